@@ -1,0 +1,176 @@
+"""Token batches with named positions and true labels; pairs of them that differ in one variable."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_kit.core.task import AbstractTask, Example, Field
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Examples as tensors. Ragged rows are padded on the right, so a causal model sees each row as if it stood alone.
+
+    tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,);
+    positions: name -> (batch,) index, -1 where a row has no such position, ordered as they stand in the text;
+    labels: variable -> (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth;
+    task: its name; vocabulary: text of each token id.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    prompt_length: Int[Tensor, " batch"]
+    positions: Mapping[str, Int[Tensor, " batch"]]
+    labels: Mapping[str, Int[Tensor, " batch"]]
+    fields: tuple[Field, ...]
+    answer: Mapping[str, Int[Tensor, " batch"]]
+    task: str
+    vocabulary: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return self.tokens.shape[0]
+
+    def field(self, name: str) -> Field:
+        """The field of that name. Raises ValueError listing those there are."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise ValueError(f"no field {name!r}; there are {', '.join(f.name for f in self.fields)}")
+
+    def position(self, name: str) -> Int[Tensor, " batch"]:
+        """(batch,) index of the named position in each row. Raises ValueError for an unknown name, or a row without it."""
+        if name not in self.positions:
+            raise ValueError(f"no position {name!r}; there are {', '.join(self.positions)}")
+        index = self.positions[name]
+        if (index < 0).any():
+            row = int((index < 0).nonzero()[0])
+            raise ValueError(f"row {row} of the batch has no position {name!r}")
+        return index
+
+    def label(self, name: str) -> Int[Tensor, " batch"]:
+        """(batch,) true values of a variable. Raises ValueError for an unknown name."""
+        if name not in self.labels:
+            raise ValueError(f"no label {name!r}; there are {', '.join(self.labels)}")
+        return self.labels[name]
+
+    def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
+        """The batch of these rows, in this order. Raises ValueError for no rows."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.tokens.device)
+        if len(index) == 0:
+            raise ValueError("a batch of no rows")
+        return replace(
+            self,
+            tokens=self.tokens[index],
+            mask=self.mask[index],
+            prompt_length=self.prompt_length[index],
+            positions={name: value[index] for name, value in self.positions.items()},
+            labels={name: value[index] for name, value in self.labels.items()},
+            answer={name: value[index] for name, value in self.answer.items()},
+        )
+
+    def to(self, device: str | torch.device) -> "TokenBatch":
+        """The batch on another device."""
+        return replace(
+            self,
+            tokens=self.tokens.to(device),
+            mask=self.mask.to(device),
+            prompt_length=self.prompt_length.to(device),
+            positions={name: value.to(device) for name, value in self.positions.items()},
+            labels={name: value.to(device) for name, value in self.labels.items()},
+            answer={name: value.to(device) for name, value in self.answer.items()},
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Clean and corrupt examples, row by row of equal length.
+
+    variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
+    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs.
+    """
+
+    clean: TokenBatch
+    corrupt: TokenBatch
+    variable: str
+    target: str
+    completion: str
+    differs: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        if self.clean.tokens.shape != self.corrupt.tokens.shape or not torch.equal(self.clean.mask, self.corrupt.mask):
+            raise ValueError(
+                f"clean and corrupt are of different length: {tuple(self.clean.tokens.shape)} tokens,"
+                f" {tuple(self.corrupt.tokens.shape)} tokens"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def token_differs(self) -> Bool[Tensor, "batch pos"]:
+        """(batch, pos) True where the two texts differ."""
+        return self.clean.tokens != self.corrupt.tokens
+
+    def swapped(self) -> "PairBatch":
+        """The same pairs with clean and corrupt exchanged: patching in the other direction."""
+        return replace(self, clean=self.corrupt, corrupt=self.clean)
+
+    def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
+        """These pairs, in this order."""
+        kept = [int(i) for i in rows]
+        return replace(
+            self,
+            clean=self.clean.take(kept),
+            corrupt=self.corrupt.take(kept),
+            differs=tuple(self.differs[i] for i in kept),
+        )
+
+
+def collate(task: AbstractTask, examples: list[Example], device: str | torch.device = "cpu") -> TokenBatch:
+    """Examples of `task` as one right-padded batch; see AbstractTask.batch."""
+    if not examples:
+        raise ValueError(f"a batch of {task.name} needs at least one example")
+    length = max(len(example.tokens) for example in examples)
+    tokens = torch.full((len(examples), length), task.pad, dtype=torch.long)
+    mask = torch.zeros(len(examples), length, dtype=torch.bool)
+    for row, example in enumerate(examples):
+        tokens[row, : len(example.tokens)] = torch.tensor(example.tokens)
+        mask[row, : len(example.tokens)] = True
+
+    def column(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    names = list(dict.fromkeys(name for example in sorted(examples, key=lambda e: -len(e.tokens)) for name in example.positions))
+    names.sort(key=lambda name: max(example.positions.get(name, -1) for example in examples))
+    labels = {name: column([example.labels[name] for example in examples]) for name in task.variables}
+    return TokenBatch(
+        tokens=tokens.to(device),
+        mask=mask.to(device),
+        prompt_length=column([example.prompt_length for example in examples]),
+        positions={name: column([example.positions.get(name, -1) for example in examples]) for name in names},
+        labels=labels,
+        fields=task.fields,
+        answer={f.name: column([f.token(example.labels[f.name]) for example in examples]) for f in task.fields},
+        task=task.name,
+        vocabulary=task.vocabulary,
+    )
+
+
+def make_pairs(
+    task: AbstractTask, clean: list[Example], corrupt: list[Example], variable: str, target: str, completion: str
+) -> PairBatch:
+    """Collate two aligned lists of examples into a PairBatch."""
+    return PairBatch(
+        clean=collate(task, clean),
+        corrupt=collate(task, corrupt),
+        variable=variable,
+        target=target,
+        completion=completion,
+        differs=tuple(
+            tuple(name for name in task.variables if a.labels[name] != b.labels[name])
+            for a, b in zip(clean, corrupt, strict=True)
+        ),
+    )

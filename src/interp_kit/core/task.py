@@ -1,0 +1,194 @@
+"""A task: a causal model with exact ground truth, the text it is written in, and where each variable stands in it.
+
+Torch is imported only where a batch is built.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from interp_kit.core.batch import PairBatch, TokenBatch
+
+Completion = Literal["own", "clean", "free"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One thing that the model answers.
+
+    name: the variable; predict: the named position whose logits predict it; values: what it can be;
+    candidates: the token id of each value, in the same order.
+    """
+
+    name: str
+    predict: str
+    values: tuple[int, ...]
+    candidates: tuple[int, ...]
+
+    def token(self, value: int) -> int:
+        """The token id that writes `value`. Raises ValueError where the field cannot have it."""
+        if value not in self.values:
+            raise ValueError(f"{self.name} cannot be {value}; it is one of {self.values}")
+        return self.candidates[self.values.index(value)]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its completion and the truth about it.
+
+    tokens: prompt, completion and end-of-text; prompt_length: tokens of the prompt; positions: named position -> index
+    into tokens, one name for every token; labels: variable -> true value.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    prompt_length: int
+    positions: Mapping[str, int]
+    labels: Mapping[str, int]
+
+
+class AbstractTask(ABC):
+    """A task family. A subclass gives the semantics (`enumerate`, `sample`, `fields`, …); batching and pairing are here.
+
+    name: registry name. fields: what the model answers, in order. variables: every labelled variable, inputs first.
+    inputs: the exogenous ones. vocabulary: the text of each token id, for axes. pad: the id that fills ragged batches.
+    """
+
+    name: str
+    fields: tuple[Field, ...]
+    variables: tuple[str, ...]
+    inputs: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    pad: int
+
+    @abstractmethod
+    def enumerate(self) -> list[Example]:
+        """Every distinct example. Raises ValueError where there are too many to list."""
+
+    @abstractmethod
+    def sample(self, n: int, seed: int) -> list[Example]:
+        """n examples drawn independently; the same seed gives the same examples."""
+
+    @abstractmethod
+    def tokenizer(self) -> object:
+        """A Hugging Face tokenizer for the task's text, built offline."""
+
+    def pool(self, seed: int = 0) -> list[Example]:
+        """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too many."""
+        try:
+            return self.enumerate()
+        except ValueError:
+            return list({example.tokens: example for example in self.sample(2000, seed)}.values())
+
+    def field(self, name: str) -> Field:
+        """The field of that name. Raises ValueError listing those there are."""
+        for field in self.fields:
+            if field.name == name:
+                return field
+        raise ValueError(f"{self.name} has no field {name!r}; it has {', '.join(f.name for f in self.fields)}")
+
+    def batch(self, examples: Iterable[Example], device: "str | torch.device" = "cpu") -> "TokenBatch":
+        """Examples as one right-padded TokenBatch. Raises ValueError for no examples."""
+        from interp_kit.core.batch import collate
+
+        return collate(self, list(examples), device)
+
+    def pairs(
+        self,
+        variable: str,
+        target: str,
+        *,
+        hold: Sequence[str] | None = None,
+        completion: Completion = "own",
+        generate: "Callable[[torch.Tensor], torch.Tensor] | None" = None,
+        limit: int = 4096,
+        seed: int = 0,
+    ) -> "PairBatch":
+        """Ordered pairs (clean, corrupt) in which `variable` differs and the answer of field `target` differs.
+
+        hold: variables that must agree; None keeps, of all such pairs, those that differ in the fewest inputs (flip as
+        little as possible), () keeps every pair.
+        completion: what stands behind the corrupt prompt. "own": its own true completion, so the token of `variable`
+        itself differs too; "clean": the clean completion, so only the prompt differs; "free": what `generate` writes
+        ((batch, pos) prompts -> (batch, pos) prompts with completions), for both sides.
+        limit: at most so many pairs, drawn by `seed`.
+
+        Raises ValueError for an unknown name and, with the counts, where no such pair exists.
+        """
+        from interp_kit.core.batch import make_pairs
+
+        if (completion == "free") != (generate is not None):
+            raise ValueError('completion="free" needs generate=…, and only it does: the model must write the completions')
+        chosen = self._matching(variable, target, hold, limit, seed)
+        clean, corrupt = [a for a, _ in chosen], [b for _, b in chosen]
+        if completion == "clean":
+            corrupt = [self._cross(b, a, slice(a.prompt_length, None)) for a, b in chosen]
+        if generate is not None:
+            clean, corrupt = self._complete(clean, generate), self._complete(corrupt, generate)
+        return make_pairs(self, clean, corrupt, variable, target, completion)
+
+    def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
+        """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the other.
+
+        Whatever follows the token changes its answer; whatever follows the inputs that the token was computed from does
+        not. Raises ValueError where the variable is never written, or where no pair exists.
+        """
+        from interp_kit.core.batch import make_pairs
+
+        chosen = self._matching(variable, target, hold, None, 0)
+        if variable not in chosen[0][0].positions:
+            raise ValueError(f"{variable} is no token of the text, so its token cannot be crossed")
+        corrupt = [
+            self._cross(a, b, slice(a.positions[variable], a.positions[variable] + 1)) for a, b in chosen
+        ]
+        return make_pairs(self, [a for a, _ in chosen], corrupt, variable, target, "conflict")
+
+    def _matching(
+        self, variable: str, target: str, hold: Sequence[str] | None, limit: int | None, seed: int
+    ) -> list[tuple[Example, Example]]:
+        for name in (variable, *(hold or ())):
+            if name not in self.variables:
+                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
+        self.field(target)
+        pool = self.pool(seed)
+        value = {name: np.array([example.labels[name] for example in pool]) for name in self.variables}
+        differ = {name: value[name][:, None] != value[name][None, :] for name in self.variables}
+        same_length = np.array([len(e.tokens) for e in pool])[:, None] == np.array([len(e.tokens) for e in pool])[None, :]
+        found = differ[variable] & same_length
+        for name in hold or ():
+            found &= ~differ[name]
+        usable = found & differ[target]
+        if not usable.any():
+            raise ValueError(
+                f"no such pair of {self.name} inputs: {int(found.sum())} ordered pairs differ in {variable!r} with"
+                f" {', '.join(hold) if hold else 'nothing'} held, and in none of them does the answer of {target!r} differ"
+            )
+        if hold is None:
+            distance = np.sum([differ[name] for name in self.inputs], axis=0)
+            usable &= distance == distance[usable].min()
+        rows = np.argwhere(usable)
+        if limit is not None and len(rows) > limit:
+            rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
+        return [(pool[i], pool[j]) for i, j in rows]
+
+    @staticmethod
+    def _cross(base: Example, other: Example, where: slice) -> Example:
+        tokens = list(base.tokens)
+        tokens[where] = other.tokens[where]
+        return replace(base, tokens=tuple(tokens))
+
+    @staticmethod
+    def _complete(examples: list[Example], generate: "Callable[[torch.Tensor], torch.Tensor]") -> list[Example]:
+        import torch
+
+        prompts = torch.tensor([example.tokens[: example.prompt_length] for example in examples])
+        rows = generate(prompts).tolist()
+        return [
+            replace(example, tokens=tuple(row[: len(example.tokens)])) for example, row in zip(examples, rows, strict=True)
+        ]

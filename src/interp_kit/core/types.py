@@ -1,0 +1,31 @@
+"""The axis vocabulary of the shapes in this library, and the model that analyses ask for.
+
+Axes: batch (examples), pos (token positions), d_model, d_head, d_mlp, head, layer, vocab (token ids), edit, pair.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """What analyses need of a model: TransformerLens's hook interface, no more.
+
+    `cfg` has n_layers, n_heads, d_model, d_head, n_ctx, d_vocab, device. Calling it on (batch, pos) token ids gives
+    (batch, pos, vocab) logits.
+    """
+
+    cfg: Any
+
+    def __call__(self, tokens: torch.Tensor, **kwargs: Any) -> torch.Tensor: ...
+    def run_with_hooks(self, tokens: torch.Tensor, *, fwd_hooks: list, **kwargs: Any) -> torch.Tensor: ...
+    def run_with_cache(self, tokens: torch.Tensor, **kwargs: Any) -> Any: ...
+    def hooks(self, fwd_hooks: list) -> AbstractContextManager: ...
+    def named_parameters(self) -> Any: ...
+
+
+Hook = tuple[str, Callable[..., torch.Tensor | None]]
+Names = Sequence[str]

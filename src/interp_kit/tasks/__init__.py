@@ -1,0 +1,1 @@
+"""The task families. Each folder is one; they never import each other, and know no torch."""

@@ -1,0 +1,169 @@
+"""Structural equations as data: the one definition that generator, truth, labels and counterfactuals read.
+
+A structural causal model in the sense of Pearl (2009): every endogenous variable has parents and a function of them.
+Expressions are parsed with `ast` and walked; nothing of a user's text is ever evaluated as Python.
+"""
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+INPUTS = ("A", "B", "C", "D", "E")
+EQUATIONS: dict[str, str] = {
+    "newA": "A ^ C",
+    "newB": "not D",
+    "newC": "B and E",
+    "newD": "A or newB",
+}
+
+Values = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """name = expression of its parents. `tree` is the checked syntax tree."""
+
+    name: str
+    expression: str
+    parents: tuple[str, ...]
+    tree: ast.expr
+
+    def __call__(self, values: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The variable from its parents' values (integer arrays of one shape)."""
+        return _evaluate(self.tree, values)
+
+
+def parse(name: str, expression: str, known: Sequence[str]) -> Equation:
+    """Parse one Boolean expression: `and or not`, `& | ^ ~`, parentheses, 0 and 1, and the names in `known`.
+
+    Raises ValueError naming the equation and the part that is not allowed.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"equation {name!r}: the name is no identifier")
+    try:
+        tree = ast.parse(expression, mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(f"equation {name!r}: cannot parse {expression!r}: {error.msg}") from error
+    parents: list[str] = []
+    _check(name, tree, set(known), parents)
+    return Equation(name, expression, tuple(dict.fromkeys(parents)), tree)
+
+
+def _check(name: str, node: ast.expr, known: set[str], parents: list[str]) -> None:
+    match node:
+        case ast.Name(id=parent):
+            if parent not in known:
+                raise ValueError(
+                    f"equation {name!r}: unknown variable {parent!r}; before it stand {', '.join(sorted(known))}"
+                )
+            parents.append(parent)
+        case ast.Constant(value=0 | 1):
+            pass
+        case ast.BoolOp(values=parts):
+            for part in parts:
+                _check(name, part, known, parents)
+        case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=part):
+            _check(name, part, known, parents)
+        case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() | ast.BitXor(), right=right):
+            _check(name, left, known, parents)
+            _check(name, right, known, parents)
+        case _:
+            raise ValueError(f"equation {name!r}: {ast.unparse(node)!r} is not allowed (use and or not & | ^ ~ 0 1)")
+
+
+def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> np.ndarray:
+    match node:
+        case ast.Name(id=name):
+            return values[name]
+        case ast.Constant(value=value):
+            return np.asarray(int(value))  # pyright: ignore[reportArgumentType]
+        case ast.BoolOp(op=op, values=parts):
+            function = np.bitwise_and if isinstance(op, ast.And) else np.bitwise_or
+            return function.reduce(np.broadcast_arrays(*(_evaluate(part, values) for part in parts)))
+        case ast.UnaryOp(operand=part):
+            return 1 - _evaluate(part, values)
+        case ast.BinOp(left=left, op=op, right=right):
+            function = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or, ast.BitXor: np.bitwise_xor}[type(op)]  # pyright: ignore[reportArgumentType]
+            return function(_evaluate(left, values), _evaluate(right, values))
+    raise AssertionError(f"unchecked node {ast.dump(node)}")
+
+
+@dataclass(frozen=True)
+class StructuralModel:
+    """Inputs, Boolean equations in order, and the two sums that every example ends with.
+
+    inputs: exogenous bits; equations: endogenous bits in the order in which they are written, each a function of what
+    stands before it; sum1 = number of ones among the inputs, sum2 = among the outputs.
+    """
+
+    inputs: tuple[str, ...]
+    equations: tuple[Equation, ...]
+
+    @classmethod
+    def define(cls, equations: Mapping[str, str] = EQUATIONS, inputs: Sequence[str] = INPUTS) -> "StructuralModel":
+        """Parse {name: expression}. Raises ValueError for a bad expression, a duplicate or reserved name, or no equation."""
+        if not inputs or not equations:
+            raise ValueError("a structural model needs at least one input and one equation")
+        known: list[str] = []
+        for name in (*inputs, *equations):
+            if name in known or name in ("sum1", "sum2"):
+                raise ValueError(f"variable {name!r} is defined twice, or its name is reserved")
+            if not name.isidentifier():
+                raise ValueError(f"variable {name!r} is no identifier")
+            known.append(name)
+        parsed = []
+        for i, (name, expression) in enumerate(equations.items()):
+            parsed.append(parse(name, expression, known[: len(inputs) + i]))
+        return cls(tuple(inputs), tuple(parsed))
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The endogenous bits."""
+        return tuple(equation.name for equation in self.equations)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Inputs, outputs, sum1, sum2."""
+        return (*self.inputs, *self.outputs, "sum1", "sum2")
+
+    @property
+    def parents(self) -> dict[str, tuple[str, ...]]:
+        """Variable -> its direct causes."""
+        table = {equation.name: equation.parents for equation in self.equations}
+        return table | {"sum1": self.inputs, "sum2": self.outputs}
+
+    def all_inputs(self) -> np.ndarray:
+        """(2**n, n) every input, counting up in binary with the last bit fastest. Raises ValueError for over 16 inputs."""
+        n = len(self.inputs)
+        if n > 16:
+            raise ValueError(f"2**{n} inputs are too many to enumerate (16 bits at most)")
+        return (np.arange(2**n)[:, None] >> np.arange(n - 1, -1, -1)) & 1
+
+    def solve(self, inputs: np.ndarray, do: Mapping[str, int] | None = None) -> Values:
+        """Every variable's value for each row of inputs, under interventions do(variable = value).
+
+        inputs: (batch, n) of 0 and 1. Raises ValueError for another shape, another value, or an unknown name in `do`.
+        """
+        inputs = np.asarray(inputs)
+        if inputs.ndim != 2 or inputs.shape[1] != len(self.inputs):
+            raise ValueError(f"inputs of shape {inputs.shape}, expected (batch, {len(self.inputs)})")
+        if not np.isin(inputs, (0, 1)).all():
+            raise ValueError("inputs must be 0 or 1")
+        do = dict(do or {})
+        for name in do:
+            if name not in self.variables:
+                raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
+        values: Values = {}
+
+        def assign(name: str, value: np.ndarray) -> None:
+            values[name] = np.broadcast_to(np.asarray(do.get(name, value), dtype=np.int64), (len(inputs),))
+
+        for i, name in enumerate(self.inputs):
+            assign(name, inputs[:, i])
+        for equation in self.equations:
+            assign(equation.name, equation(values))
+        for name, parents in (("sum1", self.inputs), ("sum2", self.outputs)):
+            assign(name, np.sum([values[parent] for parent in parents], axis=0))
+        return values

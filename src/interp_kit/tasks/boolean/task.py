@@ -1,0 +1,71 @@
+"""The boolean task: does a small GPT-2 compute newB on the way to newD?"""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from interp_kit.core.task import AbstractTask, Example
+from interp_kit.tasks.boolean.equations import EQUATIONS, INPUTS, StructuralModel
+from interp_kit.tasks.boolean.text import END_OF_TEXT, TextFormat, build_tokenizer, parse_input
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+class BooleanTask(AbstractTask):
+    """Structural equations over bits, written as text.
+
+    equations: {output: expression of inputs and earlier outputs}, by default the five rules of the study; inputs: names
+    of the input bits. Raises ValueError for an equation that cannot be parsed (see `equations.parse`).
+    """
+
+    name = "boolean"
+
+    def __init__(self, equations: Mapping[str, str] = EQUATIONS, inputs: Sequence[str] = INPUTS) -> None:
+        self.model = StructuralModel.define(equations, inputs)
+        self.format = TextFormat(self.model)
+        self.fields = self.format.fields
+        self.inputs = self.model.inputs
+        self.variables = self.model.variables
+        self.vocabulary = self.format.vocabulary
+        self.pad = self.format.token_id[END_OF_TEXT]
+
+    def enumerate(self) -> list[Example]:
+        """All 2**n worlds, `0,0,0,0,0` first. Raises ValueError for more than 16 inputs."""
+        return self.examples(self.model.all_inputs())
+
+    def sample(self, n: int, seed: int) -> list[Example]:
+        """n worlds drawn uniformly with replacement: there are only 2**n distinct ones, so prefer `enumerate`."""
+        if n < 1:
+            raise ValueError(f"a sample needs at least one example, got n = {n}")
+        return self.examples(np.random.default_rng(seed).integers(0, 2, size=(n, len(self.inputs))))
+
+    def examples(self, inputs: Sequence[Sequence[int]] | np.ndarray) -> list[Example]:
+        """The examples of these input rows, (n, inputs) of 0 and 1."""
+        values = self.model.solve(np.asarray(inputs))
+        worlds = [dict(zip(values, (int(v) for v in row), strict=True)) for row in zip(*values.values(), strict=True)]
+        return [self._example(world) for world in worlds]
+
+    def example(self, text: str) -> Example:
+        """The example of an input written as text, `"1,0,1,0,1"`. Raises ValueError saying what is wrong with it."""
+        return self.examples([parse_input(text, len(self.inputs))])[0]
+
+    def tokenizer(self) -> "PreTrainedTokenizerFast":
+        """The closed tokenizer: same ids as `vocabulary`."""
+        return build_tokenizer(self.vocabulary)
+
+    def record(self, example: Example) -> dict[str, str]:
+        """The JSON line of an example: {"prompt": …, "completion": …}."""
+        prompt = example.text.split("\n", 1)[0]
+        return {"prompt": prompt, "completion": example.text[len(prompt) :]}
+
+    def _example(self, world: dict[str, int]) -> Example:
+        pieces = self.format.pieces(world)
+        return Example(
+            text="".join(pieces[:-1]),
+            tokens=tuple(self.format.token_id[piece] for piece in pieces),
+            prompt_length=self.format.prompt_length,
+            positions=self.format.positions,
+            labels=world,
+        )

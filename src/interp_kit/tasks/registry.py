@@ -1,0 +1,18 @@
+"""The tasks by name. Adding a task is one folder and one line here."""
+
+from collections.abc import Callable
+from typing import Any
+
+from interp_kit.core.task import AbstractTask
+from interp_kit.tasks.boolean import BooleanTask
+
+TASKS: dict[str, Callable[..., AbstractTask]] = {
+    "boolean": BooleanTask,
+}
+
+
+def task(name: str, **options: Any) -> AbstractTask:
+    """The task of that name; `options` go to its constructor. Raises ValueError listing the names there are."""
+    if name not in TASKS:
+        raise ValueError(f"no task {name!r}; there are {', '.join(TASKS)}")
+    return TASKS[name](**options)

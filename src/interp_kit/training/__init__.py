@@ -1,0 +1,1 @@
+"""Training. Nothing here knows a concrete task: it gets an AbstractTask and examples."""
