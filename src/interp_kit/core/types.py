@@ -29,3 +29,14 @@ class HookedModel(Protocol):
 
 Hook = tuple[str, Callable[..., torch.Tensor | None]]
 Names = Sequence[str]
+
+
+def model_name(model: HookedModel) -> str:
+    """The name under which a model was loaded, else its class: for tables and configs."""
+    provenance = getattr(model, "provenance", None)
+    return provenance.name if provenance is not None else type(model).__name__
+
+
+def initialisation(model: HookedModel) -> str | None:
+    """What a model's weights started from; None where unknown. Components of models that share it keep their index."""
+    return getattr(getattr(model, "provenance", None), "initialisation", None)

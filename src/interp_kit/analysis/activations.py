@@ -1,0 +1,221 @@
+"""The activations of one site over a task: which examples, one vector a real token, and how many of them are distinct."""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_kit.analysis.sites import ACTIVATIONS, hook_name
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.task import AbstractTask, Example
+from interp_kit.core.types import HookedModel
+
+ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
+PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value a pair of positions, so no vector a position
+SAME = 1e-5  # vectors nearer than this share of their root mean square distance from the mean are one
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Every real token of every example at one site.
+
+    hook: TransformerLens name; shape: axes behind batch and pos; batch: the examples, training ones first;
+    train: (batch,) True on training examples; vectors: (vector, d_in) heads flattened, in reading order of the real
+    tokens; row: (vector,) the example of each; prefix: (vector,) equal for equal texts up to and including the token,
+    at which a causal model has equal activations.
+    """
+
+    hook: str
+    shape: tuple[int, ...]
+    batch: TokenBatch
+    train: Bool[Tensor, " batch"]
+    vectors: Float[Tensor, "vector d_in"]
+    row: Int[Tensor, " vector"]
+    prefix: Int[Tensor, " vector"]
+
+    @property
+    def training(self) -> Bool[Tensor, " vector"]:
+        """(vector,) True on the vectors of training examples."""
+        return self.train[self.row]
+
+    @property
+    def unseen(self) -> Bool[Tensor, " vector"]:
+        """(vector,) True on held-out vectors whose text up to there stands in no training example."""
+        return ~torch.isin(self.prefix, self.prefix[self.training])
+
+    def distinct(self) -> int:
+        """How many different vectors the training examples have, float noise apart. Equal prefixes count once."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+        from scipy.spatial import KDTree
+
+        prefix, vectors = self.prefix[self.training].cpu().numpy(), self.vectors[self.training].cpu().numpy()
+        rows = np.unique(vectors[np.unique(prefix, return_index=True)[1]], axis=0)
+        close = SAME * float(np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean()))
+        pairs = KDTree(rows).query_pairs(close, output_type="ndarray")
+        graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(rows), len(rows)))
+        return int(connected_components(graph, directed=False)[0])
+
+    def position_means(self) -> Float[Tensor, "vector d_in"]:
+        """For each vector the mean of the training vectors at the same named position, or of all where there are none."""
+        named = torch.zeros_like(self.batch.tokens)
+        for number, index in enumerate(self.batch.positions.values(), start=1):
+            has = (index >= 0).nonzero()[:, 0]
+            named[has, index[has]] = number
+        name, training = named[self.batch.mask], self.training
+        totals = self.vectors.new_zeros(len(self.batch.positions) + 1, self.vectors.shape[1])
+        totals.index_add_(0, name[training], self.vectors[training])
+        counts = torch.bincount(name[training], minlength=len(totals))[:, None]
+        means = torch.where(counts > 0, totals / counts.clamp(min=1), self.vectors[training].mean(0))
+        return means[name]
+
+
+def find_hook(model: HookedModel, site: str) -> str:
+    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out") or a key of ACTIVATIONS with the layer behind
+    it ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
+    hooks: dict = getattr(model, "hook_dict", {})
+    name, _, layer = site.rpartition(".")
+    found = site
+    if site not in hooks and name in ACTIVATIONS and layer.isdecimal():
+        found = hook_name(name, int(layer))
+    elif site not in hooks and site in ACTIVATIONS:
+        found = hook_name(site, None)
+    if found not in hooks:
+        known = sorted({re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook) for hook in hooks})
+        raise ValueError(
+            f"the model has no site {site!r}; there are {', '.join(ACTIVATIONS)}, written as in 'mlp_out.0' with layers"
+            f" 0 to {model.cfg.n_layers - 1}, and the hooks {', '.join(known)}"
+        )
+    if found.endswith(PAIRWISE):
+        raise ValueError(f"{found} has a value for every pair of positions, so no vector a position")
+    return found
+
+
+def split_examples(
+    task: AbstractTask, held_out: float, limit: int, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Distinct examples to train on and to evaluate on, at most `limit` together, a share `held_out` for the second.
+
+    A task that can be enumerated is divided at random. Any other is sampled twice, from two seeds, and what the training
+    sample holds is dropped from the other. Raises ValueError where either side is left with fewer than two examples.
+    """
+    try:
+        pool = _distinct(task.enumerate())
+    except ValueError:  # too many to list
+        count = round(limit * held_out)
+        train = _distinct(task.sample(max(limit - count, 1), derive_seed(seed, "sae", "train examples")))
+        known = {example.tokens for example in train}
+        others = _distinct(task.sample(max(count, 1), derive_seed(seed, "sae", "held-out examples")))
+        test = [example for example in others if example.tokens not in known]
+    else:
+        order = np.random.default_rng(derive_seed(seed, "sae", "split")).permutation(len(pool))[:limit]
+        count = round(len(order) * held_out)
+        train, test = [pool[i] for i in order[count:]], [pool[i] for i in order[:count]]
+    if len(train) < 2 or len(test) < 2:
+        raise ValueError(
+            f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of at"
+            f" most {limit}, without those trained on); both sides need two"
+        )
+    return train, test
+
+
+def _distinct(examples: list[Example]) -> list[Example]:
+    return list({example.tokens: example for example in examples}.values())
+
+
+def harvest(model: HookedModel, task: AbstractTask, hook: str, train: list[Example], test: list[Example]) -> Activations:
+    """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
+
+    Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position axis,
+    and activations that are nan or infinite.
+    """
+    batch = task.batch([*train, *test], device=model.cfg.device)
+    if batch.tokens.shape[1] > model.cfg.n_ctx or int(batch.tokens.max()) >= model.cfg.d_vocab:
+        raise ValueError(
+            f"{task.name} has texts of {batch.tokens.shape[1]} tokens with ids up to {int(batch.tokens.max())}; the model"
+            f" takes {model.cfg.n_ctx} tokens with ids below {model.cfg.d_vocab}"
+        )
+    layer = re.match(r"blocks\.(\d+)\.", hook)
+    found, shape = [], ()
+    for part in chunks(batch):
+        _, cache = model.run_with_cache(
+            part.tokens, names_filter=[hook], stop_at_layer=int(layer[1]) + 1 if layer else None
+        )
+        if hook not in cache:
+            raise ValueError(f"the model never calls {hook}: an option of its config leaves it out")
+        value = cache[hook].expand(len(part), *cache[hook].shape[1:])
+        if value.ndim < 3 or value.shape[1] != part.tokens.shape[1]:
+            raise ValueError(f"{hook} has shape {tuple(value.shape)}, which is not (batch, pos, …)")
+        shape = tuple(value.shape[2:])
+        found.append(value.flatten(2)[part.mask].float())
+    vectors = torch.cat(found)
+    if not torch.isfinite(vectors).all():
+        bad = int((~torch.isfinite(vectors).all(1)).sum())
+        raise ValueError(f"{hook}: {bad} of {len(vectors)} activations are nan or infinite")
+    row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]
+    is_train = torch.arange(len(batch), device=vectors.device) < len(train)
+    return Activations(hook, shape, batch, is_train, vectors, row, _prefixes(batch)[batch.mask])
+
+
+def _prefixes(batch: TokenBatch) -> Int[Tensor, "batch pos"]:
+    """(batch, pos) a number for the text up to and including each token, the same for the same text."""
+    tokens = batch.tokens.cpu().numpy()
+    numbers, current, used = np.empty_like(tokens), np.zeros(len(tokens), dtype=tokens.dtype), 0
+    for at in range(tokens.shape[1]):
+        current = np.unique(np.stack([current, tokens[:, at]], 1), axis=0, return_inverse=True)[1].reshape(-1) + used
+        used = int(current.max()) + 1
+        numbers[:, at] = current
+    return torch.from_numpy(numbers).to(batch.tokens.device)
+
+
+def chunks(batch: TokenBatch) -> Iterator[TokenBatch]:
+    """The batch in parts of ROWS rows."""
+    for start in range(0, len(batch), ROWS):
+        yield batch.take(range(start, min(start + ROWS, len(batch))))
+
+
+def answer_cross_entropy(
+    model: HookedModel, activations: Activations, replacement: Float[Tensor, "vector d_in"] | None = None
+) -> Float[np.ndarray, " batch"]:
+    """(batch,) mean over the answer fields of -log p(true token), with `replacement` written at the site.
+
+    replacement: one vector for each of `activations.vectors`; None leaves the model as it is. Padding is not touched.
+    """
+    values = []
+    with torch.no_grad():
+        for start, part in zip(range(0, len(activations.batch), ROWS), chunks(activations.batch), strict=True):
+            hooks = []
+            if replacement is not None:
+                inside = (activations.row >= start) & (activations.row < start + ROWS)
+                new = replacement[inside].unflatten(1, activations.shape)
+                hooks = [(activations.hook, _writer(part.mask, new))]
+            values.append(_field_loss(model.run_with_hooks(part.tokens, fwd_hooks=hooks), part))
+    return torch.cat(values).double().cpu().numpy()
+
+
+def _writer(mask: Tensor, new: Tensor) -> Callable[..., Tensor]:
+    def write(activation: Tensor, hook: object) -> Tensor:
+        activation = activation.expand(len(mask), *activation.shape[1:]).clone()
+        activation[mask] = new.to(activation.dtype)
+        return activation
+
+    return write
+
+
+def _field_loss(logits: Float[Tensor, "batch pos vocab"], batch: TokenBatch) -> Float[Tensor, " batch"]:
+    """(batch,) cross-entropy averaged over the fields that a row has."""
+    total, count = torch.zeros(len(batch), device=logits.device), torch.zeros(len(batch), device=logits.device)
+    for field in batch.fields:
+        at = batch.positions[field.predict]
+        rows = (at >= 0).nonzero()[:, 0]
+        log_p = logits[rows, at[rows]].float().log_softmax(-1)
+        total[rows] -= log_p.gather(1, batch.answer[field.name][rows, None])[:, 0]
+        count[rows] += 1
+    if (count == 0).any():
+        raise ValueError(f"row {int((count == 0).nonzero()[0])} of the batch has no answer field")
+    return total / count

@@ -1,0 +1,95 @@
+"""What an intervention is measured by. A metric maps logits to one number an example, at one field's prediction position."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp_kit.core.batch import PairBatch, TokenBatch
+
+Kind = Literal["logit_difference", "probability", "kl", "accuracy"]
+
+
+@dataclass(frozen=True, eq=False)
+class Metric:
+    """One number an example from the logits at `predict`, the position before the field's token.
+
+    right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the field.
+    """
+
+    kind: Kind
+    field: str
+    right: Int[Tensor, " batch"] | None = None
+    wrong: Int[Tensor, " batch"] | None = None
+
+    @property
+    def name(self) -> str:
+        """For tables and axes."""
+        return f"{self.kind.replace('_', ' ')} of {self.field}"
+
+    def position(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
+        """(batch,) the index whose logits are read."""
+        return batch.position(batch.field(self.field).predict)
+
+    def __call__(
+        self,
+        logits: Float[Tensor, "batch pos vocab"],
+        batch: TokenBatch,
+        reference: Float[Tensor, "batch pos vocab"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The metric of every example. reference: logits of the unedited run, which `kl` needs."""
+        rows, at = torch.arange(len(batch), device=logits.device), self.position(batch)
+        here = logits[rows, at]
+        right = batch.answer[self.field] if self.right is None else self.right
+        match self.kind:
+            case "logit_difference":
+                return here[rows, right] - self._wrong_logit(here, batch, right)
+            case "probability":
+                return here.softmax(-1)[rows, right]
+            case "accuracy":
+                return (here.argmax(-1) == right).to(here.dtype)
+            case "kl":
+                if reference is None:
+                    raise ValueError("kl needs the logits of the unedited run")
+                before = reference[rows, at].log_softmax(-1)
+                return (before.exp() * (before - here.log_softmax(-1))).sum(-1)
+
+    def _wrong_logit(self, here: Tensor, batch: TokenBatch, right: Tensor) -> Tensor:
+        rows = torch.arange(len(batch), device=here.device)
+        if self.wrong is not None:
+            return here[rows, self.wrong]
+        candidates = torch.tensor(batch.field(self.field).candidates, device=here.device)
+        other = candidates[None, :] != right[:, None]
+        return (here[:, candidates] * other).sum(-1) / other.sum(-1)
+
+
+def _metric(kind: Kind, target: PairBatch | str) -> Metric:
+    if isinstance(target, str):
+        return Metric(kind, target)
+    field = target.target
+    return Metric(kind, field, target.clean.answer[field], target.corrupt.answer[field])
+
+
+def logit_difference(target: PairBatch | str) -> Metric:
+    """Right minus wrong logit: clean minus corrupt answer of a PairBatch, or answer minus mean of a field's other values."""
+    return _metric("logit_difference", target)
+
+
+def probability(target: PairBatch | str) -> Metric:
+    """Probability of the (clean) answer."""
+    return _metric("probability", target)
+
+
+def kl(target: PairBatch | str) -> Metric:
+    """KL(unedited || edited) of the next-token distribution, in nats."""
+    return _metric("kl", target)
+
+
+def accuracy(target: PairBatch | str) -> Metric:
+    """1 where the (clean) answer is the most likely token of the whole vocabulary, else 0."""
+    return _metric("accuracy", target)
+
+
+METRICS = {"logit_difference": logit_difference, "probability": probability, "kl": kl, "accuracy": accuracy}

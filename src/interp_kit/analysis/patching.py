@@ -1,0 +1,222 @@
+"""Activation patching: which sites carry a variable from a clean run into a corrupt one (Meng et al. 2022; Zhang & Nanda
+2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et al. 2023).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.metrics import Metric, logit_difference
+from interp_kit.analysis.sites import ACTIVATIONS, Copy, CopyAttended, Direction, Edit, has_heads
+from interp_kit.analysis.sweep import sweep
+from interp_kit.core.batch import PairBatch
+from interp_kit.core.plotting import heatmap, intervals
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.types import HookedModel, model_name
+
+ALL = "all"
+MetricOf = Callable[[PairBatch], Metric]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchingResult(AbstractResult):
+    """Recovered metric by site: one entry an edit.
+
+    site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
+    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: bootstrap 95 %
+    over pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched runs;
+    dropped: pairs left out because the model does not solve both sides; sender patching has sender positions instead.
+    """
+
+    site: tuple[str, ...]
+    layer: np.ndarray
+    head: np.ndarray
+    position: tuple[str, ...]
+    recovered: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    values: np.ndarray
+    start: np.ndarray
+    goal: np.ndarray
+    dropped: int
+    config: Mapping[str, object]
+
+    @property
+    def n(self) -> int:
+        """Pairs behind every figure."""
+        return len(self.start)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an edit: where, recovered with interval, mean metric, n pairs."""
+        return pd.DataFrame(
+            {
+                "site": self.site,
+                "layer": self.layer,
+                "head": self.head,
+                "position": self.position,
+                "recovered": self.recovered,
+                "low": self.low,
+                "high": self.high,
+                "metric": self.values.mean(1),
+                "n": self.n,
+            }
+        )
+
+    def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
+        """Layers (or heads) by position, for one site; bars where everything was patched at all positions at once."""
+        frame = self.to_frame()
+        site = site or self.site[0]
+        frame = frame[frame["site"] == site]
+        if frame.empty:
+            raise ValueError(f"site {site!r} was not patched; these were: {', '.join(dict.fromkeys(self.site))}")
+        title = f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
+        if site == "senders":
+            series = {"recovered": tuple(frame[c].to_numpy() for c in ("recovered", "low", "high"))}
+            return intervals(list(frame["position"]), series, ax=ax, title=title, x_label="recovered")
+        rows = [f"L{la}" if he < 0 else f"L{la}H{he}" for la, he in zip(frame["layer"], frame["head"], strict=True)]
+        names, columns = list(dict.fromkeys(rows)), list(dict.fromkeys(frame["position"]))
+        grid = np.full((len(names), len(columns)), np.nan)
+        for row, position, value in zip(rows, frame["position"], frame["recovered"], strict=True):
+            grid[names.index(row), columns.index(position)] = value
+        return heatmap(
+            grid, names, columns, ax=ax, title=title, label="recovered", signed=True, x_label="position", y_label="layer"
+        )
+
+
+def patch(
+    model: HookedModel,
+    pairs: PairBatch,
+    *,
+    sites: str | Sequence[str] = "resid_pre",
+    by: Literal["position", "all"] = "position",
+    positions: Sequence[str] | None = None,
+    metric: MetricOf = logit_difference,
+    direction: Direction = "denoise",
+    only_solved: bool = False,
+    progress: bool = False,
+) -> PatchingResult:
+    """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
+
+    sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
+    by: one named position at a time (`positions`, default all), or all positions together.
+    direction: "denoise" copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the
+    way to the one copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
+
+    Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
+    """
+    pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
+    into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
+    names = [None] if by == "all" else list(positions or pairs.clean.positions)
+    copy = Copy(source)
+    edits = [
+        Edit(site, layer, copy, head=head, position=name)
+        for site in ([sites] if isinstance(sites, str) else sites)
+        for layer in (range(model.cfg.n_layers) if "{layer}" in ACTIVATIONS.get(site, ("{layer}",))[0] else [None])
+        for head in (_heads(model, site) if site in ACTIVATIONS and has_heads(site) else [None])
+        for name in names
+    ]
+    swept = sweep(model, into, edits, metric(pairs), progress=progress)
+    return _result(model, pairs, edits, swept.values[:, 0], swept.baseline[0], metric, direction, dropped)
+
+
+def patch_senders(
+    model: HookedModel,
+    pairs: PairBatch,
+    *,
+    receiver: str | None = None,
+    senders: Sequence[str | Sequence[str]] | None = None,
+    metric: MetricOf = logit_difference,
+    direction: Direction = "denoise",
+    only_solved: bool = False,
+    progress: bool = False,
+) -> PatchingResult:
+    """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
+
+    receiver: a prediction position, by default that of the target; senders: named positions, or groups of them patched
+    together, by default each one up to the receiver. Every layer's attention of the receiver is changed, no other
+    position is, so what is recovered travels straight from sender to receiver.
+
+    Raises ValueError as `patch` does, and for a sender behind the receiver.
+    """
+    pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
+    into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
+    receiver = receiver or into.field(pairs.target).predict
+    at = into.position(receiver)
+    if senders is None:
+        senders = [name for name, index in into.positions.items() if bool(((index >= 0) & (index < at)).all())]
+    groups = [(s,) if isinstance(s, str) else tuple(s) for s in senders]
+    edits = [
+        [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
+        for group in groups
+    ]
+    swept = sweep(model, into, edits, metric(pairs), progress=progress)
+    marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
+    return _result(
+        model, pairs, marks, swept.values[:, 0], swept.baseline[0], metric, direction, dropped, receiver=receiver
+    )
+
+
+def _heads(model: HookedModel, site: str) -> range:
+    grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
+    return range(grouped or model.cfg.n_heads)
+
+
+def _solved(model: HookedModel, pairs: PairBatch) -> tuple[PairBatch, int]:
+    """The pairs of which the model gives both answers by argmax, and how many it does not."""
+    right = [
+        sweep(model, side, [], Metric("accuracy", pairs.target)).baseline[0] == 1 for side in (pairs.clean, pairs.corrupt)
+    ]
+    kept = np.flatnonzero(right[0] & right[1])
+    if len(kept) == 0:
+        raise ValueError(f"the model solves both sides of none of the {len(pairs)} pairs")
+    return pairs.take(kept.tolist()), len(pairs) - len(kept)
+
+
+def _result(
+    model: HookedModel,
+    pairs: PairBatch,
+    edits: Sequence[Edit],
+    values: np.ndarray,
+    start: np.ndarray,
+    metric: MetricOf,
+    direction: Direction,
+    dropped: int,
+    **config: object,
+) -> PatchingResult:
+    other = pairs.clean if direction == "denoise" else pairs.corrupt
+    goal = sweep(model, other, [], metric(pairs)).baseline[0]
+    if abs((goal - start).mean()) < 1e-6:
+        raise ValueError(
+            f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"
+            f" {len(pairs)} pairs), so there is nothing to recover"
+        )
+    recovered, low, high = bootstrap_ratio(values - start, goal - start)
+    return PatchingResult(
+        site=tuple(edit.site for edit in edits),
+        layer=np.array([-1 if edit.layer is None else edit.layer for edit in edits]),
+        head=np.array([-1 if edit.head is None else edit.head for edit in edits]),
+        position=tuple(ALL if edit.position is None else str(edit.position) for edit in edits),
+        recovered=recovered,
+        low=low,
+        high=high,
+        values=values,
+        start=start,
+        goal=goal,
+        dropped=dropped,
+        config={
+            "analysis": "patch",
+            "model": model_name(model),
+            "task": pairs.clean.task,
+            "variable": pairs.variable,
+            "target": pairs.target,
+            "completion": pairs.completion,
+            "metric": metric(pairs).name,
+            "direction": direction,
+            **config,
+        },
+    )

@@ -1,0 +1,197 @@
+"""Where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.types import HookedModel
+
+# site -> (TransformerLens hook, axes behind batch and pos)
+ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "resid_pre": ("blocks.{layer}.hook_resid_pre", ("d_model",)),
+    "resid_mid": ("blocks.{layer}.hook_resid_mid", ("d_model",)),
+    "resid_post": ("blocks.{layer}.hook_resid_post", ("d_model",)),
+    "attn_out": ("blocks.{layer}.hook_attn_out", ("d_model",)),
+    "mlp_out": ("blocks.{layer}.hook_mlp_out", ("d_model",)),
+    "q": ("blocks.{layer}.attn.hook_q", ("head", "d_head")),
+    "k": ("blocks.{layer}.attn.hook_k", ("head", "d_head")),
+    "v": ("blocks.{layer}.attn.hook_v", ("head", "d_head")),
+    "z": ("blocks.{layer}.attn.hook_z", ("head", "d_head")),
+    "mlp_post": ("blocks.{layer}.mlp.hook_post", ("d_mlp",)),
+    "embed": ("hook_embed", ("d_model",)),
+    "pos_embed": ("hook_pos_embed", ("d_model",)),
+}
+
+# site -> parameter, has a head axis in front
+WEIGHTS: dict[str, tuple[str, bool]] = {
+    **{name: (f"blocks.{{layer}}.attn.{name}", True) for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")},
+    "b_O": ("blocks.{layer}.attn.b_O", False),
+    **{name: (f"blocks.{{layer}}.mlp.{name}", False) for name in ("W_in", "b_in", "W_out", "b_out")},
+    "W_E": ("embed.W_E", False),
+    "W_pos": ("pos_embed.W_pos", False),
+    "W_U": ("unembed.W_U", False),
+    "b_U": ("unembed.b_U", False),
+}
+
+
+class Source:
+    """What an edit puts at its site. One of the classes below."""
+
+
+@dataclass(frozen=True, eq=False)
+class Set(Source):
+    """Write this value, broadcast to the edited slice: (batch, …) at a named position, (batch, pos, …) elsewhere."""
+
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Zero(Source):
+    """Write zero. Far from anything that the model has seen: prefer Mean or Resample."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mean(Source):
+    """Write the mean over the rows of `over` (the batch itself by default) at the same named position."""
+
+    over: TokenBatch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Resample(Source):
+    """Write the activation of another row of `over` (the batch itself by default) at the same named position.
+
+    From the batch itself, no row keeps its own activation.
+    """
+
+    seed: int = 0
+    over: TokenBatch | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Copy(Source):
+    """Write the activation that the same model has on `batch`, row by row: patching, interchange."""
+
+    batch: TokenBatch
+
+
+@dataclass(frozen=True, eq=False)
+class CopyAttended(Source):
+    """Path patching by sender: the edited position reads keys and values of `batch` at `senders`; nobody else does.
+
+    For site "z" with a named position, the receiver. Only the attention of the receiver changes, so no other position
+    is touched (Goldowsky-Dill et al. 2023, with positions as senders).
+    """
+
+    batch: TokenBatch
+    senders: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Add(Source):
+    """Add scale * vector: steering. `vector` is broadcast like Set's value."""
+
+    vector: Tensor
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Scale(Source):
+    """Multiply by a factor; -1 flips."""
+
+    factor: float
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """One intervention: where, and what is written there.
+
+    site: a key of ACTIVATIONS or WEIGHTS; layer: None for embeddings and unembedding; head: for q k v z and attention
+    weights, None means all; position: a named position, an index, or None for all (activations only); neuron: index on
+    the last axis (an MLP neuron at mlp_post); mask: for weights, True entries are edited.
+    """
+
+    site: str
+    layer: int | None = None
+    source: Source = field(default_factory=Zero)
+    head: int | None = None
+    position: str | int | None = None
+    neuron: int | None = None
+    mask: Bool[Tensor, "..."] | None = None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether the site is a parameter."""
+        return self.site in WEIGHTS
+
+    def __str__(self) -> str:
+        parts = [self.site, *(f"{n}={v}" for n, v in (("layer", self.layer), ("head", self.head)) if v is not None)]
+        parts += [f"{n}={v}" for n, v in (("position", self.position), ("neuron", self.neuron)) if v is not None]
+        return f"{' '.join(parts)} <- {type(self.source).__name__}"
+
+
+EditGroup = tuple[Edit, ...]
+Reference = Float[Tensor, "batch pos ..."]
+
+
+def hook_name(site: str, layer: int | None) -> str:
+    """The TransformerLens name of an activation site. Raises ValueError for an unknown site or a missing layer."""
+    if site not in ACTIVATIONS:
+        raise ValueError(f"no activation site {site!r}; there are {', '.join(ACTIVATIONS)}")
+    template = ACTIVATIONS[site][0]
+    if ("{layer}" in template) != (layer is not None):
+        raise ValueError(f"site {site!r} {'needs a' if layer is None else 'has no'} layer")
+    return template.format(layer=layer)
+
+
+def has_heads(site: str) -> bool:
+    """Whether a site has a head axis."""
+    return "head" in ACTIVATIONS[site][1] if site in ACTIVATIONS else WEIGHTS[site][1]
+
+
+def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
+    """Raise ValueError saying what of an edit does not fit the model or the batch."""
+    cfg = model.cfg
+    if edit.site not in ACTIVATIONS and edit.site not in WEIGHTS:
+        raise ValueError(f"no site {edit.site!r}; there are {', '.join([*ACTIVATIONS, *WEIGHTS])}")
+    if edit.layer is not None and not 0 <= edit.layer < cfg.n_layers:
+        raise ValueError(f"{edit}: the model has layers 0 to {cfg.n_layers - 1}")
+    if edit.head is not None:
+        if not has_heads(edit.site):
+            raise ValueError(f"{edit}: {edit.site!r} has no heads")
+        heads = getattr(cfg, "n_key_value_heads", None) if edit.site in ("k", "v", "W_K", "W_V") else None
+        if not 0 <= edit.head < (heads or cfg.n_heads):
+            raise ValueError(f"{edit}: the model has heads 0 to {(heads or cfg.n_heads) - 1}")
+    if edit.is_weight:
+        if edit.position is not None:
+            raise ValueError(f"{edit}: a weight has no position")
+        if not isinstance(edit.source, Set | Zero | Add | Scale):
+            raise ValueError(f"{edit}: a weight takes Set, Zero, Add or Scale")
+        return
+    if edit.mask is not None:
+        raise ValueError(f"{edit}: mask is for weights; name a position, head or neuron instead")
+    name = hook_name(edit.site, edit.layer)
+    hooks = getattr(model, "hook_dict", {})
+    if hooks and name not in hooks:
+        raise ValueError(f"{edit}: the model has no {name}")
+    if isinstance(edit.position, str):
+        batch.position(edit.position)
+    elif edit.position is not None and not 0 <= edit.position < batch.tokens.shape[1]:
+        raise ValueError(f"{edit}: the batch has positions 0 to {batch.tokens.shape[1] - 1}")
+    if isinstance(edit.source, CopyAttended) and (edit.site != "z" or not isinstance(edit.position, str)):
+        raise ValueError(f'{edit}: CopyAttended is for site "z" at a named position')
+
+
+def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:
+    """One edit, or several applied together, as a tuple. Raises ValueError for none."""
+    group = (edit,) if isinstance(edit, Edit) else tuple(edit)
+    if not group:
+        raise ValueError("an empty group of edits")
+    return group
+
+
+Direction = Literal["denoise", "noise"]

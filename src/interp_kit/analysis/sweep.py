@@ -1,0 +1,332 @@
+"""The intervention engine: any number of edits on one batch, each measured by any number of metrics.
+
+Patching, ablation, steering and interchange are thin layers over `sweep`. Edits of activations run through
+TransformerLens hooks, edits of weights on the parameters, which are put back whatever happens.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp_kit.analysis.metrics import Metric
+from interp_kit.analysis.sites import (
+    WEIGHTS,
+    Add,
+    Copy,
+    CopyAttended,
+    Edit,
+    EditGroup,
+    Mean,
+    Resample,
+    Scale,
+    Set,
+    Source,
+    Zero,
+    as_group,
+    check_edit,
+    hook_name,
+)
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.types import Hook, HookedModel
+
+
+@dataclass(frozen=True)
+class SweepValues:
+    """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited."""
+
+    values: np.ndarray
+    baseline: np.ndarray
+
+
+def sweep(
+    model: HookedModel,
+    batch: TokenBatch,
+    edits: Sequence[Edit | Sequence[Edit]],
+    metrics: Metric | Sequence[Metric],
+    *,
+    progress: bool = False,
+) -> SweepValues:
+    """Run `batch` under each edit (or group of edits applied together) and measure every example.
+
+    Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
+    where the unedited model gives nan or inf.
+    """
+    metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    groups = [as_group(edit) for edit in edits]
+    for group in groups:
+        for edit in group:
+            check_edit(model, batch, edit)
+    with torch.inference_mode():
+        engine = Engine(model, batch)
+        baseline = torch.stack([metric(engine.logits, batch, engine.logits).float().cpu() for metric in metrics])
+        values = torch.empty(len(groups), len(metrics), len(batch))
+        for i, group in enumerate(tqdm(groups, desc="edits", disable=not progress)):
+            logits = engine.run(group)
+            for j, metric in enumerate(metrics):
+                values[i, j] = metric(logits, batch, engine.logits).float().cpu()
+    return SweepValues(values.numpy(), baseline.numpy())
+
+
+@contextlib.contextmanager
+def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit]) -> Iterator[HookedModel]:
+    """The model with edits active inside the `with` block, for decoding or anything else that calls it.
+
+    Positions are those of `batch`; a call on a longer text of the same rows edits the same positions.
+    """
+    group = as_group(edits)
+    for edit in group:
+        check_edit(model, batch, edit)
+    with torch.inference_mode():
+        hooks = Engine(model, batch).hooks(group)
+    with edited_weights(model, group), model.hooks(fwd_hooks=hooks):
+        yield model
+
+
+class Engine:
+    """One batch on one model: the unedited run, and cached reference activations for the edits."""
+
+    def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
+        self.model, self.batch = model, batch
+        self.rows = torch.arange(len(batch), device=batch.tokens.device)
+        self.logits = model(batch.tokens)
+        if not torch.isfinite(self.logits[batch.mask]).all():
+            raise FloatingPointError("the unedited model gives nan or infinite logits on this batch")
+        self._cache: dict[tuple[object, ...], Tensor] = {}
+        self._kept: list[object] = []  # keeps the batches alive whose id is a key
+
+    def run(self, group: EditGroup) -> Tensor:
+        """(batch, pos, vocab) logits under the edits of one group."""
+        with edited_weights(self.model, group):
+            return self.model.run_with_hooks(self.batch.tokens, fwd_hooks=self.hooks(group))
+
+    def hooks(self, group: EditGroup) -> list[Hook]:
+        """The hooks of a group's activation edits."""
+        return [hook for edit in group if not edit.is_weight for hook in self._hooks(edit)]
+
+    def activation(self, batch: TokenBatch, name: str) -> Tensor:
+        """(batch, pos, …) the activation at hook `name` on `batch`, computed once."""
+        def compute() -> Tensor:
+            _, cache = self.model.run_with_cache(batch.tokens, names_filter=[name], return_type=None)
+            return cache[name].expand(len(batch), *cache[name].shape[1:])  # pos_embed is one row for all
+
+        return self._once(("activation", id(batch), name), batch, compute)
+
+    def _once(self, key: tuple[object, ...], batch: TokenBatch, compute: Callable[[], Tensor]) -> Tensor:
+        if key not in self._cache:
+            self._cache[key] = compute()
+            self._kept.append(batch)
+        return self._cache[key]
+
+    def _hooks(self, edit: Edit) -> list[Hook]:
+        if isinstance(edit.source, CopyAttended):
+            return self._attended_hooks(edit, edit.source)
+        name = hook_name(edit.site, edit.layer)
+        where = self._index(edit)
+        new = self._new_value(edit.source, name, edit, where)
+
+        def apply(activation: Tensor, hook: object) -> Tensor:
+            activation = activation.clone()
+            activation[where] = new(activation[where]).to(activation.dtype)
+            return activation
+
+        return [(name, apply)]
+
+    def _index(self, edit: Edit) -> tuple:
+        """The edited slice of a site's activation: (batch, …) at a position, (batch, pos, …) at all."""
+        tail: tuple = (slice(None) if edit.head is None else edit.head,) if edit.site in ("q", "k", "v", "z") else ()
+        tail = (*tail, slice(None) if edit.neuron is None else edit.neuron)
+        if edit.position is None:
+            # only the batch's own positions: under decoding the text behind it is new
+            return (slice(None), slice(0, self.batch.tokens.shape[1]), *tail)
+        at = self.batch.position(edit.position) if isinstance(edit.position, str) else edit.position
+        return (self.rows, at, *tail)
+
+    def _new_value(self, source: Source, name: str, edit: Edit, where: tuple) -> Callable[[Tensor], Tensor]:
+        """A function from the edited slice to what replaces it."""
+        match source:
+            case Zero():
+                return torch.zeros_like
+            case Scale(factor=factor):
+                return lambda old: old * factor
+            case Add(vector=vector, scale=scale):
+                return lambda old: old + scale * vector.to(old)
+            case Set(value=value):
+                return lambda old: value.to(old).expand_as(old)
+            case Copy(batch=other):
+                self._check_aligned(other, edit)
+                reference = self.activation(other, name)
+            case Mean(over=over):
+                over = over or self.batch
+                reference = self._once(("mean", id(over), name), over, lambda: self._named_mean(over, name))
+            case Resample(seed=seed, over=over):
+                over = over or self.batch
+                reference = self._once(("resample", id(over), name, seed), over, lambda: self._resampled(over, name, seed))
+            case _:
+                raise TypeError(f"unknown source {type(source).__name__}")
+        new = reference[where]
+        return lambda old: new
+
+    def _check_aligned(self, other: TokenBatch, edit: Edit) -> None:
+        if other.tokens.shape != self.batch.tokens.shape or not torch.equal(other.mask, self.batch.mask):
+            raise ValueError(
+                f"{edit}: the batch copied from has tokens {tuple(other.tokens.shape)},"
+                f" the edited one {tuple(self.batch.tokens.shape)}; rows must be of equal length"
+            )
+        names = (edit.position,) if isinstance(edit.position, str) else ()
+        for name in (*names, *(edit.source.senders if isinstance(edit.source, CopyAttended) else ())):
+            if not torch.equal(other.position(name), self.batch.position(name)):
+                raise ValueError(f"{edit}: position {name!r} stands elsewhere in the batch copied from")
+
+    def _named(self) -> Tensor:
+        """(batch, pos) the number of each token's position name, -1 where it has none."""
+        named = torch.full_like(self.batch.tokens, -1)
+        for number, index in enumerate(self.batch.positions.values()):
+            has = index >= 0
+            named[self.rows[has], index[has]] = number
+        return named
+
+    def _named_mean(self, over: TokenBatch, name: str) -> Tensor:
+        """(batch, pos, …) at each named position the mean of `over`'s rows that have it."""
+        reference = self.activation(over, name)
+        rows, named = torch.arange(len(over), device=over.tokens.device), self._named()
+        self._check_named(named, over, name)
+        table = torch.zeros(len(self.batch.positions), *reference.shape[2:], dtype=reference.dtype, device=reference.device)
+        for number, position in enumerate(self.batch.positions):
+            index = over.positions.get(position)
+            if index is not None and (index >= 0).any():
+                has = index >= 0
+                table[number] = reference[rows[has], index[has]].mean(0)
+        return table[named.clamp(min=0)]
+
+    def _resampled(self, over: TokenBatch, name: str, seed: int) -> Tensor:
+        """(batch, pos, …) at each named position the activation of another random row of `over`."""
+        n, generator = len(self.batch), np.random.default_rng(seed)
+        if over is self.batch:
+            if n < 2:
+                raise ValueError("resampling from the batch itself needs at least two rows")
+            order = generator.permutation(n)
+            donor = np.empty(n, dtype=int)
+            donor[order] = np.roll(order, 1)
+        else:
+            donor = generator.integers(0, len(over), size=n)
+        donors, named = over.take(torch.from_numpy(donor)), self._named()
+        self._check_named(named, donors, name)
+        # donor rows are stretched to this batch's positions by name
+        reference = self.activation(over, name)[torch.from_numpy(donor).to(self.batch.tokens.device)]
+        result = reference.new_zeros(n, self.batch.tokens.shape[1], *reference.shape[2:])
+        for position, index in self.batch.positions.items():
+            has = index >= 0
+            source = donors.positions[position] if position in donors.positions else torch.full_like(index, -1)
+            if (has & (source < 0)).any():
+                raise ValueError(f"{name}: a row to resample from has no position {position!r}")
+            result[self.rows[has], index[has]] = reference[self.rows[has], source[has]]
+        return result
+
+    def _check_named(self, named: Tensor, over: TokenBatch, name: str) -> None:
+        if (named[self.batch.mask] < 0).any():
+            row, pos = ((named < 0) & self.batch.mask).nonzero()[0].tolist()
+            raise ValueError(f"{name}: token {pos} of row {row} has no position name, so it has no mean or donor")
+        missing = [p for p, index in self.batch.positions.items() if (index >= 0).any() and p not in over.positions]
+        if missing:
+            raise ValueError(f"{name}: the reference batch has no position {missing[0]!r}")
+
+    def _attended_hooks(self, edit: Edit, source: CopyAttended) -> list[Hook]:
+        """Recompute what the receiver reads from the senders, with their keys and values from `source.batch`."""
+        assert edit.layer is not None
+        assert isinstance(edit.position, str)
+        self._check_aligned(source.batch, edit)
+        prefix = f"blocks.{edit.layer}.attn"
+        at = self.batch.position(edit.position)
+        heads = slice(None) if edit.head is None else slice(edit.head, edit.head + 1)
+        keys = self._heads(self.activation(source.batch, f"{prefix}.hook_k"))
+        values = self._heads(self.activation(source.batch, f"{prefix}.hook_v"))
+        scale = self.model.blocks[edit.layer].attn.attn_scale  # pyright: ignore[reportAttributeAccessIssue]
+        senders = [self.batch.position(name) for name in source.senders]
+        if any((sender > at).any() for sender in senders):
+            raise ValueError(f"{edit}: a sender stands behind the receiver {edit.position!r}")
+        seen: dict[str, Tensor] = {}
+
+        def remember(name: str) -> Hook:
+            return (f"{prefix}.hook_{name}", lambda activation, hook: seen.__setitem__(name, activation))
+
+        def scores(activation: Tensor, hook: object) -> Tensor:
+            activation = activation.clone()
+            query = seen["q"][self.rows, at]
+            for sender in senders:
+                new = torch.einsum("bhd,bhd->bh", query, keys[self.rows, sender]) / scale
+                activation[self.rows, heads, at, sender] = new[:, heads]
+            return activation
+
+        def mixed(activation: Tensor, hook: object) -> Tensor:
+            activation = activation.clone()
+            for sender in senders:
+                weight = seen["pattern"][self.rows, :, at, sender]
+                change = values[self.rows, sender] - self._heads(seen["v"])[self.rows, sender]
+                activation[self.rows, at, heads] += (weight[..., None] * change)[:, heads]
+            return activation
+
+        return [
+            *(remember(name) for name in ("q", "v", "pattern")),
+            (f"{prefix}.hook_attn_scores", scores),
+            (f"{prefix}.hook_z", mixed),
+        ]
+
+    def _heads(self, activation: Tensor) -> Tensor:
+        """Repeat grouped keys or values to one a query head."""
+        return activation.repeat_interleave(self.model.cfg.n_heads // activation.shape[2], dim=2)
+
+
+@contextlib.contextmanager
+def edited_weights(model: HookedModel, edits: Sequence[Edit]) -> Iterator[None]:
+    """Apply the weight edits of a group to the parameters, and put the former values back whatever happens."""
+    former: dict[str, Tensor] = {}
+    parameters = dict(model.named_parameters()) if any(edit.is_weight for edit in edits) else {}
+    try:
+        with torch.no_grad():
+            for edit in edits:
+                if edit.is_weight:
+                    name = _parameter_name(edit, parameters)
+                    former.setdefault(name, parameters[name].detach().clone())
+                    _edit_weight(parameters[name], edit)
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in former.items():
+                parameters[name].copy_(value)
+
+
+def _parameter_name(edit: Edit, parameters: dict[str, Tensor]) -> str:
+    template = WEIGHTS[edit.site][0]
+    if ("{layer}" in template) != (edit.layer is not None):
+        raise ValueError(f"{edit}: site {edit.site!r} {'needs a' if edit.layer is None else 'has no'} layer")
+    name = template.format(layer=edit.layer)
+    if name not in parameters:
+        raise ValueError(f"{edit}: the model has no parameter {name}")
+    return name
+
+
+def _edit_weight(parameter: Tensor, edit: Edit) -> None:
+    where: tuple = () if edit.head is None else (edit.head,)
+    where = (*where, ..., slice(None) if edit.neuron is None else edit.neuron)
+    old = parameter[where].clone()
+    match edit.source:
+        case Zero():
+            new = torch.zeros_like(old)
+        case Scale(factor=factor):
+            new = old * factor
+        case Add(vector=vector, scale=scale):
+            new = old + scale * vector.to(old)
+        case Set(value=value):
+            new = value.to(old).expand_as(old)
+        case _:
+            raise TypeError(f"{edit}: a weight takes Set, Zero, Add or Scale")
+    if edit.mask is not None:
+        if edit.mask.shape != parameter.shape:
+            raise ValueError(f"{edit}: mask of shape {tuple(edit.mask.shape)}, weight of {tuple(parameter.shape)}")
+        new = torch.where(edit.mask.to(old.device)[where], new, old)
+    parameter[where] = new

@@ -1,0 +1,111 @@
+"""Results: frozen dataclasses that become a tidy table, a figure, and two files (safetensors and JSON, never pickle)."""
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from interp_kit.core.files import read_json, replacing_directory
+from interp_kit.core.stats import Estimate
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+Result = TypeVar("Result", bound="AbstractResult")
+_CLASSES: dict[str, type["AbstractResult"]] = {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AbstractResult(ABC):
+    """Base of every result. `config` is what made it: model, task, options, as JSON values.
+
+    Fields of subclasses are numpy arrays, JSON values, Estimates, or tuples and string-keyed mappings of those.
+    """
+
+    config: Mapping[str, Any]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _CLASSES[cls.__name__] = cls
+
+    @abstractmethod
+    def to_frame(self) -> "pd.DataFrame":
+        """One row a measurement, with n and interval."""
+
+    @abstractmethod
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The result as a figure; draws on `ax` where it is given."""
+
+    def save(self, directory: str | Path) -> Path:
+        """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all."""
+        from safetensors.numpy import save_file
+
+        arrays: dict[str, np.ndarray] = {}
+        values = {f.name: _pack(getattr(self, f.name), f.name, arrays) for f in dataclasses.fields(self)}
+        with replacing_directory(directory) as aside:
+            text = json.dumps({"class": type(self).__name__, "values": values}, indent=2, allow_nan=False)
+            (aside / "result.json").write_text(text + "\n", encoding="utf-8")
+            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, aside / "arrays.safetensors")
+        return Path(directory)
+
+    @classmethod
+    def load(cls: type[Result], directory: str | Path) -> Result:
+        """Read what `save` wrote. Raises ValueError naming the folder where it holds no result of this class."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        directory = Path(directory)
+        if not (directory / "result.json").exists():
+            raise ValueError(f"{directory} holds no result: there is no result.json")
+        data = read_json(directory / "result.json")
+        found = _CLASSES.get(data.get("class", ""))
+        if found is None or not issubclass(found, cls):
+            raise ValueError(f"{directory} holds a {data.get('class')!r}, not a {cls.__name__}")
+        try:
+            arrays = load_file(directory / "arrays.safetensors")
+        except (SafetensorError, FileNotFoundError) as error:
+            raise ValueError(f"{directory}/arrays.safetensors is damaged or missing: {error}") from error
+        names = {f.name for f in dataclasses.fields(found)}
+        if set(data["values"]) != names:
+            raise ValueError(f"{directory}: fields {sorted(data['values'])} do not match {found.__name__}'s {sorted(names)}")
+        return found(**{name: _unpack(value, arrays) for name, value in data["values"].items()})
+
+
+def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    match value:
+        case np.ndarray():
+            arrays[path] = value
+            return {"@array": path}
+        case Estimate():
+            return {"@estimate": [_pack(v, path, arrays) for v in dataclasses.astuple(value)]}
+        case np.generic():
+            return _pack(value.item(), path, arrays)
+        case float() if not np.isfinite(value):
+            return {"@float": repr(value)}
+        case Mapping():
+            return {str(key): _pack(item, f"{path}.{key}", arrays) for key, item in value.items()}
+        case tuple() | list():
+            return [_pack(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+        case None | bool() | int() | float() | str():
+            return value
+    raise TypeError(f"{path}: a result cannot hold a {type(value).__name__}")
+
+
+def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    match value:
+        case {"@array": name}:
+            return arrays[name]
+        case {"@estimate": parts}:
+            return Estimate(*(_unpack(part, arrays) for part in parts))
+        case {"@float": text}:
+            return float(text)
+        case dict():
+            return {key: _unpack(item, arrays) for key, item in value.items()}
+        case list():
+            return tuple(_unpack(item, arrays) for item in value)
+    return value

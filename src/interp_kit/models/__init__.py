@@ -1,0 +1,1 @@
+"""The networks: trained, converted, and planted with a known mechanism."""

@@ -1,0 +1,129 @@
+"""The checkpoints that come with the library: a manifest with hashes, and `load` by name, path or hub id."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp_kit.core.config import from_mapping
+from interp_kit.core.files import read_json, write_json
+from interp_kit.models.convert import convert_gpt2
+from interp_kit.models.gpt2 import WEIGHT_FILES, CheckpointError, fetch, read_gpt2
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One shipped checkpoint: where it lies, its hash, and how it came to be.
+
+    path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains it;
+    seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
+    trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe.
+    """
+
+    path: str
+    sha256: str
+    task: str
+    recipe: str
+    seed: int
+    initialisation: str
+    revision: str
+    omitted: tuple[str, ...] = ()
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a loaded model comes from. name: for tables; initialisation: None where unknown; sha256 of its weights."""
+
+    name: str
+    path: str
+    sha256: str
+    initialisation: str | None = None
+    task: str | None = None
+    omitted: tuple[str, ...] = ()
+
+
+def checkpoint_root() -> Path:
+    """The folder with the manifest: $INTERP_KIT_CHECKPOINTS, the repository's `checkpoints`, or ./checkpoints."""
+    if named := os.environ.get("INTERP_KIT_CHECKPOINTS"):
+        return Path(named)
+    beside_source = Path(__file__).resolve().parents[3] / "checkpoints"
+    return beside_source if (beside_source / MANIFEST).exists() else Path("checkpoints")
+
+
+def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
+    """Name -> entry. Raises CheckpointError where the manifest is missing, CheckpointError naming a malformed entry."""
+    path = Path(root or checkpoint_root()) / MANIFEST
+    if not path.exists():
+        return {}
+    try:
+        entries = {name: from_mapping(Entry, row) for name, row in read_json(path).items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return {name: Entry(**{**asdict(e), "omitted": tuple(e.omitted)}) for name, e in entries.items()}
+
+
+def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:
+    """Write the manifest, whole or not at all."""
+    return write_json(Path(root) / MANIFEST, {name: asdict(entry) for name, entry in entries.items()})
+
+
+def weights_hash(directory: str | Path) -> str:
+    """sha256 of the weights file of a checkpoint directory."""
+    for name in WEIGHT_FILES:
+        path = Path(directory) / name
+        if path.exists():
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+    raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
+
+
+def load(
+    name: str | Path,
+    *,
+    fold: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    root: str | Path | None = None,
+) -> "HookedTransformer":
+    """A model by name in `checkpoints/`, by directory, or by hub id, converted and checked.
+
+    The model carries `provenance` and `conversion` (max |logit difference| against its source). Raises CheckpointError
+    for an unknown name (listing those there are), a changed or damaged file, or a config that cannot be converted.
+    """
+    entries = read_manifest(root)
+    entry = entries.get(str(name))
+    if entry is not None:
+        directory = Path(root or checkpoint_root()) / entry.path
+        if not directory.is_dir():
+            raise CheckpointError(f"checkpoint {name!r}: {directory} is missing")
+        digest = weights_hash(directory)
+        if digest != entry.sha256:
+            raise CheckpointError(
+                f"checkpoint {name!r}: {directory} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…;"
+                " load it by its path if the change is meant"
+            )
+    else:
+        try:
+            directory = fetch(name)
+        except CheckpointError as error:
+            raise CheckpointError(f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}") from error
+        digest = weights_hash(directory)
+    model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
+    model.provenance = Provenance(  # pyright: ignore[reportAttributeAccessIssue]
+        name=str(name),
+        path=str(directory),
+        sha256=digest,
+        initialisation=entry.initialisation if entry else None,
+        task=entry.task if entry else None,
+        omitted=entry.omitted if entry else (),
+    )
+    return model
