@@ -1,5 +1,6 @@
 """The planted models: one behaviour, three mechanisms, each shown by the intervention that tells it from the others."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens import HookedTransformer
-from transformer_lens.components import LayerNorm
+from transformer_lens.components.layer_norm import LayerNorm
+from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.models.planted import NEWD_SOURCE, PLANTED_MECHANISMS, planted_boolean
@@ -21,6 +23,15 @@ SITES = ("D", "newB?", "newB")
 
 mechanisms = pytest.mark.parametrize("mechanism", PLANTED_MECHANISMS)
 seeds = pytest.mark.parametrize("seed", [0, 1])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads, and many times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @lru_cache
@@ -43,7 +54,7 @@ def patched(mechanism: str, pairs: PairBatch, hook: str, position: str) -> Float
     model = build(mechanism)
     _, cache = model.run_with_cache(pairs.corrupt.tokens, names_filter=hook)
 
-    def swap(value: Tensor, hook: object) -> Tensor:
+    def swap(value: Tensor, hook: HookPoint) -> Tensor:
         value[:, AT[position]] = cache[hook.name][:, AT[position]]
         return value
 
@@ -133,10 +144,24 @@ def test_attention_is_hard(mechanism: str) -> None:
         assert mass(1, head, "newB?", "A,") > 1 - 1e-4
 
 
+@mechanisms
+def test_neurons_are_shut_but_at_the_position_of_their_field(mechanism: str) -> None:
+    with torch.inference_mode():
+        _, cache = build(mechanism).run_with_cache(BATCH.tokens)
+    late = TASK.field("newD").predict
+    early = {field.predict for field in TASK.fields} - {late}
+    for layer, names in ((0, early), (1, {late})):
+        active = (cache["post", layer] > 1e-4).sum(-1)
+        assert active.any(0).nonzero().flatten().tolist() == sorted(AT[name] for name in names)
+        assert active.max() == 1  # One row of one truth table.
+
+
 def test_models_differ_in_layer_1_alone() -> None:
     states = [build(mechanism).state_dict() for mechanism in PLANTED_MECHANISMS]
     differ = {name for name in states[0] if any(not torch.equal(states[0][name], s[name]) for s in states[1:])}
-    assert differ == {f"blocks.1.{name}" for name in ("attn.W_Q", "attn.W_V", "mlp.W_in", "mlp.W_out")}
+    assert differ == {f"blocks.1.{name}" for name in ("attn.W_Q", "attn.W_V", "mlp.W_out")}
+    by_name = dict(zip(PLANTED_MECHANISMS, states, strict=True))
+    assert torch.equal(by_name["via-token"]["blocks.1.mlp.W_out"], by_name["latent"]["blocks.1.mlp.W_out"])
     for name in ("attn.W_Q", "attn.W_V"):
         for head in (0, 2, 3):
             values = [s[f"blocks.1.{name}"][head] for s in states]

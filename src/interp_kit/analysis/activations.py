@@ -1,4 +1,4 @@
-"""The activations of one site over a task: which examples, one vector a real token, and how many of them are distinct."""
+"""The activations of one site over a task: which examples, one vector a real token, how many distinct ones."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -62,7 +62,7 @@ class Activations:
         return int(connected_components(graph, directed=False)[0])
 
     def position_means(self) -> Float[Tensor, "vector d_in"]:
-        """For each vector the mean of the training vectors at the same named position, or of all where there are none."""
+        """For each vector the mean of the training vectors at its named position, or of all where there are none."""
         named = torch.zeros_like(self.batch.tokens)
         for number, index in enumerate(self.batch.positions.values(), start=1):
             has = (index >= 0).nonzero()[:, 0]
@@ -76,8 +76,8 @@ class Activations:
 
 
 def find_hook(model: HookedModel, site: str) -> str:
-    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out") or a key of ACTIVATIONS with the layer behind
-    it ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
+    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out"), or a key of ACTIVATIONS with its layer
+    ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
     hooks: dict = getattr(model, "hook_dict", {})
     name, _, layer = site.rpartition(".")
     found = site
@@ -96,13 +96,11 @@ def find_hook(model: HookedModel, site: str) -> str:
     return found
 
 
-def split_examples(
-    task: AbstractTask, held_out: float, limit: int, seed: int
-) -> tuple[list[Example], list[Example]]:
+def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -> tuple[list[Example], list[Example]]:
     """Distinct examples to train on and to evaluate on, at most `limit` together, a share `held_out` for the second.
 
-    A task that can be enumerated is divided at random. Any other is sampled twice, from two seeds, and what the training
-    sample holds is dropped from the other. Raises ValueError where either side is left with fewer than two examples.
+    A task that can be enumerated is divided at random. Any other is sampled twice, from two seeds, and what the
+    training sample holds is dropped from the other. Raises ValueError where either side is left with fewer than two.
     """
     try:
         pool = _distinct(task.enumerate())
@@ -118,8 +116,8 @@ def split_examples(
         train, test = [pool[i] for i in order[count:]], [pool[i] for i in order[:count]]
     if len(train) < 2 or len(test) < 2:
         raise ValueError(
-            f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of at"
-            f" most {limit}, without those trained on); both sides need two"
+            f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
+            f" at most {limit}, without those trained on); both sides need two"
         )
     return train, test
 
@@ -128,24 +126,27 @@ def _distinct(examples: list[Example]) -> list[Example]:
     return list({example.tokens: example for example in examples}.values())
 
 
-def harvest(model: HookedModel, task: AbstractTask, hook: str, train: list[Example], test: list[Example]) -> Activations:
+def harvest(
+    model: HookedModel, task: AbstractTask, hook: str, train: list[Example], test: list[Example]
+) -> Activations:
     """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
 
-    Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position axis,
-    and activations that are nan or infinite.
+    Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position
+    axis, and activations that are nan or infinite.
     """
     batch = task.batch([*train, *test], device=model.cfg.device)
     if batch.tokens.shape[1] > model.cfg.n_ctx or int(batch.tokens.max()) >= model.cfg.d_vocab:
         raise ValueError(
-            f"{task.name} has texts of {batch.tokens.shape[1]} tokens with ids up to {int(batch.tokens.max())}; the model"
-            f" takes {model.cfg.n_ctx} tokens with ids below {model.cfg.d_vocab}"
+            f"{task.name} has texts of {batch.tokens.shape[1]} tokens with ids up to {int(batch.tokens.max())};"
+            f" the model takes {model.cfg.n_ctx} tokens with ids below {model.cfg.d_vocab}"
         )
     layer = re.match(r"blocks\.(\d+)\.", hook)
     found, shape = [], ()
     for part in chunks(batch):
-        _, cache = model.run_with_cache(
-            part.tokens, names_filter=[hook], stop_at_layer=int(layer[1]) + 1 if layer else None
-        )
+        with torch.no_grad():
+            _, cache = model.run_with_cache(
+                part.tokens, names_filter=[hook], stop_at_layer=int(layer[1]) + 1 if layer else None
+            )
         if hook not in cache:
             raise ValueError(f"the model never calls {hook}: an option of its config leaves it out")
         value = cache[hook].expand(len(part), *cache[hook].shape[1:])
@@ -211,7 +212,7 @@ def _field_loss(logits: Float[Tensor, "batch pos vocab"], batch: TokenBatch) -> 
     """(batch,) cross-entropy averaged over the fields that a row has."""
     total, count = torch.zeros(len(batch), device=logits.device), torch.zeros(len(batch), device=logits.device)
     for field in batch.fields:
-        at = batch.positions[field.predict]
+        at = batch.positions.get(field.predict, torch.full_like(batch.prompt_length, -1))
         rows = (at >= 0).nonzero()[:, 0]
         log_p = logits[rows, at[rows]].float().log_softmax(-1)
         total[rows] -= log_p.gather(1, batch.answer[field.name][rows, None])[:, 0]

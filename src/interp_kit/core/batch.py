@@ -17,7 +17,7 @@ class TokenBatch:
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,);
     positions: name -> (batch,) index, -1 where a row has no such position, ordered as they stand in the text;
     labels: variable -> (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth;
-    task: its name; vocabulary: text of each token id.
+    inputs: the exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -27,6 +27,8 @@ class TokenBatch:
     labels: Mapping[str, Int[Tensor, " batch"]]
     fields: tuple[Field, ...]
     answer: Mapping[str, Int[Tensor, " batch"]]
+    inputs: tuple[str, ...]
+    numeric: tuple[str, ...]
     task: str
     vocabulary: tuple[str, ...]
 
@@ -154,6 +156,8 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
         labels=labels,
         fields=task.fields,
         answer={f.name: column([f.token(example.labels[f.name]) for example in examples]) for f in task.fields},
+        inputs=task.inputs,
+        numeric=task.numeric,
         task=task.name,
         vocabulary=task.vocabulary,
     )

@@ -57,13 +57,15 @@ class AbstractTask(ABC):
     """A task family. A subclass gives the semantics (`enumerate`, `sample`, `fields`, …); batching and pairing are here.
 
     name: registry name. fields: what the model answers, in order. variables: every labelled variable, inputs first.
-    inputs: the exogenous ones. vocabulary: the text of each token id, for axes. pad: the id that fills ragged batches.
+    inputs: the exogenous ones. numeric: those that are amounts (probed by regression), all others are classes.
+    vocabulary: the text of each token id, for axes. pad: the id that fills ragged batches.
     """
 
     name: str
     fields: tuple[Field, ...]
     variables: tuple[str, ...]
     inputs: tuple[str, ...]
+    numeric: tuple[str, ...]
     vocabulary: tuple[str, ...]
     pad: int
 
@@ -136,8 +138,9 @@ class AbstractTask(ABC):
     def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
         """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the other.
 
-        Whatever follows the token changes its answer; whatever follows the inputs that the token was computed from does
-        not. Raises ValueError where the variable is never written, or where no pair exists.
+        The corrupt labels are those of do(variable): its inputs are the clean world's, `variable` and `target` the other's.
+        So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the token
+        was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair exists.
         """
         from interp_kit.core.batch import make_pairs
 
@@ -145,7 +148,11 @@ class AbstractTask(ABC):
         if variable not in chosen[0][0].positions:
             raise ValueError(f"{variable} is no token of the text, so its token cannot be crossed")
         corrupt = [
-            self._cross(a, b, slice(a.positions[variable], a.positions[variable] + 1)) for a, b in chosen
+            replace(
+                self._cross(a, b, slice(a.positions[variable], a.positions[variable] + 1)),
+                labels={**a.labels, variable: b.labels[variable], target: b.labels[target]},
+            )
+            for a, b in chosen
         ]
         return make_pairs(self, [a for a, _ in chosen], corrupt, variable, target, "conflict")
 

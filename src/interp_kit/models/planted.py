@@ -68,6 +68,9 @@ GATE = 5.0  # Weight of the position one-hot in a neuron; above 4, all that two 
 BIT_LOGIT, SUPPORT_LOGIT, COUNT_LOGIT = 5.0, 12.0, 16.0
 
 
+Neuron = tuple[Tensor, Tensor]  # (d_model,) what it reads, (d_model,) what it writes.
+
+
 @dataclass(frozen=True, eq=False)
 class _Directions:
     """Orthonormal, mean-free residual directions.
@@ -89,7 +92,7 @@ def planted_boolean(task: AbstractTask, mechanism: str, seed: int = 0) -> Hooked
     """The boolean model of one of PLANTED_MECHANISMS; the seed draws the residual basis, which no answer depends on.
 
     Vocabulary, positions, fields and truth tables are the task's own. At one seed the three models share every weight
-    but those of layer 1, head 1 and, for "direct", the truth table of newD in layer 1's MLP.
+    but those of layer 1, head 1 and, for "direct", the outputs of newD's truth table in layer 1's MLP.
 
     Raises ValueError for an unknown mechanism, and for a task whose fields are no functions of the planted wiring.
     """
@@ -105,8 +108,7 @@ def planted_boolean(task: AbstractTask, mechanism: str, seed: int = 0) -> Hooked
     token_bit = directions.token[bits[1]] - directions.token[bits[0]]
 
     variable, source = NEWD_SOURCE[mechanism]
-    early = [task.field(name) for name in WIRING]
-    late = task.field(LATE_FIELD)
+    early, late = [task.field(name) for name in WIRING], task.field(LATE_FIELD)
     model = _empty_model(task)
     with torch.no_grad():
         _set_embedding(model, directions)
@@ -156,8 +158,7 @@ def _draw_directions(task: AbstractTask, length: int, seed: int) -> _Directions:
         raise ValueError(f"{task.name} needs {sum(sizes)} features; {D_MODEL} dimensions hold {len(free)}")
     token, position, slot, answer, constant, _ = free.split([*sizes, len(free) - sum(sizes)])
     named = {field.name: direction for field, direction in zip(task.fields, answer, strict=True)}
-    # Squared norm of an embedding: one token, one position, the constant.
-    scale = math.sqrt((2 + CONSTANT**2) / D_MODEL)
+    scale = math.sqrt((2 + CONSTANT**2) / D_MODEL)  # An embedding is one token, one position and the constant.
     return _Directions(token, position, slot, named, constant[0], scale)
 
 
@@ -170,7 +171,7 @@ def _bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[i
 
 
 def _early_routes(fields: Sequence[Field]) -> list[dict[str, tuple[str, ...]]]:
-    """Head -> prediction position -> the positions it reads: a sum takes one head for all operands, a bit one for each."""
+    """Head -> prediction position -> positions it reads. A sum takes one head for all operands, a bit one for each."""
     routes: list[dict[str, tuple[str, ...]]] = [{} for _ in range(N_SLOTS)]
     for field in fields:
         operands = WIRING[field.name]
@@ -198,7 +199,7 @@ def _set_attention(
     routes: Sequence[Mapping[str, tuple[str, ...]]],
     reads: Sequence[Float[Tensor, " d_model"]],
 ) -> None:
-    """Head h attends, from each position in routes[h], to those named there, and writes what reads[h] finds into slot h.
+    """Head h attends, from each position in routes[h], to those named there, and writes what reads[h] finds to slot h.
 
     A head without a route always rests, and writes nothing. The keys are the same in every layer and model.
     """
@@ -212,10 +213,9 @@ def _set_attention(
         keys += torch.outer(directions.position[source], code[i])
     block.attn.W_K.copy_(keys.expand(N_HEADS, -1, -1))
     for head in range(N_HEADS):
-        wanted: dict[int, tuple[int, ...]] = {query: (rest,) for query in range(len(directions.position))}
+        wanted: dict[int, Sequence[int]] = dict.fromkeys(range(len(directions.position)), (rest,))
         if head < len(routes):
-            for query, names in routes[head].items():
-                wanted[positions[query]] = tuple(positions[name] for name in names)
+            wanted |= {positions[query]: [positions[name] for name in names] for query, names in routes[head].items()}
             block.attn.W_V[head, :, 0] = directions.scale * reads[head]
             block.attn.W_O[head, 0] = directions.slot[head]
         queries = torch.zeros(D_MODEL, D_HEAD, dtype=torch.float64)
@@ -223,9 +223,6 @@ def _set_attention(
             for source in group:
                 queries += torch.outer(directions.position[query], code[sources.index(source)])
         block.attn.W_Q[head] = queries
-
-
-Neuron = tuple[Tensor, Tensor]  # (d_model,) what it reads, (d_model,) what it writes
 
 
 def _truth_table(field: Field, operands: Sequence[str], examples: Sequence[Example]) -> dict[tuple[int, ...], int]:
@@ -237,7 +234,7 @@ def _truth_table(field: Field, operands: Sequence[str], examples: Sequence[Examp
             raise ValueError(f"{field.name} is no function of {', '.join(operands)}")
     if _is_bit(field) and len(table) != 2 ** len(operands):
         raise ValueError(f"{field.name}: only {len(table)} values of {', '.join(operands)} ever occur")
-    return table
+    return dict(sorted(table.items()))
 
 
 def _neurons(
@@ -250,10 +247,9 @@ def _neurons(
 
     Raises ValueError where the field is no function of the operands, or a count that is not their sum.
     """
-    here = GATE * directions.position[examples[0].positions[field.predict]]
-    answer = directions.answer[field.name]
-    unit = directions.constant / CONSTANT
     table = _truth_table(field, operands, examples)
+    here = GATE * directions.position[examples[0].positions[field.predict]]
+    answer, unit = directions.answer[field.name], directions.constant / CONSTANT
     if _is_bit(field):
         neurons: list[Neuron] = []
         for row, value in table.items():
@@ -288,9 +284,8 @@ def _set_unembedding(
             support[i, token] = SUPPORT_LOGIT
     weight = torch.zeros(D_MODEL, len(task.vocabulary), dtype=torch.float64)
     for field in task.fields:
-        here = examples[0].positions[field.predict]
+        here, half = examples[0].positions[field.predict], max(field.values) / 2
         answer = directions.answer[field.name]
-        half = max(field.values) / 2
         for value, token in zip(field.values, field.candidates, strict=True):
             offset = value - half
             if _is_bit(field):

@@ -28,6 +28,7 @@ class BooleanTask(AbstractTask):
         self.fields = self.format.fields
         self.inputs = self.model.inputs
         self.variables = self.model.variables
+        self.numeric = ("sum1", "sum2")
         self.vocabulary = self.format.vocabulary
         self.pad = self.format.token_id[END_OF_TEXT]
 

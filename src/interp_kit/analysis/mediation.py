@@ -1,0 +1,235 @@
+"""By which path does a prediction use an intermediate variable: via its emitted token, directly, or by a latent?
+
+Where the mediator is a function of its cause on every input (newB = not D), no probe can tell one from the other; only
+crossing them can. Three experiments: conflict prompts (the token from one world, the rest from the other), path patching
+by sender position on natural pairs, and free-running edits at the place where the mediator is predicted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.metrics import Metric, accuracy, logit_difference
+from interp_kit.analysis.patching import PatchingResult, patch_senders
+from interp_kit.analysis.sites import Copy, Edit
+from interp_kit.analysis.sweep import editing, sweep
+from interp_kit.core.batch import PairBatch
+from interp_kit.core.plotting import intervals
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate, bootstrap_ratio, t_interval, wilson
+from interp_kit.core.task import AbstractTask
+from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.decode import complete
+
+ROUTES = ("via token", "direct", "latent", "relayed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanismResult(AbstractResult):
+    """How one model's `target` depends on `mediator`.
+
+    solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the mediator's
+    token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed from;
+    sender: positions; sender_recovered, …_low, …_high: (sender,) path patching of each into the target's prediction;
+    route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token, everything before
+    the mediator is predicted, the position that predicts it, everything between mediator and target;
+    latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
+    mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator and
+    target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of ROUTES,
+    "mixed", or "none" where the model does not solve the target or nothing carries it.
+    """
+
+    mediator: str
+    target: str
+    solved: Estimate
+    token_flips: Estimate
+    cause_flips: Estimate
+    sender: tuple[str, ...]
+    sender_recovered: np.ndarray
+    sender_low: np.ndarray
+    sender_high: np.ndarray
+    route: np.ndarray
+    route_low: np.ndarray
+    route_high: np.ndarray
+    latent_mediator: np.ndarray
+    latent_target: np.ndarray
+    free_emitted: np.ndarray
+    free_target: np.ndarray
+    dropped: int
+    verdict: str
+    config: Mapping[str, object]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a measurement: experiment, what was changed, value, interval, n."""
+        pairs = self.config["pairs"]
+        rows: list[tuple] = [("accuracy", self.target, *_parts(self.solved))]
+        rows.append(("conflict", f"only {self.mediator}'s token", *_parts(self.token_flips)))
+        rows.append(("conflict", f"only {self.mediator}'s causes", *_parts(self.cause_flips)))
+        for values, names, kind in (
+            ((self.route, self.route_low, self.route_high), ROUTES, "route"),
+            ((self.sender_recovered, self.sender_low, self.sender_high), self.sender, "sender"),
+        ):
+            rows += [(kind, name, *row, pairs) for name, *row in zip(names, *values, strict=True)]
+        nan = float("nan")
+        for kind, values in (
+            (f"patched, {self.mediator}", self.latent_mediator),
+            (f"patched, {self.target} with the token held", self.latent_target),
+            (f"free-running, {self.mediator} emitted", self.free_emitted),
+            (f"free-running, {self.target}", self.free_target),
+        ):
+            rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
+        return pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Path patching by route."""
+        series = {"recovered": (self.route, self.route_low, self.route_high)}
+        title = f"How {self.target} learns of {self.mediator}: {self.config['model']} ({self.verdict})"
+        return intervals(ROUTES, series, ax=ax, title=title, x_label=f"recovered {self.target} logit difference")
+
+
+def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
+    return estimate.value, estimate.low, estimate.high, estimate.n
+
+
+def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
+    """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
+
+    A route is named where its recovery is above one half with its whole interval and the conflict prompts agree; "mixed"
+    where two share it. Raises ValueError where the task has no such pair.
+    """
+    natural = task.pairs(mediator, target)
+    everything = task.batch(task.pool(), model.cfg.device)
+    right = sweep(model, everything, [], accuracy(target)).baseline[0]
+    solved = wilson(int(right.sum()), len(right))
+    token = _flips(model, task.conflict_pairs(mediator, target))
+    cause = _flips(model, task.pairs(mediator, target, completion="clean"))
+    both_sides = [sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)]
+    kept = np.flatnonzero(both_sides[0] & both_sides[1])
+    pairs = natural.take(kept.tolist()) if len(kept) else natural
+    routes = _routes(pairs, mediator, target)
+    grouped = _patch_routes(model, pairs, routes)
+    single = patch_senders(model, pairs)
+    latent = _latent(model, pairs, mediator, target)
+    route, low, high = grouped
+    verdict = _verdict(solved, token, cause, route, low, high, latent, len(kept))
+    return MechanismResult(
+        mediator=mediator,
+        target=target,
+        solved=solved,
+        token_flips=token,
+        cause_flips=cause,
+        sender=single.position,
+        sender_recovered=single.recovered,
+        sender_low=single.low,
+        sender_high=single.high,
+        route=route,
+        route_low=low,
+        route_high=high,
+        latent_mediator=latent[0],
+        latent_target=latent[1],
+        free_emitted=latent[2],
+        free_target=latent[3],
+        dropped=len(natural) - len(kept),
+        verdict=verdict,
+        config={
+            "analysis": "mechanism",
+            "model": model_name(model),
+            "task": task.name,
+            "metric": "logit difference",
+            "pairs": len(pairs),
+            "pair_kind": f"minimal pairs that flip {mediator} and {target}",
+        },
+    )
+
+
+def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
+    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean."""
+    metric = logit_difference(pairs)
+    before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
+    right = before > 0
+    n = int(right.sum())
+    return wilson(int((after[right] < 0).sum()), n, "worlds") if n else Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+
+
+def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str, ...]]:
+    """Route -> the positions before the target's prediction that belong to it."""
+    batch = pairs.clean
+    predicts, receiver = batch.field(mediator).predict, batch.field(target).predict
+    order = [name for name in batch.positions if batch.positions[name][0] < batch.positions[receiver][0]]
+    at = order.index(predicts)
+    return {
+        "via token": (mediator,),
+        "direct": tuple(order[:at]),
+        "latent": (predicts,),
+        "relayed": tuple(name for name in order[at + 1 :] if name != mediator),
+    }
+
+
+def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tuple[str, ...]]) -> tuple:
+    present = [name for name in ROUTES if routes[name]]
+    result: PatchingResult = patch_senders(model, pairs, senders=[routes[name] for name in present])
+    filled = [np.zeros(len(ROUTES)) for _ in range(3)]
+    for i, name in enumerate(present):
+        for array, values in zip(filled, (result.recovered, result.low, result.high), strict=True):
+            array[ROUTES.index(name)] = values[i]
+    return tuple(filled)
+
+
+def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) -> tuple[np.ndarray, ...]:
+    """By layer, the edit that swaps the residual stream at the mediator's prediction: recovery of both predictions with
+    the clean completion held, and flips of both when running freely."""
+    clean, other = pairs.clean, pairs.corrupt
+    predicts = clean.field(mediator).predict
+    metrics = [
+        Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)
+    ]
+    edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
+    swept = sweep(model, clean, edits, metrics)
+    goal = sweep(model, other, [], metrics).baseline
+    held = [
+        bootstrap_ratio(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
+        if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6
+        else np.full(len(edits), np.nan)
+        for j in range(2)
+    ]
+    free = np.empty((2, len(edits)))
+    rows = torch.arange(len(clean), device=clean.tokens.device)
+    for i, edit in enumerate(edits):
+        with editing(model, clean, edit):
+            text = complete(model, clean)
+        for j, name in enumerate((mediator, target)):
+            free[j, i] = float((text[rows, clean.position(name)] == other.answer[name]).float().mean())
+    return held[0], held[1], free[0], free[1]
+
+
+def _verdict(
+    solved: Estimate,
+    token: Estimate,
+    cause: Estimate,
+    route: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    latent: tuple[np.ndarray, ...],
+    pairs: int,
+) -> str:
+    if solved.value < 0.95 or pairs < 4:
+        return "none"
+    best = int(np.argmax(route))
+    name = ROUTES[best]
+    if low[best] <= 0.5:
+        return "mixed" if route.sum() > 0.5 else "none"
+    by_token = token.value > 0.5
+    if by_token != (name == "via token") and name != "relayed":
+        return "mixed"
+    if name == "latent" and not ((latent[0] > 0.5) & (latent[1] > 0.5)).any():
+        return "mixed"
+    return name
+
+
+def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:
+    """Each route's recovery over models, with a t interval over seeds."""
+    return {name: t_interval([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}

@@ -1,0 +1,124 @@
+"""Where a variable is readable beyond copying: probes of several seeds, the cell chosen on some, reported on the others.
+
+The best of hundreds of cells looks good by chance, so the seeds that choose are not the seeds that report.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.probing import MEASURED, ProbeResult
+from interp_kit.core.plotting import intervals
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate, t_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadabilityResult(AbstractResult):
+    """For each label the chosen cell, and what the reporting seeds show there.
+
+    cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
+    baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval is
+    above zero and every reporting seed passes the max-statistic; "copied" where a probe on the visible tokens does as
+    well; else "not shown".
+    """
+
+    labels: tuple[str, ...]
+    cell: tuple[str, ...]
+    position: tuple[str, ...]
+    score: tuple[Estimate, ...]
+    margin: tuple[Estimate, ...]
+    raw: np.ndarray
+    baseline: np.ndarray
+    verdict: tuple[str, ...]
+    config: Mapping[str, object]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a label."""
+        return pd.DataFrame(
+            {
+                "label": self.labels,
+                "cell": self.cell,
+                "position": self.position,
+                "score": [e.value for e in self.score],
+                "low": [e.low for e in self.score],
+                "high": [e.high for e in self.score],
+                "raw_tokens": self.raw,
+                "best_baseline": self.baseline,
+                "margin": [e.value for e in self.margin],
+                "margin_low": [e.low for e in self.margin],
+                "margin_high": [e.high for e in self.margin],
+                "verdict": self.verdict,
+                "n": [e.n for e in self.score],
+            }
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Score at the chosen cell beside the visible tokens and the best baseline."""
+        names = [f"{label} ({c}, {p})" for label, c, p in zip(self.labels, self.cell, self.position, strict=True)]
+        nan = np.full(len(names), np.nan)
+        score = tuple(np.array([getattr(e, key) for e in self.score]) for key in ("value", "low", "high"))
+        series = {"probe": score, "visible tokens": (self.raw, nan, nan), "best baseline": (self.baseline, nan, nan)}
+        title = f"Held-out probe score at the chosen cell (n = {self.score[0].n} seeds)"
+        return intervals(names, series, ax=ax, title=title, x_label="balanced accuracy, or R² of sums", limits=(-0.05, 1.05))
+
+
+def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = None) -> ReadabilityResult:
+    """Choose each label's cell on the first half of `results` (seeds) and report it on the rest.
+
+    Only cells count where the label is determined by the visible text and does not yet stand in it. The cell with the
+    largest mean margin over its best baseline is chosen; ties go to the earliest layer, then the earliest position.
+
+    Raises ValueError for fewer than two results, or results of different cells.
+    """
+    if len(results) < 2:
+        raise ValueError("choosing a cell and reporting it needs at least two seeds")
+    first = results[0]
+    for other in results[1:]:
+        if (other.labels, other.rows, other.positions) != (first.labels, first.rows, first.positions):
+            raise ValueError("the probe results are of different labels or cells")
+    half = len(results) // 2
+    rows = [_report(label, results[:half], results[half:]) for label in labels or first.labels]
+    return ReadabilityResult(
+        labels=tuple(labels or first.labels),
+        **{key: tuple(row[key] for row in rows) for key in ("cell", "position", "score", "margin", "verdict")},
+        raw=np.array([row["raw"] for row in rows]),
+        baseline=np.array([row["baseline"] for row in rows]),
+        config={
+            "analysis": "readability",
+            "chosen_on": [r.config["model"] for r in results[:half]],
+            "reported_on": [r.config["model"] for r in results[half:]],
+        },
+    )
+
+
+def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[ProbeResult]) -> dict:
+    if label not in choosing[0].labels:
+        raise ValueError(f"no label {label!r}; there are {', '.join(choosing[0].labels)}")
+    i = choosing[0].labels.index(label)
+    open_cells = (choosing[0].status[i] == MEASURED) & ~choosing[0].written[i]
+    if not open_cells.any():
+        raise ValueError(f"{label} is nowhere determined by what is visible before it is written")
+    margin = np.mean([(r.score - r.baseline())[i] for r in choosing], axis=0)
+    margin[:, ~open_cells] = -np.inf
+    j, k = np.unravel_index(np.argmax(np.round(margin, 9)), margin.shape)
+    bounds = (-np.inf, 1.0)
+    score = t_interval([r.score[i, j, k] for r in reporting], bounds=bounds)
+    gain = t_interval([(r.score - r.baseline())[i, j, k] for r in reporting], bounds=bounds)
+    raw = float(np.mean([r.raw[i, k] for r in reporting]))
+    # without permutations there is no max-statistic to pass, and nothing can be called computed
+    passed = all(r.score[i, j, k] > r.null_high[i, j, k] for r in reporting)
+    sure = gain.low > 0 if gain.n > 1 else gain.value > 0
+    verdict = "computed" if sure and passed else "copied" if raw >= score.value - 1e-9 else "not shown"
+    return {
+        "cell": choosing[0].rows[j],
+        "position": choosing[0].positions[k],
+        "score": score,
+        "margin": gain,
+        "raw": raw,
+        "baseline": float(np.mean([r.baseline()[i, j, k] for r in reporting])),
+        "verdict": verdict,
+    }
