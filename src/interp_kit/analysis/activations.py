@@ -17,7 +17,7 @@ from interp_kit.core.types import HookedModel
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
 PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value a pair of positions, so no vector a position
-SAME = 1e-5  # vectors nearer than this share of their root mean square distance from the mean are one
+SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +49,20 @@ class Activations:
         return ~torch.isin(self.prefix, self.prefix[self.training])
 
     def distinct(self) -> int:
-        """How many different vectors the training examples have, float noise apart. Equal prefixes count once."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
-        from scipy.spatial import KDTree
+        """How many different vectors the training examples have, float noise apart. Equal prefixes count once.
 
-        prefix, vectors = self.prefix[self.training].cpu().numpy(), self.vectors[self.training].cpu().numpy()
-        rows = np.unique(vectors[np.unique(prefix, return_index=True)[1]], axis=0)
-        close = SAME * float(np.sqrt(((rows - rows.mean(0)) ** 2).sum(1).mean()))
-        pairs = KDTree(rows).query_pairs(close, output_type="ndarray")
-        graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(rows), len(rows)))
-        return int(connected_components(graph, directed=False)[0])
+        Vectors are one where they agree on several random directions, up to SAME of their root mean square length.
+        """
+        prefix, vectors = self.prefix[self.training].cpu().numpy(), self.vectors[self.training].cpu().double().numpy()
+        rows = vectors[np.unique(prefix, return_index=True)[1]]
+        close = SAME * np.sqrt((rows**2).sum(1).mean())
+        group = np.zeros(len(rows), dtype=int)
+        for direction in np.random.default_rng(0).normal(size=(8, rows.shape[1])):
+            along = rows @ direction
+            order = np.lexsort((along, group))
+            parted = (np.diff(group[order]) > 0) | (np.diff(along[order]) > close)
+            group[order] = np.concatenate([[0], np.cumsum(parted)])
+        return int(group.max()) + 1
 
     def position_means(self) -> Float[Tensor, "vector d_in"]:
         """For each vector the mean of the training vectors at its named position, or of all where there are none."""
