@@ -1,8 +1,9 @@
-"""Ablation importance: how much each head and MLP matters, by metric and field (Michel et al. 2019; Chan et al. 2022)."""
+"""Ablation importance: how much each head and MLP matters, by metric and field (Michel et al. 2019; Chan et al.
+2022)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,7 @@ class AblationResult(AbstractResult):
     fields: tuple[str, ...]
     effect: np.ndarray
     baseline: np.ndarray
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     @property
     def n(self) -> int:
@@ -59,8 +60,16 @@ class AblationResult(AbstractResult):
             for i, (c, layer) in enumerate(zip(self.component, self.layer, strict=True))
             for j, f in enumerate(self.fields)
         ]
-        return pd.DataFrame(
-            rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"]
+        return pd.DataFrame(rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"])
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
+            f" {self.n}"
+            " examples; 0: not needed, negative: the field is better off without it; 95 % bootstrap intervals in the"
+            " table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -101,9 +110,13 @@ def ablate(
         raise ValueError(f"no ablation {kind!r}; there are zero, mean, resample")
     names = list(fields or [field.name for field in batch.fields])
     metrics = [metric(batch.field(name).name) for name in names]
-    draws = [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
+    draws = (
+        [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
+    )
     components = [c for unit in units for c in _components(model, unit)]
-    edits = [[Edit(site, layer, draw, head=head) for site, layer, head in parts] for _, parts in components for draw in draws]
+    edits = [
+        [Edit(site, layer, draw, head=head) for site, layer, head in parts] for _, parts in components for draw in draws
+    ]
     swept = sweep(model, batch, edits, metrics, progress=progress)
     ablated = swept.values.reshape(len(components), len(draws), len(names), len(batch)).mean(1)
     is_distance = metrics[0].kind == "kl"
@@ -137,7 +150,5 @@ def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[tuple[st
             return [(f"L{la} MLP", [("mlp_out", la, None)]) for la in layers if has_mlp]
         case "layer":
             mlp = [("mlp_out", None)] if has_mlp else []
-            return [
-                (f"L{la}", [("z", la, None), *((site, la, head) for site, head in mlp)]) for la in layers
-            ]
+            return [(f"L{la}", [("z", la, None), *((site, la, head) for site, head in mlp)]) for la in layers]
     raise ValueError(f"no unit {unit!r}; there are head, mlp, layer")

@@ -120,7 +120,8 @@ def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -
     if len(train) < 2 or len(test) < 2:
         raise ValueError(
             f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
-            f" at most {limit}, without those trained on); both sides need two"
+            f" at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
+            " fewer examples of a task that a sample exhausts"
         )
     return train, test
 

@@ -37,7 +37,8 @@ def standardise(
 def fit_logistic(
     features: Float[np.ndarray, "... n r"], target: Int[np.ndarray, "... n"], c: float = 1.0
 ) -> tuple[Float[np.ndarray, "... r"], Float[np.ndarray, " ..."]]:
-    """Weights and intercepts that minimise |w|^2 / 2 + c * sum of log losses, as sklearn.linear_model.LogisticRegression.
+    """Weights and intercepts that minimise |w|^2 / 2 + c * sum of log losses, as
+    sklearn.linear_model.LogisticRegression.
 
     target: 0 or 1, both present. Newton's method, a step halved while the objective does not fall. Raises
     FloatingPointError where it does not converge.

@@ -1,12 +1,13 @@
 """By which path does a prediction use an intermediate variable: via its emitted token, directly, or by a latent?
 
 Where the mediator is a function of its cause on every input (newB = not D), no probe can tell one from the other; only
-crossing them can. Three experiments: conflict prompts (the token from one world, the rest from the other), path patching
-by sender position on natural pairs, and free-running edits at the place where the mediator is predicted.
+crossing them can. Three experiments: conflict prompts (the token from one world, the rest from the other), path
+patching by sender position on natural pairs, and free-running edits at the place where the mediator is predicted.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,13 +33,15 @@ ROUTES = ("via token", "direct", "latent", "relayed")
 class MechanismResult(AbstractResult):
     """How one model's `target` depends on `mediator`.
 
-    solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the mediator's
+    solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the
+    mediator's
     token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed from;
     sender: positions; sender_recovered, …_low, …_high: (sender,) path patching of each into the target's prediction;
-    route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token, everything before
-    the mediator is predicted, the position that predicts it, everything between mediator and target;
+    route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token, everything
+    before the mediator is predicted, the position that predicts it, everything between mediator and target;
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
-    mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator and
+    mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
+    and
     target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of ROUTES,
     "mixed", or "none" where the model does not solve the target or nothing carries it.
     """
@@ -61,7 +64,7 @@ class MechanismResult(AbstractResult):
     free_target: np.ndarray
     dropped: int
     verdict: str
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a measurement: experiment, what was changed, value, interval, n."""
@@ -84,6 +87,17 @@ class MechanismResult(AbstractResult):
             rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
         return pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
+            " prediction"
+            f" reads one route's keys and values from the other run (n = {c['pairs']} {c['pair_kind']},"
+            f" {self.dropped} unsolved"
+            " left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the other run)."
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}
@@ -98,8 +112,8 @@ def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
 def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
-    A route is named where its recovery is above one half with its whole interval and the conflict prompts agree; "mixed"
-    where two share it. Raises ValueError where the task has no such pair.
+    A route is named where its recovery is above one half with its whole interval and the conflict prompts agree;
+    "mixed" where two share it. Raises ValueError where the task has no such pair.
     """
     natural = task.pairs(mediator, target)
     everything = task.batch(task.pool(), model.cfg.device)
@@ -107,7 +121,9 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     solved = wilson(int(right.sum()), len(right))
     token = _flips(model, task.conflict_pairs(mediator, target))
     cause = _flips(model, task.pairs(mediator, target, completion="clean"))
-    both_sides = [sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)]
+    both_sides = [
+        sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
+    ]
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
     pairs = natural.take(kept.tolist()) if len(kept) else natural
     routes = _routes(pairs, mediator, target)
@@ -152,7 +168,11 @@ def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
     before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
     right = before > 0
     n = int(right.sum())
-    return wilson(int((after[right] < 0).sum()), n, "worlds") if n else Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+    return (
+        wilson(int((after[right] < 0).sum()), n, "worlds")
+        if n
+        else Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+    )
 
 
 def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str, ...]]:
@@ -184,9 +204,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     the clean completion held, and flips of both when running freely."""
     clean, other = pairs.clean, pairs.corrupt
     predicts = clean.field(mediator).predict
-    metrics = [
-        Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)
-    ]
+    metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
     edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
     swept = sweep(model, clean, edits, metrics)
     goal = sweep(model, other, [], metrics).baseline

@@ -1,4 +1,5 @@
-"""What an intervention is measured by. A metric maps logits to one number an example, at one field's prediction position."""
+"""What an intervention is measured by. A metric maps logits to one number an example, at one field's prediction
+position."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +17,8 @@ Kind = Literal["logit_difference", "probability", "kl", "accuracy"]
 class Metric:
     """One number an example from the logits at `predict`, the position before the field's token.
 
-    right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the field.
+    right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the
+    field.
     """
 
     kind: Kind
@@ -73,7 +75,8 @@ def _metric(kind: Kind, target: PairBatch | str) -> Metric:
 
 
 def logit_difference(target: PairBatch | str) -> Metric:
-    """Right minus wrong logit: clean minus corrupt answer of a PairBatch, or answer minus mean of a field's other values."""
+    """Right minus wrong logit: clean minus corrupt answer of a PairBatch, or answer minus mean of a field's other
+    values."""
     return _metric("logit_difference", target)
 
 

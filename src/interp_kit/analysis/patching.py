@@ -1,10 +1,12 @@
-"""Activation patching: which sites carry a variable from a clean run into a corrupt one (Meng et al. 2022; Zhang & Nanda
-2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et al. 2023).
+"""Activation patching: which sites carry a variable from a clean run into a corrupt one (Meng et al. 2022; Zhang &
+Nanda
+2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et al.
+2023).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -44,7 +46,7 @@ class PatchingResult(AbstractResult):
     start: np.ndarray
     goal: np.ndarray
     dropped: int
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     @property
     def n(self) -> int:
@@ -67,6 +69,20 @@ class PatchingResult(AbstractResult):
             }
         )
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        sides = ("clean", "corrupt") if c["direction"] == "denoise" else ("corrupt", "clean")
+        what = (
+            f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
+        )
+        return (
+            f"Recovered {c['metric']} when {what} from the {sides[0]} run into the {sides[1]} run of {c['model']}"
+            f" (0: as unpatched, 1: as the other run; n = {self.n} pairs that differ in {c['variable']},"
+            f" {c['completion']} completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in"
+            " the table)."
+        )
+
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
         """Layers (or heads) by position, for one site; bars where everything was patched at all positions at once."""
         frame = self.to_frame()
@@ -74,7 +90,9 @@ class PatchingResult(AbstractResult):
         frame = frame[frame["site"] == site]
         if frame.empty:
             raise ValueError(f"site {site!r} was not patched; these were: {', '.join(dict.fromkeys(self.site))}")
-        title = f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
+        title = (
+            f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
+        )
         if site == "senders":
             series = {"recovered": tuple(frame[c].to_numpy() for c in ("recovered", "low", "high"))}
             return intervals(list(frame["position"]), series, ax=ax, title=title, x_label="recovered")
@@ -84,7 +102,15 @@ class PatchingResult(AbstractResult):
         for row, position, value in zip(rows, frame["position"], frame["recovered"], strict=True):
             grid[names.index(row), columns.index(position)] = value
         return heatmap(
-            grid, names, columns, ax=ax, title=title, label="recovered", signed=True, x_label="position", y_label="layer"
+            grid,
+            names,
+            columns,
+            ax=ax,
+            title=title,
+            label="recovered",
+            signed=True,
+            x_label="position",
+            y_label="layer",
         )
 
 
@@ -104,7 +130,8 @@ def patch(
 
     sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
     by: one named position at a time (`positions`, default all), or all positions together.
-    direction: "denoise" copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the
+    direction: "denoise" copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all
+    the
     way to the one copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
 
     Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
@@ -169,7 +196,8 @@ def _heads(model: HookedModel, site: str) -> range:
 def _solved(model: HookedModel, pairs: PairBatch) -> tuple[PairBatch, int]:
     """The pairs of which the model gives both answers by argmax, and how many it does not."""
     right = [
-        sweep(model, side, [], Metric("accuracy", pairs.target)).baseline[0] == 1 for side in (pairs.clean, pairs.corrupt)
+        sweep(model, side, [], Metric("accuracy", pairs.target)).baseline[0] == 1
+        for side in (pairs.clean, pairs.corrupt)
     ]
     kept = np.flatnonzero(right[0] & right[1])
     if len(kept) == 0:

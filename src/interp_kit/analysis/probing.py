@@ -1,13 +1,14 @@
 """Linear probes (Alain & Bengio 2016) that say what they show: every score stands beside what the visible tokens alone
 give, what an untrained network gives, and what labels nobody asked for give (control tasks, Hewitt & Liang 2019).
 
-The unit is a distinct visible prefix: in a causal model equal prefixes have equal activations, so a row that repeats one
-is no new evidence. Splits leave units out, repeatedly and stratified; scores are of left-out units only.
+The unit is a distinct visible prefix: in a causal model equal prefixes have equal activations, so a row that repeats
+one is no new evidence. Splits leave units out, repeatedly and stratified; scores are of left-out units only.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,8 +35,10 @@ class ProbeResult(AbstractResult):
 
     score: (label, row, position), balanced accuracy of class labels, R^2 of numeric ones; nan where not measured.
     untrained: the same on a network of the same shape that never learnt; raw: (label, position) a probe on the visible
-    tokens; control, control_high: (label, row, position) mean and 95th percentile over two-input Boolean functions of the
-    same kind that the task does not ask for, nan where there is none; null_high: (label, row, position) what a score must
+    tokens; control, control_high: (label, row, position) mean and 95th percentile over two-input Boolean functions of
+    the
+    same kind that the task does not ask for, nan where there is none; null_high: (label, row, position) what a score
+    must
     pass to stand out among all unwritten cells of its label, from the studentised maximum under label permutation
     (Westfall & Young 1993), nan where not asked for; chance: (label,) of a guess.
     status: (label, position) 0 measured, 1 the label is not determined by what is visible there, 2 too few units;
@@ -56,12 +59,14 @@ class ProbeResult(AbstractResult):
     status: np.ndarray
     written: np.ndarray
     units: np.ndarray
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a label, cell and position."""
         rows = []
-        for (i, label), (j, row), (k, position) in itertools.product(*map(enumerate, (self.labels, self.rows, self.positions))):
+        for (i, label), (j, row), (k, position) in itertools.product(
+            *map(enumerate, (self.labels, self.rows, self.positions))
+        ):
             rows.append(
                 {
                     "label": label,
@@ -87,9 +92,22 @@ class ProbeResult(AbstractResult):
         floor = np.broadcast_to(self.chance[:, None, None], self.score.shape)
         return np.fmax(np.fmax(np.fmax(raw, self.untrained), self.control_high), floor)
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Held-out probe scores on {c['model']} (n = {self.units.min()} to {self.units.max()} distinct visible"
+            " prefixes,"
+            f" by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of chance,"
+            " a probe on"
+            " the visible tokens, an untrained network, and functions that the task does not ask for. Hatched: the"
+            " label is"
+            " not determined there, or there are too few prefixes; dotted: it already stands in the text."
+        )
+
     def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:
-        """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a dot:
-        the value already stands in the text."""
+        """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a
+        dot: the value already stands in the text."""
         label = label or self.labels[0]
         if label not in self.labels:
             raise ValueError(f"no label {label!r}; there are {', '.join(self.labels)}")
@@ -129,10 +147,12 @@ def probe(
 ) -> ProbeResult:
     """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
 
-    sites: with a (batch, pos, d) activation a layer. positions: default all. folds, repeats: of leaving units out (fewer
-    folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of the labels,
-    for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn. control_model: default,
-    the same architecture with fresh weights.
+    sites: with a (batch, pos, d) activation a layer. positions: default all. folds, repeats: of leaving units out
+    (fewer
+    folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of the
+    labels,
+    for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn. control_model:
+    default, the same architecture with fresh weights.
 
     Raises ValueError for an unknown label, position or site, or where no cell can be measured.
     """
@@ -175,7 +195,9 @@ def probe(
                     shuffled = _Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
                     null[i, r, :, k] = shuffled(cells)
     if not (status == MEASURED).any():
-        raise ValueError(f"none of {', '.join(labels)} is determined at any of {', '.join(names)} by enough distinct prefixes")
+        raise ValueError(
+            f"none of {', '.join(labels)} is determined at any of {', '.join(names)} by enough distinct prefixes"
+        )
     return ProbeResult(
         labels=tuple(labels),
         rows=tuple(rows),
@@ -204,7 +226,8 @@ def probe(
 
 
 def _threshold(null: np.ndarray) -> np.ndarray:
-    """(row, position) score that only 5 % of permutations exceed anywhere, from (permutation, row, position) null scores.
+    """(row, position) score that only 5 % of permutations exceed anywhere, from (permutation, row, position) null
+    scores.
 
     Cells differ in how many units they have, so each is first measured in its own null's standard deviations.
     """
@@ -240,7 +263,9 @@ def _features(
     features = []
     for row, hook in wanted:
         if cache[hook].ndim != 3:
-            raise ValueError(f"{row}: probes read (batch, pos, d) activations, {hook} has shape {tuple(cache[hook].shape)}")
+            raise ValueError(
+                f"{row}: probes read (batch, pos, d) activations, {hook} has shape {tuple(cache[hook].shape)}"
+            )
         features.append([cache[hook][index, at[name]].double().cpu().numpy() for name in positions])
         if not all(np.isfinite(cell).all() for cell in features[-1]):
             raise FloatingPointError(f"{row} of {model_name(model)} has nan or infinite activations")
@@ -280,8 +305,8 @@ def _raw_tokens(batch: TokenBatch, position: str, units: np.ndarray) -> np.ndarr
 
 
 def _control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
-    """Two-input Boolean functions that no variable of the task is (nor is the complement of), of the same kind as `values`:
-    exclusive-or or and-like, and determined by what is visible."""
+    """Two-input Boolean functions that no variable of the task is (nor is the complement of), of the same kind as
+    `values`: exclusive-or or and-like, and determined by what is visible."""
     bits = {name: batch.label(name).cpu().numpy() for name in batch.inputs}
     if any(set(np.unique(bit)) - {0, 1} for bit in bits.values()) or set(np.unique(values)) - {0, 1}:
         return []
@@ -312,7 +337,9 @@ class _Scorer:
         self.splits = [
             split
             for repeat in range(options.repeats)
-            for split in kind(folds, shuffle=True, random_state=(state + repeat) % 2**32).split(np.zeros(len(truth)), truth)
+            for split in kind(folds, shuffle=True, random_state=(state + repeat) % 2**32).split(
+                np.zeros(len(truth)), truth
+            )
         ]
         self.folds = folds
 

@@ -1,10 +1,12 @@
-"""Where a variable is readable beyond copying: probes of several seeds, the cell chosen on some, reported on the others.
+"""Where a variable is readable beyond copying: probes of several seeds, the cell chosen on some, reported on the
+others.
 
 The best of hundreds of cells looks good by chance, so the seeds that choose are not the seeds that report.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,8 @@ class ReadabilityResult(AbstractResult):
     """For each label the chosen cell, and what the reporting seeds show there.
 
     cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
-    baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval is
+    baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval
+    is
     above zero and every reporting seed passes the max-statistic; "copied" where a probe on the visible tokens does as
     well; else "not shown".
     """
@@ -34,7 +37,7 @@ class ReadabilityResult(AbstractResult):
     raw: np.ndarray
     baseline: np.ndarray
     verdict: tuple[str, ...]
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a label."""
@@ -56,6 +59,14 @@ class ReadabilityResult(AbstractResult):
             }
         )
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        return (
+            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % t"
+            " interval over"
+            f" n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Score at the chosen cell beside the visible tokens and the best baseline."""
         names = [f"{label} ({c}, {p})" for label, c, p in zip(self.labels, self.cell, self.position, strict=True)]
@@ -63,7 +74,9 @@ class ReadabilityResult(AbstractResult):
         score = tuple(np.array([getattr(e, key) for e in self.score]) for key in ("value", "low", "high"))
         series = {"probe": score, "visible tokens": (self.raw, nan, nan), "best baseline": (self.baseline, nan, nan)}
         title = f"Held-out probe score at the chosen cell (n = {self.score[0].n} seeds)"
-        return intervals(names, series, ax=ax, title=title, x_label="balanced accuracy, or R² of sums", limits=(-0.05, 1.05))
+        return intervals(
+            names, series, ax=ax, title=title, x_label="balanced accuracy, or R² of sums", limits=(-0.05, 1.05)
+        )
 
 
 def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = None) -> ReadabilityResult:

@@ -96,6 +96,18 @@ class SAEResult(AbstractResult):
         rows = [(split, metric, by, *asdict(e).values()) for metric, by, splits in table for split, e in splits.items()]
         return pd.DataFrame(rows, columns=["split", "metric", "source", "value", "low", "high", "n", "unit"])
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        train, test = self.l0["train"], self.l0["held_out"]
+        return (
+            f"What a sparse autoencoder of {len(self.frequency)} latents keeps of {self.hook}: variance, and the"
+            f" cross-entropy of the answers between mean ablation (0) and the model as it is (1), over n = {train.n}"
+            f" {train.unit} trained on and {test.n} held out (95 % bootstrap intervals), beside a PCA of the"
+            f" {self.pca_rank} directions that its L0 of {train.value:.1f} amounts to."
+            f" {self.distinct_vectors} distinct vectors were trained on; {self.dead.value:.0%} of the latents are dead."
+            + "".join(f" Note: {note}." for note in self.notes)
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Variance explained and cross-entropy recovered, on both splits, beside PCA."""
         shown = (("variance explained", "variance_explained"), ("CE recovered", "ce_recovered"))

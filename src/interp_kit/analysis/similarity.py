@@ -6,7 +6,7 @@ them: their heads are first matched by function, on half of the examples, and co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,11 @@ Match = Literal["auto", "index", "functional"]
 class JaccardResult(AbstractResult):
     """Overlap of the top-k component sets of each pair of models.
 
-    pair: names; index: (pair,) Jaccard; uniform: (pair,) its exact mean for random sets of k; stratified, stratified_low,
-    stratified_high: (pair,) mean and central 95 % of the null that keeps how many of the k are heads and MLPs of each layer;
-    p: (pair,) one-sided permutation p under the stratified null; rank_correlation: (pair,) Spearman over all components;
-    layer_correlation: (pair,) Spearman of the layers' total importance, which needs no matching;
+    pair: names; index: (pair,) Jaccard; uniform: (pair,) its exact mean for random sets of k; stratified,
+    stratified_low,
+    stratified_high: (pair,) mean and central 95 % of the null that keeps how many of the k are heads and MLPs of each
+    layer; p: (pair,) one-sided permutation p under the stratified null; rank_correlation: (pair,) Spearman over all
+    components; layer_correlation: (pair,) Spearman of the layers' total importance, which needs no matching;
     top: for each pair the two sets; matched: "index" or "functional".
     """
 
@@ -45,12 +46,13 @@ class JaccardResult(AbstractResult):
     layer_correlation: np.ndarray
     top: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
     matched: str
-    config: Mapping[str, object]
+    config: Mapping[str, Any]
 
     def __str__(self) -> str:
         return "\n".join(
             f"{pair}: Jaccard {self.index[i]:.2f} (chance {self.uniform[i]:.2f} uniform, {self.stratified[i]:.2f}"
-            f" within layer and kind, p = {self.p[i]:.3f}; rank correlation {self.rank_correlation[i]:.2f}; {self.matched})"
+            f" within layer and kind, p = {self.p[i]:.3f}; rank correlation {self.rank_correlation[i]:.2f};"
+            f" {self.matched})"
             for i, pair in enumerate(self.pair)
         )
 
@@ -61,6 +63,17 @@ class JaccardResult(AbstractResult):
         frame = pd.DataFrame({"pair": self.pair, **{c: getattr(self, c) for c in columns}})
         return frame.assign(k=self.config["k"], matched=self.matched, n=self.config["n"])
 
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Jaccard index of the {c['k']} most important components of each pair of models ({self.matched}"
+            " matching, scored"
+            f" on n = {c['n']} examples), beside what {c['permutations']} random sets with as many heads and MLPs of"
+            " each layer"
+            " share, and the exact chance level of uniformly drawn sets."
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each pair's index beside the null within layer and kind."""
         nan = np.full(len(self.pair), np.nan)
@@ -70,7 +83,9 @@ class JaccardResult(AbstractResult):
         }
         chance = {"chance, uniform": float(self.uniform.mean())}
         title = f"Top-{self.config['k']} components shared ({self.matched} matching)"
-        return intervals(self.pair, series, ax=ax, title=title, x_label="Jaccard index", reference=chance, limits=(-0.02, 1.02))
+        return intervals(
+            self.pair, series, ax=ax, title=title, x_label="Jaccard index", reference=chance, limits=(-0.02, 1.02)
+        )
 
 
 def jaccard(
@@ -85,8 +100,8 @@ def jaccard(
     """Jaccard index of the k most important components, for every pair among two or more ablations.
 
     match: "index" compares components by their number, right only for models that share an initialisation or start
-    checkpoint; "functional" matches the heads of a layer by their effects on a random half of the examples and scores the
-    other half; "auto" takes "index" where the results name one shared initialisation and "functional" otherwise.
+    checkpoint; "functional" matches the heads of a layer by their effects on a random half of the examples and scores
+    the other half; "auto" takes "index" where the results name one shared initialisation and "functional" otherwise.
 
     Raises ValueError for fewer than two results, different components or examples, or k out of range.
     """
@@ -200,6 +215,8 @@ def _stratified_null(
     counts = [int(np.isin(list(top_b), members).sum()) for members in strata]
     null = np.empty(permutations)
     for i in range(permutations):
-        drawn = {int(c) for members, n in zip(strata, counts, strict=True) for c in rng.choice(members, n, replace=False)}
+        drawn = {
+            int(c) for members, n in zip(strata, counts, strict=True) for c in rng.choice(members, n, replace=False)
+        }
         null[i] = jaccard_index(top_a, drawn)
     return null

@@ -110,6 +110,7 @@ class Engine:
 
     def activation(self, batch: TokenBatch, name: str) -> Tensor:
         """(batch, pos, …) the activation at hook `name` on `batch`, computed once."""
+
         def compute() -> Tensor:
             _, cache = self.model.run_with_cache(batch.tokens, names_filter=[name], return_type=None)
             return cache[name].expand(len(batch), *cache[name].shape[1:])  # pos_embed is one row for all
@@ -165,7 +166,9 @@ class Engine:
                 reference = self._once(("mean", id(over), name), over, lambda: self._named_mean(over, name))
             case Resample(seed=seed, over=over):
                 over = over or self.batch
-                reference = self._once(("resample", id(over), name, seed), over, lambda: self._resampled(over, name, seed))
+                reference = self._once(
+                    ("resample", id(over), name, seed), over, lambda: self._resampled(over, name, seed)
+                )
             case _:
                 raise TypeError(f"unknown source {type(source).__name__}")
         new = reference[where]
@@ -195,7 +198,9 @@ class Engine:
         reference = self.activation(over, name)
         rows, named = torch.arange(len(over), device=over.tokens.device), self._named()
         self._check_named(named, over, name)
-        table = torch.zeros(len(self.batch.positions), *reference.shape[2:], dtype=reference.dtype, device=reference.device)
+        table = torch.zeros(
+            len(self.batch.positions), *reference.shape[2:], dtype=reference.dtype, device=reference.device
+        )
         for number, position in enumerate(self.batch.positions):
             index = over.positions.get(position)
             if index is not None and (index >= 0).any():

@@ -43,7 +43,8 @@ class TokenBatch:
         raise ValueError(f"no field {name!r}; there are {', '.join(f.name for f in self.fields)}")
 
     def position(self, name: str) -> Int[Tensor, " batch"]:
-        """(batch,) index of the named position in each row. Raises ValueError for an unknown name, or a row without it."""
+        """(batch,) index of the named position in each row. Raises ValueError for an unknown name, or a row without
+        it."""
         if name not in self.positions:
             raise ValueError(f"no position {name!r}; there are {', '.join(self.positions)}")
         index = self.positions[name]
@@ -145,7 +146,9 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
     def column(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    names = list(dict.fromkeys(name for example in sorted(examples, key=lambda e: -len(e.tokens)) for name in example.positions))
+    names = list(
+        dict.fromkeys(name for example in sorted(examples, key=lambda e: -len(e.tokens)) for name in example.positions)
+    )
     names.sort(key=lambda name: max(example.positions.get(name, -1) for example in examples))
     labels = {name: column([example.labels[name] for example in examples]) for name in task.variables}
     return TokenBatch(

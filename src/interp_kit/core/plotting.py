@@ -1,4 +1,5 @@
-"""Figures that a colour-blind reader can read: viridis for amounts, a blue-orange map centred on 0 for signed values."""
+"""Figures that a colour-blind reader can read: viridis for amounts, a blue-orange map centred on 0 for signed
+values."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -67,7 +68,12 @@ def heatmap(
     if mark is not None:
         ys, xs = np.nonzero(mark)
         ax.scatter(xs, ys, s=16, color="white", edgecolor="black", linewidth=0.8)
-    ax.set_xticks(range(len(columns)), columns, rotation=55 if max(map(len, columns), default=0) > 2 else 0, ha="right" if max(map(len, columns), default=0) > 2 else "center")
+    ax.set_xticks(
+        range(len(columns)),
+        columns,
+        rotation=55 if max(map(len, columns), default=0) > 2 else 0,
+        ha="right" if max(map(len, columns), default=0) > 2 else "center",
+    )
     ax.set_yticks(range(len(rows)), rows)
     ax.set(title=title, xlabel=x_label, ylabel=y_label)
     ax.figure.colorbar(image, ax=ax, label=label)
@@ -99,7 +105,9 @@ def intervals(
     for (name, (value, low, high)), offset, colour in zip(series.items(), offsets, COLOURS, strict=False):
         value, low, high = (np.asarray(v, dtype=float) for v in (value, low, high))
         bars = np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
-        ax.errorbar(value, np.arange(len(names)) + offset, xerr=bars, fmt="o", ms=4, color=colour, capsize=2, label=name)
+        ax.errorbar(
+            value, np.arange(len(names)) + offset, xerr=bars, fmt="o", ms=4, color=colour, capsize=2, label=name
+        )
     for (name, where), style in zip((reference or {}).items(), ("--", ":", "-."), strict=False):
         ax.axvline(where, color="#555555", linestyle=style, linewidth=1, label=name)
     ax.set_yticks(range(len(names)), names)

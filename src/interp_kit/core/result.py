@@ -1,4 +1,5 @@
-"""Results: frozen dataclasses that become a tidy table, a figure, and two files (safetensors and JSON, never pickle)."""
+"""Results: frozen dataclasses that become a tidy table, a figure, and two files (safetensors and JSON, never
+pickle)."""
 
 import dataclasses
 import json
@@ -41,6 +42,10 @@ class AbstractResult(ABC):
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """The result as a figure; draws on `ax` where it is given."""
 
+    @abstractmethod
+    def caption(self) -> str:
+        """What the figure shows, in a sentence or two: n and its unit, the interval, the control or chance level."""
+
     def save(self, directory: str | Path) -> Path:
         """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all."""
         from safetensors.numpy import save_file
@@ -72,7 +77,9 @@ class AbstractResult(ABC):
             raise ValueError(f"{directory}/arrays.safetensors is damaged or missing: {error}") from error
         names = {f.name for f in dataclasses.fields(found)}
         if set(data["values"]) != names:
-            raise ValueError(f"{directory}: fields {sorted(data['values'])} do not match {found.__name__}'s {sorted(names)}")
+            raise ValueError(
+                f"{directory}: fields {sorted(data['values'])} do not match {found.__name__}'s {sorted(names)}"
+            )
         return found(**{name: _unpack(value, arrays) for name, value in data["values"].items()})
 
 

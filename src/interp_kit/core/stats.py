@@ -118,9 +118,7 @@ def expected_jaccard(total: int, size_a: int, size_b: int) -> float:
     if size_a + size_b == 0:
         return 1.0
     overlap = np.arange(max(0, size_a + size_b - total), min(size_a, size_b) + 1)
-    log_p = (
-        _log_choose(size_a, overlap) + _log_choose(total - size_a, size_b - overlap) - _log_choose(total, size_b)
-    )
+    log_p = _log_choose(size_a, overlap) + _log_choose(total - size_a, size_b - overlap) - _log_choose(total, size_b)
     return float(np.sum(np.exp(log_p) * overlap / (size_a + size_b - overlap)))
 
 

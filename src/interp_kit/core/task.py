@@ -54,7 +54,8 @@ class Example:
 
 
 class AbstractTask(ABC):
-    """A task family. A subclass gives the semantics (`enumerate`, `sample`, `fields`, …); batching and pairing are here.
+    """A task family. A subclass gives the semantics (`enumerate`, `sample`, `fields`, …); batching and pairing are
+    here.
 
     name: registry name. fields: what the model answers, in order. variables: every labelled variable, inputs first.
     inputs: the exogenous ones. numeric: those that are amounts (probed by regression), all others are classes.
@@ -82,7 +83,8 @@ class AbstractTask(ABC):
         """A Hugging Face tokenizer for the task's text, built offline."""
 
     def pool(self, seed: int = 0) -> list[Example]:
-        """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too many."""
+        """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too
+        many."""
         try:
             return self.enumerate()
         except ValueError:
@@ -126,7 +128,9 @@ class AbstractTask(ABC):
         from interp_kit.core.batch import make_pairs
 
         if (completion == "free") != (generate is not None):
-            raise ValueError('completion="free" needs generate=…, and only it does: the model must write the completions')
+            raise ValueError(
+                'completion="free" needs generate=…, and only it does: the model must write the completions'
+            )
         chosen = self._matching(variable, target, hold, limit, seed)
         clean, corrupt = [a for a, _ in chosen], [b for _, b in chosen]
         if completion == "clean":
@@ -136,9 +140,11 @@ class AbstractTask(ABC):
         return make_pairs(self, clean, corrupt, variable, target, completion)
 
     def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
-        """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the other.
+        """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the
+        other.
 
-        The corrupt labels are those of do(variable): its inputs are the clean world's, `variable` and `target` the other's.
+        The corrupt labels are those of do(variable): its inputs are the clean world's, `variable` and `target` the
+        other's.
         So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the token
         was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair exists.
         """
@@ -166,7 +172,9 @@ class AbstractTask(ABC):
         pool = self.pool(seed)
         value = {name: np.array([example.labels[name] for example in pool]) for name in self.variables}
         differ = {name: value[name][:, None] != value[name][None, :] for name in self.variables}
-        same_length = np.array([len(e.tokens) for e in pool])[:, None] == np.array([len(e.tokens) for e in pool])[None, :]
+        same_length = (
+            np.array([len(e.tokens) for e in pool])[:, None] == np.array([len(e.tokens) for e in pool])[None, :]
+        )
         found = differ[variable] & same_length
         for name in hold or ():
             found &= ~differ[name]
@@ -174,7 +182,8 @@ class AbstractTask(ABC):
         if not usable.any():
             raise ValueError(
                 f"no such pair of {self.name} inputs: {int(found.sum())} ordered pairs differ in {variable!r} with"
-                f" {', '.join(hold) if hold else 'nothing'} held, and in none of them does the answer of {target!r} differ"
+                f" {', '.join(hold) if hold else 'nothing'} held, and in none of them does the answer of {target!r}"
+                " differ"
             )
         if hold is None:
             distance = np.sum([differ[name] for name in self.inputs], axis=0)
@@ -197,5 +206,6 @@ class AbstractTask(ABC):
         prompts = torch.tensor([example.tokens[: example.prompt_length] for example in examples])
         rows = generate(prompts).tolist()
         return [
-            replace(example, tokens=tuple(row[: len(example.tokens)])) for example, row in zip(examples, rows, strict=True)
+            replace(example, tokens=tuple(row[: len(example.tokens)]))
+            for example, row in zip(examples, rows, strict=True)
         ]

@@ -40,3 +40,9 @@ def model_name(model: HookedModel) -> str:
 def initialisation(model: HookedModel) -> str | None:
     """What a model's weights started from; None where unknown. Components of models that share it keep their index."""
     return getattr(getattr(model, "provenance", None), "initialisation", None)
+
+
+def attach(model: object, **facts: object) -> None:
+    """Keep facts about a model on it (where it comes from, how it was checked), past torch's own attribute checks."""
+    for name, value in facts.items():
+        object.__setattr__(model, name, value)

@@ -11,6 +11,7 @@ import torch
 
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import read_json, write_json
+from interp_kit.core.types import attach
 from interp_kit.models.convert import convert_gpt2
 from interp_kit.models.gpt2 import WEIGHT_FILES, CheckpointError, fetch, read_gpt2
 
@@ -24,7 +25,8 @@ MANIFEST = "manifest.json"
 class Entry:
     """One shipped checkpoint: where it lies, its hash, and how it came to be.
 
-    path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains it;
+    path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains
+    it;
     seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
     trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe.
     """
@@ -115,10 +117,12 @@ def load(
         try:
             directory = fetch(name)
         except CheckpointError as error:
-            raise CheckpointError(f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}") from error
+            raise CheckpointError(
+                f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
+            ) from error
         digest = weights_hash(directory)
     model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
-    model.provenance = Provenance(  # pyright: ignore[reportAttributeAccessIssue]
+    provenance = Provenance(
         name=str(name),
         path=str(directory),
         sha256=digest,
@@ -126,4 +130,5 @@ def load(
         task=entry.task if entry else None,
         omitted=entry.omitted if entry else (),
     )
+    attach(model, provenance=provenance)
     return model

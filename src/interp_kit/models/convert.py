@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from interp_kit.core.types import attach
 from interp_kit.models.gpt2 import CheckpointError
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ ACTIVATIONS = {
 class ConversionCheck:
     """The converted model against its source on random tokens at full context length.
 
-    max_difference: largest absolute difference of raw logits, or of log-probabilities where weights were folded (folding
-    shifts logits by a constant); quantity: which of the two; tokens: how many positions were compared.
+    max_difference: largest absolute difference of raw logits, or of log-probabilities where weights were folded
+    (folding shifts logits by a constant); quantity: which of the two; tokens: how many positions were compared.
     """
 
     max_difference: float
@@ -51,7 +52,8 @@ def hooked_transformer(**config: Any) -> "HookedTransformer":
 
 
 def gpt2_config(hf: Any) -> dict[str, Any]:
-    """TransformerLens's config of a Hugging Face GPT-2 config. Raises CheckpointError naming what cannot be converted."""
+    """TransformerLens's config of a Hugging Face GPT-2 config. Raises CheckpointError naming what cannot be
+    converted."""
     if hf.activation_function not in ACTIVATIONS:
         raise CheckpointError(
             f"activation_function {hf.activation_function!r} cannot be converted; these can: {', '.join(ACTIVATIONS)}"
@@ -87,7 +89,7 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     the trained model's own. The check is kept as `model.conversion`. Raises CheckpointError where the config cannot be
     converted or, in float32, where the two differ by more than 1e-4 relative to the largest logit (absolute below 1).
     """
-    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
 
     dtype = next(hf.parameters()).dtype
     model = hooked_transformer(**gpt2_config(hf.config), dtype=dtype, device=device)
@@ -98,7 +100,7 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     model.eval()
     model.requires_grad_(False)
     check = verify(model, hf, folded=fold)
-    model.conversion = check  # pyright: ignore[reportAttributeAccessIssue]
+    attach(model, conversion=check)
     return model
 
 

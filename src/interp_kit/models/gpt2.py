@@ -1,4 +1,5 @@
-"""Reading Hugging Face GPT-2 checkpoints of any shape, safely: safetensors or weights-only torch files, checked key by key."""
+"""Reading Hugging Face GPT-2 checkpoints of any shape, safely: safetensors or weights-only torch files, checked key
+by key."""
 
 import pickle
 import re
@@ -37,7 +38,7 @@ def fetch(source: str | Path) -> Path:
 
     try:
         return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
-    except Exception as error:  # noqa: BLE001 - the hub client raises many kinds; all mean "not to be had"
+    except Exception as error:
         raise CheckpointError(f"no directory {source}, and the hub does not give it: {_first_line(error)}") from error
 
 
@@ -63,7 +64,7 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
         raise
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{config_file}: {_first_line(error)}") from error
-    except Exception as error:  # noqa: BLE001 - huggingface_hub's strict dataclasses raise their own kinds
+    except Exception as error:
         raise CheckpointError(f"{config_file}: {_first_line(error)}") from error
     state = _normalised(read_weights(directory), config.tie_word_embeddings)
     for name, value in state.items():
@@ -97,7 +98,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             if name.endswith(".safetensors"):
                 return load_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (SafetensorError, OSError, KeyError, AttributeError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            KeyError,
+            AttributeError,
+            EOFError,
+            RuntimeError,
+            pickle.UnpicklingError,
+        ) as error:
             reason = _first_line(error)
             if name.endswith(".safetensors") and path.read_bytes()[:1] in (b"\x80", b"P"):
                 reason = "it is a pickle or a zip file, not safetensors; nothing in it was executed"
@@ -132,7 +141,11 @@ def _check_against(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], 
             for name in expected
             if name in found and found[name].shape != expected[name].shape
         ),
-        *(f"{name} holds {v.dtype}, no floating-point numbers" for name, v in found.items() if not v.is_floating_point()),
+        *(
+            f"{name} holds {v.dtype}, no floating-point numbers"
+            for name, v in found.items()
+            if not v.is_floating_point()
+        ),
     ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""

@@ -1,16 +1,28 @@
-"""Recipe of the shipped boolean checkpoints: five seeds on all 32 inputs, and five omission sets each of 4 and of 8 inputs.
+"""Recipe of the shipped boolean checkpoints: five seeds on all 32 inputs, and five omission sets each of 4 and of 8
+inputs.
 
 The omission sets are drawn here by committed seeds, before any training, and none is discarded. Rerun with
 `python -m interp_kit.recipes.boolean_checkpoints --work runs/boolean --jobs 2` (about 3 minutes a model and core);
 finished models are kept, so an interrupted run goes on.
 """
 
+import argparse
+import copy
+import multiprocessing
 import random
+import shutil
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from interp_kit.core.files import replacing_directory
 from interp_kit.core.seeding import derive_seed
+from interp_kit.models.checkpoints import Entry, load, weights_hash, write_manifest
+from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import Input, splits
 
@@ -46,8 +58,6 @@ def runs() -> list[Run]:
 
 def train(run: Run, work: Path, threads: int = 1) -> Path:
     """Train one model by the documented recipe into WORK/<name>; a finished one is kept."""
-    import torch
-
     from interp_kit.training.sft import SFTConfig, train_sft
 
     directory = work / run.name
@@ -69,5 +79,66 @@ def train(run: Run, work: Path, threads: int = 1) -> Path:
 
 def train_all(work: Path, jobs: int = 2) -> list[Path]:
     """Train every model that WORK does not hold yet, `jobs` at a time with one thread each."""
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(train, runs(), [work] * len(runs())))
+
+
+def package(work: Path, root: Path, revision: str) -> dict[str, Entry]:
+    """Write every trained model to ROOT in the smallest exact form, measure it, and write the manifest."""
+    entries = {}
+    for run in runs():
+        digest, metrics = _store(run, work / run.name, root / run.name)
+        entries[run.name] = Entry(
+            path=run.name,
+            sha256=digest,
+            task="boolean",
+            recipe="interp_kit.recipes.boolean_checkpoints",
+            seed=run.seed,
+            initialisation=f"gpt2-128x4x4-vocabulary15-seed{run.seed}",
+            revision=revision,
+            omitted=tuple(",".join(map(str, row)) for row in run.omit),
+            metrics=metrics,
+        )
+    write_manifest(entries, root)
+    return entries
+
+
+def _store(run: Run, source: Path, target: Path) -> tuple[str, dict[str, Any]]:
+    """Store one model in float16 where no argmax changes, and evaluate what was stored."""
+    from interp_kit.analysis.evaluation import evaluate
+
+    task = BooleanTask()
+    model = read_gpt2(source)
+    half = copy.deepcopy(model).half().float()
+    texts = [task.batch(task.enumerate()), task.conflict_pairs("newB", "newD").corrupt]
+    with torch.inference_mode():
+        same = all(torch.equal(model(b.tokens).logits.argmax(-1), half(b.tokens).logits.argmax(-1)) for b in texts)
+    with replacing_directory(target) as aside:
+        (model.half() if same else model).save_pretrained(aside)
+        task.tokenizer().save_pretrained(aside)
+        shutil.copy(source / "training.json", aside / "training.json")
+    result = evaluate(load(target), task, omitted=task.examples(list(run.omit)) if run.omit else ())
+    frame = result.to_frame()
+    exact = frame[frame["field"] == "exact match"]
+    metrics: dict[str, Any] = {"dtype": "float16" if same else "float32"}
+    for row in exact.itertuples():
+        metrics[f"exact_match_{row.split}"] = {"value": row.value, "n": row.n}
+    return weights_hash(target), metrics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, then write the checkpoints and their manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/boolean"), help="where training happens and resumes")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the checkpoints are written")
+    parser.add_argument("--jobs", type=int, default=2, help="models trained at a time, one thread each")
+    parser.add_argument("--revision", default="unknown", help="of the code that trained them, for the manifest")
+    options = parser.parse_args(argv)
+    train_all(options.work, options.jobs)
+    for name, entry in package(options.work, options.out, options.revision).items():
+        print(name, entry.metrics)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

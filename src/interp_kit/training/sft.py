@@ -86,8 +86,8 @@ def train_sft(
 ) -> Path:
     """Train on `examples` and write OUTPUT as a Hugging Face directory with tokenizer; returns OUTPUT.
 
-    The folder appears only when training is complete. `training.json` in it holds the config, the number of examples and
-    of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context.
+    The folder appears only when training is complete. `training.json` in it holds the config, the number of examples
+    and of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context.
     """
     from transformers import Trainer, TrainingArguments
 

@@ -49,7 +49,10 @@ def splits(
 
 def write_splits(task: BooleanTask, directory: str | Path, inputs: dict[str, list[Input]]) -> list[Path]:
     """Write DIRECTORY/<split>.jsonl for each split, each file whole or not at all."""
-    worlds = {tuple(e.labels[name] for name in task.inputs): e for e in task.examples(sorted({i for r in inputs.values() for i in r}))}
+    worlds = {
+        tuple(e.labels[name] for name in task.inputs): e
+        for e in task.examples(sorted({i for r in inputs.values() for i in r}))
+    }
     paths = []
     for name, rows in inputs.items():
         lines = "".join(json.dumps(task.record(worlds[row])) + "\n" for row in rows)

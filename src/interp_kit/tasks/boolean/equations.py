@@ -103,7 +103,8 @@ class StructuralModel:
 
     @classmethod
     def define(cls, equations: Mapping[str, str] = EQUATIONS, inputs: Sequence[str] = INPUTS) -> "StructuralModel":
-        """Parse {name: expression}. Raises ValueError for a bad expression, a duplicate or reserved name, or no equation."""
+        """Parse {name: expression}. Raises ValueError for a bad expression, a duplicate or reserved name, or no
+        equation."""
         if not inputs or not equations:
             raise ValueError("a structural model needs at least one input and one equation")
         known: list[str] = []
@@ -135,7 +136,8 @@ class StructuralModel:
         return table | {"sum1": self.inputs, "sum2": self.outputs}
 
     def all_inputs(self) -> np.ndarray:
-        """(2**n, n) every input, counting up in binary with the last bit fastest. Raises ValueError for over 16 inputs."""
+        """(2**n, n) every input, counting up in binary with the last bit fastest. Raises ValueError for over 16
+        inputs."""
         n = len(self.inputs)
         if n > 16:
             raise ValueError(f"2**{n} inputs are too many to enumerate (16 bits at most)")

@@ -1,4 +1,5 @@
-"""How a world is written: `0,1,1,1,0` then `\\n1,0,0,0\\n3 - 1\\n`; and the closed tokenizer that splits it as GPT-2's does."""
+"""How a world is written: `0,1,1,1,0` then `\\n1,0,0,0\\n3 - 1\\n`; and the closed tokenizer that splits it as
+GPT-2's does."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -17,7 +18,9 @@ def parse_input(text: str, n: int) -> tuple[int, ...]:
     """`"1,0,1,0,1"` -> (1, 0, 1, 0, 1). Raises ValueError saying what is wrong: length, or a value that is no bit."""
     parts = text.strip().split(",")
     if len(parts) != n:
-        raise ValueError(f"input {text!r} has {len(parts)} values, expected {n} (like {','.join('01'[i % 2] for i in range(n))})")
+        raise ValueError(
+            f"input {text!r} has {len(parts)} values, expected {n} (like {','.join('01'[i % 2] for i in range(n))})"
+        )
     for part in parts:
         if part.strip() not in ("0", "1"):
             raise ValueError(f"input {text!r}: {part.strip()!r} is neither 0 nor 1")
@@ -52,6 +55,7 @@ class TextFormat:
     @property
     def fields(self) -> tuple[Field, ...]:
         """newA … sum2 in the order in which they are written."""
+
         def field(name: str, values: range, prefix: str) -> Field:
             return Field(name, f"{name}?", tuple(values), tuple(self.token_id[f"{prefix}{v}"] for v in values))
 
@@ -63,6 +67,7 @@ class TextFormat:
 
     def pieces(self, values: dict[str, int]) -> tuple[str, ...]:
         """The text of a world, token by token, end-of-text included."""
+
         def joined(names: Sequence[str]) -> list[str]:
             return [piece for name in names for piece in (str(values[name]), ",")][:-1]
 
@@ -75,7 +80,8 @@ class TextFormat:
 
 @lru_cache(maxsize=8)
 def build_tokenizer(vocabulary: tuple[str, ...]) -> "PreTrainedTokenizerFast":
-    """A closed tokenizer for the task's token types that splits text by GPT-2's rule. Unknown text is an error, not <unk>."""
+    """A closed tokenizer for the task's token types that splits text by GPT-2's rule. Unknown text is an error, not
+    <unk>."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

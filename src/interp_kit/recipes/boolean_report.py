@@ -1,0 +1,158 @@
+"""How does a GPT-2 that learnt five structural equations compute them? The main study, from checkpoints to a page.
+
+Models: five training seeds, beside three planted models whose mechanism is known and one that never learnt. Questions:
+where newB is readable beyond copying D, by which path newD is computed, how alike the seeds are, and what happens on
+inputs that were never trained on. The same code runs on any set of models (`study`), so that a planted or an untrained
+set must, and does, lead to other conclusions.
+"""
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from interp_kit.analysis.ablation import AblationResult, ablate
+from interp_kit.analysis.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
+from interp_kit.analysis.mediation import MechanismResult, mechanism
+from interp_kit.analysis.patching import PatchingResult, patch
+from interp_kit.analysis.probing import ProbeResult, probe
+from interp_kit.analysis.readability import ReadabilityResult, readability
+from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
+from interp_kit.analysis.similarity import JaccardResult, jaccard
+from interp_kit.models.checkpoints import read_manifest
+from interp_kit.recipes.boolean_words import write_report
+from interp_kit.recipes.zoo import PLANTED, resolve
+from interp_kit.tasks.boolean import BooleanTask
+
+SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
+LABELS = ("newA", "newB", "newC", "newD", "sum1", "sum2")
+MEDIATOR, TARGET = "newB", "newD"
+PERMUTATIONS = 50
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything measured on one model. denoise, noise: None where the model does not solve the target."""
+
+    name: str
+    evaluation: EvaluationResult
+    mechanism: MechanismResult
+    probe: ProbeResult | None = None
+    ablation: AblationResult | None = None
+    heads: AblationResult | None = None
+    denoise: PatchingResult | None = None
+    noise: PatchingResult | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The examined models, the yardsticks beside them, and what they show together."""
+
+    models: tuple[Examination, ...]
+    yardsticks: tuple[Examination, ...]
+    readability: ReadabilityResult
+    similarity: JaccardResult
+    head_similarity: JaccardResult
+    held_out: HeldOutResult | None
+    sae: SAEResult | None
+
+
+def examine(name: str, full: bool = True) -> Examination:
+    """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
+    torch.set_num_threads(1)
+    task, model = BooleanTask(), resolve(name)
+    batch = task.batch(task.enumerate())
+    omitted = [task.example(row) for row in model.provenance.omitted]  # pyright: ignore[reportAttributeAccessIssue]
+    evaluation = evaluate(model, task, omitted=omitted)
+    route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
+    if not full:
+        return Examination(name, evaluation, route)
+    solves = route.solved.value >= 0.95
+    pairs = task.pairs(MEDIATOR, TARGET)
+    return Examination(
+        name,
+        evaluation,
+        route,
+        probe=probe(model, batch, LABELS, permutations=PERMUTATIONS),
+        ablation=ablate(model, batch, kind="mean"),
+        heads=ablate(model, batch, kind="mean", units=("head",)),
+        denoise=patch(model, pairs, only_solved=True) if solves else None,
+        noise=patch(model, pairs, only_solved=True, direction="noise") if solves else None,
+    )
+
+
+def evaluate_named(name: str) -> EvaluationResult:
+    """Accuracy alone, on seen and omitted inputs."""
+    torch.set_num_threads(1)
+    task, model = BooleanTask(), resolve(name)
+    omitted = [task.example(row) for row in model.provenance.omitted]  # pyright: ignore[reportAttributeAccessIssue]
+    return evaluate(model, task, omitted=omitted)
+
+
+def train_report_sae(name: str) -> SAEResult:
+    """A TopK dictionary of the MLP output in the middle of the model."""
+    torch.set_num_threads(1)
+    model = resolve(name)
+    config = SAEConfig(architecture="topk", width=64, k=8, training_samples=100_000)
+    return train_sae(
+        model, BooleanTask(), site=f"blocks.{model.cfg.n_layers // 2}.hook_mlp_out", config=config, progress=False
+    )
+
+
+def study(
+    names: Sequence[str] = SEEDS,
+    *,
+    yardsticks: Sequence[str] | None = None,
+    held_out: Sequence[str] = (),
+    sae: bool = True,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> Study:
+    """Examine `names` (two or more seeds of one kind), with the planted models and an untrained one as yardsticks.
+
+    held_out: names of models with omitted inputs, for the curve. jobs: processes, by default one a core.
+    """
+    if len(names) < 2:
+        raise ValueError("the study compares seeds, so it needs at least two models")
+    beside = [*PLANTED, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context) as pool:
+        dictionary = pool.submit(train_report_sae, names[0]) if sae else None
+        full = [pool.submit(examine, name) for name in names]
+        brief = [pool.submit(examine, name, False) for name in beside]
+        curve = [pool.submit(evaluate_named, name) for name in held_out]
+        everything = [*full, *brief, *curve, *([dictionary] if dictionary else [])]
+        for job in tqdm(everything, desc="models", disable=not progress):
+            job.result()
+    models = tuple(job.result() for job in full)
+    return Study(
+        models=models,
+        yardsticks=tuple(job.result() for job in brief),
+        readability=readability([_present(m.probe) for m in models]),
+        similarity=jaccard(*(_present(m.ablation) for m in models), k=5),
+        head_similarity=jaccard(*(_present(m.heads) for m in models), k=5),
+        held_out=summarise_held_out([job.result() for job in curve]) if curve else None,
+        sae=dictionary.result() if dictionary else None,
+    )
+
+
+def omitted_models(root: Path | None = None) -> list[str]:
+    """The shipped models with omitted inputs."""
+    return [name for name, entry in read_manifest(root).items() if entry.omitted and entry.task == "boolean"]
+
+
+def _present(value):
+    assert value is not None
+    return value
+
+
+def main(path: str | Path = "reports/boolean.html", *, progress: bool = True, jobs: int | None = None) -> Path:
+    """Run the study on the shipped checkpoints and write the page. Returns its path."""
+    np.seterr(all="raise", under="ignore")
+    return write_report(study(held_out=omitted_models(), progress=progress, jobs=jobs), path)

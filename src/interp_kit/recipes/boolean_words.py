@@ -1,0 +1,329 @@
+"""The boolean study in words and figures. Every sentence is chosen by the numbers that it quotes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.mediation import ROUTES, route_summary
+from interp_kit.core.plotting import intervals
+from interp_kit.core.stats import t_interval
+from interp_kit.reports.report import Figure, Report, Section, Table
+
+if TYPE_CHECKING:
+    from interp_kit.recipes.boolean_report import Examination, Study
+
+ROUTE_WORDS = {
+    "via token": "via the emitted newB token",
+    "direct": "directly from D's own part of the prompt, past newB",
+    "latent": "from an internal newB, computed where newB is predicted",
+    "relayed": "from positions between newB and newD, which relay it",
+    "mixed": "by a mixture of routes",
+    "none": "by no route that these experiments can name",
+}
+
+
+def findings(study: "Study") -> tuple[str, ...]:
+    """The answers, in the order of the questions."""
+    return (_solving(study), _readable(study), _path(study), _alike(study), *_held_out(study))
+
+
+def _solving(study: "Study") -> str:
+    exact = [_exact(m, "seen") for m in study.models]
+    n, perfect = len(exact), sum(value == 1 for value in exact)
+    inputs = _seen_inputs(study.models[0])
+    if perfect == n:
+        return f"All {n} models answer every one of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
+    return (
+        f"{perfect} of {n} models answer all {inputs} inputs exactly; mean exact match"
+        f" {t_interval(exact, bounds=(0, 1))}. What follows is about models that do not all solve the task."
+    )
+
+
+def _readable(study: "Study") -> str:
+    result = study.readability
+    frame = result.to_frame().set_index("label")
+    new_b = frame.loc["newB"]
+    n = int(new_b["n"])
+    if new_b["verdict"] == "computed":
+        first = f"newB is readable beyond copying D at {new_b['cell']}, position {new_b['position']}"
+    elif new_b["verdict"] == "copied":
+        first = (
+            "newB is nowhere readable beyond copying D: newB is 1 - D on every input, so a probe on the visible tokens alone"
+            f" scores {new_b['raw_tokens']:.2f}, and the best cell of the network"
+            f" ({new_b['cell']}, position {new_b['position']}) {new_b['score']:.2f}"
+        )
+    else:
+        first = f"newB is not shown to be readable: {new_b['score']:.2f} at the best cell, best baseline {new_b['best_baseline']:.2f}"
+    computed = frame[frame["verdict"] == "computed"]
+    if len(computed):
+        listed = "; ".join(
+            f"{label} at {row.cell}, {row.position} ({row.score:.2f} against {row.best_baseline:.2f})"
+            for label, row in computed.iterrows()
+        )
+        rest = f" Readable beyond every baseline before it is written, on seeds that did not choose the cell: {listed}."
+    else:
+        rest = " No other variable is readable beyond the baselines either."
+    return f"{first} (n = {n} reporting seeds).{rest}"
+
+
+def _path(study: "Study") -> str:
+    verdicts = Counter(m.mechanism.verdict for m in study.models)
+    n = len(study.models)
+    if set(verdicts) == {"none"}:
+        return f"How newD is computed cannot be asked: none of the {n} models computes it."
+    parts = [f"{count} of {n} {ROUTE_WORDS[verdict]}" for verdict, count in verdicts.most_common()]
+    conflict = [m.mechanism.token_flips.value for m in study.models]
+    shares = route_summary([m.mechanism for m in study.models])
+    leading = max(shares, key=lambda name: shares[name].value)
+    return (
+        f"newD is computed in {'; in '.join(parts)}. Path patching gives the route {leading!r} {shares[leading]} of newD's"
+        " logit difference; flipping only the newB token flips newD in "
+        f"{', '.join(f'{100 * value:.0f} %' for value in conflict)} of the worlds with A = 0, seed by seed."
+    )
+
+
+def _alike(study: "Study") -> str:
+    verdicts = Counter(m.mechanism.verdict for m in study.models)
+    heads = study.head_similarity
+    above = int((heads.p < 0.05).sum())
+    same = "the same route" if len(verdicts) == 1 else f"{len(verdicts)} different routes"
+    return (
+        f"The seeds take {same} to newD. Their most important heads, matched by function, overlap by"
+        f" {_mean(heads.index)} (Jaccard, top {heads.config['k']}; {_mean(heads.stratified)} by chance within layers);"
+        f" {above} of {len(heads.pair)} pairs exceed that chance at p < 0.05 (pairs share models, so they are not independent)."
+    )
+
+
+def _held_out(study: "Study") -> tuple[str, ...]:
+    if study.held_out is None:
+        return ()
+    frame = study.held_out.to_frame()
+    parts = [
+        f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}] with {row.omitted} of 32 inputs left out"
+        f" (n = {row.n} omission sets; nearest-neighbour lookup {row.lookup:.2f})"
+        for row in frame.itertuples()
+    ]
+    return (f"On inputs never trained on, exact match is {'; '.join(parts)}.",)
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{float(np.mean(values)):.2f}"
+
+
+def _exact(examination: "Examination", split: str) -> float:
+    frame = examination.evaluation.to_frame()
+    return float(frame[(frame["split"] == split) & (frame["field"] == "exact match")]["value"].iloc[0])
+
+
+def _seen_inputs(examination: "Examination") -> int:
+    frame = examination.evaluation.to_frame()
+    return int(frame[(frame["split"] == "seen") & (frame["field"] == "exact match")]["n"].iloc[0])
+
+
+def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
+    """Path patching by route, one line a model."""
+    series = {
+        route: tuple(
+            np.array([getattr(m.mechanism, key)[i] for m in examined]) for key in ("route", "route_low", "route_high")
+        )
+        for i, route in enumerate(ROUTES)
+    }
+    title = "How newD learns of newB (or D)"
+    return intervals(
+        [m.name for m in examined],
+        {name: (values[0], values[1], values[2]) for name, values in series.items()},
+        ax=ax,
+        title=title,
+        x_label="share of newD's logit difference that comes back along the route",
+        limits=(-0.3, 1.3),
+    )
+
+
+def conflict_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
+    """Conflict prompts, one line a model."""
+    series = {}
+    for name, key in (("only the newB token flipped", "token_flips"), ("only D flipped", "cause_flips")):
+        estimates = [getattr(m.mechanism, key) for m in examined]
+        series[name] = tuple(np.array([getattr(e, part) for e in estimates]) for part in ("value", "low", "high"))
+    return intervals(
+        [m.name for m in examined],
+        series,
+        ax=ax,
+        title="Conflict prompts",
+        x_label="share of worlds in which newD flips",
+        limits=(-0.05, 1.05),
+    )
+
+
+def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
+    """One row a model: what each experiment says, and the verdict."""
+    rows = []
+    for m in examined:
+        r = m.mechanism
+        row: dict[str, object] = {"model": m.name, "newD solved": r.solved.value}
+        row |= dict(zip(ROUTES, r.route.tolist(), strict=True))
+        row |= {
+            "newB token flips newD": r.token_flips.value,
+            "D flips newD": r.cause_flips.value,
+            "free-running flip": float(r.free_target[-1]),
+            "latent flip, token held": float(np.nanmax(r.latent_target)),
+            "n": r.config["pairs"],
+            "verdict": r.verdict,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write_report(study: "Study", path: str | Path) -> Path:
+    """The study as a page at PATH (.html), with Markdown and figures beside it."""
+    return page(study).write(path)
+
+
+def page(study: "Study") -> Report:
+    """The study as a Report."""
+    sections = (
+        _task_section(study),
+        _path_section(study),
+        _probe_section(study),
+        _patch_section(study),
+        _alike_section(study),
+    )
+    sections = (*sections, *_sae_section(study))
+    configs = {
+        m.name: {
+            "mechanism": m.mechanism.config,
+            **{key: getattr(m, key).config for key in ("probe", "ablation", "denoise") if getattr(m, key) is not None},
+        }
+        for m in (*study.models, *study.yardsticks)
+    }
+    return Report(
+        title="How a small transformer computes five structural equations",
+        findings=findings(study),
+        sections=sections,
+        configs=configs,
+    )
+
+
+def _task_section(study: "Study") -> Section:
+    text = (
+        "The model reads five bits A to E and writes newA = A xor C, newB = not D, newC = B and E, newD = A or newB, then the"
+        " two sums. newD depends on another output: does the model compute newB on the way to it? There are only 32 inputs,"
+        " so a model can be right on all of them by memory alone; inputs left out of training say more.",
+        _solving(study),
+    )
+    parts: list[Figure | Table] = []
+    if study.held_out is not None:
+        parts += [
+            Figure(study.held_out.plot(), study.held_out.caption()),
+            Table(study.held_out.to_frame(), "Exact match on inputs never trained on"),
+        ]
+    frames = [m.evaluation.to_frame().assign(model=m.name) for m in (*study.models, *study.yardsticks)]
+    parts.append(Table(pd.concat(frames), "Accuracy of every model, by field, with both baselines", folded=True))
+    return Section("The task, and whether it is solved", text, tuple(parts))
+
+
+def _path_section(study: "Study") -> Section:
+    everyone = (*study.models, *study.yardsticks)
+    n = study.models[0].mechanism.config["pairs"]
+    yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
+    text = (
+        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D. The paths"
+        " can: newD may read the newB token that the model wrote (via token), D's own token (direct), or the place where newB"
+        " was about to be predicted (latent).",
+        _path(study),
+        *((f"The yardsticks, whose mechanism is known, come out as: {yardsticks}.",) if yardsticks else ()),
+    )
+    routes = Figure(
+        routes_figure(everyone),
+        f"Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from the other"
+        f" world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals over pairs). 0: nothing"
+        " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
+    )
+    conflict = Figure(
+        conflict_figure(everyone),
+        "Prompts that no world produces: the newB token from one world, D from the other (n = 16 worlds with A = 0, all there"
+        " are; Wilson intervals). Chance has no level here: a model that ignores both flips in none.",
+    )
+    table = Table(
+        route_table(everyone),
+        "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted newB is"
+        " edited and the model runs on freely; the largest recovery of newD when the residual stream at newB's prediction is"
+        " patched with the newB token held.",
+    )
+    return Section("By which path newD is computed", text, (routes, conflict, table))
+
+
+def _probe_section(study: "Study") -> Section:
+    result = study.readability
+    text = (
+        _readable(study),
+        "A cell counts only where the variable is determined by what is visible and is not yet written. The cell is chosen on"
+        f' {len(result.config["chosen_on"])} seeds and reported on {len(result.config["reported_on"])} others; "computed"'
+        " needs a margin above chance, visible tokens, an untrained network and unasked functions, and a score that passes the"
+        " permutation maximum over all cells.",
+    )
+    shown = study.models[-1].probe
+    assert shown is not None
+    parts: list[Figure | Table] = [
+        Figure(result.plot(), result.caption()),
+        Table(result.to_frame(), "The chosen cells"),
+        Figure(shown.plot(label="newB", excess=True), "newB: " + shown.caption()),
+        Figure(shown.plot(label="newA", excess=True), "newA: " + shown.caption()),
+        Table(shown.to_frame(), f"Every probe of {study.models[-1].name}", folded=True),
+    ]
+    return Section("Where variables are readable", text, tuple(parts))
+
+
+def _patch_section(study: "Study") -> Section:
+    first = study.models[0]
+    if first.denoise is None or first.noise is None:
+        return Section(
+            "Where the difference travels", (f"{first.name} does not solve newD, so there is nothing to patch.",)
+        )
+    text = (
+        "Copying the residual stream of one layer and position from one world into the other shows where the difference"
+        " between them lives on its way from D to newD. It is no test of newB: D and newB differ together in every pair.",
+    )
+    parts = [
+        Figure(first.denoise.plot(), first.denoise.caption()),
+        Figure(first.noise.plot(), first.noise.caption()),
+        Table(first.denoise.to_frame(), f"Every patch of {first.name}", folded=True),
+    ]
+    return Section("Where the difference travels", text, tuple(parts))
+
+
+def _alike_section(study: "Study") -> Section:
+    first = study.models[0].ablation
+    assert first is not None
+    text = (
+        _alike(study),
+        "Heads of models that were initialised independently have no common numbering, so they are matched by their effects on"
+        " half of the inputs and compared on the other half. MLPs outweigh heads in all of these models; counted together, the"
+        f" top {study.similarity.config['k']} overlap by {_mean(study.similarity.index)}, of which"
+        f" {_mean(study.similarity.stratified)} is what their layers and kinds alone would give.",
+    )
+    parts = [
+        Figure(first.plot(), first.caption()),
+        Figure(study.head_similarity.plot(), study.head_similarity.caption()),
+        Table(study.head_similarity.to_frame(), "Heads: every pair", folded=True),
+        Table(study.similarity.to_frame(), "Heads and MLPs: every pair", folded=True),
+    ]
+    return Section("How alike the seeds are", text, tuple(parts))
+
+
+def _sae_section(study: "Study") -> tuple[Section, ...]:
+    if study.sae is None:
+        return ()
+    text = (
+        "A sparse autoencoder on the MLP output, on inputs that it was not trained on, beside a PCA of as many directions."
+        " With so few distinct activations its features may memorise them, so it is shown as a check of the tool, not as"
+        " evidence about the model.",
+        *study.sae.notes,
+    )
+    parts = (Figure(study.sae.plot(), study.sae.caption()), Table(study.sae.to_frame(), "Every figure", folded=True))
+    return (Section("Sparse features", text, parts),)

@@ -1,0 +1,62 @@
+"""Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
+
+from typing import TYPE_CHECKING
+
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.task import AbstractTask
+from interp_kit.core.types import attach
+from interp_kit.models.checkpoints import Provenance, load
+from interp_kit.models.convert import untrained as fresh
+from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
+from interp_kit.tasks.registry import TASKS, task
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+PLANTED = tuple(f"boolean-{mechanism}" for mechanism in PLANTED_MECHANISMS)
+
+
+def planted(name: str, seed: int = 0) -> "HookedTransformer":
+    """A transformer whose weights we constructed, so that its mechanism is known; the seed rotates its residual basis.
+
+    Raises ValueError for an unknown name, listing those there are.
+    """
+    if name not in PLANTED:
+        raise ValueError(f"no planted model {name!r}; there are {', '.join(PLANTED)}")
+    model = planted_boolean(task("boolean"), name.removeprefix("boolean-"), seed)
+    attach(model, provenance=_named(f"{name}@{seed}", f"{name}@{seed}"))
+    return model
+
+
+def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
+    """The same architecture with fresh random weights: the control of every analysis."""
+    control = fresh(model, seed)
+    name = getattr(getattr(model, "provenance", None), "name", "model")
+    attach(control, provenance=_named(f"untrained:{name}@{seed}", f"untrained@{seed}"))
+    return control
+
+
+def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTransformer":
+    """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
+    else whatever `load` finds: shipped, a directory, or a hub id."""
+    stem, _, seed = name.rpartition("@")
+    stem, number = (stem, int(seed)) if stem and seed.isdigit() else (name, 0)
+    if stem.startswith("untrained:"):
+        return untrained(
+            resolve(stem.removeprefix("untrained:"), device=device), derive_seed(number, "untrained") % 2**31
+        )
+    if stem in PLANTED:
+        return planted(stem, number).to(device, print_details=False)
+    return load(name, device=device, fold=fold)
+
+
+def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask:
+    """The task a model learnt, or the one named. Raises ValueError where neither says."""
+    known = name or getattr(getattr(model, "provenance", None), "task", None)
+    if known is None:
+        raise ValueError(f"which task? Name one of {', '.join(TASKS)}")
+    return task(known)
+
+
+def _named(name: str, initialisation: str) -> Provenance:
+    return Provenance(name=name, path="", sha256="", initialisation=initialisation, task="boolean")

@@ -1,0 +1,168 @@
+"""One self-contained HTML page, and the same in Markdown: every figure with its caption, n, interval and control."""
+
+import base64
+import html
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp_kit.core.files import replacing_directory, write_text
+from interp_kit.core.plotting import figure_of
+from interp_kit.core.result import AbstractResult
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+TEMPLATES = Path(__file__).parent / "templates"
+PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn Axes with the sentence that says what it shows, with n, interval and control."""
+
+    axes: "Axes"
+    caption: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """A tidy table with its caption. folded: behind a click on the page, in full on paper."""
+
+    frame: "pd.DataFrame"
+    caption: str
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, what it found in words, and what that rests on."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    parts: tuple[Figure | Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page: title, the findings as sentences, the sections that support them, and the configs that made them."""
+
+    title: str
+    findings: tuple[str, ...]
+    sections: tuple[Section, ...]
+    configs: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, path: str | Path) -> Path:
+        """Write PATH (.html), and beside it the same as PATH with .md and a folder of figures; each whole or not at
+        all."""
+        path = Path(path)
+        if path.suffix != ".html":
+            raise ValueError(f"a report is written to a .html file, not {path}")
+        write_text(path, self.to_html())
+        folder = path.with_name(f"{path.stem}_figures")
+        with replacing_directory(folder) as aside:
+            for name, figure in self._figures().items():
+                (aside / name).write_bytes(render(figure.axes, "png"))
+        write_text(path.with_suffix(".md"), self.to_markdown(folder.name))
+        return path
+
+    def to_html(self) -> str:
+        """The page as one string with nothing outside it: style and figures are inside."""
+        from jinja2 import Environment, FileSystemLoader
+
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        )
+        environment.filters |= {"image": _image, "rows": _html_table, "is_figure": lambda p: isinstance(p, Figure)}
+        return environment.get_template("report.html").render(
+            report=self, versions=versions(), configs=json.dumps(self.configs, indent=1, default=str)
+        )
+
+    def to_markdown(self, folder: str) -> str:
+        """The page as Markdown; figures are files in `folder`."""
+        names = {id(figure): name for name, figure in self._figures().items()}
+        lines = [f"# {self.title}", "", *(f"- {finding}" for finding in self.findings), ""]
+        for section in self.sections:
+            lines += [f"## {section.title}", ""]
+            for paragraph in section.text:
+                lines += [paragraph, ""]
+            for part in section.parts:
+                if isinstance(part, Figure):
+                    lines += [f"![{part.caption}]({folder}/{names[id(part)]})", ""]
+                else:
+                    lines += [_markdown_table(part.frame), ""]
+                lines += [f"*{part.caption}*", ""]
+        lines += ["## Versions", "", *(f"- {name} {version}" for name, version in versions().items()), ""]
+        lines += ["## Configuration", "", "```json", json.dumps(self.configs, indent=1, default=str), "```", ""]
+        return "\n".join(lines)
+
+    def _figures(self) -> dict[str, Figure]:
+        parts = [part for section in self.sections for part in section.parts if isinstance(part, Figure)]
+        return {f"figure_{number:02d}.png": part for number, part in enumerate(parts, start=1)}
+
+
+def report(results: Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
+    """Write any results as a page: each with its figure, caption and table.
+
+    Raises ValueError for no results, OSError naming the path where it cannot be written.
+    """
+    if not results:
+        raise ValueError("a report needs at least one result")
+    sections = []
+    for result in results:
+        name = str(result.config.get("analysis", type(result).__name__))
+        table = Table(result.to_frame(), f"{name}: every figure", folded=True)
+        sections.append(Section(name, (), (Figure(result.plot(), result.caption()), table)))
+    configs = {
+        f"{i}. {s.title}": dict(r.config) for i, (s, r) in enumerate(zip(sections, results, strict=True), start=1)
+    }
+    return Report(title, (), tuple(sections), configs).write(path)
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that decide the figures."""
+    return {"Python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+def render(axes: "Axes", kind: str) -> bytes:
+    """The figure of an Axes as a PNG or SVG file."""
+    buffer = io.BytesIO()
+    figure_of(axes).savefig(buffer, format=kind, dpi=160, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
+
+
+def _image(figure: Figure) -> str:
+    return f"data:image/png;base64,{base64.b64encode(render(figure.axes, 'png')).decode()}"
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if value != value else f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.2f}"
+    return str(value)
+
+
+def _html_table(frame: "pd.DataFrame") -> str:
+    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in frame.columns)
+    body = []
+    for row in frame.itertuples(index=False):
+        cells = "".join(
+            f'<td class="{"number" if isinstance(value, int | float) else "text"}">{html.escape(_cell(value))}</td>'
+            for value in row
+        )
+        body.append(f"<tr>{cells}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def _markdown_table(frame: "pd.DataFrame") -> str:
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    rows = [line([_cell(value) for value in row]) for row in frame.itertuples(index=False)]
+    names = [str(column).replace("_", " ") for column in frame.columns]
+    return "\n".join([line(names), line(["---"] * len(names)), *rows])
