@@ -206,7 +206,7 @@ def evaluate_sae(
             found[f"{prefix}variance_explained"][split] = _ratio(spread - error, spread)
         here = {name: values[rows.cpu().numpy()] for name, values in loss.items()}
         for name, values in here.items():
-            found[f"ce_{name}"][split] = _estimate(bootstrap_mean(values), len(values))
+            found[f"ce_{name}"][split] = _estimate(bootstrap_mean(values[None]), len(values))
         for field, by, ablation in RECOVERIES:
             found[field][split] = _recovered(here["clean"], here[by], here[ablation])
         for ablation in ("mean", "zero"):
@@ -254,11 +254,11 @@ def _per_example(acts: Activations, values: Tensor, which: Bool[Tensor, " vector
 
 
 def _ratio(numerator: Float[np.ndarray, " example"], denominator: Float[np.ndarray, " example"]) -> Estimate:
-    return _estimate(bootstrap_ratio(numerator, denominator), len(denominator))
+    return _estimate(bootstrap_ratio(numerator[None], denominator), len(denominator))
 
 
 def _estimate(interval: tuple[np.ndarray, np.ndarray, np.ndarray], n: int) -> Estimate:
-    value, low, high = map(float, interval)
+    value, low, high = (float(part[0]) for part in interval)
     return Estimate(value, low, high, n, "examples")
 
 

@@ -121,6 +121,10 @@ class PairBatch:
         """The same pairs with clean and corrupt exchanged: patching in the other direction."""
         return replace(self, clean=self.corrupt, corrupt=self.clean)
 
+    def to(self, device: str | torch.device) -> "PairBatch":
+        """The pairs on another device."""
+        return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
+
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
         """These pairs, in this order."""
         kept = [int(i) for i in rows]

@@ -37,7 +37,7 @@ def _solving(study: "Study") -> str:
     n, perfect = len(exact), sum(value == 1 for value in exact)
     inputs = _seen_inputs(study.models[0])
     if perfect == n:
-        return f"All {n} models answer every one of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
+        return f"All {n} models answer each of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
     return (
         f"{perfect} of {n} models answer all {inputs} inputs exactly; mean exact match"
         f" {t_interval(exact, bounds=(0, 1))}. What follows is about models that do not all solve the task."
@@ -53,12 +53,15 @@ def _readable(study: "Study") -> str:
         first = f"newB is readable beyond copying D at {new_b['cell']}, position {new_b['position']}"
     elif new_b["verdict"] == "copied":
         first = (
-            "newB is nowhere readable beyond copying D: newB is 1 - D on every input, so a probe on the visible tokens alone"
-            f" scores {new_b['raw_tokens']:.2f}, and the best cell of the network"
+            "newB is nowhere readable beyond copying D: newB is 1 - D on every input, so a probe on the visible"
+            f" tokens alone scores {new_b['raw_tokens']:.2f}, and the best cell of the network"
             f" ({new_b['cell']}, position {new_b['position']}) {new_b['score']:.2f}"
         )
     else:
-        first = f"newB is not shown to be readable: {new_b['score']:.2f} at the best cell, best baseline {new_b['best_baseline']:.2f}"
+        first = (
+            f"newB is not shown to be readable: {new_b['score']:.2f} at the best cell,"
+            f" best baseline {new_b['best_baseline']:.2f}"
+        )
     computed = frame[frame["verdict"] == "computed"]
     if len(computed):
         listed = "; ".join(
@@ -81,7 +84,8 @@ def _path(study: "Study") -> str:
     shares = route_summary([m.mechanism for m in study.models])
     leading = max(shares, key=lambda name: shares[name].value)
     return (
-        f"newD is computed in {'; in '.join(parts)}. Path patching gives the route {leading!r} {shares[leading]} of newD's"
+        f"newD is computed in {'; in '.join(parts)}. Path patching gives the route {leading!r} {shares[leading]} of"
+        " newD's"
         " logit difference; flipping only the newB token flips newD in "
         f"{', '.join(f'{100 * value:.0f} %' for value in conflict)} of the worlds with A = 0, seed by seed."
     )
@@ -95,7 +99,8 @@ def _alike(study: "Study") -> str:
     return (
         f"The seeds take {same} to newD. Their most important heads, matched by function, overlap by"
         f" {_mean(heads.index)} (Jaccard, top {heads.config['k']}; {_mean(heads.stratified)} by chance within layers);"
-        f" {above} of {len(heads.pair)} pairs exceed that chance at p < 0.05 (pairs share models, so they are not independent)."
+        f" {above} of {len(heads.pair)} pairs exceed that chance at p < 0.05 (pairs share models, so they are not"
+        " independent)."
     )
 
 
@@ -211,8 +216,10 @@ def page(study: "Study") -> Report:
 
 def _task_section(study: "Study") -> Section:
     text = (
-        "The model reads five bits A to E and writes newA = A xor C, newB = not D, newC = B and E, newD = A or newB, then the"
-        " two sums. newD depends on another output: does the model compute newB on the way to it? There are only 32 inputs,"
+        "The model reads five bits A to E and writes newA = A xor C, newB = not D, newC = B and E, newD = A or newB,"
+        " then the"
+        " two sums. newD depends on another output: does the model compute newB on the way to it? There are only 32"
+        " inputs,"
         " so a model can be right on all of them by memory alone; inputs left out of training say more.",
         _solving(study),
     )
@@ -232,27 +239,34 @@ def _path_section(study: "Study") -> Section:
     n = study.models[0].mechanism.config["pairs"]
     yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
     text = (
-        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D. The paths"
-        " can: newD may read the newB token that the model wrote (via token), D's own token (direct), or the place where newB"
+        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries"
+        " D. The paths"
+        " can: newD may read the newB token that the model wrote (via token), D's own token (direct), or the place"
+        " where newB"
         " was about to be predicted (latent).",
         _path(study),
         *((f"The yardsticks, whose mechanism is known, come out as: {yardsticks}.",) if yardsticks else ()),
     )
     routes = Figure(
         routes_figure(everyone),
-        f"Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from the other"
-        f" world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals over pairs). 0: nothing"
+        "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
+        " the other"
+        f" world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals over"
+        " pairs). 0: nothing"
         " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
     )
     conflict = Figure(
         conflict_figure(everyone),
-        "Prompts that no world produces: the newB token from one world, D from the other (n = 16 worlds with A = 0, all there"
+        "Prompts that no world produces: the newB token from one world, D from the other (n = 16 worlds with A = 0,"
+        " all there"
         " are; Wilson intervals). Chance has no level here: a model that ignores both flips in none.",
     )
     table = Table(
         route_table(everyone),
-        "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted newB is"
-        " edited and the model runs on freely; the largest recovery of newD when the residual stream at newB's prediction is"
+        "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted"
+        " newB is"
+        " edited and the model runs on freely; the largest recovery of newD when the residual stream at newB's"
+        " prediction is"
         " patched with the newB token held.",
     )
     return Section("By which path newD is computed", text, (routes, conflict, table))
@@ -262,10 +276,10 @@ def _probe_section(study: "Study") -> Section:
     result = study.readability
     text = (
         _readable(study),
-        "A cell counts only where the variable is determined by what is visible and is not yet written. The cell is chosen on"
-        f' {len(result.config["chosen_on"])} seeds and reported on {len(result.config["reported_on"])} others; "computed"'
-        " needs a margin above chance, visible tokens, an untrained network and unasked functions, and a score that passes the"
-        " permutation maximum over all cells.",
+        "A cell counts only where the variable is determined by what is visible and is not yet written. The cell is"
+        f" chosen on {len(result.config['chosen_on'])} seeds, reported on {len(result.config['reported_on'])} others."
+        " “Computed” needs a margin above chance, visible tokens, an untrained network and unasked functions, and a"
+        " score that passes the permutation maximum over all cells.",
     )
     shown = study.models[-1].probe
     assert shown is not None
@@ -287,7 +301,8 @@ def _patch_section(study: "Study") -> Section:
         )
     text = (
         "Copying the residual stream of one layer and position from one world into the other shows where the difference"
-        " between them lives on its way from D to newD. It is no test of newB: D and newB differ together in every pair.",
+        " between them lives on its way from D to newD. It is no test of newB: D and newB differ together in every"
+        " pair.",
     )
     parts = [
         Figure(first.denoise.plot(), first.denoise.caption()),
@@ -302,8 +317,10 @@ def _alike_section(study: "Study") -> Section:
     assert first is not None
     text = (
         _alike(study),
-        "Heads of models that were initialised independently have no common numbering, so they are matched by their effects on"
-        " half of the inputs and compared on the other half. MLPs outweigh heads in all of these models; counted together, the"
+        "Heads of models that were initialised independently have no common numbering, so they are matched by their"
+        " effects on"
+        " half of the inputs and compared on the other half. MLPs outweigh heads in all of these models; counted"
+        " together, the"
         f" top {study.similarity.config['k']} overlap by {_mean(study.similarity.index)}, of which"
         f" {_mean(study.similarity.stratified)} is what their layers and kinds alone would give.",
     )
@@ -320,8 +337,10 @@ def _sae_section(study: "Study") -> tuple[Section, ...]:
     if study.sae is None:
         return ()
     text = (
-        "A sparse autoencoder on the MLP output, on inputs that it was not trained on, beside a PCA of as many directions."
-        " With so few distinct activations its features may memorise them, so it is shown as a check of the tool, not as"
+        "A sparse autoencoder on the MLP output, on inputs that it was not trained on, beside a PCA of as many"
+        " directions."
+        " With so few distinct activations its features may memorise them, so it is shown as a check of the tool,"
+        " not as"
         " evidence about the model.",
         *study.sae.notes,
     )
