@@ -23,7 +23,7 @@ from interp_kit.core.task import AbstractTask, Example, Field
 from interp_kit.tasks.boolean import BooleanTask
 
 SPLITS = ("train", "held_out")
-SHORT = {"training_samples": 8192, "batch_size": 128, "learning_rate": 5e-3, "max_examples": 160}
+SHORT = {"training_samples": 8192, "batch_size": 128, "learning_rate": 5e-3, "max_examples": 100}
 CONFIGS = {
     "topk": SAEConfig(architecture="topk", width=24, k=4, **SHORT),
     "standard": SAEConfig(architecture="standard", width=24, l1_coefficient=0.5, **SHORT),
@@ -75,9 +75,9 @@ def trained(name: str) -> HookedTransformer:
     """A model that has learnt its task, so that ablating a site costs something."""
     task = TASKS[name]
     model = small(task, 1)
-    batch = task.batch(task.sample(256, 0) if name == "echo" else task.enumerate())
+    batch = task.batch(task.sample(128, 0) if name == "echo" else task.enumerate())
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(120):
+    for _ in range(80):
         log_p = model(batch.tokens)[:, :-1].log_softmax(-1).gather(2, batch.tokens[:, 1:, None])[..., 0]
         optimizer.zero_grad()
         (-log_p[batch.mask[:, 1:]].mean()).backward()
@@ -130,7 +130,7 @@ def loss(model: HookedTransformer, task: AbstractTask, hook: str, example: Examp
 @pytest.mark.parametrize("name", TASKS)
 def test_metrics_are_those_of_a_loop_over_single_examples(name: str, architecture: str) -> None:
     model, task, found = trained(name), TASKS[name], result(name, architecture)
-    train, test = split_examples(task, 0.25, 160, 3)
+    train, test = split_examples(task, 0.25, 100, 3)
     x = {e.tokens: vectors(model, found.hook, e) for e in (*train, *test)}
     stacked = np.concatenate([x[e.tokens] for e in train])
     mean = stacked.mean(0)
@@ -184,7 +184,7 @@ def test_cross_entropy_is_that_of_saelens_own_splice() -> None:
     task, found = TASKS["boolean"], result("boolean", "topk", "z.1")
     spliced = HookedSAETransformer(trained("boolean").cfg)
     spliced.load_state_dict(trained("boolean").state_dict())
-    train, _ = split_examples(task, 0.25, 160, 3)
+    train, _ = split_examples(task, 0.25, 100, 3)
     batch = task.batch(train)
     with torch.no_grad():
         log_p = spliced.run_with_saes(batch.tokens, saes=[found.to_sae_lens()]).log_softmax(-1)
@@ -214,7 +214,7 @@ def constant(d_in: int, encoder: torch.Tensor, decoder: torch.Tensor, bias: torc
 
 def test_a_perfect_autoencoder_recovers_everything_and_a_constant_one_explains_nothing() -> None:
     model, task = trained("boolean"), TASKS["boolean"]
-    acts = harvest(model, task, "blocks.0.hook_resid_post", *split_examples(task, 0.25, 160, 0))
+    acts = harvest(model, task, "blocks.0.hook_resid_post", *split_examples(task, 0.25, 100, 0))
     eye, mean = torch.eye(32), acts.vectors[acts.training].mean(0)
     perfect = constant(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
     found = evaluate_sae(model, acts, perfect, config={})
@@ -236,7 +236,7 @@ def test_a_perfect_autoencoder_recovers_everything_and_a_constant_one_explains_n
 
 def test_writing_the_position_means_is_the_mean_ablation_and_recovers_nothing() -> None:
     model, task = trained("boolean"), TASKS["boolean"]
-    acts = harvest(model, task, "hook_pos_embed", *split_examples(task, 0.25, 160, 0))
+    acts = harvest(model, task, "hook_pos_embed", *split_examples(task, 0.25, 100, 0))
     torch.testing.assert_close(acts.position_means(), acts.vectors)  # a site where every position is its own mean
     eye = torch.eye(32)
     perfect = constant(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
@@ -286,7 +286,7 @@ def test_the_stream_of_training_and_nothing_else_moves_the_weights(monkeypatch: 
     for name in ("init", "log", "Histogram"):
         monkeypatch.setattr(wandb, name, refuse)
     task, config = TASKS["boolean"], CONFIGS["topk"]
-    acts = harvest(trained("boolean"), task, "blocks.0.hook_resid_post", *split_examples(task, 0.25, 160, 3))
+    acts = harvest(trained("boolean"), task, "blocks.0.hook_resid_post", *split_examples(task, 0.25, 100, 3))
     alone = fit_sae(acts.vectors[acts.training], config, {"hook_name": acts.hook}, 3, False)
     np.testing.assert_array_equal(alone.W_dec.numpy(), result("boolean", "topk").weights["W_dec"])
 
@@ -330,7 +330,7 @@ def test_a_result_is_saved_loaded_tabled_and_drawn(tmp_path: Path) -> None:
 
 def test_width_over_a_quarter_of_the_distinct_vectors_warns() -> None:
     model, task = trained("boolean"), TASKS["boolean"]
-    train, _ = split_examples(task, 0.25, 160, 0)
+    train, _ = split_examples(task, 0.25, 100, 0)
     prefixes = {e.tokens[: at + 1] for e in train for at in range(len(e.tokens))}
     options = {**SHORT, "training_samples": 256}
     quarter = len(prefixes) // 4
@@ -355,7 +355,7 @@ def test_width_over_a_quarter_of_the_distinct_vectors_warns() -> None:
 )
 def test_distinct_vectors_are_counted_by_what_the_site_can_see(site: str, visible: object) -> None:
     model, task = trained("boolean"), TASKS["boolean"]
-    train, test = split_examples(task, 0.25, 160, 0)
+    train, test = split_examples(task, 0.25, 100, 0)
     acts = harvest(model, task, find_hook(model, site), train, test)
     assert acts.distinct() == len({visible(e.tokens, at) for e in train for at in range(len(e.tokens))})
 
@@ -445,6 +445,12 @@ def test_models_without_usable_activations_are_refused() -> None:
             quietly(model, TASKS["boolean"], site="mlp_out.0", config=CONFIGS["topk"])
 
 
+def test_a_training_that_diverges_is_refused() -> None:
+    config = dataclasses.replace(CONFIGS["topk"], learning_rate=1e30)
+    with pytest.raises(ValueError, match="training diverged: learning_rate 1e"):
+        quietly(trained("boolean"), TASKS["boolean"], site="mlp_out.0", config=config)
+
+
 def test_too_few_examples_are_refused() -> None:
     class Small(BooleanTask):
         def enumerate(self) -> list[Example]:
@@ -454,7 +460,7 @@ def test_too_few_examples_are_refused() -> None:
     with pytest.raises(ValueError, match="32 distinct training and 0 held-out examples"):
         train_sae(model, TASKS["boolean"], site="mlp_out.0", config=none, progress=False)
     with pytest.raises(ValueError, match="32 distinct training and 0 held-out examples"):
-        train_sae(model, Small(), site="mlp_out.0", progress=False)
+        train_sae(model, Small(), site="mlp_out.0", config=SAEConfig(max_examples=300), progress=False)
 
 
 def test_examples_that_only_begin_training_examples_are_refused() -> None:

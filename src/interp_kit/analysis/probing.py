@@ -346,21 +346,29 @@ class _Scorer:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """(cell,) mean over repeats; features: (cell, unit, r) after rotation."""
         classes = np.unique(self.truth)
-        predicted = np.zeros((self.options.repeats, len(features), len(self.truth)))
-        for number, (train, test) in enumerate(self.splits):
+        predicted = np.zeros((len(self.splits) // self.folds, len(features), len(self.truth)))
+        sizes = [len(train) for train, _ in self.splits]
+        for size in set(sizes):  # splits of one size are fitted together
+            numbers = [i for i, n in enumerate(sizes) if n == size]
+            train = np.stack([self.splits[i][0] for i in numbers])
+            test = np.stack([self.splits[i][1] for i in numbers])
             x, z = standardise(features[:, train], features[:, test])
-            y = self.truth[train]
-            if self.numeric:
-                w, b = fit_ridge(x, y.astype(np.float64), self.options.alpha)
-                value = np.einsum("cmr,cr->cm", z, w) + b[:, None]
-            else:
-                # two classes are one probe; more are one against the rest
-                positive = classes[1:] if len(classes) == 2 else classes
-                fits = [fit_logistic(x, (y == k).astype(np.int64), self.options.c) for k in positive]
-                scores = np.stack([np.einsum("cmr,cr->cm", z, w) + b[:, None] for w, b in fits], axis=-1)
-                value = classes[(scores[..., 0] > 0).astype(int)] if len(classes) == 2 else classes[scores.argmax(-1)]
-            predicted[number // self.folds][:, test] = value
+            value = self._predict(x, self.truth[train], z, classes)
+            for j, i in enumerate(numbers):
+                predicted[i // self.folds][:, test[j]] = value[:, j]
         return np.mean([self._score(p, classes) for p in predicted], axis=0)
+
+    def _predict(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, classes: np.ndarray) -> np.ndarray:
+        """(cell, split, test unit) predictions; x, z: (cell, split, unit, r), y: (split, unit)."""
+        if self.numeric:
+            w, b = fit_ridge(x, np.broadcast_to(y.astype(np.float64), x.shape[:-1]), self.options.alpha)
+            return (z @ w[..., None])[..., 0] + b[..., None]
+        # two classes are one probe; more are one against the rest
+        scores = []
+        for k in classes[1:] if len(classes) == 2 else classes:
+            w, b = fit_logistic(x, np.broadcast_to((y == k).astype(np.int64), x.shape[:-1]), self.options.c)
+            scores.append((z @ w[..., None])[..., 0] + b[..., None])
+        return classes[(scores[0] > 0).astype(int)] if len(classes) == 2 else classes[np.argmax(scores, axis=0)]
 
     def _score(self, predicted: np.ndarray, classes: np.ndarray) -> np.ndarray:
         if self.numeric:

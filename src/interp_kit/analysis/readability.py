@@ -17,6 +17,8 @@ from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
 
+MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth the word "computed"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReadabilityResult(AbstractResult):
@@ -80,15 +82,18 @@ class ReadabilityResult(AbstractResult):
 
 
 def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = None) -> ReadabilityResult:
-    """Choose each label's cell on the first half of `results` (seeds) and report it on the rest.
+    """Choose each label's cell on some of `results` (one a seed) and report it on the others.
 
-    Only cells count where the label is determined by the visible text and does not yet stand in it. The cell with the
-    largest mean margin over its best baseline is chosen; ties go to the earliest layer, then the earliest position.
+    Only cells count where the label is determined by the visible text and does not yet stand in it; of these, where
+    there are any, the ones that pass the max-statistic on every choosing seed. The largest mean margin over the best
+    baseline is
+    chosen; ties go to the earliest layer, then the earliest position. The first half of the results (rounded down)
+    choose.
 
-    Raises ValueError for fewer than two results, or results of different cells.
+    Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
     """
-    if len(results) < 2:
-        raise ValueError("choosing a cell and reporting it needs at least two seeds")
+    if len(results) < 3:
+        raise ValueError("one seed chooses the cell and two report it, so at least three results are needed")
     first = results[0]
     for other in results[1:]:
         if (other.labels, other.rows, other.positions) != (first.labels, first.rows, first.positions):
@@ -116,16 +121,19 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     if not open_cells.any():
         raise ValueError(f"{label} is nowhere determined by what is visible before it is written")
     margin = np.mean([(r.score - r.baseline())[i] for r in choosing], axis=0)
-    margin[:, ~open_cells] = -np.inf
+    # without permutations null_high is nan, nothing passes, and nothing can be called computed
+    passing = np.all([r.score[i] > r.null_high[i] for r in choosing], axis=0) & open_cells
+    margin[~(passing if passing.any() else np.broadcast_to(open_cells, margin.shape))] = -np.inf
     j, k = np.unravel_index(np.argmax(np.round(margin, 9)), margin.shape)
     bounds = (-np.inf, 1.0)
     score = t_interval([r.score[i, j, k] for r in reporting], bounds=bounds)
     gain = t_interval([(r.score - r.baseline())[i, j, k] for r in reporting], bounds=bounds)
     raw = float(np.mean([r.raw[i, k] for r in reporting]))
-    # without permutations there is no max-statistic to pass, and nothing can be called computed
     passed = all(r.score[i, j, k] > r.null_high[i, j, k] for r in reporting)
-    sure = gain.low > 0 if gain.n > 1 else gain.value > 0
-    verdict = "computed" if sure and passed else "copied" if raw >= score.value - 1e-9 else "not shown"
+    if passed and gain.low > MARGIN:
+        verdict = "computed"
+    else:
+        verdict = "copied" if passed and raw > score.value - MARGIN else "not shown"
     return {
         "cell": choosing[0].rows[j],
         "position": choosing[0].positions[k],

@@ -60,7 +60,7 @@ class SAEResult(AbstractResult):
     weights: Mapping[str, np.ndarray]
     sae_config: Mapping[str, Any]
     distinct_vectors: int
-    frequency: np.ndarray
+    frequency: Float[np.ndarray, " width"]
     dead: Estimate
     variance_explained: Splits
     l0: Splits
@@ -154,8 +154,8 @@ def train_sae(
     their mean is d_in; the decoder bias starts at that mean, and the scale is folded into the weights afterwards.
 
     Warns (UserWarning) where the latents are more than a quarter of the distinct activation vectors: each may then
-    simply stand for a few inputs. Raises ValueError for an unknown site, too few examples, and activations that are
-    nan, infinite or all equal.
+    simply stand for a few inputs. Raises ValueError for an unknown site, too few examples, activations that are nan,
+    infinite or all equal, and a training that diverges.
     """
     config = config or SAEConfig()
     hook, notes = find_hook(model, site), []
@@ -191,7 +191,10 @@ def evaluate_sae(
     active, rebuilt = _reconstruct(acts, sae)
     rank = min(math.ceil(float(active[acts.training].sum(1).double().mean())), len(mean))
     written = {"sae": rebuilt, "pca": _project(acts, mean, rank), "mean": acts.position_means()}
-    loss = {"clean": answer_cross_entropy(model, acts), "zero": answer_cross_entropy(model, acts, 0 * rebuilt)}
+    loss = {
+        "clean": answer_cross_entropy(model, acts),
+        "zero": answer_cross_entropy(model, acts, torch.zeros_like(rebuilt)),
+    }
     loss |= {name: answer_cross_entropy(model, acts, vectors) for name, vectors in written.items()}
 
     found: dict[str, dict[str, Estimate]] = {f"ce_{name}": {} for name in loss}

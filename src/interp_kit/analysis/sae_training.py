@@ -64,7 +64,8 @@ def fit_sae(
 ) -> "SAE":
     """Train on these vectors and return SAELens's inference class, for vectors as they are: the scale is folded in.
 
-    metadata: for SAELens's config, `hook_name` among it. Raises ValueError where all vectors are equal.
+    metadata: for SAELens's config, `hook_name` among it. Raises ValueError where all vectors are equal, or
+    training diverges.
     """
     from sae_lens import LoggingConfig, SAETrainer
     from sae_lens.config import SAETrainerConfig
@@ -97,6 +98,8 @@ def fit_sae(
         for _ in tqdm(range(steps), desc=f"SAE at {metadata['hook_name']}", disable=not progress):
             trainer.step(next(stream))
             trainer.n_training_steps += 1
+    if not all(torch.isfinite(value).all() for value in sae.parameters()):
+        raise ValueError(f"training diverged: learning_rate {config.learning_rate} is too high for these activations")
     sae.fold_activation_norm_scaling_factor(scale)
     weights = {name: value.clone() for name, value in sae.state_dict().items()}
     sae.process_state_dict_for_saving_inference(weights)

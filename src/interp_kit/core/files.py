@@ -21,7 +21,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        raise _cannot_write(path, error) from error
     os.close(handle)
     aside = Path(name)
     try:
@@ -31,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(aside, path)
     except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        raise _cannot_write(path, error) from error
     finally:
         aside.unlink(missing_ok=True)
 
@@ -60,28 +60,44 @@ def read_json(path: str | Path) -> Any:
 def replacing_directory(path: str | Path) -> Iterator[Path]:
     """Like `replacing` for a directory: yield an empty one beside `path` that takes its place on success.
 
-    A former directory at `path` is kept until the new one is complete.
+    A former directory at `path` is kept until the new one stands in its place. Raises OSError naming `path` where a
+    file stands there, or the folder cannot be made or written.
     """
     path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"cannot write {path}: a file stands where the directory should be")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        raise _cannot_write(path, error) from error
     try:
         yield aside
         os.chmod(aside, 0o777 & ~_umask())
         if path.exists():
             former = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            os.replace(path, former / path.name)
-            os.replace(aside, path)
-            shutil.rmtree(former)
+            try:
+                os.replace(path, former / path.name)
+                os.replace(aside, path)
+            except BaseException:
+                if (former / path.name).exists():
+                    os.replace(former / path.name, path)
+                former.rmdir()
+                raise
+            shutil.rmtree(former, ignore_errors=True)
         else:
             os.replace(aside, path)
     except OSError as error:
-        raise type(error)(f"cannot write {path}: {error.strerror or error}") from error
+        raise _cannot_write(path, error) from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _cannot_write(path: Path, error: OSError) -> OSError:
+    """The error with `path` in its message, of the same kind (OSError picks the class by errno)."""
+    reason = error.strerror if error.strerror and error.filename in (None, str(path)) else error
+    message = f"cannot write {path}: {reason}"
+    return OSError(message) if error.errno is None else OSError(error.errno, message)
 
 
 def _umask() -> int:

@@ -51,7 +51,7 @@ def heatmap(
     ax = ax or new_axes(max(4.5, 2.2 + 0.42 * len(columns)), max(2.4, 1.5 + 0.34 * len(rows)))
     finite = values[np.isfinite(values)]
     if limits is None:
-        top = float(np.abs(finite).max()) if len(finite) else 1.0
+        top = (float(np.abs(finite).max()) if len(finite) else 0.0) or 1.0
         low = float(finite.min()) if len(finite) else 0.0
         limits = (-top, top) if signed else (low, float(finite.max()) if len(finite) else 1.0)
     ax.set_facecolor("#dddddd")
@@ -64,7 +64,7 @@ def heatmap(
         vmax=limits[1] if limits[1] > limits[0] else limits[0] + 1,
     )
     for y, x in np.argwhere(~np.isfinite(values)):
-        ax.add_patch(_hatched(x, y))
+        ax.add_patch(_hatched(int(x), int(y)))
     if mark is not None:
         ys, xs = np.nonzero(mark)
         ax.scatter(xs, ys, s=16, color="white", edgecolor="black", linewidth=0.8)
@@ -80,7 +80,7 @@ def heatmap(
     return ax
 
 
-def _hatched(x: float, y: float):
+def _hatched(x: int, y: int):
     from matplotlib.patches import Rectangle
 
     return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#999999", linewidth=0)
@@ -102,14 +102,15 @@ def intervals(
     """
     ax = ax or new_axes(6.4, 1.3 + 0.3 * len(names) * max(1, len(series) * 0.6))
     offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
-    for (name, (value, low, high)), offset, colour in zip(series.items(), offsets, COLOURS, strict=False):
+    for i, ((name, (value, low, high)), offset) in enumerate(zip(series.items(), offsets, strict=True)):
+        colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
         value, low, high = (np.asarray(v, dtype=float) for v in (value, low, high))
         bars = np.nan_to_num(np.clip(np.stack([value - low, high - value]), 0, None))
         ax.errorbar(
-            value, np.arange(len(names)) + offset, xerr=bars, fmt="o", ms=4, color=colour, capsize=2, label=name
+            value, np.arange(len(names)) + offset, xerr=bars, fmt=marker, ms=4, color=colour, capsize=2, label=name
         )
-    for (name, where), style in zip((reference or {}).items(), ("--", ":", "-."), strict=False):
-        ax.axvline(where, color="#555555", linestyle=style, linewidth=1, label=name)
+    for i, (name, where) in enumerate((reference or {}).items()):
+        ax.axvline(where, color="#555555", linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     if limits:

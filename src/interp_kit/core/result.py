@@ -55,7 +55,7 @@ class AbstractResult(ABC):
         with replacing_directory(directory) as aside:
             text = json.dumps({"class": type(self).__name__, "values": values}, indent=2, allow_nan=False)
             (aside / "result.json").write_text(text + "\n", encoding="utf-8")
-            save_file({name: np.ascontiguousarray(a) for name, a in arrays.items()}, aside / "arrays.safetensors")
+            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside / "arrays.safetensors")
         return Path(directory)
 
     @classmethod
@@ -68,32 +68,44 @@ class AbstractResult(ABC):
         if not (directory / "result.json").exists():
             raise ValueError(f"{directory} holds no result: there is no result.json")
         data = read_json(directory / "result.json")
-        found = _CLASSES.get(data.get("class", ""))
+        name, values = (data.get("class"), data.get("values")) if isinstance(data, dict) else (None, None)
+        found = _CLASSES.get(name) if isinstance(name, str) else None
         if found is None or not issubclass(found, cls):
-            raise ValueError(f"{directory} holds a {data.get('class')!r}, not a {cls.__name__}")
+            raise ValueError(f"{directory} holds a {name!r}, not a {cls.__name__}")
         try:
             arrays = load_file(directory / "arrays.safetensors")
         except (SafetensorError, FileNotFoundError) as error:
             raise ValueError(f"{directory}/arrays.safetensors is damaged or missing: {error}") from error
         names = {f.name for f in dataclasses.fields(found)}
-        if set(data["values"]) != names:
-            raise ValueError(
-                f"{directory}: fields {sorted(data['values'])} do not match {found.__name__}'s {sorted(names)}"
-            )
-        return found(**{name: _unpack(value, arrays) for name, value in data["values"].items()})
+        if not isinstance(values, dict) or set(values) != names:
+            shown = sorted(values) if isinstance(values, dict) else values
+            raise ValueError(f"{directory}: fields {shown} do not match {found.__name__}'s {sorted(names)}")
+        fields = {}
+        for name, value in values.items():
+            try:
+                fields[name] = _unpack(value, arrays)
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{directory}: field {name!r} is damaged: {error!r}") from error
+        return found(**fields)
 
 
 def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     match value:
-        case np.ndarray():
+        case np.ndarray() if value.dtype.kind in "biuf":
+            while path in arrays:  # {"a.b": …, "a": {"b": …}}
+                path += "'"
             arrays[path] = value
             return {"@array": path}
+        case np.ndarray():
+            raise TypeError(f"{path}: a result cannot hold an array of {value.dtype}")
         case Estimate():
             return {"@estimate": [_pack(v, path, arrays) for v in dataclasses.astuple(value)]}
         case np.generic():
             return _pack(value.item(), path, arrays)
         case float() if not np.isfinite(value):
             return {"@float": repr(value)}
+        case Mapping() if any(str(key).startswith("@") for key in value):
+            raise ValueError(f"{path}: no key may begin with @: {', '.join(map(str, value))}")
         case Mapping():
             return {str(key): _pack(item, f"{path}.{key}", arrays) for key, item in value.items()}
         case tuple() | list():

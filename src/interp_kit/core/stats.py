@@ -75,7 +75,7 @@ def bootstrap_mean(
     weights = np.stack([np.bincount(row, minlength=n) for row in bootstrap_indices(n, resamples, seed)], axis=1) / n
     means = values @ weights
     low, high = np.percentile(means, [2.5, 97.5], axis=-1)
-    return values.mean(-1), low, high
+    return np.asarray(values.mean(-1)), np.asarray(low), np.asarray(high)
 
 
 def bootstrap_ratio(
@@ -95,13 +95,15 @@ def bootstrap_ratio(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = (numerator @ weights) / (denominator @ weights)
     low, high = np.nanpercentile(ratios, [2.5, 97.5], axis=-1)
-    return numerator.mean(-1) / total, low, high
+    return np.asarray(numerator.mean(-1) / total), np.asarray(low), np.asarray(high)
 
 
 def permutation_p(observed: float, null: np.ndarray) -> float:
     """One-sided p: the share of the null at least as large as what was observed, the observation counted in
-    (Phipson & Smyth 2010: a permutation p is never zero)."""
+    (Phipson & Smyth 2010: a permutation p is never zero); nan where the statistic is undefined."""
     null = np.asarray(null, dtype=float)
+    if np.isnan(observed) or np.isnan(null).any():
+        return float("nan")
     return float((1 + np.sum(null >= observed - 1e-12)) / (1 + len(null)))
 
 
@@ -124,4 +126,4 @@ def expected_jaccard(total: int, size_a: int, size_b: int) -> float:
 
 def _log_choose(n: int, k: np.ndarray | int) -> np.ndarray:
     k = np.asarray(k, dtype=float)
-    return special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1)
+    return np.asarray(special.gammaln(n + 1) - special.gammaln(k + 1) - special.gammaln(n - k + 1))

@@ -122,7 +122,7 @@ def _store(run: Run, source: Path, target: Path) -> tuple[str, dict[str, Any]]:
     exact = frame[frame["field"] == "exact match"]
     metrics: dict[str, Any] = {"dtype": "float16" if same else "float32"}
     for row in exact.itertuples():
-        metrics[f"exact_match_{row.split}"] = {"value": row.value, "n": row.n}
+        metrics[f"exact match, {row.split}"] = {"value": row.value, "n": row.n}
     return weights_hash(target), metrics
 
 

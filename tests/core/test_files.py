@@ -1,0 +1,180 @@
+"""A file or folder is written whole or not at all, and what stood there before outlives every failure."""
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from interp_kit.core.files import read_json, replacing, replacing_directory, write_json, write_text
+
+
+class RemoteError(OSError):
+    """An OSError with a constructor of its own, as HTTP libraries have."""
+
+    def __init__(self, url: str, code: int) -> None:
+        super().__init__(f"{url} answered {code}")
+
+
+FAILURES = [ValueError("bad"), KeyboardInterrupt(), OSError(28, "No space left on device"), RemoteError("here", 500)]
+failures = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
+Writer = Callable[[Path], AbstractContextManager[Path]]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_replacing_writes_and_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folders" / "a.txt"
+    for text in ("first", "second"):
+        with replacing(path) as aside:
+            aside.write_text(text)
+            assert aside.parent == path.parent  # A rename is atomic on one file system only.
+            assert not path.exists() or path.read_text() != text
+        assert path.read_text() == text
+        assert names(path.parent) == ["a.txt"]
+
+
+def test_replacing_gives_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:
+    (tmp_path / "ordinary").write_text("")
+    write_text(tmp_path / "ours", "")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_replacing_flushes_before_it_renames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *a, name=name, original=original: (calls.append(name), original(*a)))
+    write_text(tmp_path / "a.txt", "text")
+    assert calls == ["fsync", "replace"]
+
+
+@failures
+@pytest.mark.parametrize("standing", [True, False])
+def test_failure_inside_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, failure: BaseException, standing: bool
+) -> None:
+    path = tmp_path / "a.txt"
+    if standing:
+        path.write_text("old")
+    with pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError), replacing(path) as aside:
+        aside.write_text("half of the n")
+        raise failure
+    assert names(tmp_path) == (["a.txt"] if standing else [])
+    assert not standing or path.read_text() == "old"
+
+
+@failures
+@pytest.mark.parametrize("standing", [True, False])
+def test_failure_inside_leaves_the_old_directory_and_nothing_else(
+    tmp_path: Path, failure: BaseException, standing: bool
+) -> None:
+    path = tmp_path / "run"
+    if standing:
+        path.mkdir()
+        (path / "old").write_text("old")
+    with (
+        pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError),
+        replacing_directory(path) as aside,
+    ):
+        (aside / "new").write_text("half")
+        raise failure
+    assert names(tmp_path) == (["run"] if standing else [])
+    assert not standing or names(path) == ["old"]
+
+
+@pytest.mark.parametrize("writer", [replacing, replacing_directory])
+@pytest.mark.parametrize("failure", FAILURES[2:], ids=lambda failure: type(failure).__name__)
+def test_an_error_of_the_system_names_the_path_and_the_cause(tmp_path: Path, writer: Writer, failure: OSError) -> None:
+    cause = "No space left" if failure.errno else "here answered 500"
+    with pytest.raises(OSError, match=f"(?s){tmp_path / 'target'}.*{cause}"), writer(tmp_path / "target"):
+        raise failure
+
+
+@pytest.mark.parametrize("writer", [replacing, replacing_directory])
+@pytest.mark.parametrize("below", ["x", "x/y"])
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, writer: Writer, below: str) -> None:
+    (tmp_path / "file").write_text("keep")
+    with pytest.raises(OSError, match=str(tmp_path / "file" / below)), writer(tmp_path / "file" / below):
+        pytest.fail("there is nowhere to write")
+    assert (tmp_path / "file").read_text() == "keep"
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("keep")
+    with pytest.raises(OSError, match=str(tmp_path / "target")), replacing_directory(tmp_path / "target") as aside:
+        (aside / "new").write_text("new")
+    assert (tmp_path / "target").read_text() == "keep"
+    assert names(tmp_path) == ["target"]
+
+
+def test_a_directory_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "keep").write_text("keep")
+    with pytest.raises(OSError, match=str(tmp_path / "target")):
+        write_text(tmp_path / "target", "text")
+    assert names(tmp_path) == ["target"]
+    assert names(tmp_path / "target") == ["keep"]
+
+
+def test_replacing_directory_replaces_all_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "run"
+    for name in ("first", "second"):
+        with replacing_directory(path) as aside:
+            assert names(aside) == []
+            (aside / name).write_text(name)
+        assert names(path) == [name]
+        assert names(path.parent) == ["run"]
+    (tmp_path / "ordinary").mkdir()
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_replacing_directory_keeps_the_former_one_when_a_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").write_text("old")
+    original, calls = os.replace, []
+
+    def failing(source: Path, target: Path) -> None:
+        calls.append(source)
+        if len(calls) == at:
+            raise PermissionError(13, "Permission denied")
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with (
+        pytest.raises(PermissionError, match=f"{tmp_path / 'run'}: Permission denied"),
+        replacing_directory(tmp_path / "run") as aside,
+    ):
+        (aside / "new").write_text("new")
+    assert names(tmp_path) == ["run"]
+    assert names(tmp_path / "run") == ["old"]
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    data = {"a": [1, 2.5, None, True], "é": {"nested": "ü"}}
+    assert read_json(write_json(tmp_path / "a.json", data)) == data
+    assert json.loads((tmp_path / "a.json").read_bytes().decode("utf-8")) == data
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), object()])
+def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, bad: object) -> None:
+    write_json(tmp_path / "a.json", 1)
+    with pytest.raises((ValueError, TypeError)):
+        write_json(tmp_path / "a.json", {"value": bad})
+    assert names(tmp_path) == ["a.json"]
+    assert read_json(tmp_path / "a.json") == 1
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}", b"{'a': 1}"])
+def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'a.json'} is not valid JSON"):
+        read_json(tmp_path / "a.json")

@@ -1,0 +1,209 @@
+"""A result comes back from disk as it was, or an error says which file is at fault."""
+
+import dataclasses
+import json
+import math
+import os
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from safetensors.numpy import load_file, save_file
+
+from interp_kit.core.plotting import new_axes
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured(AbstractResult):
+    """Every kind of value that a result may hold."""
+
+    value: Any
+    other: Any = None
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame({"value": [self.value]})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        return ax or new_axes()
+
+    def caption(self) -> str:
+        return "Nothing."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unrelated(Measured):
+    """Another class of result."""
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal in type and value, nan equal to nan, an array's shape and dtype included."""
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and a.dtype == b.dtype and a.shape == b.shape and bool(
+            np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+        )  # fmt: skip
+    if isinstance(a, Estimate):
+        return isinstance(b, Estimate) and same(dataclasses.astuple(a), dataclasses.astuple(b))
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, tuple):
+        return isinstance(b, tuple) and len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, float) and math.isnan(a):
+        return isinstance(b, float) and math.isnan(b)
+    return type(a) is type(b) and a == b
+
+
+VALUES = {
+    "plain": (1, -2.5, True, None, "é\n", 2**60, 0.1 + 0.2),
+    "not finite": (float("nan"), float("inf"), float("-inf")),
+    "floats": np.array([[1.0, np.nan], [-np.inf, 1e-300]]),
+    "integers": np.array([[-1, 2**40]]),
+    "booleans": np.array([True, False]),
+    "half": np.array([0.5, 2.0], dtype=np.float16),
+    "single": np.float32([1 / 3]),
+    "no axis": np.array(1.5),
+    "empty": np.zeros((0, 3)),
+    "transposed": np.arange(6.0).reshape(2, 3).T,
+    "big-endian": np.arange(3, dtype=">i4").astype("<i4"),
+    "estimate": Estimate(0.5, 0.25, float("inf"), 8, "inputs"),
+    "estimate without interval": Estimate(0.5, float("nan"), float("nan"), 1, "seeds"),
+    "nested": {"a": {"b": (np.arange(3), {"c": Estimate(0.0, 0.0, 1.0, 2, "seeds")})}, "": (), "d": {}},
+    "names that run together": {"a.b": np.zeros(1), "a": {"b": np.ones(2)}, "c": (np.zeros(3),), "c.0": np.ones(4)},
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_round_trip(tmp_path: Path, name: str) -> None:
+    result = Measured(config={"model": "m", "k": 5, "options": {"eps": 0.1}}, value=VALUES[name], other=np.arange(2))
+    assert result.save(tmp_path / "r") == tmp_path / "r"
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["arrays.safetensors", "result.json"]
+    for loaded in (Measured.load(tmp_path / "r"), AbstractResult.load(tmp_path / "r")):
+        assert type(loaded) is Measured
+        assert same(loaded.config, result.config)
+        assert same(loaded.value, result.value)
+        assert same(loaded.other, result.other)
+
+
+def test_numpy_scalars_come_back_as_python_numbers(tmp_path: Path) -> None:
+    Measured(config={}, value=(np.float64(0.5), np.int64(3), np.bool_(True), np.float32("nan"))).save(tmp_path / "r")
+    assert same(Measured.load(tmp_path / "r").value, (0.5, 3, True, float("nan")))
+
+
+def test_result_json_is_strict_json(tmp_path: Path) -> None:
+    Measured(config={"threshold": float("nan")}, value=float("inf")).save(tmp_path / "r")
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
+    assert json.loads((tmp_path / "r" / "result.json").read_text(), parse_constant=refuse)["class"] == "Measured"
+
+
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        (object(), "value: "),
+        ({"deep": ({1, 2},)}, r"value\.deep\.0: .*set"),
+        ({"deep": np.array(["text"])}, r"value\.deep: "),
+        (np.array([None]), "value: "),
+        ({"@array": "value"}, "@array"),
+    ],
+)
+def test_what_cannot_be_held_is_named_and_the_old_result_kept(tmp_path: Path, value: Any, where: str) -> None:
+    Measured(config={}, value=1).save(tmp_path / "r")
+    with pytest.raises((TypeError, ValueError), match=where):
+        Measured(config={}, value=value).save(tmp_path / "r")
+    assert Measured.load(tmp_path / "r").value == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_failed_write_keeps_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Measured(config={}, value=1).save(tmp_path / "r")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    with pytest.raises(OSError, match=f"{tmp_path / 'r'}: No space left"):
+        Measured(config={}, value=2).save(tmp_path / "r")
+    assert Measured.load(tmp_path / "r").value == 1
+    assert os.listdir(tmp_path) == ["r"]
+
+
+def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def apply(folder: Path) -> None:
+        data = json.loads((folder / "result.json").read_text())
+        changed = change(data)
+        (folder / "result.json").write_text(json.dumps(data if changed is None else changed))
+
+    return apply
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "arrays.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def lengthen(folder: Path) -> None:
+    path = folder / "arrays.safetensors"
+    path.write_bytes(path.read_bytes() + b"more")
+
+
+def drop_an_array(folder: Path) -> None:
+    arrays = load_file(folder / "arrays.safetensors")
+    arrays.pop("value")
+    save_file(arrays, folder / "arrays.safetensors")
+
+
+def put_a_pickle(folder: Path) -> None:
+    (folder / "arrays.safetensors").write_bytes(pickle.dumps({"value": 1}))
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (lambda folder: folder.rename(folder.parent / "elsewhere"), "holds no result"),
+    "no json": (lambda folder: (folder / "result.json").unlink(), "holds no result"),
+    "broken json": (lambda folder: (folder / "result.json").write_text('{"class"'), "result.json is not valid JSON"),
+    "json of another kind": (lambda folder: (folder / "result.json").write_text("[1]"), "holds"),
+    "unknown class": (edit(lambda data: data.update({"class": "Nobody"})), "holds a 'Nobody', not a Measured"),
+    "class that is no name": (edit(lambda data: data.update({"class": ["Measured"]})), "not a Measured"),
+    "no class": (edit(lambda data: data.pop("class") and None), "holds a None, not a Measured"),
+    "no values": (edit(lambda data: data.pop("values") and None), "do not match"),
+    "values of another kind": (edit(lambda data: data.update(values=3)), "do not match"),
+    "field too many": (edit(lambda data: data["values"].update(more=1)), "'more'"),
+    "field too few": (edit(lambda data: data["values"].pop("other") and None), "do not match"),
+    "broken estimate": (edit(lambda data: data["values"].update(other={"@estimate": [1]})), "other"),
+    "broken float": (edit(lambda data: data["values"].update(other={"@float": "many"})), "other"),
+    "no arrays": (lambda folder: (folder / "arrays.safetensors").unlink(), "arrays.safetensors is damaged or missing"),
+    "truncated arrays": (truncate, "arrays.safetensors is damaged or missing"),
+    "longer arrays": (lengthen, "arrays.safetensors is damaged or missing"),
+    "pickle for arrays": (put_a_pickle, "arrays.safetensors is damaged or missing"),
+    "an array too few": (drop_an_array, "'value'"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_a_value_error_that_names_the_folder(tmp_path: Path, damage: str) -> None:
+    apply, message = DAMAGE[damage]
+    folder = Measured(config={}, value=np.arange(5), other=0.5).save(tmp_path / "r")
+    apply(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        Measured.load(folder)
+    assert str(folder) in str(caught.value)
+
+
+def test_another_class_is_refused(tmp_path: Path) -> None:
+    Measured(config={}, value=1).save(tmp_path / "base")
+    Unrelated(config={}, value=1).save(tmp_path / "derived")
+    with pytest.raises(ValueError, match="holds a 'Measured', not a Unrelated"):
+        Unrelated.load(tmp_path / "base")
+    assert type(Measured.load(tmp_path / "derived")) is Unrelated
+
+
+def test_results_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Measured(config={}, value=1).value = 2  # pyright: ignore[reportAttributeAccessIssue]
