@@ -70,7 +70,9 @@ def run(model: HookedTransformer, batch: TokenBatch) -> Logits:
 
 
 def close(found: Tensor | np.ndarray, expected: Tensor | np.ndarray, tolerance: float = 1e-5) -> None:
-    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(expected), rtol=0, atol=tolerance)
+    """Equal up to `tolerance`, relative to the largest value where that is above 1."""
+    found, expected = torch.as_tensor(found), torch.as_tensor(expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance * max(1.0, float(expected.abs().max())))
 
 
 def entry_by_entry(change: Callable[[Tensor], Tensor], at: Tensor | None, head: int | None, neuron: int | None):
@@ -228,7 +230,7 @@ def test_sources_do_to_each_entry_what_they_say(
     for source, change in changes:
         expected = hooked(model, rows, (hook_name(site, layer), entry_by_entry(change, at, None, None)))
         close(edited(model, rows, Edit(site, layer, source, position=position)), expected)
-        if at is None or bool((at == 11).all()):
+        if isinstance(source, Scale):
             assert (expected - run(model, rows)).abs().max() > 1e-3
     neuron = entry_by_entry(lambda old: old + 4.0, at, None, 3)
     found = edited(model, rows, Edit(site, layer, Add(torch.tensor(4.0)), position=position, neuron=3))
@@ -355,7 +357,7 @@ def test_weights_and_hooks_are_put_back_after_an_exception(
     assert untouched(model, before)
     original = model.run_with_hooks
     monkeypatch.setattr(model, "run_with_hooks", lambda *a, **k: (original(*a, **k), fail_within([])))
-    with pytest.raises(AssertionError):
+    with pytest.raises(Stop):
         sweep(model, batch, [group], metrics())
     monkeypatch.undo()
     assert untouched(model, before)
@@ -494,8 +496,9 @@ def test_senders_are_read_as_written_out_by_hand(
         found = edited(model, corrupt, *group)
         close(found, expected)
         at, unedited = int(batch.position(receiver)[0]), run(model, corrupt)
-        elsewhere = [i for i in range(found.shape[1]) if i != at]
-        close(found[:, elsewhere], unedited[:, elsewhere], 0)
+        close(found[:, :at], unedited[:, :at], 0)
+        if layers[-1] == model.cfg.n_layers - 1 == layers[0]:  # No later layer reads the receiver.
+            close(found[:, at + 1 :], unedited[:, at + 1 :], 0)
         if senders != ("newD?",) or layers != [0]:  # The receiver's own token is the same in both runs.
             assert (found[:, at] - unedited[:, at]).abs().max() > 1e-4
 

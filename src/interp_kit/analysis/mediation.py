@@ -26,6 +26,7 @@ from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import complete
 
+SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
 ROUTES = ("via token", "direct", "latent", "relayed")
 
 
@@ -234,7 +235,7 @@ def _verdict(
     latent: tuple[np.ndarray, ...],
     pairs: int,
 ) -> str:
-    if solved.value < 0.95 or pairs < 4:
+    if solved.value < SOLVED or pairs < 4:
         return "none"
     best = int(np.argmax(route))
     name = ROUTES[best]

@@ -84,7 +84,7 @@ class PatchingResult(AbstractResult):
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
-        """Layers (or heads) by position, for one site; bars where everything was patched at all positions at once."""
+        """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""
         frame = self.to_frame()
         site = site or self.site[0]
         frame = frame[frame["site"] == site]
@@ -96,7 +96,10 @@ class PatchingResult(AbstractResult):
         if site == "senders":
             series = {"recovered": tuple(frame[c].to_numpy() for c in ("recovered", "low", "high"))}
             return intervals(list(frame["position"]), series, ax=ax, title=title, x_label="recovered")
-        rows = [f"L{la}" if he < 0 else f"L{la}H{he}" for la, he in zip(frame["layer"], frame["head"], strict=True)]
+        rows = [
+            site if la < 0 else f"L{la}" if he < 0 else f"L{la}H{he}"
+            for la, he in zip(frame["layer"], frame["head"], strict=True)
+        ]
         names, columns = list(dict.fromkeys(rows)), list(dict.fromkeys(frame["position"]))
         grid = np.full((len(names), len(columns)), np.nan)
         for row, position, value in zip(rows, frame["position"], frame["recovered"], strict=True):
@@ -129,7 +132,7 @@ def patch(
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
     sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
-    by: one named position at a time (`positions`, default all), or all positions together.
+    by: one named position at a time (`positions`, default those that every row has), or all positions together.
     direction: "denoise" copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all
     the
     way to the one copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
@@ -138,7 +141,8 @@ def patch(
     """
     pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
-    names = [None] if by == "all" else list(positions or pairs.clean.positions)
+    shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
+    names = [None] if by == "all" else list(positions or shared)
     copy = Copy(source)
     edits = [
         Edit(site, layer, copy, head=head, position=name)
@@ -165,8 +169,8 @@ def patch_senders(
     """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
 
     receiver: a prediction position, by default that of the target; senders: named positions, or groups of them patched
-    together, by default each one up to the receiver. Every layer's attention of the receiver is changed, no other
-    position is, so what is recovered travels straight from sender to receiver.
+    together, by default each one before the receiver that every row has. Every layer's attention of the receiver is
+    changed and no position before it is, so what is recovered at the receiver travels straight from the sender.
 
     Raises ValueError as `patch` does, and for a sender behind the receiver.
     """

@@ -120,7 +120,7 @@ class ProbeResult(AbstractResult):
             self.positions,
             ax=ax,
             title=f"{label}, {self.config['model']}",
-            label=f"{scale} above the best baseline" if excess else scale,
+            label=f"{scale}\nabove the best baseline" if excess else scale,
             signed=excess,
             limits=None if excess else ((0.0, 1.0) if label in self.numeric else (0.5, 1.0)),
             mark=np.broadcast_to(self.written[i], values.shape) & np.isfinite(values),

@@ -87,7 +87,8 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     Only cells count where the label is determined by the visible text and does not yet stand in it; of these, where
     there are any, the ones that pass the max-statistic on every choosing seed. The largest mean margin over the best
     baseline is
-    chosen; ties go to the earliest layer, then the earliest position. The first half of the results (rounded down)
+    chosen; ties go to the cell with the most
+    distinct prefixes, then to the earliest layer, then the earliest position. The first half of the results (rounded down)
     choose.
 
     Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
@@ -124,7 +125,9 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     # without permutations null_high is nan, nothing passes, and nothing can be called computed
     passing = np.all([r.score[i] > r.null_high[i] for r in choosing], axis=0) & open_cells
     margin[~(passing if passing.any() else np.broadcast_to(open_cells, margin.shape))] = -np.inf
-    j, k = np.unravel_index(np.argmax(np.round(margin, 9)), margin.shape)
+    best = np.round(margin, 9) == np.round(margin, 9).max()
+    units = np.where(best, choosing[0].units, -1)  # the same score from more distinct prefixes is better evidence
+    j, k = np.unravel_index(np.argmax(units), margin.shape)
     bounds = (-np.inf, 1.0)
     score = t_interval([r.score[i, j, k] for r in reporting], bounds=bounds)
     gain = t_interval([(r.score - r.baseline())[i, j, k] for r in reporting], bounds=bounds)

@@ -1,6 +1,6 @@
 """Where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,8 +83,8 @@ class Copy(Source):
 class CopyAttended(Source):
     """Path patching by sender: the edited position reads keys and values of `batch` at `senders`; nobody else does.
 
-    For site "z" with a named position, the receiver. Only the attention of the receiver changes, so no other position
-    is touched (Goldowsky-Dill et al. 2023, with positions as senders).
+    For site "z" with a named position, the receiver. Only the attention of the receiver changes: no earlier position
+    does, and later ones only by what they read of the receiver (Goldowsky-Dill et al. 2023, with positions as senders).
     """
 
     batch: TokenBatch
@@ -171,19 +171,50 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             raise ValueError(f"{edit}: a weight has no position")
         if not isinstance(edit.source, Set | Zero | Add | Scale):
             raise ValueError(f"{edit}: a weight takes Set, Zero, Add or Scale")
+        weight = find_weight(dict(model.named_parameters()), edit)
+        if edit.mask is not None and edit.mask.shape != weight.shape:
+            raise ValueError(f"{edit}: mask of shape {tuple(edit.mask.shape)}, weight of {tuple(weight.shape)}")
+        _check_neuron(edit, weight.shape[-1])
         return
     if edit.mask is not None:
         raise ValueError(f"{edit}: mask is for weights; name a position, head or neuron instead")
     name = hook_name(edit.site, edit.layer)
     hooks = getattr(model, "hook_dict", {})
-    if hooks and name not in hooks:
+    # TransformerLens gives blocks without an MLP a hook for its output, which nothing ever passes
+    without_mlp = edit.site in ("mlp_out", "mlp_post") and getattr(cfg, "attn_only", False)
+    if (hooks and name not in hooks) or without_mlp:
         raise ValueError(f"{edit}: the model has no {name}")
+    if edit.neuron is not None:
+        _check_neuron(edit, getattr(cfg, ACTIVATIONS[edit.site][1][-1]))
     if isinstance(edit.position, str):
         batch.position(edit.position)
     elif edit.position is not None and not 0 <= edit.position < batch.tokens.shape[1]:
         raise ValueError(f"{edit}: the batch has positions 0 to {batch.tokens.shape[1] - 1}")
-    if isinstance(edit.source, CopyAttended) and (edit.site != "z" or not isinstance(edit.position, str)):
-        raise ValueError(f'{edit}: CopyAttended is for site "z" at a named position')
+    if isinstance(edit.source, CopyAttended):
+        if edit.site != "z" or not isinstance(edit.position, str):
+            raise ValueError(f'{edit}: CopyAttended is for site "z" at a named position')
+        positions = getattr(cfg, "positional_embedding_type", "standard")
+        if positions not in ("standard", "shortformer") or getattr(cfg, "attn_scores_soft_cap", -1.0) > 0:
+            raise ValueError(
+                f"{edit}: CopyAttended needs attention scores q k / scale, without soft cap; this model's positions are"
+                f" {positions}"
+            )
+
+
+def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
+    """The parameter that a weight edit is about. Raises ValueError where there is none."""
+    template = WEIGHTS[edit.site][0]
+    if ("{layer}" in template) != (edit.layer is not None):
+        raise ValueError(f"{edit}: site {edit.site!r} {'needs a' if edit.layer is None else 'has no'} layer")
+    name = template.format(layer=edit.layer)
+    if name not in parameters:
+        raise ValueError(f"{edit}: the model has no parameter {name}")
+    return parameters[name]
+
+
+def _check_neuron(edit: Edit, width: int) -> None:
+    if edit.neuron is not None and not 0 <= edit.neuron < width:
+        raise ValueError(f"{edit}: the last axis has entries 0 to {width - 1}")
 
 
 def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 
 from interp_kit.analysis.metrics import Metric
 from interp_kit.analysis.sites import (
-    WEIGHTS,
     Add,
     Copy,
     CopyAttended,
@@ -29,6 +28,7 @@ from interp_kit.analysis.sites import (
     Zero,
     as_group,
     check_edit,
+    find_weight,
     hook_name,
 )
 from interp_kit.core.batch import TokenBatch
@@ -81,7 +81,7 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
     group = as_group(edits)
     for edit in group:
         check_edit(model, batch, edit)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: the caller may want gradients
         hooks = Engine(model, batch).hooks(group)
     with edited_weights(model, group), model.hooks(fwd_hooks=hooks):
         yield model
@@ -101,8 +101,9 @@ class Engine:
 
     def run(self, group: EditGroup) -> Tensor:
         """(batch, pos, vocab) logits under the edits of one group."""
+        hooks = self.hooks(group)  # before the weights change: what is copied or averaged is the unedited model's
         with edited_weights(self.model, group):
-            return self.model.run_with_hooks(self.batch.tokens, fwd_hooks=self.hooks(group))
+            return self.model.run_with_hooks(self.batch.tokens, fwd_hooks=hooks)
 
     def hooks(self, group: EditGroup) -> list[Hook]:
         """The hooks of a group's activation edits."""
@@ -163,12 +164,16 @@ class Engine:
                 reference = self.activation(other, name)
             case Mean(over=over):
                 over = over or self.batch
+                self._check_named(edit, over)
                 reference = self._once(("mean", id(over), name), over, lambda: self._named_mean(over, name))
             case Resample(seed=seed, over=over):
                 over = over or self.batch
-                reference = self._once(
-                    ("resample", id(over), name, seed), over, lambda: self._resampled(over, name, seed)
-                )
+                self._check_named(edit, over)
+                if isinstance(edit.position, str):
+                    reference = self._resampled(over, name, seed, [edit.position])
+                else:
+                    key, names = ("resample", id(over), name, seed), list(self.batch.positions)
+                    reference = self._once(key, over, lambda: self._resampled(over, name, seed, names))
             case _:
                 raise TypeError(f"unknown source {type(source).__name__}")
         new = reference[where]
@@ -196,8 +201,7 @@ class Engine:
     def _named_mean(self, over: TokenBatch, name: str) -> Tensor:
         """(batch, pos, …) at each named position the mean of `over`'s rows that have it."""
         reference = self.activation(over, name)
-        rows, named = torch.arange(len(over), device=over.tokens.device), self._named()
-        self._check_named(named, over, name)
+        rows = torch.arange(len(over), device=over.tokens.device)
         table = torch.zeros(
             len(self.batch.positions), *reference.shape[2:], dtype=reference.dtype, device=reference.device
         )
@@ -206,39 +210,56 @@ class Engine:
             if index is not None and (index >= 0).any():
                 has = index >= 0
                 table[number] = reference[rows[has], index[has]].mean(0)
-        return table[named.clamp(min=0)]
+        return table[self._named().clamp(min=0)]
 
-    def _resampled(self, over: TokenBatch, name: str, seed: int) -> Tensor:
-        """(batch, pos, …) at each named position the activation of another random row of `over`."""
-        n, generator = len(self.batch), np.random.default_rng(seed)
-        if over is self.batch:
-            if n < 2:
-                raise ValueError("resampling from the batch itself needs at least two rows")
-            order = generator.permutation(n)
-            donor = np.empty(n, dtype=int)
-            donor[order] = np.roll(order, 1)
-        else:
-            donor = generator.integers(0, len(over), size=n)
-        donors, named = over.take(torch.from_numpy(donor)), self._named()
-        self._check_named(named, donors, name)
+    def _resampled(self, over: TokenBatch, name: str, seed: int, names: Sequence[str]) -> Tensor:
+        """(batch, pos, …) at each of the named positions the activation of another random row of `over`."""
+        donor = torch.from_numpy(self._donors(over, seed, names)).to(self.batch.tokens.device)
         # donor rows are stretched to this batch's positions by name
-        reference = self.activation(over, name)[torch.from_numpy(donor).to(self.batch.tokens.device)]
-        result = reference.new_zeros(n, self.batch.tokens.shape[1], *reference.shape[2:])
-        for position, index in self.batch.positions.items():
+        reference = self.activation(over, name)[donor]
+        result = reference.new_zeros(len(self.batch), self.batch.tokens.shape[1], *reference.shape[2:])
+        for position in names:
+            index = self.batch.positions[position]
             has = index >= 0
-            source = donors.positions[position] if position in donors.positions else torch.full_like(index, -1)
-            if (has & (source < 0)).any():
-                raise ValueError(f"{name}: a row to resample from has no position {position!r}")
-            result[self.rows[has], index[has]] = reference[self.rows[has], source[has]]
+            if has.any():
+                result[self.rows[has], index[has]] = reference[self.rows[has], over.positions[position][donor][has]]
         return result
 
-    def _check_named(self, named: Tensor, over: TokenBatch, name: str) -> None:
-        if (named[self.batch.mask] < 0).any():
-            row, pos = ((named < 0) & self.batch.mask).nonzero()[0].tolist()
-            raise ValueError(f"{name}: token {pos} of row {row} has no position name, so it has no mean or donor")
-        missing = [p for p, index in self.batch.positions.items() if (index >= 0).any() and p not in over.positions]
-        if missing:
-            raise ValueError(f"{name}: the reference batch has no position {missing[0]!r}")
+    def _donors(self, over: TokenBatch, seed: int, names: Sequence[str]) -> np.ndarray:
+        """(batch,) for each row a row of `over` that has the same ones of the named positions (or more, in another
+        batch). In the batch itself it is a permutation that leaves no row where it was."""
+        itself, generator = over is self.batch, np.random.default_rng(seed)
+        if itself and len(self.batch) < 2:
+            raise ValueError("resampling from the batch itself needs at least two rows")
+        absent = torch.full_like(over.prompt_length, -1)
+        has = np.stack([(self.batch.positions[p] >= 0).cpu().numpy() for p in names], axis=1)
+        there = np.stack([(over.positions.get(p, absent) >= 0).cpu().numpy() for p in names], axis=1)
+        donor = np.empty(len(has), dtype=np.int64)
+        for kind in np.unique(has, axis=0):
+            rows = np.flatnonzero((has == kind).all(1))
+            able = rows if itself else np.flatnonzero(there[:, kind].all(1))
+            if len(able) < 1 + itself:
+                raise ValueError(f"row {rows[0]} of the batch: no other row to resample from has the same positions")
+            if itself:
+                order = generator.permutation(rows)
+                donor[order] = np.roll(order, 1)
+            else:
+                donor[rows] = generator.choice(able, size=len(rows))
+        return donor
+
+    def _check_named(self, edit: Edit, over: TokenBatch) -> None:
+        """Raise ValueError where a token to be edited has no name, or no row of `over` has that position."""
+        if isinstance(edit.position, str):
+            needed = [edit.position]
+        else:
+            needed = [name for name, index in self.batch.positions.items() if (index >= 0).any()]
+            nameless = (self._named() < 0) & self.batch.mask
+            if nameless.any():
+                row, pos = nameless.nonzero()[0].tolist()
+                raise ValueError(f"{edit}: token {pos} of row {row} has no position name, so it has no mean or donor")
+        for name in needed:
+            if name not in over.positions or not (over.positions[name] >= 0).any():
+                raise ValueError(f"{edit}: the reference batch has no position {name!r}")
 
     def _attended_hooks(self, edit: Edit, source: CopyAttended) -> list[Hook]:
         """Recompute what the receiver reads from the senders, with their keys and values from `source.batch`."""
@@ -251,7 +272,7 @@ class Engine:
         keys = self._heads(self.activation(source.batch, f"{prefix}.hook_k"))
         values = self._heads(self.activation(source.batch, f"{prefix}.hook_v"))
         scale = self.model.blocks[edit.layer].attn.attn_scale  # pyright: ignore[reportAttributeAccessIssue]
-        senders = [self.batch.position(name) for name in source.senders]
+        senders = [self.batch.position(name) for name in dict.fromkeys(source.senders)]
         if any((sender > at).any() for sender in senders):
             raise ValueError(f"{edit}: a sender stands behind the receiver {edit.position!r}")
         seen: dict[str, Tensor] = {}
@@ -289,30 +310,20 @@ class Engine:
 @contextlib.contextmanager
 def edited_weights(model: HookedModel, edits: Sequence[Edit]) -> Iterator[None]:
     """Apply the weight edits of a group to the parameters, and put the former values back whatever happens."""
-    former: dict[str, Tensor] = {}
+    former: dict[int, tuple[Tensor, Tensor]] = {}
     parameters = dict(model.named_parameters()) if any(edit.is_weight for edit in edits) else {}
     try:
         with torch.no_grad():
             for edit in edits:
                 if edit.is_weight:
-                    name = _parameter_name(edit, parameters)
-                    former.setdefault(name, parameters[name].detach().clone())
-                    _edit_weight(parameters[name], edit)
+                    weight = find_weight(parameters, edit)
+                    former.setdefault(id(weight), (weight, weight.detach().clone()))
+                    _edit_weight(weight, edit)
         yield
     finally:
         with torch.no_grad():
-            for name, value in former.items():
-                parameters[name].copy_(value)
-
-
-def _parameter_name(edit: Edit, parameters: dict[str, Tensor]) -> str:
-    template = WEIGHTS[edit.site][0]
-    if ("{layer}" in template) != (edit.layer is not None):
-        raise ValueError(f"{edit}: site {edit.site!r} {'needs a' if edit.layer is None else 'has no'} layer")
-    name = template.format(layer=edit.layer)
-    if name not in parameters:
-        raise ValueError(f"{edit}: the model has no parameter {name}")
-    return name
+            for weight, value in former.values():
+                weight.copy_(value)
 
 
 def _edit_weight(parameter: Tensor, edit: Edit) -> None:
@@ -331,7 +342,5 @@ def _edit_weight(parameter: Tensor, edit: Edit) -> None:
         case _:
             raise TypeError(f"{edit}: a weight takes Set, Zero, Add or Scale")
     if edit.mask is not None:
-        if edit.mask.shape != parameter.shape:
-            raise ValueError(f"{edit}: mask of shape {tuple(edit.mask.shape)}, weight of {tuple(parameter.shape)}")
         new = torch.where(edit.mask.to(old.device)[where], new, old)
     parameter[where] = new

@@ -60,10 +60,13 @@ class TokenBatch:
         return self.labels[name]
 
     def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
-        """The batch of these rows, in this order. Raises ValueError for no rows."""
-        index = torch.as_tensor(rows, dtype=torch.long, device=self.tokens.device)
+        """The batch of these rows, in this order. Raises ValueError for no rows, or a mask in place of indices."""
+        index = torch.as_tensor(rows, device=self.tokens.device)
+        if index.dtype == torch.bool:
+            raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
         if len(index) == 0:
             raise ValueError("a batch of no rows")
+        index = index.long()
         return replace(
             self,
             tokens=self.tokens[index],
@@ -127,12 +130,11 @@ class PairBatch:
 
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
         """These pairs, in this order."""
-        kept = [int(i) for i in rows]
         return replace(
             self,
-            clean=self.clean.take(kept),
-            corrupt=self.corrupt.take(kept),
-            differs=tuple(self.differs[i] for i in kept),
+            clean=self.clean.take(rows),
+            corrupt=self.corrupt.take(rows),
+            differs=tuple(self.differs[int(i)] for i in rows),
         )
 
 

@@ -48,7 +48,7 @@ def heatmap(
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values of shape {values.shape} with {len(rows)} row and {len(columns)} column names")
-    ax = ax or new_axes(max(4.5, 2.2 + 0.42 * len(columns)), max(2.4, 1.5 + 0.34 * len(rows)))
+    ax = ax or new_axes(max(4.5, 2.2 + 0.42 * len(columns)), max(3.0, 1.6 + 0.3 * len(rows)))
     finite = values[np.isfinite(values)]
     if limits is None:
         top = (float(np.abs(finite).max()) if len(finite) else 0.0) or 1.0

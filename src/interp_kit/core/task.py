@@ -82,13 +82,23 @@ class AbstractTask(ABC):
     def tokenizer(self) -> object:
         """A Hugging Face tokenizer for the task's text, built offline."""
 
+    def intervene(self, example: Example, do: Mapping[str, int]) -> Mapping[str, int]:
+        """The value of every variable in the example's world under do(variable = value).
+
+        Conflict prompts are labelled by it; raises NotImplementedError where a task does not define it.
+        """
+        raise NotImplementedError(f"{self.name} defines no interventions")
+
     def pool(self, seed: int = 0) -> list[Example]:
-        """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too
-        many."""
+        """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too many
+        (over 4,096, as every two of them are compared)."""
         try:
-            return self.enumerate()
+            everything = self.enumerate()
         except ValueError:
-            return list({example.tokens: example for example in self.sample(2000, seed)}.values())
+            everything = []
+        if 0 < len(everything) <= 4096:
+            return everything
+        return list({example.tokens: example for example in self.sample(2000, seed)}.values())
 
     def field(self, name: str) -> Field:
         """The field of that name. Raises ValueError listing those there are."""
@@ -131,10 +141,12 @@ class AbstractTask(ABC):
             raise ValueError(
                 'completion="free" needs generate=…, and only it does: the model must write the completions'
             )
-        chosen = self._matching(variable, target, hold, limit, seed)
+        chosen = self._matching(variable, target, hold, limit, seed, same_prompt_length=completion == "clean")
         clean, corrupt = [a for a, _ in chosen], [b for _, b in chosen]
         if completion == "clean":
-            corrupt = [self._cross(b, a, slice(a.prompt_length, None)) for a, b in chosen]
+            corrupt = [
+                replace(b, tokens=(*b.tokens[: b.prompt_length], *a.tokens[a.prompt_length :])) for a, b in chosen
+            ]
         if generate is not None:
             clean, corrupt = self._complete(clean, generate), self._complete(corrupt, generate)
         return make_pairs(self, clean, corrupt, variable, target, completion)
@@ -143,27 +155,32 @@ class AbstractTask(ABC):
         """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the
         other.
 
-        The corrupt labels are those of do(variable): its inputs are the clean world's, `variable` and `target` the
-        other's.
-        So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the token
-        was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair exists.
+        The corrupt labels are those of do(variable) in the clean world, and only pairs whose target it changes are
+        kept. So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the
+        token was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair exists.
         """
         from interp_kit.core.batch import make_pairs
 
         chosen = self._matching(variable, target, hold, None, 0)
-        if variable not in chosen[0][0].positions:
+        written = [(a, b) for a, b in chosen if variable in a.positions and variable in b.positions]
+        if not written:
             raise ValueError(f"{variable} is no token of the text, so its token cannot be crossed")
-        corrupt = [
-            replace(
-                self._cross(a, b, slice(a.positions[variable], a.positions[variable] + 1)),
-                labels={**a.labels, variable: b.labels[variable], target: b.labels[target]},
+        crossed = [(a, self._conflict(a, b, variable)) for a, b in written]
+        kept = [(a, c) for a, c in crossed if c.labels[target] != a.labels[target]]
+        if not kept:
+            raise ValueError(
+                f"no conflict prompt: in none of {len(written)} pairs does {variable!r} alone change {target!r}"
             )
-            for a, b in chosen
-        ]
-        return make_pairs(self, [a for a, _ in chosen], corrupt, variable, target, "conflict")
+        return make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
 
     def _matching(
-        self, variable: str, target: str, hold: Sequence[str] | None, limit: int | None, seed: int
+        self,
+        variable: str,
+        target: str,
+        hold: Sequence[str] | None,
+        limit: int | None,
+        seed: int,
+        same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
         for name in (variable, *(hold or ())):
             if name not in self.variables:
@@ -172,10 +189,8 @@ class AbstractTask(ABC):
         pool = self.pool(seed)
         value = {name: np.array([example.labels[name] for example in pool]) for name in self.variables}
         differ = {name: value[name][:, None] != value[name][None, :] for name in self.variables}
-        same_length = (
-            np.array([len(e.tokens) for e in pool])[:, None] == np.array([len(e.tokens) for e in pool])[None, :]
-        )
-        found = differ[variable] & same_length
+        lengths = np.array([(len(e.tokens), e.prompt_length if same_prompt_length else 0) for e in pool])
+        found = differ[variable] & (lengths[:, None] == lengths[None, :]).all(-1)
         for name in hold or ():
             found &= ~differ[name]
         usable = found & differ[target]
@@ -193,19 +208,24 @@ class AbstractTask(ABC):
             rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
         return [(pool[i], pool[j]) for i, j in rows]
 
-    @staticmethod
-    def _cross(base: Example, other: Example, where: slice) -> Example:
+    def _conflict(self, base: Example, other: Example, variable: str) -> Example:
         tokens = list(base.tokens)
-        tokens[where] = other.tokens[where]
-        return replace(base, tokens=tuple(tokens))
+        tokens[base.positions[variable]] = other.tokens[other.positions[variable]]
+        labels = self.intervene(base, {variable: other.labels[variable]})
+        return replace(base, tokens=tuple(tokens), labels=labels)
 
     @staticmethod
     def _complete(examples: list[Example], generate: "Callable[[torch.Tensor], torch.Tensor]") -> list[Example]:
         import torch
 
-        prompts = torch.tensor([example.tokens[: example.prompt_length] for example in examples])
-        rows = generate(prompts).tolist()
-        return [
-            replace(example, tokens=tuple(row[: len(example.tokens)]))
-            for example, row in zip(examples, rows, strict=True)
-        ]
+        completed: dict[int, Example] = {}
+        for length in {example.prompt_length for example in examples}:
+            rows = [i for i, example in enumerate(examples) if example.prompt_length == length]
+            prompts = torch.tensor([examples[i].tokens[:length] for i in rows])
+            texts = generate(prompts).tolist()
+            for i, prompt, text in zip(rows, prompts.tolist(), texts, strict=True):
+                needed = len(examples[i].tokens)
+                if text[:length] != prompt or len(text) < needed:
+                    raise ValueError(f"generate must give each prompt with its completion, {needed} tokens or more")
+                completed[i] = replace(examples[i], tokens=tuple(text[:needed]))
+        return [completed[i] for i in range(len(examples))]

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from interp_kit.analysis.ablation import AblationResult, ablate
 from interp_kit.analysis.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
-from interp_kit.analysis.mediation import MechanismResult, mechanism
+from interp_kit.analysis.mediation import SOLVED, MechanismResult, mechanism
 from interp_kit.analysis.patching import PatchingResult, patch
 from interp_kit.analysis.probing import ProbeResult, probe
 from interp_kit.analysis.readability import ReadabilityResult, readability
@@ -73,7 +73,7 @@ def examine(name: str, full: bool = True) -> Examination:
     route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
     if not full:
         return Examination(name, evaluation, route)
-    solves = route.solved.value >= 0.95
+    solves = route.solved.value >= SOLVED
     pairs = task.pairs(MEDIATOR, TARGET)
     return Examination(
         name,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.mediation import ROUTES, route_summary
+from interp_kit.analysis.mediation import ROUTES, SOLVED, route_summary
 from interp_kit.core.plotting import intervals
 from interp_kit.core.stats import t_interval
 from interp_kit.reports.report import Figure, Report, Section, Table
@@ -130,17 +130,26 @@ def _seen_inputs(examination: "Examination") -> int:
     return int(frame[(frame["split"] == "seen") & (frame["field"] == "exact match")]["n"].iloc[0])
 
 
+def _solves(examination: "Examination") -> bool:
+    return examination.mechanism.solved.value >= SOLVED
+
+
+def _brief(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[["omitted", "value", "low", "high", "n", "unit", "lookup", "majority"]]
+
+
 def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
-    """Path patching by route, one line a model."""
+    """Path patching by route, one line a model; empty for one that does not solve newD, and so has no difference."""
     series = {
         route: tuple(
-            np.array([getattr(m.mechanism, key)[i] for m in examined]) for key in ("route", "route_low", "route_high")
+            np.array([getattr(m.mechanism, key)[i] if _solves(m) else np.nan for m in examined])
+            for key in ("route", "route_low", "route_high")
         )
         for i, route in enumerate(ROUTES)
     }
     title = "How newD learns of newB (or D)"
     return intervals(
-        [m.name for m in examined],
+        [m.name if _solves(m) else f"{m.name}: not solved" for m in examined],
         {name: (values[0], values[1], values[2]) for name, values in series.items()},
         ax=ax,
         title=title,
@@ -227,7 +236,7 @@ def _task_section(study: "Study") -> Section:
     if study.held_out is not None:
         parts += [
             Figure(study.held_out.plot(), study.held_out.caption()),
-            Table(study.held_out.to_frame(), "Exact match on inputs never trained on"),
+            Table(_brief(study.held_out.to_frame()), "Exact match on inputs never trained on, mean over omission sets"),
         ]
     frames = [m.evaluation.to_frame().assign(model=m.name) for m in (*study.models, *study.yardsticks)]
     parts.append(Table(pd.concat(frames), "Accuracy of every model, by field, with both baselines", folded=True))

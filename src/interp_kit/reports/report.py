@@ -79,7 +79,12 @@ class Report:
         environment = Environment(
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
-        environment.filters |= {"image": _image, "rows": _html_table, "is_figure": lambda p: isinstance(p, Figure)}
+        environment.filters |= {
+            "image": _image,
+            "width": _width,
+            "rows": _html_table,
+            "is_figure": lambda p: isinstance(p, Figure),
+        }
         return environment.get_template("report.html").render(
             report=self, versions=versions(), configs=json.dumps(self.configs, indent=1, default=str)
         )
@@ -141,9 +146,16 @@ def _image(figure: Figure) -> str:
     return f"data:image/png;base64,{base64.b64encode(render(figure.axes, 'png')).decode()}"
 
 
+def _width(figure: Figure) -> int:
+    """Width on the page in CSS pixels, so that text is of one size in all figures."""
+    return round(95 * figure_of(figure.axes).get_figwidth()) + 26
+
+
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "–" if value != value else f"{value:.3g}" if abs(value) < 1e-3 and value else f"{value:.2f}"
+        if value != value:
+            return "–"
+        return f"{value:.2f}" if abs(value) >= 0.005 else f"{round(value, 4) + 0.0:g}"
     return str(value)
 
 

@@ -52,6 +52,12 @@ class BooleanTask(AbstractTask):
         """The example of an input written as text, `"1,0,1,0,1"`. Raises ValueError saying what is wrong with it."""
         return self.examples([parse_input(text, len(self.inputs))])[0]
 
+    def intervene(self, example: Example, do: Mapping[str, int]) -> dict[str, int]:
+        """Every variable of the example's world under do(variable = value). Raises ValueError for an unknown name, or
+        a value that the variable cannot have."""
+        values = self.model.solve(np.array([[example.labels[name] for name in self.inputs]]), do)
+        return {name: int(value[0]) for name, value in values.items()}
+
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """The closed tokenizer: same ids as `vocabulary`."""
         return build_tokenizer(self.vocabulary)

@@ -1,0 +1,150 @@
+"""Ragged rows share a batch without touching each other, and positions are found by name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from interp_kit.core.batch import PairBatch, TokenBatch, collate
+from interp_kit.core.task import AbstractTask
+from interp_kit.tasks.boolean import BooleanTask
+
+ROWS = [(1,), (0, 1, 1), (1, 0)]
+
+
+@pytest.fixture
+def ragged(parity: AbstractTask) -> TokenBatch:
+    """One, three and two bits."""
+    return parity.batch([parity.example(row) for row in ROWS])
+
+
+def assert_same(a: TokenBatch, b: TokenBatch) -> None:
+    """Every field equal, the order of names included."""
+    for name in ("tokens", "mask", "prompt_length"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    for name in ("positions", "labels", "answer"):
+        left, right = getattr(a, name), getattr(b, name)
+        assert list(left) == list(right), name
+        assert all(torch.equal(left[key], right[key]) for key in left), name
+    for name in ("fields", "inputs", "numeric", "task", "vocabulary"):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+def test_ragged_rows_are_padded_on_the_right(ragged: TokenBatch) -> None:
+    assert ragged.tokens.tolist() == [[1, 2, 1, 4, 4, 4], [0, 1, 1, 2, 0, 4], [1, 0, 2, 1, 3, 4]]
+    assert ragged.mask.int().tolist() == [[1, 1, 1, 1, 0, 0], [1] * 6, [1] * 6]
+    assert ragged.prompt_length.tolist() == [2, 4, 3]
+    assert len(ragged) == 3
+
+
+def test_every_example_is_found_again_in_its_row(parity: AbstractTask) -> None:
+    examples = parity.enumerate()
+    batch = parity.batch(examples)
+    for row, example in enumerate(examples):
+        assert tuple(batch.tokens[row][batch.mask[row]].tolist()) == example.tokens
+        assert {name: int(batch.label(name)[row]) for name in parity.variables} == example.labels
+        here = {name: int(index[row]) for name, index in batch.positions.items() if index[row] >= 0}
+        assert here == example.positions
+        answer = batch.field("parity").candidates[example.labels["parity"]]
+        assert int(batch.answer["parity"][row]) == answer == example.tokens[example.positions["parity"]]
+
+
+def test_positions_stand_in_the_order_of_the_text(ragged: TokenBatch, task: BooleanTask) -> None:
+    assert list(ragged.positions) == ["bit0", "bit1", "bit2", "parity?", "parity", "dot", "eos"]
+    batch = task.batch(task.enumerate())
+    assert [int(index[0]) for index in batch.positions.values()] == list(range(23))
+
+
+def test_named_position(ragged: TokenBatch) -> None:
+    assert ragged.position("parity?").tolist() == [1, 3, 2]
+    with pytest.raises(ValueError, match="no position 'newD'; there are bit0, bit1, bit2, parity"):
+        ragged.position("newD")
+    with pytest.raises(ValueError, match="row 1 of the batch has no position 'dot'"):
+        ragged.take([2, 1]).position("dot")
+    assert ragged.take([2]).position("dot").tolist() == [4]
+
+
+def test_unknown_names_list_the_known_ones(ragged: TokenBatch) -> None:
+    with pytest.raises(ValueError, match="no label 'z'; there are x, y, bits, parity"):
+        ragged.label("z")
+    with pytest.raises(ValueError, match="no field 'x'; there are parity"):
+        ragged.field("x")
+
+
+def test_what_the_task_says_stands_in_the_batch(ragged: TokenBatch, parity: AbstractTask) -> None:
+    assert (ragged.task, ragged.inputs, ragged.numeric) == (parity.name, parity.inputs, parity.numeric)
+    assert (ragged.vocabulary, ragged.fields) == (parity.vocabulary, parity.fields)
+
+
+@pytest.mark.parametrize("rows", [[2, 0], [1], [0, 0, 1], range(1, 3), torch.tensor([2, 1]), [-1]], ids=str)
+def test_take_is_the_batch_of_those_examples(parity: AbstractTask, ragged: TokenBatch, rows: list[int]) -> None:
+    taken = ragged.take(rows)
+    alone = parity.batch([parity.example(ROWS[int(row)]) for row in [*rows, -1, 1]])  # Padded as wide as the whole.
+    expected = alone.take(list(range(len(rows))))
+    assert list(taken.positions) == list(ragged.positions)
+    assert_same(taken, replace(expected, positions={name: expected.positions[name] for name in ragged.positions}))
+
+
+@pytest.mark.parametrize("rows", [[], torch.tensor([], dtype=torch.long)], ids=str)
+def test_take_of_no_rows_is_refused(ragged: TokenBatch, rows: list[int]) -> None:
+    with pytest.raises(ValueError, match="a batch of no rows"):
+        ragged.take(rows)
+
+
+def test_take_is_no_mask(ragged: TokenBatch, task: BooleanTask) -> None:
+    with pytest.raises(ValueError, match="mask"):
+        ragged.take(ragged.label("x") == 1)
+    pairs = task.conflict_pairs("newB", "newD")
+    with pytest.raises(ValueError, match="mask"):
+        pairs.take(pairs.clean.label("C") == 1)
+
+
+def test_to_moves_every_tensor(ragged: TokenBatch) -> None:
+    moved = ragged.to("meta")
+    tensors = [moved.tokens, moved.mask, moved.prompt_length]
+    tensors += [*moved.positions.values(), *moved.labels.values(), *moved.answer.values()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert_same(ragged.to("cpu"), ragged)
+
+
+def test_no_examples_are_refused(parity: AbstractTask) -> None:
+    with pytest.raises(ValueError, match="a batch of parity needs at least one example"):
+        collate(parity, [])
+
+
+def test_label_that_no_field_can_have_is_refused(parity: AbstractTask) -> None:
+    example = parity.example((1,))
+    with pytest.raises(ValueError, match="parity cannot be 2; it is one of"):
+        parity.batch([replace(example, labels={**example.labels, "parity": 2})])
+
+
+def test_pairs_of_unequal_length_are_refused(parity: AbstractTask, ragged: TokenBatch) -> None:
+    def pair(clean: list[int], corrupt: list[int]) -> PairBatch:
+        return PairBatch(ragged.take(clean), ragged.take(corrupt), "x", "parity", "own", (("x",),) * len(clean))
+
+    assert len(pair([1, 2], [2, 1])) == 2
+    with pytest.raises(ValueError, match="clean and corrupt are of different length"):
+        pair([1], [0])  # As wide, but one is padded.
+    with pytest.raises(ValueError, match="clean and corrupt are of different length"):
+        pair([1, 1], [1])
+
+
+def test_pairs_take_and_swap(task: BooleanTask) -> None:
+    pairs = task.pairs("newB", "newD", hold=())
+    assert len({pairs.differs[i] for i in range(len(pairs))}) > 1
+    taken = pairs.take([3, 0, 3])
+    for side in ("clean", "corrupt"):
+        assert_same(getattr(taken, side), getattr(pairs, side).take([3, 0, 3]))
+    assert taken.differs == tuple(pairs.differs[i] for i in (3, 0, 3))
+    swapped = taken.swapped()
+    assert_same(swapped.clean, taken.corrupt)
+    assert_same(swapped.corrupt, taken.clean)
+    assert (swapped.variable, swapped.target, swapped.differs) == ("newB", "newD", taken.differs)
+    assert torch.equal(swapped.token_differs, taken.token_differs)
+
+
+def test_token_differs_marks_where_the_texts_do(task: BooleanTask) -> None:
+    pairs = task.pairs("newB", "newD")
+    for row in range(len(pairs)):
+        clean, corrupt = pairs.clean.tokens[row].tolist(), pairs.corrupt.tokens[row].tolist()
+        assert pairs.token_differs[row].tolist() == [a != b for a, b in zip(clean, corrupt, strict=True)]
