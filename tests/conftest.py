@@ -1,4 +1,5 @@
 """Shapes and types are checked in every test; random models and checkpoints small enough to make by the dozen."""
+# ruff: noqa: E402 (the import hook stands before the imports that it hooks)
 
 import itertools
 import os

@@ -8,7 +8,6 @@ Nothing heavy is imported before an action needs it.
 
 import argparse
 import contextlib
-import copy
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "boolean-gpt2"
 GREEN, RED, PLAIN = "\033[32m", "\033[31m", "\033[0m"
-# How GPT-2's own vocabulary of 50,257 writes the task, for checkpoints without a tokenizer beside them.
-GPT2_SIZE = 50_257
-GPT2_IDS = {
-    **{str(value): 15 + value for value in range(6)},
-    **{" 0": 657, " 1": 352, " 2": 362, " 3": 513, " 4": 604, ",": 11, " -": 532, "\n": 198, END_OF_TEXT: 50_256},
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -183,32 +176,36 @@ def train(task: BooleanTask, options: argparse.Namespace) -> set[Input]:
 
 
 def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen: set[Input] | None) -> None:
-    """Print the truth about one input, then the model's answer, field by field.
+    """Print the truth about one input, then the model's answer, field by field, each ok (green) or WRONG (red).
 
     seen: the inputs in the training data, where this run has trained. Raises CheckpointError (a ValueError) where the
     model cannot be loaded, ValueError where it does not fit the task.
     """
+    record = task.record(example)
+    print(f"prompt: {record['prompt']}\ntruth by the rules:\n{record['completion'].strip()}", flush=True)
+
     from interp_kit.analysis.evaluation import completions, parse_fields
-    from interp_kit.recipes.zoo import resolve
+    from interp_kit.recipes.zoo import resolve, task_of
 
     _check_device(options.device)
     name = options.model or (str(options.output) if options.output.exists() else DEFAULT_MODEL)
     with contextlib.redirect_stdout(sys.stderr):
         model = resolve(name, device=options.device or "cpu")
-    asked, example = _in_its_tokens(task, model, example)
-    row = completions(model, asked, [example])[0]
-    values = parse_fields(asked, row, example)
+    spoken = task_of(model, task.name)  # in the token ids of the model
+    assert isinstance(spoken, BooleanTask)
+    example = spoken.example(record["prompt"])
+    row = completions(model, spoken, [example])[0]
+    values = parse_fields(spoken, row, example)
+    written = "".join(spoken.vocabulary[token] for token in row[example.prompt_length :]).removesuffix(END_OF_TEXT)
+    exact = tuple(row) == example.tokens
 
     shipped = options.model is None and name == DEFAULT_MODEL
     print(f"model: {name}{f', which comes with interp_kit ({options.output} is not there)' if shipped else ''}")
-    record, exact = task.record(example), tuple(row) == example.tokens
-    written = "".join(asked.vocabulary[token] for token in row[example.prompt_length :]).removesuffix(END_OF_TEXT)
-    print(f"prompt: {record['prompt']}\ntruth by the rules:\n{record['completion'].strip()}")
-    print(f"the model writes:\n{written.strip()}")
+    print(f"it writes:\n{written.strip()}")
     for field, value in values.items():
         truth = example.labels[field]
-        shown = repr(asked.vocabulary[row[example.positions[field]]]) if value is None else str(value)
-        line = f"{field:<6}{shown:<4}{'ok' if value == truth else f'WRONG, it is {truth}'}"
+        shown = repr(spoken.vocabulary[row[example.positions[field]]]) if value is None else str(value)
+        line = f"{field:<6}{shown:<3} {'ok' if value == truth else f'WRONG, it is {truth}'}"
         print(f"  {_coloured(line, value == truth)}")
     print(_coloured("exact match: yes" if exact else f"exact match: NO, the text is {written!r}", exact))
     known = seen if options.model is None else None
@@ -219,10 +216,7 @@ def _read(task: BooleanTask, path: Path) -> list[Input]:
     """The inputs of a data file. Raises ValueError naming it where it is missing, no text, or against the rules."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; causal-experiment --generate writes it")
-    try:
-        return read_split(task, path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error}") from error
+    return read_split(task, path)
 
 
 def _check_device(device: str | None) -> None:
@@ -232,46 +226,6 @@ def _check_device(device: str | None) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _in_its_tokens(task: BooleanTask, model: Any, example: "Example") -> "tuple[BooleanTask, Example]":
-    """The task and the example in the model's token ids: those of the tokenizer in its folder; without one, the task's
-    own or GPT-2's by the size of the vocabulary. Raises ValueError where neither fits."""
-    folder, size, tokenizer = Path(model.provenance.path), model.cfg.d_vocab, None
-    if model.provenance.path and any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        tokenizer, ids = _read_tokenizer(task, folder)
-    elif size == len(task.vocabulary):
-        ids = task.format.token_id
-    elif size == GPT2_SIZE:
-        ids = GPT2_IDS
-    else:
-        raise ValueError(f"{model.provenance.name} has {size} tokens and no tokenizer, so what they mean is unknown")
-    if max(ids.values()) >= size:
-        raise ValueError(f"{folder}: the tokenizer's ids do not fit the model's {size} tokens")
-    twin = copy.copy(task)
-    twin.format = copy.copy(task.format)
-    names = {number: piece for piece, number in ids.items()}
-    twin.vocabulary = twin.format.vocabulary = tuple(names.get(number, f"<{number}>") for number in range(size))
-    twin.format.token_id, twin.pad = ids, ids[END_OF_TEXT]
-    twin.fields = twin.format.fields
-    (spoken,) = twin.examples([[example.labels[name] for name in task.inputs]])
-    if tokenizer is not None and tuple(tokenizer.encode(spoken.text)) != spoken.tokens[:-1]:
-        raise ValueError(f"{folder}: the tokenizer splits {spoken.text!r} otherwise than the task does")
-    return twin, spoken
-
-
-def _read_tokenizer(task: BooleanTask, folder: Path) -> tuple[Any, dict[str, int]]:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        split = {piece: tokenizer.encode(piece, add_special_tokens=False) for piece in task.vocabulary}
-    except Exception as error:  # tokenizers raises no narrower kind for a damaged or closed one
-        raise ValueError(f"{folder}: its tokenizer cannot write the task: {error}") from error
-    for piece, tokens in split.items():
-        if len(tokens) != 1:
-            raise ValueError(f"{folder}: its tokenizer writes {piece!r} as {len(tokens)} tokens, the task as one")
-    return tokenizer, {piece: tokens[0] for piece, tokens in split.items()}
 
 
 def _whether_seen(prompt: str, name: str, model: Any, seen: set[Input] | None) -> str:

@@ -29,8 +29,12 @@ def test_every_unknown_key_is_named_and_every_known_one() -> None:
 
 
 def test_missing_key_is_named() -> None:
-    with pytest.raises(TypeError, match="size"):
+    with pytest.raises(ValueError, match="Config needs 'size'"):
         from_mapping(Config, {"rate": 0.1})
+
+
+def test_lists_of_a_json_file_become_tuples() -> None:
+    assert from_mapping(Config, {"size": 1, "names": ["a", "b"]}) == Config(1, names=("a", "b"))
 
 
 @pytest.mark.parametrize("cls", [dict, int])

@@ -53,6 +53,12 @@ def test_replacing_flushes_before_it_renames(tmp_path: Path, monkeypatch: pytest
     assert calls == ["fsync", "replace"]
 
 
+def fail(writer: Writer, path: Path, failure: BaseException) -> None:
+    with writer(path) as aside:
+        (aside / "new" if aside.is_dir() else aside).write_text("half of the n")
+        raise failure
+
+
 @failures
 @pytest.mark.parametrize("standing", [True, False])
 def test_failure_inside_leaves_the_old_file_and_nothing_else(
@@ -61,9 +67,8 @@ def test_failure_inside_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "a.txt"
     if standing:
         path.write_text("old")
-    with pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError), replacing(path) as aside:
-        aside.write_text("half of the n")
-        raise failure
+    with pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError):
+        fail(replacing, path, failure)
     assert names(tmp_path) == (["a.txt"] if standing else [])
     assert not standing or path.read_text() == "old"
 
@@ -77,12 +82,8 @@ def test_failure_inside_leaves_the_old_directory_and_nothing_else(
     if standing:
         path.mkdir()
         (path / "old").write_text("old")
-    with (
-        pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError),
-        replacing_directory(path) as aside,
-    ):
-        (aside / "new").write_text("half")
-        raise failure
+    with pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError):
+        fail(replacing_directory, path, failure)
     assert names(tmp_path) == (["run"] if standing else [])
     assert not standing or names(path) == ["old"]
 

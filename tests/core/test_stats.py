@@ -38,7 +38,7 @@ def test_wilson_is_the_closed_form(n: int) -> None:
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 3), (4, 3)])
 def test_wilson_refuses(successes: int, n: int) -> None:
-    with pytest.raises(ValueError, match="no units|successes of"):
+    with pytest.raises(ValueError, match=r"no units|successes of"):
         wilson(successes, n)
 
 

@@ -300,7 +300,8 @@ def _raw_tokens(batch: TokenBatch, position: str, units: np.ndarray) -> np.ndarr
     at = batch.position(position).cpu().numpy()[units]
     tokens = batch.tokens.cpu().numpy()[units]
     visible = np.arange(tokens.shape[1])[None] <= at[:, None]
-    one_hot = (tokens[..., None] == np.arange(len(batch.vocabulary))) & visible[..., None]
+    # ids that never occur would be empty columns
+    one_hot = (tokens[..., None] == np.unique(tokens)) & visible[..., None]
     return one_hot.reshape(len(units), -1).astype(np.float64)
 
 

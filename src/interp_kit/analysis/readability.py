@@ -87,9 +87,9 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     Only cells count where the label is determined by the visible text and does not yet stand in it; of these, where
     there are any, the ones that pass the max-statistic on every choosing seed. The largest mean margin over the best
     baseline is
-    chosen; ties go to the cell with the most
-    distinct prefixes, then to the earliest layer, then the earliest position. The first half of the results (rounded down)
-    choose.
+    chosen; ties go to the most distinct prefixes, then to the last position
+    before the label is written, where it is needed, then to the earliest layer. The first half of the results
+    (rounded down) choose.
 
     Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
     """
@@ -126,8 +126,10 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     passing = np.all([r.score[i] > r.null_high[i] for r in choosing], axis=0) & open_cells
     margin[~(passing if passing.any() else np.broadcast_to(open_cells, margin.shape))] = -np.inf
     best = np.round(margin, 9) == np.round(margin, 9).max()
-    units = np.where(best, choosing[0].units, -1)  # the same score from more distinct prefixes is better evidence
-    j, k = np.unravel_index(np.argmax(units), margin.shape)
+    # the same score from more distinct prefixes is better evidence, and the place of need is the likelier one
+    most = best & (np.where(best, choosing[0].units, -1) == np.where(best, choosing[0].units, -1).max())
+    k = int(np.flatnonzero(most.any(0))[-1])
+    j = int(np.argmax(most[:, k]))
     bounds = (-np.inf, 1.0)
     score = t_interval([r.score[i, j, k] for r in reporting], bounds=bounds)
     gain = t_interval([(r.score - r.baseline())[i, j, k] for r in reporting], bounds=bounds)

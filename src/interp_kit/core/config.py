@@ -10,7 +10,8 @@ Config = TypeVar("Config")
 def from_mapping(cls: type[Config], values: Mapping[str, Any]) -> Config:
     """Build the config dataclass `cls` from a mapping (a JSON or YAML file, say).
 
-    Raises ValueError naming each unknown key and the known ones.
+    Lists become tuples, as frozen configs hold them. Raises ValueError naming each unknown key and the known ones, and
+    each missing one.
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls!r} is not a dataclass")
@@ -18,7 +19,15 @@ def from_mapping(cls: type[Config], values: Mapping[str, Any]) -> Config:
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(f"{cls.__name__} has no {', '.join(map(repr, unknown))}; it has {', '.join(known)}")
-    return cls(**values)
+    needed = [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise ValueError(f"{cls.__name__} needs {', '.join(map(repr, missing))}")
+    return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
 def to_mapping(config: Any) -> dict[str, Any]:

@@ -157,7 +157,8 @@ class AbstractTask(ABC):
 
         The corrupt labels are those of do(variable) in the clean world, and only pairs whose target it changes are
         kept. So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the
-        token was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair exists.
+        token was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair
+        exists.
         """
         from interp_kit.core.batch import make_pairs
 

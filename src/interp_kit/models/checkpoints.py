@@ -68,10 +68,9 @@ def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
-        entries = {name: from_mapping(Entry, row) for name, row in read_json(path).items()}
+        return {name: from_mapping(Entry, row) for name, row in read_json(path).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {error}") from error
-    return {name: Entry(**{**asdict(e), "omitted": tuple(e.omitted)}) for name, e in entries.items()}
 
 
 def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:

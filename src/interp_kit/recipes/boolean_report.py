@@ -9,7 +9,7 @@ set must, and does, lead to other conclusions.
 import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,9 @@ class Study:
     sae: SAEResult | None
 
 
-def examine(name: str, full: bool = True) -> Examination:
+def examine(
+    name: str, full: bool = True, labels: Sequence[str] = LABELS, permutations: int = PERMUTATIONS
+) -> Examination:
     """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
     torch.set_num_threads(1)
     task, model = BooleanTask(), resolve(name)
@@ -79,7 +81,7 @@ def examine(name: str, full: bool = True) -> Examination:
         name,
         evaluation,
         route,
-        probe=probe(model, batch, LABELS, permutations=PERMUTATIONS),
+        probe=probe(model, batch, labels, permutations=permutations),
         ablation=ablate(model, batch, kind="mean"),
         heads=ablate(model, batch, kind="mean", units=("head",)),
         denoise=patch(model, pairs, only_solved=True) if solves else None,
@@ -111,23 +113,27 @@ def study(
     yardsticks: Sequence[str] | None = None,
     held_out: Sequence[str] = (),
     sae: bool = True,
+    labels: Sequence[str] = LABELS,
+    permutations: int = PERMUTATIONS,
     jobs: int | None = None,
     progress: bool = True,
 ) -> Study:
-    """Examine `names` (two or more seeds of one kind), with the planted models and an untrained one as yardsticks.
+    """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
 
-    held_out: names of models with omitted inputs, for the curve. jobs: processes, by default one a core.
+    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs:
+    processes, by
+    default one a core. Raises ValueError for fewer than three models: one seed chooses where to probe, two report.
     """
-    if len(names) < 2:
-        raise ValueError("the study compares seeds, so it needs at least two models")
+    if len(names) < 3:
+        raise ValueError(f"the study compares at least three seeds, got {len(names)}")
     beside = [*PLANTED, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context) as pool:
         dictionary = pool.submit(train_report_sae, names[0]) if sae else None
-        full = [pool.submit(examine, name) for name in names]
+        full = [pool.submit(examine, name, True, labels, permutations) for name in names]
         brief = [pool.submit(examine, name, False) for name in beside]
         curve = [pool.submit(evaluate_named, name) for name in held_out]
-        everything = [*full, *brief, *curve, *([dictionary] if dictionary else [])]
+        everything: list[Future] = [*full, *brief, *curve, *([dictionary] if dictionary else [])]
         for job in tqdm(everything, desc="models", disable=not progress):
             job.result()
     models = tuple(job.result() for job in full)

@@ -40,7 +40,7 @@ def _solving(study: "Study") -> str:
         return f"All {n} models answer each of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
     return (
         f"{perfect} of {n} models answer all {inputs} inputs exactly; mean exact match"
-        f" {t_interval(exact, bounds=(0, 1))}. What follows is about models that do not all solve the task."
+        f" {t_interval(exact, bounds=(0.0, 1.0))}. What follows is about models that do not all solve the task."
     )
 
 

@@ -8,6 +8,7 @@ from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance, load
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
+from interp_kit.tasks.boolean.text import GPT2_SIZE
 from interp_kit.tasks.registry import TASKS, task
 
 if TYPE_CHECKING:
@@ -51,11 +52,20 @@ def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTra
 
 
 def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask:
-    """The task a model learnt, or the one named. Raises ValueError where neither says."""
+    """The task a model learnt, or the one named, in the vocabulary that the model has. Raises ValueError where neither
+    says which task, or where the vocabulary is not the task's."""
     known = name or getattr(getattr(model, "provenance", None), "task", None)
     if known is None:
         raise ValueError(f"which task? Name one of {', '.join(TASKS)}")
-    return task(known)
+    made = task(known)
+    if known == "boolean" and model.cfg.d_vocab == GPT2_SIZE:
+        made = task(known, vocabulary="gpt2")
+    if model.cfg.d_vocab != len(made.vocabulary):
+        raise ValueError(
+            f"the model has {model.cfg.d_vocab} tokens and task {known!r} {len(made.vocabulary)}:"
+            " ids do not mean the same"
+        )
+    return made
 
 
 def _named(name: str, initialisation: str) -> Provenance:

@@ -68,11 +68,17 @@ def read_split(task: BooleanTask, path: str | Path) -> list[Input]:
     path = Path(path)
     rows: list[Input] = []
     known: dict[Input, dict[str, str]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text: {error}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
+                raise ValueError('expected {"prompt": "0,1,…", "completion": "…"}')
             row = parse_input(record["prompt"], len(task.inputs))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}") from error
         if row not in known:
             known[row] = task.record(task.examples([row])[0])

@@ -5,6 +5,7 @@ Expressions are parsed with `ast` and walked; nothing of a user's text is ever e
 """
 
 import ast
+import keyword
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ EQUATIONS: dict[str, str] = {
     "newC": "B and E",
     "newD": "A or newB",
 }
+
+# Besides variables, positions of the text bear these names.
+RESERVED = ("sum1", "sum2", "end", "eos")
+MAX_DEPTH = 100
 
 Values = dict[str, np.ndarray]
 
@@ -40,18 +45,20 @@ def parse(name: str, expression: str, known: Sequence[str]) -> Equation:
 
     Raises ValueError naming the equation and the part that is not allowed.
     """
-    if not name.isidentifier():
-        raise ValueError(f"equation {name!r}: the name is no identifier")
     try:
-        tree = ast.parse(expression, mode="eval").body
-    except SyntaxError as error:
-        raise ValueError(f"equation {name!r}: cannot parse {expression!r}: {error.msg}") from error
+        tree = ast.parse(expression.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        shown = expression if len(expression) < 80 else f"{expression[:79]}…"
+        reason = error.msg if isinstance(error, SyntaxError) else str(error) or "nested too deeply"
+        raise ValueError(f"equation {name!r}: cannot parse {shown!r}: {reason}") from error
     parents: list[str] = []
     _check(name, tree, set(known), parents)
     return Equation(name, expression, tuple(dict.fromkeys(parents)), tree)
 
 
-def _check(name: str, node: ast.expr, known: set[str], parents: list[str]) -> None:
+def _check(name: str, node: ast.expr, known: set[str], parents: list[str], depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"equation {name!r}: nested too deeply (over {MAX_DEPTH} operators)")
     match node:
         case ast.Name(id=parent):
             if parent not in known:
@@ -59,16 +66,16 @@ def _check(name: str, node: ast.expr, known: set[str], parents: list[str]) -> No
                     f"equation {name!r}: unknown variable {parent!r}; before it stand {', '.join(sorted(known))}"
                 )
             parents.append(parent)
-        case ast.Constant(value=0 | 1):
+        case ast.Constant(value=0 | 1) if type(node.value) is int:  # True and 1.0 are equal to 1.
             pass
         case ast.BoolOp(values=parts):
             for part in parts:
-                _check(name, part, known, parents)
+                _check(name, part, known, parents, depth + 1)
         case ast.UnaryOp(op=ast.Not() | ast.Invert(), operand=part):
-            _check(name, part, known, parents)
+            _check(name, part, known, parents, depth + 1)
         case ast.BinOp(left=left, op=ast.BitAnd() | ast.BitOr() | ast.BitXor(), right=right):
-            _check(name, left, known, parents)
-            _check(name, right, known, parents)
+            _check(name, left, known, parents, depth + 1)
+            _check(name, right, known, parents, depth + 1)
         case _:
             raise ValueError(f"equation {name!r}: {ast.unparse(node)!r} is not allowed (use and or not & | ^ ~ 0 1)")
 
@@ -81,12 +88,12 @@ def _evaluate(node: ast.expr, values: Mapping[str, np.ndarray]) -> np.ndarray:
             return np.asarray(int(value))  # pyright: ignore[reportArgumentType]
         case ast.BoolOp(op=op, values=parts):
             function = np.bitwise_and if isinstance(op, ast.And) else np.bitwise_or
-            return function.reduce(np.broadcast_arrays(*(_evaluate(part, values) for part in parts)))
+            return np.asarray(function.reduce(np.broadcast_arrays(*(_evaluate(part, values) for part in parts))))
         case ast.UnaryOp(operand=part):
-            return 1 - _evaluate(part, values)
+            return np.asarray(1 - _evaluate(part, values))
         case ast.BinOp(left=left, op=op, right=right):
             function = {ast.BitAnd: np.bitwise_and, ast.BitOr: np.bitwise_or, ast.BitXor: np.bitwise_xor}[type(op)]  # pyright: ignore[reportArgumentType]
-            return function(_evaluate(left, values), _evaluate(right, values))
+            return np.asarray(function(_evaluate(left, values), _evaluate(right, values)))
     raise AssertionError(f"unchecked node {ast.dump(node)}")
 
 
@@ -109,9 +116,9 @@ class StructuralModel:
             raise ValueError("a structural model needs at least one input and one equation")
         known: list[str] = []
         for name in (*inputs, *equations):
-            if name in known or name in ("sum1", "sum2"):
+            if name in known or name in RESERVED:
                 raise ValueError(f"variable {name!r} is defined twice, or its name is reserved")
-            if not name.isidentifier():
+            if not name.isidentifier() or keyword.iskeyword(name):
                 raise ValueError(f"variable {name!r} is no identifier")
             known.append(name)
         parsed = []
@@ -146,7 +153,8 @@ class StructuralModel:
     def solve(self, inputs: np.ndarray, do: Mapping[str, int] | None = None) -> Values:
         """Every variable's value for each row of inputs, under interventions do(variable = value).
 
-        inputs: (batch, n) of 0 and 1. Raises ValueError for another shape, another value, or an unknown name in `do`.
+        inputs: (batch, n) of 0 and 1. Raises ValueError for another shape, another value, or a name or value in `do`
+        that the model does not have.
         """
         inputs = np.asarray(inputs)
         if inputs.ndim != 2 or inputs.shape[1] != len(self.inputs):
@@ -154,18 +162,22 @@ class StructuralModel:
         if not np.isin(inputs, (0, 1)).all():
             raise ValueError("inputs must be 0 or 1")
         do = dict(do or {})
-        for name in do:
+        for name, value in do.items():
             if name not in self.variables:
                 raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
+            top = len(self.parents[name]) if name in ("sum1", "sum2") else 1
+            if value not in range(top + 1):
+                raise ValueError(f"{name} cannot be {value}; it is one of 0 to {top}")
         values: Values = {}
-
-        def assign(name: str, value: np.ndarray) -> None:
-            values[name] = np.broadcast_to(np.asarray(do.get(name, value), dtype=np.int64), (len(inputs),))
-
         for i, name in enumerate(self.inputs):
-            assign(name, inputs[:, i])
+            values[name] = _column(do[name] if name in do else inputs[:, i], len(inputs))
         for equation in self.equations:
-            assign(equation.name, equation(values))
+            values[equation.name] = _column(do.get(equation.name, equation(values)), len(inputs))
         for name, parents in (("sum1", self.inputs), ("sum2", self.outputs)):
-            assign(name, np.sum([values[parent] for parent in parents], axis=0))
+            total = np.sum([values[parent] for parent in parents], axis=0)
+            values[name] = _column(do.get(name, total), len(inputs))
         return values
+
+
+def _column(value: np.ndarray | int, n: int) -> np.ndarray:
+    return np.broadcast_to(np.asarray(value, dtype=np.int64), (n,))

@@ -1,7 +1,7 @@
 """The boolean task: does a small GPT-2 compute newB on the way to newD?"""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -17,14 +17,20 @@ class BooleanTask(AbstractTask):
     """Structural equations over bits, written as text.
 
     equations: {output: expression of inputs and earlier outputs}, by default the five rules of the study; inputs: names
-    of the input bits. Raises ValueError for an equation that cannot be parsed (see `equations.parse`).
+    of the input bits; vocabulary: token ids of the shipped checkpoints ("closed", 15 types), or of models trained with
+    all of GPT-2's ("gpt2", 50,257). Raises ValueError for an equation that cannot be parsed (see `equations.parse`).
     """
 
     name = "boolean"
 
-    def __init__(self, equations: Mapping[str, str] = EQUATIONS, inputs: Sequence[str] = INPUTS) -> None:
+    def __init__(
+        self,
+        equations: Mapping[str, str] = EQUATIONS,
+        inputs: Sequence[str] = INPUTS,
+        vocabulary: Literal["closed", "gpt2"] = "closed",
+    ) -> None:
         self.model = StructuralModel.define(equations, inputs)
-        self.format = TextFormat(self.model)
+        self.format = TextFormat(self.model, vocabulary)
         self.fields = self.format.fields
         self.inputs = self.model.inputs
         self.variables = self.model.variables
@@ -59,8 +65,8 @@ class BooleanTask(AbstractTask):
         return {name: int(value[0]) for name, value in values.items()}
 
     def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """The closed tokenizer: same ids as `vocabulary`."""
-        return build_tokenizer(self.vocabulary)
+        """The closed tokenizer: same splits as GPT-2's, ids as in `vocabulary`."""
+        return build_tokenizer(tuple(self.format.token_id.items()))
 
     def record(self, example: Example) -> dict[str, str]:
         """The JSON line of an example: {"prompt": …, "completion": …}."""

@@ -3,7 +3,7 @@ GPT-2's does."""
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from interp_kit.core.task import Field
 from interp_kit.tasks.boolean.equations import StructuralModel
@@ -12,6 +12,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+# The ids that GPT-2's own vocabulary gives to the pieces of this text, for checkpoints trained with all of it.
+GPT2_SIZE = 50257
+GPT2_IDS = {
+    **{str(digit): 15 + digit for digit in range(10)},
+    **{f" {digit}": i for digit, i in enumerate((657, 352, 362, 513, 604, 642, 718, 767, 807, 860))},
+    ",": 11,
+    " -": 532,
+    "\n": 198,
+    END_OF_TEXT: 50256,
+}
 
 
 def parse_input(text: str, n: int) -> tuple[int, ...]:
@@ -34,18 +44,24 @@ class TextFormat:
     logits predict it; `end` the last newline, `eos` the end-of-text token.
     """
 
-    def __init__(self, model: StructuralModel) -> None:
+    def __init__(self, model: StructuralModel, vocabulary: Literal["closed", "gpt2"] = "closed") -> None:
         self.model = model
-        bits = {str(value) for value in range(max(len(model.inputs), 1) + 1)} | {"0", "1"}
-        self.vocabulary: tuple[str, ...] = (
-            *sorted(bits, key=int),
+        pieces = (
+            *(str(value) for value in range(max(2, len(model.inputs) + 1))),
             *(f" {value}" for value in range(len(model.outputs) + 1)),
             ",",
             " -",
             "\n",
             END_OF_TEXT,
         )
-        self.token_id = {text: i for i, text in enumerate(self.vocabulary)}
+        ids = {piece: i for i, piece in enumerate(pieces)} if vocabulary == "closed" else GPT2_IDS
+        for piece in pieces:
+            if piece not in ids:
+                raise ValueError(f"the gpt2 vocabulary is known here for numbers up to 9; there is no id for {piece!r}")
+        self.token_id = {piece: ids[piece] for piece in pieces}
+        text_of = {i: piece for piece, i in self.token_id.items()}
+        size = len(pieces) if vocabulary == "closed" else GPT2_SIZE
+        self.vocabulary: tuple[str, ...] = tuple(text_of.get(i, f"<{i}>") for i in range(size))
         names = [name for variable in model.inputs for name in (variable, f"{variable},")][:-1]
         for variable in (*model.outputs, "sum1", "sum2"):
             names += [f"{variable}?", variable]
@@ -67,25 +83,25 @@ class TextFormat:
 
     def pieces(self, values: dict[str, int]) -> tuple[str, ...]:
         """The text of a world, token by token, end-of-text included."""
-
-        def joined(names: Sequence[str]) -> list[str]:
-            return [piece for name in names for piece in (str(values[name]), ",")][:-1]
-
         model = self.model
         return (
-            *joined(model.inputs), "\n", *joined(model.outputs), "\n",
+            *_joined(values, model.inputs), "\n", *_joined(values, model.outputs), "\n",
             str(values["sum1"]), " -", f" {values['sum2']}", "\n", END_OF_TEXT,
         )  # fmt: skip
 
 
+def _joined(values: dict[str, int], names: Sequence[str]) -> list[str]:
+    return [piece for name in names for piece in (str(values[name]), ",")][:-1]
+
+
 @lru_cache(maxsize=8)
-def build_tokenizer(vocabulary: tuple[str, ...]) -> "PreTrainedTokenizerFast":
+def build_tokenizer(token_id: tuple[tuple[str, int], ...]) -> "PreTrainedTokenizerFast":
     """A closed tokenizer for the task's token types that splits text by GPT-2's rule. Unknown text is an error, not
     <unk>."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    spelled = {text.replace(" ", "Ġ").replace("\n", "Ċ"): i for i, text in enumerate(vocabulary)}
+    spelled = {text.replace(" ", "Ġ").replace("\n", "Ċ"): i for text, i in token_id}
     tokenizer = Tokenizer(models.WordLevel(vocab=spelled, unk_token="<not in the task's vocabulary>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()

@@ -1,0 +1,90 @@
+"""The command line: each command on a small planted model, JSON that can be read, and errors of one clear line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp_kit.cli import main
+
+MODEL = "boolean-direct"
+
+
+def rows(path: Path) -> list[dict]:
+    return json.loads(path.read_text())["rows"]
+
+
+def test_load_prints_the_conversion_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["load", "boolean-gpt2"]) == 0
+    text = capsys.readouterr().out
+    assert "max |logit difference|" in text
+    assert "sha256" in text
+
+
+def test_test_reports_exact_match(tmp_path: Path) -> None:
+    assert main(["test", MODEL, "--json", str(tmp_path / "t.json")]) == 0
+    exact = [row for row in rows(tmp_path / "t.json") if row["field"] == "exact match"]
+    assert [(row["value"], row["n"]) for row in exact] == [(1.0, 32)]
+
+
+def test_probe_patch_ablate_mechanism(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "r.json"
+    quiet = ["--no-progress", "--json", str(out)]
+    assert main(["probe", MODEL, "--labels", "newA", "--positions", "newA?", *quiet]) == 0
+    assert {row["label"] for row in rows(out)} == {"newA"}
+    assert main(["patch", MODEL, "--senders", *quiet, "--save", str(tmp_path / "saved")]) == 0
+    recovered = {row["position"]: row["recovered"] for row in rows(out)}
+    assert recovered["D"] == pytest.approx(1, abs=1e-3)
+    assert recovered["newB"] == pytest.approx(0, abs=1e-3)
+    assert (tmp_path / "saved" / "result.json").exists()
+    assert main(["ablate", MODEL, "boolean-via-token", "--units", "head", *quiet]) == 0
+    assert len(rows(out)) == 1
+    assert main(["mechanism", MODEL, *quiet]) == 0
+    assert "verdict: direct" in capsys.readouterr().out
+
+
+def test_sae_writes_its_own_format(tmp_path: Path) -> None:
+    arguments = ["--site", "blocks.1.hook_mlp_out", "--width", "8", "--k", "2", "--training-samples", "2048"]
+    assert main(["sae", MODEL, *arguments, "--no-progress", "--out", str(tmp_path / "sae")]) == 0
+    assert (tmp_path / "sae" / "cfg.json").exists()
+
+
+def test_generate_and_train(tmp_path: Path) -> None:
+    assert main(["generate", "--out", str(tmp_path / "data")]) == 0
+    arguments = [
+        "--data",
+        str(tmp_path / "data" / "train.jsonl"),
+        "--epochs",
+        "0.002",
+        "--device",
+        "cpu",
+        "--no-progress",
+    ]
+    assert main(["train", "--out", str(tmp_path / "model"), *arguments]) == 0
+    assert main(["load", str(tmp_path / "model")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["load", "no-such-model"], "unknown checkpoint 'no-such-model'"),
+        (["test", "boolean-direct", "--task", "nonsense"], "no task 'nonsense'"),
+        (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),
+        (["patch", "boolean-direct", "--hold", "newD"], "256 ordered pairs"),
+        (["probe", "boolean-direct", "--labels", "newX"], "no label 'newX'"),
+        (["generate", "--omit", "1,1,1"], "has 3 values, expected 5"),
+        (["generate", "--omit", "1,1,1,1,2"], "neither 0 nor 1"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert message in lines[-1]
+    assert lines[-1].startswith("interp-kit: ")
+
+
+def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    assert main(["mechanism", MODEL, "--save", str(blocked / "result")]) == 1
+    assert str(blocked) in capsys.readouterr().err

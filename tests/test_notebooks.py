@@ -1,0 +1,19 @@
+"""The notebooks run from top to bottom."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.ipynb")))
+def test_notebook_runs(name: str) -> None:
+    spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
+    assert spec is not None
+    assert spec.loader is not None
+    execute = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(execute)
+    notebook = execute.execute(FOLDER / name)
+    assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
