@@ -39,9 +39,8 @@ class Common:
         from interp_kit.core.files import write_text
 
         frame = result.to_frame()
-        records = json.dumps(
-            {"config": dict(result.config), "rows": json.loads(frame.to_json(orient="records"))}, indent=2, default=str
-        )
+        rows = json.loads(frame.to_json(orient="records") or "[]")
+        records = json.dumps({"config": dict(result.config), "rows": rows}, indent=2, default=str)
         if self.json is not None and str(self.json) == "-":
             print(records)
         else:
@@ -123,10 +122,11 @@ class Test(Common):
 
     def execute(self) -> None:
         from interp_kit.analysis.evaluation import evaluate
+        from interp_kit.models.checkpoints import provenance
         from interp_kit.tasks.boolean import BooleanTask
 
         model, task = self.open(self.model)
-        rows = model.provenance.omitted
+        rows = provenance(model).omitted
         omitted = [task.example(row) for row in rows] if isinstance(task, BooleanTask) else []
         self.finish(evaluate(model, task, omitted=omitted))
 
@@ -140,10 +140,11 @@ class Load(Common):
     """fold LayerNorms and centre weights, as TransformerLens does by default"""
 
     def execute(self) -> None:
+        from interp_kit.models.checkpoints import provenance
         from interp_kit.recipes.zoo import resolve
 
         model = resolve(self.model, device=self.device, fold=self.fold)
-        cfg, where = model.cfg, model.provenance
+        cfg, where = model.cfg, provenance(model)
         check = getattr(model, "conversion", None)
         facts = {
             "model": where.name,

@@ -204,11 +204,15 @@ def test_topk_has_at_most_k_active_and_intervals_hold_their_value() -> None:
     assert found.variance_explained["train"].value > found.pca_variance_explained["train"].value > 0.3
 
 
-def constant(d_in: int, encoder: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor) -> object:
+def by_hand(
+    d_in: int, encoder: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor, threshold: float = 0.0
+) -> object:
     from sae_lens import StandardSAE, StandardSAEConfig
 
     sae = StandardSAE(StandardSAEConfig(d_in=d_in, d_sae=encoder.shape[1]))
-    sae.load_state_dict({"W_enc": encoder, "W_dec": decoder, "b_enc": torch.zeros(encoder.shape[1]), "b_dec": bias})
+    sae.load_state_dict(
+        {"W_enc": encoder, "W_dec": decoder, "b_enc": torch.full((encoder.shape[1],), threshold), "b_dec": bias}
+    )
     return sae
 
 
@@ -216,7 +220,7 @@ def test_a_perfect_autoencoder_recovers_everything_and_a_constant_one_explains_n
     model, task = trained("boolean"), TASKS["boolean"]
     acts = harvest(model, task, "blocks.0.hook_resid_post", *split_examples(task, 0.25, 100, 0))
     eye, mean = torch.eye(32), acts.vectors[acts.training].mean(0)
-    perfect = constant(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
+    perfect = by_hand(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
     found = evaluate_sae(model, acts, perfect, config={})
     for split in SPLITS:
         assert found.ce_mean[split].value - found.ce_clean[split].value > 0.05
@@ -224,14 +228,19 @@ def test_a_perfect_autoencoder_recovers_everything_and_a_constant_one_explains_n
         assert found.ce_recovered_over_zero[split].value == pytest.approx(1, abs=1e-4)
         assert found.variance_explained[split].value == pytest.approx(1, abs=1e-6)
         assert found.l0[split].value == 32
-    found = evaluate_sae(model, acts, constant(32, torch.zeros(32, 5), torch.zeros(5, 32), mean), config={})
+    found = evaluate_sae(model, acts, by_hand(32, torch.zeros(32, 5), torch.zeros(5, 32), mean), config={})
     assert found.variance_explained["train"].value == pytest.approx(0, abs=1e-6)
     assert (found.pca_rank, found.pca_variance_explained["train"].value) == (0, pytest.approx(0, abs=1e-6))
     assert (found.dead.value, found.dead.n) == (1.0, 5)
-    zero = evaluate_sae(model, acts, constant(32, torch.zeros(32, 5), torch.zeros(5, 32), 0 * mean), config={})
+    along = acts.vectors[:, 0].sort().values
+    once = by_hand(32, torch.eye(32, 1), torch.zeros(1, 32), torch.zeros(32), -float(along[-2:].mean()))
+    rare = evaluate_sae(model, acts, once, config={})
+    assert 0 < rare.frequency[0] < 0.01  # one or a few of 736 vectors: rare, but not dead
+    assert rare.dead.value == 0
+    zero = evaluate_sae(model, acts, by_hand(32, torch.zeros(32, 5), torch.zeros(5, 32), 0 * mean), config={})
     assert zero.ce_recovered_over_zero["held_out"].value == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="autoencoder of 5 inputs"):
-        evaluate_sae(model, acts, constant(5, torch.zeros(5, 5), torch.zeros(5, 5), torch.zeros(5)), config={})
+        evaluate_sae(model, acts, by_hand(5, torch.zeros(5, 5), torch.zeros(5, 5), torch.zeros(5)), config={})
 
 
 def test_writing_the_position_means_is_the_mean_ablation_and_recovers_nothing() -> None:
@@ -239,7 +248,7 @@ def test_writing_the_position_means_is_the_mean_ablation_and_recovers_nothing() 
     acts = harvest(model, task, "hook_pos_embed", *split_examples(task, 0.25, 100, 0))
     torch.testing.assert_close(acts.position_means(), acts.vectors)  # a site where every position is its own mean
     eye = torch.eye(32)
-    perfect = constant(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
+    perfect = by_hand(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
     found = evaluate_sae(model, acts, perfect, config={})
     assert found.ce_mean["train"].value == pytest.approx(found.ce_clean["train"].value, abs=1e-5)
     assert np.isnan(found.ce_recovered["train"].value)
@@ -253,11 +262,13 @@ def test_planted_sparse_features_are_found(architecture: str) -> None:
     features = torch.randn(16, 24, generator=generator)
     features /= features.norm(dim=1, keepdim=True)
     on = torch.rand(4000, 16, generator=generator) < 0.1
-    data = (on * (0.5 + torch.rand(on.shape, generator=generator))) @ features + 3.0
+    data = 40 * ((on * (0.5 + torch.rand(on.shape, generator=generator))) @ features + 3.0)
     options = {"width": 16, "k": 3, "training_samples": 200_000, "learning_rate": 5e-3, "l1_coefficient": 0.6}
     sae = fit_sae(data, SAEConfig(architecture=architecture, **options), {"hook_name": "planted"}, 0, False)
     decoder = sae.W_dec / sae.W_dec.norm(dim=1, keepdim=True)
     assert float((decoder @ features.T).max(0).values.min()) > 0.9
+    # in the units of the data, whatever they were scaled to in training
+    assert 1 - float((sae(data) - data).square().sum() / (data - data.mean(0)).square().sum()) > 0.8
 
 
 @architectures

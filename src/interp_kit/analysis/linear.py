@@ -53,24 +53,27 @@ def fit_logistic(
         margin = sign * (design @ w[..., None])[..., 0]
         return 0.5 * (penalty * w**2).sum(-1) + c * np.logaddexp(0.0, -margin).sum(-1)
 
-    value = objective(weights)
-    for _ in range(60):
-        score = (design @ weights[..., None])[..., 0]
+    def gradient_of(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        score = (design @ w[..., None])[..., 0]
         p = 1.0 / (1.0 + np.exp(-np.clip(score, -500, 500)))
-        gradient = penalty * weights + c * (np.swapaxes(design, -1, -2) @ (p - target)[..., None])[..., 0]
+        return penalty * w + c * (np.swapaxes(design, -1, -2) @ (p - target)[..., None])[..., 0], c * p * (1 - p)
+
+    value, (gradient, curve) = objective(weights), gradient_of(weights)
+    for _ in range(60):
         if np.abs(gradient).max() < 1e-7:
             return weights[..., :-1], weights[..., -1]
-        curvature = np.swapaxes(design, -1, -2) @ (design * (c * p * (1 - p))[..., None])
-        curvature = curvature + np.diag(np.maximum(penalty, 1e-10))
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0]
+        hessian = np.swapaxes(design, -1, -2) @ (design * curve[..., None]) + np.diag(np.maximum(penalty, 1e-10))
+        step = np.linalg.solve(hessian, gradient[..., None])[..., 0]
         length = np.ones(step.shape[:-1])
+        proposal = objective(weights - step)
         for _ in range(30):
-            proposal = objective(weights - length[..., None] * step)
             worse = proposal > value + 1e-12 * np.abs(value)
             if not worse.any():
                 break
             length = np.where(worse, length / 2, length)
+            proposal = objective(weights - length[..., None] * step)
         weights, value = weights - length[..., None] * step, proposal
+        gradient, curve = gradient_of(weights)
     raise FloatingPointError(f"a logistic probe did not converge: gradient {np.abs(gradient).max():.1e}")
 
 

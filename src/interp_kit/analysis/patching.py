@@ -94,7 +94,7 @@ class PatchingResult(AbstractResult):
             f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
         )
         if site == "senders":
-            series = {"recovered": tuple(frame[c].to_numpy() for c in ("recovered", "low", "high"))}
+            series = {"recovered": (self.recovered, self.low, self.high)}
             return intervals(list(frame["position"]), series, ax=ax, title=title, x_label="recovered")
         rows = [
             site if la < 0 else f"L{la}" if he < 0 else f"L{la}H{he}"

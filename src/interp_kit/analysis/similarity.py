@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from scipy.optimize import linear_sum_assignment
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from interp_kit.analysis.ablation import AblationResult
 from interp_kit.core.plotting import intervals
@@ -103,10 +103,13 @@ def jaccard(
     checkpoint; "functional" matches the heads of a layer by their effects on a random half of the examples and scores
     the other half; "auto" takes "index" where the results name one shared initialisation and "functional" otherwise.
 
-    Raises ValueError for fewer than two results, different components or examples, or k out of range.
+    Raises ValueError for fewer than two results, different components or examples, an unknown `match`, or k out of
+    range.
     """
     results = [first, *others]
     _check(results, k)
+    if match not in ("auto", "index", "functional"):
+        raise ValueError(f"no matching {match!r}; there are auto, index, functional")
     shared = first.config.get("initialisation")
     same = shared is not None and all(r.config.get("initialisation") == shared for r in results)
     matched = ("index" if same else "functional") if match == "auto" else match
@@ -124,7 +127,7 @@ def jaccard(
         matched=matched,
         config={
             "analysis": "jaccard",
-            "models": [r.config["model"] for r in results],
+            "models": tuple(r.config["model"] for r in results),
             "kind": first.config["kind"],
             "metric": first.config["metric"],
             "field": field,
@@ -150,14 +153,16 @@ def _check(results: Sequence[AblationResult], k: int) -> None:
 
 def match_heads(a: AblationResult, b: AblationResult, rows: Sequence[int]) -> np.ndarray:
     """(component,) for each component of `a` its partner in `b`: within a layer and kind, the assignment with the
-    smallest squared distance between effect profiles over fields and `rows` (Hungarian method, as Li et al. 2015 match
-    units)."""
+    largest sum of correlations between effect profiles over fields and `rows` (Hungarian method, as Li et al. 2015
+    match units). A correlation leaves out how strong a head is: matching strong with strong would by itself make the
+    strongest sets overlap, above what the null says."""
     rows = list(rows)
     partner = np.arange(len(a.component))
-    profile_a, profile_b = (r.effect[..., rows].reshape(len(r.component), -1) for r in (a, b))
+    profiles = (r.effect[..., rows].reshape(len(r.component), -1).astype(np.float64) for r in (a, b))
+    centred = (profile - profile.mean(1, keepdims=True) for profile in profiles)
+    unit_a, unit_b = (p / np.maximum(np.linalg.norm(p, axis=1, keepdims=True), 1e-12) for p in centred)
     for group in _strata(a).values():
-        cost = ((profile_a[group][:, None] - profile_b[group][None]) ** 2).mean(-1)
-        left, right = linear_sum_assignment(cost)
+        left, right = linear_sum_assignment(unit_a[group] @ unit_b[group].T, maximize=True)
         partner[group[left]] = group[right]
     return partner
 
@@ -198,10 +203,17 @@ def _compare(
         "stratified_low": np.percentile(null, 2.5),
         "stratified_high": np.percentile(null, 97.5),
         "p": permutation_p(observed, null),
-        "rank_correlation": spearmanr(score_a, score_b).statistic if np.ptp(score_a) and np.ptp(score_b) else np.nan,
-        "layer_correlation": spearmanr(*profile).statistic if len(layers) > 2 and all(map(np.ptp, profile)) else np.nan,
+        "rank_correlation": _rank_correlation(score_a, score_b),
+        "layer_correlation": _rank_correlation(profile[0], profile[1]),
         "top": (tuple(a.component[i] for i in sorted(top_a)), tuple(b.component[i] for i in sorted(top_b))),
     }
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's; nan for fewer than three values, or where one side is constant."""
+    if len(a) < 3 or not np.ptp(a) or not np.ptp(b):
+        return float("nan")
+    return float(np.corrcoef(rankdata(a), rankdata(b))[0, 1])
 
 
 def _top(score: np.ndarray, k: int) -> set[int]:

@@ -54,6 +54,11 @@ class Provenance:
     omitted: tuple[str, ...] = ()
 
 
+def provenance(model: object) -> Provenance:
+    """Where a model comes from; "unnamed" for one that was not loaded here."""
+    return getattr(model, "provenance", Provenance(name=type(model).__name__, path="", sha256=""))
+
+
 def checkpoint_root() -> Path:
     """The folder with the manifest: $INTERP_KIT_CHECKPOINTS, the repository's `checkpoints`, or ./checkpoints."""
     if named := os.environ.get("INTERP_KIT_CHECKPOINTS"):
@@ -121,7 +126,7 @@ def load(
             ) from error
         digest = weights_hash(directory)
     model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
-    provenance = Provenance(
+    origin = Provenance(
         name=str(name),
         path=str(directory),
         sha256=digest,
@@ -129,5 +134,5 @@ def load(
         task=entry.task if entry else None,
         omitted=entry.omitted if entry else (),
     )
-    attach(model, provenance=provenance)
+    attach(model, provenance=origin)
     return model

@@ -1,13 +1,14 @@
 """Exact conversion into TransformerLens, checked on every call. The only code that knows TransformerLens's version."""
 
 import copy
+import math
 import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_kit.core.types import attach
+from interp_kit.core.types import HookedModel, attach
 from interp_kit.models.gpt2 import CheckpointError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def gpt2_config(hf: Any) -> dict[str, Any]:
         )
     if getattr(hf, "add_cross_attention", False):
         raise CheckpointError("add_cross_attention=True cannot be converted: there is no encoder to attend to")
-    if hf.n_embd % hf.n_head:
+    if hf.n_head < 1 or hf.n_embd % hf.n_head:
         raise CheckpointError(f"n_embd {hf.n_embd} is no multiple of n_head {hf.n_head}")
     return {
         "n_layers": hf.n_layer,
@@ -117,15 +118,15 @@ def verify(model: "HookedTransformer", hf: "GPT2LMHeadModel", *, folded: bool, s
             found = model(row[None].to(cfg.device)).float().cpu()
             if folded:
                 source, found = source.log_softmax(-1), found.log_softmax(-1)
-            worst = max(worst, float((source - found).abs().max()))
+            worst = float(torch.maximum(torch.tensor(worst), (source - found).abs().max()))  # nan stays nan
             size = max(size, float(source.abs().max()))
     check = ConversionCheck(worst, "log-prob" if folded else "logit", tokens.numel())
-    if not worst <= TOLERANCE * size and cfg.dtype == torch.float32:
+    if not (math.isfinite(worst) and worst <= TOLERANCE * size) and cfg.dtype == torch.float32:
         raise CheckpointError(f"the conversion is not exact: {check}, allowed {TOLERANCE * size:.2e}")
     return check
 
 
-def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
+def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     """The same architecture with fresh random weights, the control of every analysis: normal of standard deviation
     cfg.initializer_range (0.02 where none is set), biases 0, LayerNorm weights 1."""
     cfg = copy.deepcopy(model.cfg)

@@ -62,22 +62,27 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
         config = GPT2Config.from_dict(raw)
     except CheckpointError:
         raise
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{config_file}: {_first_line(error)}") from error
     except Exception as error:
-        raise CheckpointError(f"{config_file}: {_first_line(error)}") from error
-    state = _normalised(read_weights(directory), config.tie_word_embeddings)
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            count = int((~torch.isfinite(value)).sum())
-            raise CheckpointError(f"{directory}: {name} has {count} nan or infinite values")
+        raise CheckpointError(f"{config_file}: {' '.join(str(error).split())}") from error
+    state = _normalised(read_weights(directory), config.tie_word_embeddings, directory)
+    layers = {match[1] for key in state if (match := re.match(r"transformer\.h\.(\d+)\.", key))}
+    if config.n_layer != len(layers):
+        raise CheckpointError(f"{config_file}: n_layer is {config.n_layer}, but the weights hold {len(layers)} layers")
     try:
-        model = GPT2LMHeadModel(config)
-    except (ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
+        with torch.device(
+            "meta"
+        ):  # Shapes alone: a config may ask for more than fits, and no random numbers are drawn.
+            model = GPT2LMHeadModel(config)
+    except Exception as error:
         raise CheckpointError(f"{config_file}: no GPT-2 can be built from it: {_first_line(error)}") from error
     _check_against(model.state_dict(), state, directory)
-    model.load_state_dict(state, strict=True)
-    return model.to(dtype).eval()
+    for name, value in state.items():
+        if count := int((~torch.isfinite(value.float())).sum()):
+            raise CheckpointError(f"{directory}: {name} has {count} nan or infinite values")
+    model.load_state_dict(state, strict=True, assign=True)
+    model.tie_weights()
+    model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]
+    return model.eval()  # pyright: ignore[reportArgumentType]
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
@@ -98,36 +103,43 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             if name.endswith(".safetensors"):
                 return load_file(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (
-            SafetensorError,
-            OSError,
-            KeyError,
-            AttributeError,
-            EOFError,
-            RuntimeError,
-            pickle.UnpicklingError,
-        ) as error:
+        except CheckpointError:
+            raise
+        except Exception as error:  # A damaged torch file fails in a dozen ways.
             reason = _first_line(error)
-            if name.endswith(".safetensors") and path.read_bytes()[:1] in (b"\x80", b"P"):
+            if isinstance(error, SafetensorError) and _first_byte(path) in (b"\x80", b"P"):
                 reason = "it is a pickle or a zip file, not safetensors; nothing in it was executed"
             elif isinstance(error, pickle.UnpicklingError):
                 reason = f"it holds more than plain tensors, and nothing in it was executed ({reason})"
             raise CheckpointError(f"{path} cannot be read: {reason}") from error
-        if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        if not isinstance(state, Mapping) or not all(
+            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+        ):
             raise CheckpointError(f"{path} is not a state dict of tensors")
         return dict(state)
     raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
 
 
-def _normalised(state: dict[str, Tensor], tied: bool) -> dict[str, Tensor]:
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.float().nan_to_num(), b.float().nan_to_num())
+
+
+def _first_byte(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(1)
+
+
+def _normalised(state: dict[str, Tensor], tied: bool, directory: Path) -> dict[str, Tensor]:
     """Keys as GPT2LMHeadModel has them: prefix added, masks dropped, the tied head filled in."""
     state = {key: value for key, value in state.items() if not BUFFERS.search(key)}
     if not any(key.startswith("transformer.") for key in state):
         state = {key if key.startswith("lm_head.") else f"transformer.{key}": value for key, value in state.items()}
     embedding, head = state.get("transformer.wte.weight"), state.get("lm_head.weight")
     if tied and embedding is not None:
-        if head is not None and not torch.equal(head, embedding):
-            raise CheckpointError("config.json ties the word embeddings, but lm_head.weight differs from wte.weight")
+        if head is not None and not _equal(head, embedding):
+            raise CheckpointError(
+                f"{directory}: config.json ties the word embeddings, but lm_head.weight differs from wte.weight"
+            )
         state["lm_head.weight"] = embedding
     return state
 

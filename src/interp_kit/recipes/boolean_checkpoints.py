@@ -118,11 +118,10 @@ def _store(run: Run, source: Path, target: Path) -> tuple[str, dict[str, Any]]:
         task.tokenizer().save_pretrained(aside)
         shutil.copy(source / "training.json", aside / "training.json")
     result = evaluate(load(target), task, omitted=task.examples(list(run.omit)) if run.omit else ())
-    frame = result.to_frame()
-    exact = frame[frame["field"] == "exact match"]
     metrics: dict[str, Any] = {"dtype": "float16" if same else "float32"}
-    for row in exact.itertuples():
-        metrics[f"exact match, {row.split}"] = {"value": row.value, "n": row.n}
+    for split in result.splits:
+        found = result.estimate(split)
+        metrics[f"exact match, {split}"] = {"value": found.value, "n": found.n}
     return weights_hash(target), metrics
 
 

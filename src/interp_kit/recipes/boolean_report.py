@@ -25,7 +25,7 @@ from interp_kit.analysis.probing import ProbeResult, probe
 from interp_kit.analysis.readability import ReadabilityResult, readability
 from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.similarity import JaccardResult, jaccard
-from interp_kit.models.checkpoints import read_manifest
+from interp_kit.models.checkpoints import provenance, read_manifest
 from interp_kit.recipes.boolean_words import write_report
 from interp_kit.recipes.zoo import PLANTED, resolve
 from interp_kit.tasks.boolean import BooleanTask
@@ -70,7 +70,7 @@ def examine(
     torch.set_num_threads(1)
     task, model = BooleanTask(), resolve(name)
     batch = task.batch(task.enumerate())
-    omitted = [task.example(row) for row in model.provenance.omitted]  # pyright: ignore[reportAttributeAccessIssue]
+    omitted = [task.example(row) for row in provenance(model).omitted]
     evaluation = evaluate(model, task, omitted=omitted)
     route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
     if not full:
@@ -93,7 +93,7 @@ def evaluate_named(name: str) -> EvaluationResult:
     """Accuracy alone, on seen and omitted inputs."""
     torch.set_num_threads(1)
     task, model = BooleanTask(), resolve(name)
-    omitted = [task.example(row) for row in model.provenance.omitted]  # pyright: ignore[reportAttributeAccessIssue]
+    omitted = [task.example(row) for row in provenance(model).omitted]
     return evaluate(model, task, omitted=omitted)
 
 

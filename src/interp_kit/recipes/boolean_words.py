@@ -33,9 +33,9 @@ def findings(study: "Study") -> tuple[str, ...]:
 
 
 def _solving(study: "Study") -> str:
-    exact = [_exact(m, "seen") for m in study.models]
+    exact = [m.evaluation.estimate().value for m in study.models]
     n, perfect = len(exact), sum(value == 1 for value in exact)
-    inputs = _seen_inputs(study.models[0])
+    inputs = study.models[0].evaluation.estimate().n
     if perfect == n:
         return f"All {n} models answer each of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
     return (
@@ -107,12 +107,13 @@ def _alike(study: "Study") -> str:
 def _held_out(study: "Study") -> tuple[str, ...]:
     if study.held_out is None:
         return ()
-    frame = study.held_out.to_frame()
-    parts = [
-        f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}] with {row.omitted} of 32 inputs left out"
-        f" (n = {row.n} omission sets; nearest-neighbour lookup {row.lookup:.2f})"
-        for row in frame.itertuples()
-    ]
+    held_out, parts = study.held_out, []
+    for size in held_out.sizes:
+        model, lookup = held_out.estimate(size), held_out.estimate(size, "lookup")
+        parts.append(
+            f"{model.value:.2f} [{model.low:.2f}, {model.high:.2f}] with {size} of {held_out.total} inputs left out"
+            f" (n = {model.n} omission sets; nearest-neighbour lookup {lookup.value:.2f})"
+        )
     return (f"On inputs never trained on, exact match is {'; '.join(parts)}.",)
 
 
@@ -120,22 +121,12 @@ def _mean(values: np.ndarray) -> str:
     return f"{float(np.mean(values)):.2f}"
 
 
-def _exact(examination: "Examination", split: str) -> float:
-    frame = examination.evaluation.to_frame()
-    return float(frame[(frame["split"] == split) & (frame["field"] == "exact match")]["value"].iloc[0])
-
-
-def _seen_inputs(examination: "Examination") -> int:
-    frame = examination.evaluation.to_frame()
-    return int(frame[(frame["split"] == "seen") & (frame["field"] == "exact match")]["n"].iloc[0])
-
-
 def _solves(examination: "Examination") -> bool:
     return examination.mechanism.solved.value >= SOLVED
 
 
 def _brief(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame[["omitted", "value", "low", "high", "n", "unit", "lookup", "majority"]]
+    return frame.filter(["omitted", "value", "low", "high", "n", "unit", "lookup", "majority"])
 
 
 def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:

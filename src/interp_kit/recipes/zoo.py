@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import attach
-from interp_kit.models.checkpoints import Provenance, load
+from interp_kit.models.checkpoints import Provenance, load, provenance
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
 from interp_kit.tasks.boolean.text import GPT2_SIZE
@@ -32,8 +32,7 @@ def planted(name: str, seed: int = 0) -> "HookedTransformer":
 def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
     """The same architecture with fresh random weights: the control of every analysis."""
     control = fresh(model, seed)
-    name = getattr(getattr(model, "provenance", None), "name", "model")
-    attach(control, provenance=_named(f"untrained:{name}@{seed}", f"untrained@{seed}"))
+    attach(control, provenance=_named(f"untrained:{provenance(model).name}@{seed}", f"untrained@{seed}"))
     return control
 
 
@@ -54,7 +53,7 @@ def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTra
 def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask:
     """The task a model learnt, or the one named, in the vocabulary that the model has. Raises ValueError where neither
     says which task, or where the vocabulary is not the task's."""
-    known = name or getattr(getattr(model, "provenance", None), "task", None)
+    known = name or provenance(model).task
     if known is None:
         raise ValueError(f"which task? Name one of {', '.join(TASKS)}")
     made = task(known)

@@ -161,7 +161,7 @@ class StructuralModel:
             raise ValueError(f"inputs of shape {inputs.shape}, expected (batch, {len(self.inputs)})")
         if not np.isin(inputs, (0, 1)).all():
             raise ValueError("inputs must be 0 or 1")
-        do = dict(do or {})
+        do = {} if do is None else do
         for name, value in do.items():
             if name not in self.variables:
                 raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
@@ -172,10 +172,10 @@ class StructuralModel:
         for i, name in enumerate(self.inputs):
             values[name] = _column(do[name] if name in do else inputs[:, i], len(inputs))
         for equation in self.equations:
-            values[equation.name] = _column(do.get(equation.name, equation(values)), len(inputs))
+            values[equation.name] = _column(do[equation.name] if equation.name in do else equation(values), len(inputs))
         for name, parents in (("sum1", self.inputs), ("sum2", self.outputs)):
             total = np.sum([values[parent] for parent in parents], axis=0)
-            values[name] = _column(do.get(name, total), len(inputs))
+            values[name] = _column(do[name] if name in do else total, len(inputs))
         return values
 
 
