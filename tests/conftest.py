@@ -129,10 +129,10 @@ def tiny_model() -> MakeModel:
     return make
 
 
-@pytest.fixture
-def tiny_gpt2_dir(tmp_path: Path) -> MakeDirectory:
-    """tiny_gpt2_dir(seed=0, name="gpt2", save={}, **config): the folder of a random Hugging Face GPT-2, every parameter
-    perturbed, biases and LayerNorms too (as initialised, they hide errors); `save` goes to save_pretrained."""
+@pytest.fixture(scope="session")
+def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> MakeDirectory:
+    """tiny_gpt2_dir(seed=0, name="gpt2", save={}, **config): a new folder with a random Hugging Face GPT-2, every
+    parameter perturbed, biases and LayerNorms too (as initialised, they hide errors); `save` goes to save_pretrained."""
 
     def make(seed: int = 0, name: str = "gpt2", save: dict[str, Any] | None = None, **config: Any) -> Path:
         from transformers import GPT2Config, GPT2LMHeadModel
@@ -146,7 +146,8 @@ def tiny_gpt2_dir(tmp_path: Path) -> MakeDirectory:
             for key, parameter in model.named_parameters():
                 centre = 1.0 if ".ln_" in key and key.endswith("weight") else 0.0
                 parameter.copy_(centre + 0.3 * torch.randn(parameter.shape, generator=generator))
-        model.to(dtype).save_pretrained(tmp_path / name, **(save or {}))
-        return tmp_path / name
+        directory = tmp_path_factory.mktemp("checkpoint") / name
+        model.to(dtype).save_pretrained(directory, **(save or {}))
+        return directory
 
     return make

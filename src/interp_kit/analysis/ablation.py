@@ -26,9 +26,9 @@ Unit = Literal["head", "mlp", "layer"]
 class AblationResult(AbstractResult):
     """Importance of components: how much of a metric is lost without each.
 
-    component: names ("L0H1", "L2 MLP", "L3"); layer: (component,); fields: what is answered;
-    effect: (component, field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive
-    means needed; baseline: (field, batch) the unablated metric.
+    component: names ("L0H1", "L2 MLP", "L3"); layer: (component,); fields: what is answered; effect: (component,
+    field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means needed;
+    baseline: (field, batch) the unablated metric.
     """
 
     component: tuple[str, ...]

@@ -51,7 +51,7 @@ def fit_logistic(
 
     def objective(w: np.ndarray) -> np.ndarray:
         margin = sign * (design @ w[..., None])[..., 0]
-        return 0.5 * (penalty * w**2).sum(-1) + c * np.logaddexp(0.0, -margin).sum(-1)
+        return np.asarray(0.5 * (penalty * w**2).sum(-1) + c * np.logaddexp(0.0, -margin).sum(-1))
 
     def gradient_of(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         score = (design @ w[..., None])[..., 0]
@@ -85,4 +85,4 @@ def fit_ridge(
     x, y = features - mean[..., None, :], target - centre[..., None]
     gram = np.swapaxes(x, -1, -2) @ x + alpha * np.eye(x.shape[-1])
     weights = np.linalg.solve(gram, np.swapaxes(x, -1, -2) @ y[..., None])[..., 0]
-    return weights, centre - (mean * weights).sum(-1)
+    return weights, np.asarray(centre - (mean * weights).sum(-1))

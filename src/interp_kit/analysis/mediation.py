@@ -35,16 +35,14 @@ class MechanismResult(AbstractResult):
     """How one model's `target` depends on `mediator`.
 
     solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the
-    mediator's
-    token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed from;
-    sender: positions; sender_recovered, …_low, …_high: (sender,) path patching of each into the target's prediction;
-    route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token, everything
-    before the mediator is predicted, the position that predicts it, everything between mediator and target;
+    mediator's token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed
+    from; sender: positions; sender_recovered, …_low, …_high: (sender,) path patching of each into the target's
+    prediction; route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token,
+    everything before the mediator is predicted, the position that predicts it, everything between mediator and target;
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
-    and
-    target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of ROUTES,
-    "mixed", or "none" where the model does not solve the target or nothing carries it.
+    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of
+    ROUTES, "mixed", or "none" where the model does not solve the target or nothing carries it.
     """
 
     mediator: str

@@ -1,7 +1,6 @@
 """Activation patching: which sites carry a variable from a clean run into a corrupt one (Meng et al. 2022; Zhang &
-Nanda
-2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et al.
-2023).
+Nanda 2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et
+al. 2023).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -131,11 +130,10 @@ def patch(
 ) -> PatchingResult:
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
-    sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
-    by: one named position at a time (`positions`, default those that every row has), or all positions together.
-    direction: "denoise" copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all
-    the
-    way to the one copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
+    sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head. by: one named
+    position at a time (`positions`, default those that every row has), or all positions together. direction: "denoise"
+    copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
+    copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
 
     Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
     """

@@ -36,13 +36,12 @@ class ProbeResult(AbstractResult):
     score: (label, row, position), balanced accuracy of class labels, R^2 of numeric ones; nan where not measured.
     untrained: the same on a network of the same shape that never learnt; raw: (label, position) a probe on the visible
     tokens; control, control_high: (label, row, position) mean and 95th percentile over two-input Boolean functions of
-    the
-    same kind that the task does not ask for, nan where there is none; null_high: (label, row, position) what a score
-    must
-    pass to stand out among all unwritten cells of its label, from the studentised maximum under label permutation
-    (Westfall & Young 1993), nan where not asked for; chance: (label,) of a guess.
-    status: (label, position) 0 measured, 1 the label is not determined by what is visible there, 2 too few units;
-    written: (label, position) the value stands as a token in the prefix; units: (position,) distinct visible prefixes.
+    the same kind that the task does not ask for, nan where there is none or the label is already written; null_high:
+    (label, row, position) what a score must pass to stand out among all unwritten cells of its label, from the
+    studentised maximum under label permutation (Westfall & Young 1993), nan where not asked for; chance: (label,) of a
+    guess. status: (label, position) 0 measured, 1 the label is not determined by what is visible there, 2 too few
+    units; written: (label, position) the value stands as a token in the prefix; units: (position,) distinct visible
+    prefixes.
     """
 
     labels: tuple[str, ...]
@@ -148,11 +147,9 @@ def probe(
     """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
 
     sites: with a (batch, pos, d) activation a layer. positions: default all. folds, repeats: of leaving units out
-    (fewer
-    folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of the
-    labels,
-    for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn. control_model:
-    default, the same architecture with fresh weights.
+    (fewer folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of
+    the labels, for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn.
+    control_model: default, the same architecture with fresh weights.
 
     Raises ValueError for an unknown label, position or site, or where no cell can be measured.
     """
@@ -172,7 +169,7 @@ def probe(
     for k, name in enumerate(tqdm(names, desc="positions", disable=not progress)):
         units, group = unit_rows[k]
         tokens = rotate(_raw_tokens(batch, name, units))
-        cells, fresh_cells = (np.stack([rotate(row[k][units]) for row in f]) for f in (trained, fresh))
+        cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
         for i, label in enumerate(labels):
             values = batch.label(label).cpu().numpy()
             truth, status[i, k] = _determined(values, group, units, label in batch.numeric)
@@ -182,8 +179,8 @@ def probe(
             score = _Scorer(truth, label in batch.numeric, options, key)
             table["score"][i, :, k] = score(cells)
             table["untrained"][i, :, k] = score(fresh_cells)
-            raw[i, k] = score(tokens[None])[0]
-            if control_repeats and label not in batch.numeric:
+            raw[i, k] = score([tokens])[0]
+            if control_repeats and label not in batch.numeric and not written[i, k]:
                 others = _control_labels(batch, values, units, group)
                 found = [_Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
                 if found:
@@ -262,6 +259,8 @@ def _features(
     at = {name: batch.position(name) for name in positions}
     features = []
     for row, hook in wanted:
+        if hook not in cache:
+            raise ValueError(f"{row}: the model has no {hook}")
         if cache[hook].ndim != 3:
             raise ValueError(
                 f"{row}: probes read (batch, pos, d) activations, {hook} has shape {tuple(cache[hook].shape)}"
@@ -292,17 +291,21 @@ def _determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeri
 
 
 def _is_written(batch: TokenBatch, label: str, position: str) -> bool:
-    return label in batch.positions and bool((batch.position(label) <= batch.position(position)).all())
+    if label not in batch.positions:
+        return False
+    at = batch.positions[label]  # -1 in a row where it is not written at all
+    return bool(((at >= 0) & (at <= batch.position(position))).all())
 
 
 def _raw_tokens(batch: TokenBatch, position: str, units: np.ndarray) -> np.ndarray:
-    """(units, pos * vocab) one-hot of the visible tokens, counted from the start of the text."""
+    """(units, d) one-hot of the visible tokens, counted from the start of the text; pairs of position and id that
+    occur."""
     at = batch.position(position).cpu().numpy()[units]
     tokens = batch.tokens.cpu().numpy()[units]
     visible = np.arange(tokens.shape[1])[None] <= at[:, None]
-    # ids that never occur would be empty columns
     one_hot = (tokens[..., None] == np.unique(tokens)) & visible[..., None]
-    return one_hot.reshape(len(units), -1).astype(np.float64)
+    one_hot = one_hot.reshape(len(units), -1)
+    return one_hot[:, one_hot.any(0)].astype(np.float64)  # padding and ids that never occur leave no trace
 
 
 def _control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
@@ -344,8 +347,16 @@ class _Scorer:
         ]
         self.folds = folds
 
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """(cell,) mean over repeats; features: (cell, unit, r) after rotation."""
+    def __call__(self, features: Sequence[np.ndarray]) -> np.ndarray:
+        """(cell,) mean over repeats; features: (unit, r) of every cell after rotation."""
+        found, widths = np.empty(len(features)), [cell.shape[1] for cell in features]
+        for width in set(widths):  # cells of one width are fitted together
+            cells = [i for i, r in enumerate(widths) if r == width]
+            found[cells] = self._scores(np.stack([features[i] for i in cells]))
+        return found
+
+    def _scores(self, features: np.ndarray) -> np.ndarray:
+        """(cell,) of (cell, unit, r)."""
         classes = np.unique(self.truth)
         predicted = np.zeros((len(self.splits) // self.folds, len(features), len(self.truth)))
         sizes = [len(train) for train, _ in self.splits]

@@ -26,9 +26,8 @@ class ReadabilityResult(AbstractResult):
 
     cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
     baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval
-    is
-    above zero and every reporting seed passes the max-statistic; "copied" where a probe on the visible tokens does as
-    well; else "not shown".
+    is above zero and every reporting seed passes the max-statistic; "copied" where a probe on the visible tokens does
+    as well; else "not shown".
     """
 
     labels: tuple[str, ...]
@@ -86,10 +85,8 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
 
     Only cells count where the label is determined by the visible text and does not yet stand in it; of these, where
     there are any, the ones that pass the max-statistic on every choosing seed. The largest mean margin over the best
-    baseline is
-    chosen; ties go to the most distinct prefixes, then to the last position
-    before the label is written, where it is needed, then to the earliest layer. The first half of the results
-    (rounded down) choose.
+    baseline is chosen; ties go to the most distinct prefixes, then to the last position before the label is written,
+    where it is needed, then to the earliest layer. The first half of the results (rounded down) choose.
 
     Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
     """
@@ -108,8 +105,8 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
         baseline=np.array([row["baseline"] for row in rows]),
         config={
             "analysis": "readability",
-            "chosen_on": [r.config["model"] for r in results[:half]],
-            "reported_on": [r.config["model"] for r in results[half:]],
+            "chosen_on": tuple(r.config["model"] for r in results[:half]),
+            "reported_on": tuple(r.config["model"] for r in results[half:]),
         },
     )
 

@@ -49,11 +49,11 @@ class SAEResult(AbstractResult):
     b_dec (d_in,), for raw activations; sae_config: SAELens's config; distinct_vectors: different vectors trained on;
     frequency: (width,) share of all vectors on which a latent is active; dead: share of latents that never are.
 
-    variance_explained: 1 - sum |x - x_hat|^2 / sum |x - training mean|^2; l0: active latents a vector;
-    ce_*: cross-entropy of the task's answers in nats, of the model as it is, with the reconstruction written at every
-    token, with the training mean of the named position, with zero; ce_recovered: (ce_mean - ce_sae) / (ce_mean -
-    ce_clean) and the same over zero, nan where the gap is below 0.0001 nats (`notes` say so).
-    pca_*: the control, a PCA of the training vectors that keeps `pca_rank` directions, the training L0 rounded up.
+    variance_explained: 1 - sum |x - x_hat|^2 / sum |x - training mean|^2; l0: active latents a vector; ce_*:
+    cross-entropy of the task's answers in nats, of the model as it is, with the reconstruction written at every token,
+    with the training mean of the named position, with zero; ce_recovered: (ce_mean - ce_sae) / (ce_mean - ce_clean)
+    and the same over zero, nan where the gap is below 0.0001 nats (`notes` say so). pca_*: the control, a PCA of the
+    training vectors that keeps `pca_rank` directions, the training L0 rounded up.
     """
 
     hook: str

@@ -28,11 +28,10 @@ class JaccardResult(AbstractResult):
     """Overlap of the top-k component sets of each pair of models.
 
     pair: names; index: (pair,) Jaccard; uniform: (pair,) its exact mean for random sets of k; stratified,
-    stratified_low,
-    stratified_high: (pair,) mean and central 95 % of the null that keeps how many of the k are heads and MLPs of each
-    layer; p: (pair,) one-sided permutation p under the stratified null; rank_correlation: (pair,) Spearman over all
-    components; layer_correlation: (pair,) Spearman of the layers' total importance, which needs no matching;
-    top: for each pair the two sets; matched: "index" or "functional".
+    stratified_low, stratified_high: (pair,) mean and central 95 % of the null that keeps how many of the k are heads
+    and MLPs of each layer; p: (pair,) one-sided permutation p under the stratified null; rank_correlation: (pair,)
+    Spearman over all components; layer_correlation: (pair,) Spearman of the layers' total importance, which needs no
+    matching; top: for each pair the two sets; matched: "index" or "functional".
     """
 
     pair: tuple[str, ...]

@@ -14,10 +14,10 @@ from interp_kit.core.task import AbstractTask, Example, Field
 class TokenBatch:
     """Examples as tensors. Ragged rows are padded on the right, so a causal model sees each row as if it stood alone.
 
-    tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,);
-    positions: name -> (batch,) index, -1 where a row has no such position, ordered as they stand in the text;
-    labels: variable -> (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth;
-    inputs: the exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id.
+    tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
+    (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
+    (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
+    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id.
     """
 
     tokens: Int[Tensor, "batch pos"]

@@ -11,8 +11,8 @@ from scipy import special, stats
 class Estimate:
     """A number with its 95 % interval.
 
-    value: the point estimate; low, high: ends of the interval (nan where n is too small to give one);
-    n: independent units; unit: what they are ("inputs", "seeds", "omission sets").
+    value: the point estimate; low, high: ends of the interval (nan where n is too small to give one); n: independent
+    units; unit: what they are ("inputs", "seeds", "omission sets").
     """
 
     value: float

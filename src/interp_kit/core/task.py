@@ -127,11 +127,10 @@ class AbstractTask(ABC):
         """Ordered pairs (clean, corrupt) in which `variable` differs and the answer of field `target` differs.
 
         hold: variables that must agree; None keeps, of all such pairs, those that differ in the fewest inputs (flip as
-        little as possible), () keeps every pair.
-        completion: what stands behind the corrupt prompt. "own": its own true completion, so the token of `variable`
-        itself differs too; "clean": the clean completion, so only the prompt differs; "free": what `generate` writes
-        ((batch, pos) prompts -> (batch, pos) prompts with completions), for both sides.
-        limit: at most so many pairs, drawn by `seed`.
+        little as possible), () keeps every pair. completion: what stands behind the corrupt prompt. "own": its own
+        true completion, so the token of `variable` itself differs too; "clean": the clean completion, so only the
+        prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
+        for both sides. limit: at most so many pairs, drawn by `seed`.
 
         Raises ValueError for an unknown name and, with the counts, where no such pair exists.
         """

@@ -26,8 +26,7 @@ class Entry:
     """One shipped checkpoint: where it lies, its hash, and how it came to be.
 
     path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains
-    it;
-    seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
+    it; seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
     trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe.
     """
 

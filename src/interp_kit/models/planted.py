@@ -76,8 +76,8 @@ class _Directions:
     """Orthonormal, mean-free residual directions.
 
     token: one for each token id; position: one for each position of the text; slot: what an attention head writes;
-    answer: field -> what its logits are read from; constant: the same amount of it stands everywhere;
-    scale: what LayerNorm divides by, so weights that read the residual stream are multiplied by it.
+    answer: field -> what its logits are read from; constant: the same amount of it stands everywhere; scale: what
+    LayerNorm divides by, so weights that read the residual stream are multiplied by it.
     """
 
     token: Float[Tensor, "vocab d_model"]

@@ -98,13 +98,11 @@ def evaluate_named(name: str) -> EvaluationResult:
 
 
 def train_report_sae(name: str) -> SAEResult:
-    """A TopK dictionary of the MLP output in the middle of the model."""
+    """A TopK dictionary of the residual stream in the middle of the model."""
     torch.set_num_threads(1)
     model = resolve(name)
-    config = SAEConfig(architecture="topk", width=64, k=8, training_samples=100_000)
-    return train_sae(
-        model, BooleanTask(), site=f"blocks.{model.cfg.n_layers // 2}.hook_mlp_out", config=config, progress=False
-    )
+    site = f"resid_post.{(model.cfg.n_layers - 1) // 2}"
+    return train_sae(model, BooleanTask(), site=site, config=SAEConfig(training_samples=200_000), progress=False)
 
 
 def study(
@@ -120,9 +118,8 @@ def study(
 ) -> Study:
     """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
 
-    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs:
-    processes, by
-    default one a core. Raises ValueError for fewer than three models: one seed chooses where to probe, two report.
+    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs: processes,
+    by default one a core. Raises ValueError for fewer than three models: one seed chooses where to probe, two report.
     """
     if len(names) < 3:
         raise ValueError(f"the study compares at least three seeds, got {len(names)}")

@@ -337,7 +337,7 @@ def _sae_section(study: "Study") -> tuple[Section, ...]:
     if study.sae is None:
         return ()
     text = (
-        "A sparse autoencoder on the MLP output, on inputs that it was not trained on, beside a PCA of as many"
+        "A sparse autoencoder on the residual stream, on inputs that it was not trained on, beside a PCA of as many"
         " directions."
         " With so few distinct activations its features may memorise them, so it is shown as a check of the tool,"
         " not as"

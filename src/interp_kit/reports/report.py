@@ -57,6 +57,7 @@ class Report:
     findings: tuple[str, ...]
     sections: tuple[Section, ...]
     configs: Mapping[str, Any] = field(default_factory=dict)
+    _drawn: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def write(self, path: str | Path) -> Path:
         """Write PATH (.html), and beside it the same as PATH with .md and a folder of figures; each whole or not at
@@ -68,9 +69,18 @@ class Report:
         folder = path.with_name(f"{path.stem}_figures")
         with replacing_directory(folder) as aside:
             for name, figure in self._figures().items():
-                (aside / name).write_bytes(render(figure.axes, "png"))
+                (aside / name).write_bytes(self._png(figure))
         write_text(path.with_suffix(".md"), self.to_markdown(folder.name))
         return path
+
+    def _png(self, figure: Figure) -> bytes:
+        """A figure as PNG, drawn once for both pages."""
+        if id(figure) not in self._drawn:
+            self._drawn[id(figure)] = render(figure.axes, "png")
+        return self._drawn[id(figure)]
+
+    def _image(self, figure: Figure) -> str:
+        return f"data:image/png;base64,{base64.b64encode(self._png(figure)).decode()}"
 
     def to_html(self) -> str:
         """The page as one string with nothing outside it: style and figures are inside."""
@@ -80,7 +90,7 @@ class Report:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters |= {
-            "image": _image,
+            "image": self._image,
             "width": _width,
             "rows": _html_table,
             "is_figure": lambda p: isinstance(p, Figure),
@@ -140,10 +150,6 @@ def render(axes: "Axes", kind: str) -> bytes:
     buffer = io.BytesIO()
     figure_of(axes).savefig(buffer, format=kind, dpi=160, bbox_inches="tight", facecolor="white")
     return buffer.getvalue()
-
-
-def _image(figure: Figure) -> str:
-    return f"data:image/png;base64,{base64.b64encode(render(figure.axes, 'png')).decode()}"
 
 
 def _width(figure: Figure) -> int:

@@ -175,7 +175,8 @@ class StructuralModel:
             values[equation.name] = _column(do[equation.name] if equation.name in do else equation(values), len(inputs))
         for name, parents in (("sum1", self.inputs), ("sum2", self.outputs)):
             total = np.sum([values[parent] for parent in parents], axis=0)
-            values[name] = _column(do[name] if name in do else total, len(inputs))
+            forced = do.get(name)
+            values[name] = _column(total if forced is None else forced, len(inputs))
         return values
 
 
