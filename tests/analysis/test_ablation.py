@@ -161,7 +161,11 @@ def test_ragged_batches_are_ablated_by_name(tiny_model: MakeModel, parity: Any) 
         def mean(activation: Tensor, hook: HookPoint, names: dict[str, int] = example.positions) -> Tensor:
             activation = activation.clone()
             for name, index in names.items():
-                there = [c[hook.name][0, e.positions[name]] for c, e in zip(caches, examples, strict=True) if name in e.positions]
+                there = [
+                    c[hook.name][0, e.positions[name]]
+                    for c, e in zip(caches, examples, strict=True)
+                    if name in e.positions
+                ]
                 activation[:, index] = torch.stack(there).mean(0)
             return activation
 

@@ -158,9 +158,7 @@ def test_verdicts(
 ) -> None:
     lows = np.where(np.array(route) == max(route), low, 0.0)
     four = (*latent, NONE, NONE)
-    found = _verdict(
-        estimate(solved), estimate(token), estimate(0.0), np.array(route), lows, np.ones(4), four, pairs
-    )
+    found = _verdict(estimate(solved), estimate(token), estimate(0.0), np.array(route), lows, np.ones(4), four, pairs)
     assert found == verdict
 
 

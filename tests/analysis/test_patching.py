@@ -185,7 +185,9 @@ def test_what_does_not_differ_recovers_nothing(
     assert (result.high[before] == 0).all()
     behind = np.isin(result.position, ["parity", "eos"])  # Nothing behind the prediction reaches it.
     assert np.abs(result.recovered[behind]).max() < 1e-6
-    first = [i for i, (s, p) in enumerate(zip(result.site, result.position, strict=True)) if (s, p) == ("embed", "bit2")]
+    first = [
+        i for i, (s, p) in enumerate(zip(result.site, result.position, strict=True)) if (s, p) == ("embed", "bit2")
+    ]
     np.testing.assert_allclose(result.recovered[first], 1, atol=1e-4)  # The one token that differs.
 
 
@@ -210,7 +212,9 @@ def test_ragged_pairs_give_the_numbers_of_single_pairs(tiny_model: MakeModel, ra
         expected = patch(model, single, sites=["resid_mid", "z"], positions=["bit0", "parity?", "parity", "eos"])
         np.testing.assert_allclose(found.values[:, row], expected.values[:, 0], atol=1e-5)
         np.testing.assert_allclose(found.goal[row], expected.goal[0], atol=1e-5)
-        np.testing.assert_allclose(senders.values[:, row], patch_senders(model, single, senders=["bit0"]).values[:, 0], atol=1e-5)
+        np.testing.assert_allclose(
+            senders.values[:, row], patch_senders(model, single, senders=["bit0"]).values[:, 0], atol=1e-5
+        )
 
 
 def test_positions_are_those_asked_for_in_that_order(tiny_model: MakeModel, task: BooleanTask) -> None:
@@ -313,7 +317,9 @@ def test_no_gap_is_refused(tiny_model: MakeModel, pairs: PairBatch, task: Boolea
         patch(deaf, task.pairs("newB", "newD"), sites="mlp_out")
 
 
-def test_what_the_model_or_the_text_lacks_is_refused(tiny_model: MakeModel, pairs: PairBatch, ragged: PairBatch) -> None:
+def test_what_the_model_or_the_text_lacks_is_refused(
+    tiny_model: MakeModel, pairs: PairBatch, ragged: PairBatch
+) -> None:
     model = tiny_model(0, **SHORT)
     with pytest.raises(ValueError, match="no site 'resid_top'"):
         patch(model, pairs, sites="resid_top")

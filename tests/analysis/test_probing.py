@@ -221,9 +221,17 @@ def test_scores_are_those_of_sklearn_on_the_same_splits(
     model = tiny_model(0)
     labels, positions = ["newA", "newB", "newD", "sum1"], ["D", "newB?", "newD?"]
     options: dict[str, Any] = {"folds": 5, "repeats": 2, "c": 0.7, "alpha": 2.0, "seed": 3}
-    found = probe(model, batch, labels, sites=["resid_mid", "mlp_post"], positions=positions, **options, control_repeats=0)
+    found = probe(
+        model, batch, labels, sites=["resid_mid", "mlp_post"], positions=positions, **options, control_repeats=0
+    )
     assert found.rows == ("embedding", "L0 resid_mid", "L1 resid_mid", "L0 mlp_post", "L1 mlp_post")
-    sites: list[tuple[str, int]] = [("resid_pre", 0), ("resid_mid", 0), ("resid_mid", 1), ("mlp_post", 0), ("mlp_post", 1)]
+    sites: list[tuple[str, int]] = [
+        ("resid_pre", 0),
+        ("resid_mid", 0),
+        ("resid_mid", 1),
+        ("mlp_post", 0),
+        ("mlp_post", 1),
+    ]
     checked = 0
     for k, position in enumerate(positions):
         rows = prefixes(batch, position)
@@ -299,7 +307,9 @@ def test_padding_changes_nothing(tiny_model: MakeModel, batch: TokenBatch) -> No
         mask = torch.arange(width).expand(25, width) < 2
         return replace(fake, tokens=tokens, mask=mask, positions=at, labels=labels, inputs=(), numeric=("sum",))
 
-    found = [probe(tiny_model(3), padded(width), ["first", "sum"], positions=["b"], folds=5, repeats=1) for width in (2, 9)]
+    found = [
+        probe(tiny_model(3), padded(width), ["first", "sum"], positions=["b"], folds=5, repeats=1) for width in (2, 9)
+    ]
     for name in ("score", "untrained", "raw"):
         assert np.isfinite(getattr(found[0], name)).all()
         np.testing.assert_allclose(getattr(found[0], name), getattr(found[1], name), atol=1e-5, err_msg=name)
@@ -413,7 +423,9 @@ def test_control_functions_are_of_the_same_kind_and_never_asked_for(batch: Token
             assert {tuple(values.tolist()) for values in found} == expected(kind, position)
 
 
-def test_control_is_the_probe_of_the_control_functions(tiny_model: MakeModel, batch: TokenBatch, activation: Callable) -> None:
+def test_control_is_the_probe_of_the_control_functions(
+    tiny_model: MakeModel, batch: TokenBatch, activation: Callable
+) -> None:
     model = tiny_model(8)
     found = probe(model, batch, ["newA", "newB", "sum1"], positions=["newA?"], folds=4, repeats=2, control_repeats=1)
     rows = prefixes(batch, "newA?")
@@ -566,7 +578,13 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     np.testing.assert_allclose(excess.get_array(), (found.score - found.baseline())[0])
     with pytest.raises(ValueError, match="no label 'newA'; there are newC, sum1"):
         found.plot(label="newA")
-    for part in ("n = 32 to 32 distinct visible prefixes", "4-fold", "1 repeats", "untrained network", "visible tokens"):
+    for part in (
+        "n = 32 to 32 distinct visible prefixes",
+        "4-fold",
+        "1 repeats",
+        "untrained network",
+        "visible tokens",
+    ):
         assert part in found.caption()
     loaded = ProbeResult.load(found.save(tmp_path / "probe"))
     for name, value in vars(found).items():

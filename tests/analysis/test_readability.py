@@ -21,7 +21,11 @@ POSITIONS = ("D", "E", "newA?")
 
 
 def seed(
-    scores: dict[tuple[int, int], float] | None = None, name: str = "m", raw: float = 0.6, high: float = 0.7, **fields: Any
+    scores: dict[tuple[int, int], float] | None = None,
+    name: str = "m",
+    raw: float = 0.6,
+    high: float = 0.7,
+    **fields: Any,
 ) -> ProbeResult:
     """One seed's probe of "newA": 0.55 in every cell but those given as (row, position)."""
     score = np.full((1, 3, 3), 0.55)

@@ -20,7 +20,9 @@ MakeResult = Callable[..., AblationResult]
 LAYERS, HEADS = 3, 4
 
 
-def result(effect: np.ndarray, model: str = "m", initialisation: str | None = None, mlps: bool = True) -> AblationResult:
+def result(
+    effect: np.ndarray, model: str = "m", initialisation: str | None = None, mlps: bool = True
+) -> AblationResult:
     """A hand-made ablation: 3 layers of 4 heads, then their MLPs; effect: (component, field, batch)."""
     names = [(f"L{la}H{he}", la) for la in range(LAYERS) for he in range(HEADS)]
     names += [(f"L{la} MLP", la) for la in range(LAYERS)] if mlps else []
@@ -234,7 +236,9 @@ DRAWS = [_noise, _strength, _strength_by_field, _strength_times_input]
 @pytest.mark.parametrize(("draw", "match"), [(_strength_by_field, "index"), *((draw, "functional") for draw in DRAWS)])
 def test_models_that_share_nothing_are_seldom_called_alike(draw: Callable, match: Any) -> None:
     rng = np.random.default_rng(11)
-    found = [jaccard(result(draw(rng)), result(draw(rng)), k=5, match=match, permutations=39, seed=i) for i in range(200)]
+    found = [
+        jaccard(result(draw(rng)), result(draw(rng)), k=5, match=match, permutations=39, seed=i) for i in range(200)
+    ]
     p = np.array([f.p[0] for f in found])
     assert (p < 0.05).mean() <= 0.08
     assert (p < 0.25).mean() <= 0.33

@@ -512,7 +512,9 @@ def test_all_senders_together_are_the_other_run(tiny_model: MakeModel, batch: To
     at = names.index(receiver)
     assert torch.equal(into.tokens[:, at], other.tokens[:, at])
     for senders in (names[:at], names[: at + 1]):
-        group = [Edit("z", la, CopyAttended(other, tuple(senders)), position=receiver) for la in range(model.cfg.n_layers)]
+        group = [
+            Edit("z", la, CopyAttended(other, tuple(senders)), position=receiver) for la in range(model.cfg.n_layers)
+        ]
         found = edited(model, into, *group)
         close(found[:, at], run(model, other)[:, at])
         close(found[:, :at], run(model, into)[:, :at], 0)
@@ -554,7 +556,9 @@ def test_a_ragged_batch_gives_the_numbers_of_its_rows(parity: Any, ragged_model:
     examples = parity.enumerate()
     batch = parity.batch(examples)
     assert len({len(example.tokens) for example in examples}) > 1
-    flipped = [parity.example(tuple(1 - bit for bit in example.tokens[: example.labels["bits"]])) for example in examples]
+    flipped = [
+        parity.example(tuple(1 - bit for bit in example.tokens[: example.labels["bits"]])) for example in examples
+    ]
     generator = torch.Generator().manual_seed(0)
     vector, heads = torch.randn(16, generator=generator), torch.randn(2, 8, generator=generator)
     each = torch.randn(len(batch), 16, generator=generator)
@@ -589,7 +593,9 @@ def test_a_ragged_batch_gives_the_numbers_of_its_rows(parity: Any, ragged_model:
 
 def test_ragged_senders_give_the_numbers_of_the_rows(parity: Any, ragged_model: HookedTransformer) -> None:
     examples = parity.enumerate()
-    flipped = [parity.example(tuple(1 - bit for bit in example.tokens[: example.labels["bits"]])) for example in examples]
+    flipped = [
+        parity.example(tuple(1 - bit for bit in example.tokens[: example.labels["bits"]])) for example in examples
+    ]
 
     def group(other: TokenBatch) -> list[Edit]:
         return [Edit("z", la, CopyAttended(other, ("bit0",)), position="parity?") for la in range(2)]
@@ -856,7 +862,9 @@ def test_batches_that_do_not_line_up_are_refused(
     with pytest.raises(ValueError, match='CopyAttended is for site "z" at a named position'):
         sweep(tiny_model(0), batch, [Edit("v", 0, CopyAttended(batch, ("A",)), position="newD?")], metrics())
     with pytest.raises(ValueError, match="row 0 of the batch has no position 'bit2'"):
-        sweep(ragged_model, parity.batch(parity.enumerate()), [Edit("z", 0, position="bit2")], logit_difference("parity"))
+        sweep(
+            ragged_model, parity.batch(parity.enumerate()), [Edit("z", 0, position="bit2")], logit_difference("parity")
+        )
 
 
 def test_rotary_positions_are_not_supported_by_sender_patching(tiny_model: MakeModel, batch: TokenBatch) -> None:

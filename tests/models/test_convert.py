@@ -258,10 +258,11 @@ def test_self_check_catches_swapped_and_missing_weights(hf: GPT2LMHeadModel, mon
         sabotage(patch, swap)
         with pytest.raises(CheckpointError, match="the conversion is not exact: max"):
             convert_gpt2(hf)
-    with monkeypatch.context() as patch:
-        sabotage(patch, lambda state: state.pop("blocks.1.mlp.W_in"))
-        with pytest.raises((CheckpointError, RuntimeError, KeyError)):
-            convert_gpt2(hf)
+    for name in ("blocks.1.mlp.W_in", "blocks.1.mlp.b_in", "blocks.1.ln1.w"):
+        with monkeypatch.context() as patch:
+            sabotage(patch, lambda state, name=name: state.pop(name))
+            with pytest.raises(ValueError, match="not exact|missing"):
+                convert_gpt2(hf)
     convert_gpt2(hf)
 
 

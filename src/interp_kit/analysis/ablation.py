@@ -67,9 +67,8 @@ class AblationResult(AbstractResult):
         c = self.config
         return (
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
-            f" {self.n}"
-            " examples; 0: not needed, negative: the field is better off without it; 95 % bootstrap intervals in the"
-            " table)."
+            f" {self.n} examples; 0: not needed, negative: the field is better off without it; 95 % bootstrap"
+            " intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -91,10 +91,8 @@ class MechanismResult(AbstractResult):
         c = self.config
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
-            " prediction"
-            f" reads one route's keys and values from the other run (n = {c['pairs']} {c['pair_kind']},"
-            f" {self.dropped} unsolved"
-            " left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the other run)."
+            f" prediction reads one route's keys and values from the other run (n = {c['pairs']} {c['pair_kind']},"
+            f" {self.dropped} unsolved left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the other run)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -76,10 +76,9 @@ class PatchingResult(AbstractResult):
             f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
         )
         return (
-            f"Recovered {c['metric']} when {what} from the {sides[0]} run into the {sides[1]} run of {c['model']}"
-            f" (0: as unpatched, 1: as the other run; n = {self.n} pairs that differ in {c['variable']},"
-            f" {c['completion']} completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in"
-            " the table)."
+            f"Recovered {c['metric']} when {what} from the {sides[0]} run into the {sides[1]} run of {c['model']} (0:"
+            f" as unpatched, 1: as the other run; n = {self.n} pairs that differ in {c['variable']}, {c['completion']}"
+            f" completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:

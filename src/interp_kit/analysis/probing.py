@@ -96,12 +96,10 @@ class ProbeResult(AbstractResult):
         c = self.config
         return (
             f"Held-out probe scores on {c['model']} (n = {self.units.min()} to {self.units.max()} distinct visible"
-            " prefixes,"
-            f" by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of chance,"
-            " a probe on"
-            " the visible tokens, an untrained network, and functions that the task does not ask for. Hatched: the"
-            " label is"
-            " not determined there, or there are too few prefixes; dotted: it already stands in the text."
+            f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
+            " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
+            " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
+            " stands in the text."
         )
 
     def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:

@@ -63,9 +63,8 @@ class ReadabilityResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         return (
-            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % t"
-            " interval over"
-            f" n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
+            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % t interval"
+            f" over n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

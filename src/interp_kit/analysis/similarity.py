@@ -66,11 +66,9 @@ class JaccardResult(AbstractResult):
         """See AbstractResult."""
         c = self.config
         return (
-            f"Jaccard index of the {c['k']} most important components of each pair of models ({self.matched}"
-            " matching, scored"
-            f" on n = {c['n']} examples), beside what {c['permutations']} random sets with as many heads and MLPs of"
-            " each layer"
-            " share, and the exact chance level of uniformly drawn sets."
+            f"Jaccard index of the {c['k']} most important components of each pair of models ({self.matched} matching,"
+            f" scored on n = {c['n']} examples), beside what {c['permutations']} random sets with as many heads and"
+            " MLPs of each layer share, and the exact chance level of uniformly drawn sets."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -67,14 +67,31 @@ def checkpoint_root() -> Path:
 
 
 def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
-    """Name -> entry. Raises CheckpointError where the manifest is missing, CheckpointError naming a malformed entry."""
+    """Name -> entry, empty where there is no manifest. Raises CheckpointError naming the file and a malformed entry."""
     path = Path(root or checkpoint_root()) / MANIFEST
     if not path.exists():
         return {}
     try:
-        return {name: from_mapping(Entry, row) for name, row in read_json(path).items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        rows = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(rows, dict):
+        raise CheckpointError(f"{path} is no mapping of names to entries")
+    return {name: _entry(row, f"{path}, entry {name!r}") for name, row in rows.items()}
+
+
+def _entry(row: object, where: str) -> Entry:
+    if not isinstance(row, dict):
+        raise CheckpointError(f"{where}: {row!r} is no mapping")
+    for key in ("path", "sha256", "task", "initialisation"):
+        if not isinstance(row.get(key, ""), str):
+            raise CheckpointError(f"{where}: {key} is {row[key]!r}, no text")
+    if not isinstance(row.get("omitted", []), list):
+        raise CheckpointError(f"{where}: omitted is {row['omitted']!r}, no list")
+    try:
+        return from_mapping(Entry, row)
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{where}: {error}") from error
 
 
 def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:
@@ -83,11 +100,13 @@ def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:
 
 
 def weights_hash(directory: str | Path) -> str:
-    """sha256 of the weights file of a checkpoint directory."""
+    """sha256 of the weights file of a checkpoint directory; of index and shards, one behind the other, where it has
+    shards."""
     for name in WEIGHT_FILES:
         path = Path(directory) / name
-        if path.exists():
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file():
+            shards = sorted(path.parent.glob("*.safetensors")) if name.endswith(".index.json") else []
+            return hashlib.sha256(b"".join(file.read_bytes() for file in (path, *shards))).hexdigest()
     raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
 
 

@@ -15,8 +15,10 @@ def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
     The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
-    it, and edits at later positions find their place. Rows may differ in length.
+    it, and edits at later positions find their place. Rows may differ in length. Raises ValueError where the texts
+    exceed the model's context.
     """
+    _check_length(model, batch.tokens.shape[1])
     tokens = batch.tokens.clone()
     rows = torch.arange(len(batch), device=tokens.device)
     lengths = batch.mask.sum(1)
@@ -33,8 +35,7 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
 
     Raises ValueError where `length` exceeds the model's context.
     """
-    if length > model.cfg.n_ctx:
-        raise ValueError(f"texts of {length} tokens do not fit the model's context of {model.cfg.n_ctx}")
+    _check_length(model, length)
 
     @torch.inference_mode()
     def generate(prompts: Tensor) -> Tensor:
@@ -44,3 +45,8 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
         return tokens.cpu()
 
     return generate
+
+
+def _check_length(model: HookedModel, length: int) -> None:
+    if length > model.cfg.n_ctx:
+        raise ValueError(f"texts of {length} tokens do not fit the model's context of {model.cfg.n_ctx}")

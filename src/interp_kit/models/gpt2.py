@@ -125,6 +125,8 @@ def _equal(a: Tensor, b: Tensor) -> bool:
 
 
 def _first_byte(path: Path) -> bytes:
+    if not path.is_file():
+        return b""
     with open(path, "rb") as file:
         return file.read(1)
 

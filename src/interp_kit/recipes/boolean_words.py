@@ -85,22 +85,41 @@ def _path(study: "Study") -> str:
     leading = max(shares, key=lambda name: shares[name].value)
     return (
         f"newD is computed in {'; in '.join(parts)}. Path patching gives the route {leading!r} {shares[leading]} of"
-        " newD's"
-        " logit difference; flipping only the newB token flips newD in "
-        f"{', '.join(f'{100 * value:.0f} %' for value in conflict)} of the worlds with A = 0, seed by seed."
+        " newD's logit difference; flipping only the newB token flips newD in"
+        f" {', '.join(f'{100 * value:.0f} %' for value in conflict)} of the worlds with A = 0, seed by seed."
     )
 
 
 def _alike(study: "Study") -> str:
-    verdicts = Counter(m.mechanism.verdict for m in study.models)
+    routes = Counter(m.mechanism.verdict for m in study.models if _solves(m))
     heads = study.head_similarity
     above = int((heads.p < 0.05).sum())
-    same = "the same route" if len(verdicts) == 1 else f"{len(verdicts)} different routes"
+    if not routes:
+        first = "No seed solves newD, so there are no routes to compare."
+    elif len(routes) == 1:
+        first = f"The {sum(routes.values())} seeds that solve newD take the same route to it ({next(iter(routes))})."
+    else:
+        counted = ", ".join(f"{route} {count}" for route, count in routes.most_common())
+        first = f"The seeds take {len(routes)} different routes to newD ({counted})."
     return (
-        f"The seeds take {same} to newD. Their most important heads, matched by function, overlap by"
-        f" {_mean(heads.index)} (Jaccard, top {heads.config['k']}; {_mean(heads.stratified)} by chance within layers);"
-        f" {above} of {len(heads.pair)} pairs exceed that chance at p < 0.05 (pairs share models, so they are not"
-        " independent)."
+        f"{first} Their {heads.config['k']} most important heads ({heads.matched} matching) overlap by"
+        f" {_mean(heads.index)} (Jaccard; {_mean(heads.stratified)} by chance within layers); {above} of"
+        f" {len(heads.pair)} pairs exceed that chance at p < 0.05 (pairs share models, so they are not independent)."
+    )
+
+
+def _mlps_against_heads(study: "Study") -> str:
+    """How the mixed top-k compares with what layers and kinds alone give, and why."""
+    both, dominated = study.similarity, 0
+    for m in study.models:
+        assert m.ablation is not None
+        score = m.ablation.importance()
+        is_mlp = np.array([name.endswith("MLP") for name in m.ablation.component])
+        dominated += bool(score[is_mlp].min() > np.median(score[~is_mlp]))
+    return (
+        f"In {dominated} of {len(study.models)} models every MLP outweighs the median head. Counted together, the top"
+        f" {both.config['k']} overlap by {_mean(both.index)}, where their layers and kinds alone would give"
+        f" {_mean(both.stratified)}."
     )
 
 
@@ -217,9 +236,8 @@ def page(study: "Study") -> Report:
 def _task_section(study: "Study") -> Section:
     text = (
         "The model reads five bits A to E and writes newA = A xor C, newB = not D, newC = B and E, newD = A or newB,"
-        " then the"
-        " two sums. newD depends on another output: does the model compute newB on the way to it? There are only 32"
-        " inputs,"
+        " then the two sums. newD depends on another output: does the model compute newB on the way to it? There are"
+        " only 32 inputs,"
         " so a model can be right on all of them by memory alone; inputs left out of training say more.",
         _solving(study),
     )
@@ -239,10 +257,9 @@ def _path_section(study: "Study") -> Section:
     n = study.models[0].mechanism.config["pairs"]
     yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
     text = (
-        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries"
-        " D. The paths"
-        " can: newD may read the newB token that the model wrote (via token), D's own token (direct), or the place"
-        " where newB"
+        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D."
+        " The paths can: newD may read the newB token that the model wrote (via token), D's own token (direct), or"
+        " the place where newB"
         " was about to be predicted (latent).",
         _path(study),
         *((f"The yardsticks, whose mechanism is known, come out as: {yardsticks}.",) if yardsticks else ()),
@@ -250,23 +267,21 @@ def _path_section(study: "Study") -> Section:
     routes = Figure(
         routes_figure(everyone),
         "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        " the other"
-        f" world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals over"
-        " pairs). 0: nothing"
+        f" the other world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals"
+        " over pairs). 0: nothing"
         " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
     )
     conflict = Figure(
         conflict_figure(everyone),
-        "Prompts that no world produces: the newB token from one world, D from the other (n = 16 worlds with A = 0,"
-        " all there"
-        " are; Wilson intervals). Chance has no level here: a model that ignores both flips in none.",
+        "Prompts that no world produces: the newB token from one world, D from the other (n ="
+        f" {study.models[0].mechanism.token_flips.n} worlds with A = 0, all that the model answers rightly; Wilson"
+        " intervals). A model that ignores both flips in none.",
     )
     table = Table(
         route_table(everyone),
         "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted"
-        " newB is"
-        " edited and the model runs on freely; the largest recovery of newD when the residual stream at newB's"
-        " prediction is"
+        " newB is edited and the model runs on freely; the largest recovery of newD when the residual stream at"
+        " newB's prediction is"
         " patched with the newB token held.",
     )
     return Section("By which path newD is computed", text, (routes, conflict, table))
@@ -318,11 +333,8 @@ def _alike_section(study: "Study") -> Section:
     text = (
         _alike(study),
         "Heads of models that were initialised independently have no common numbering, so they are matched by their"
-        " effects on"
-        " half of the inputs and compared on the other half. MLPs outweigh heads in all of these models; counted"
-        " together, the"
-        f" top {study.similarity.config['k']} overlap by {_mean(study.similarity.index)}, of which"
-        f" {_mean(study.similarity.stratified)} is what their layers and kinds alone would give.",
+        " effects on half of the inputs and compared on the other half.",
+        _mlps_against_heads(study),
     )
     parts = [
         Figure(first.plot(), first.caption()),
@@ -337,11 +349,9 @@ def _sae_section(study: "Study") -> tuple[Section, ...]:
     if study.sae is None:
         return ()
     text = (
-        "A sparse autoencoder on the residual stream, on inputs that it was not trained on, beside a PCA of as many"
-        " directions."
-        " With so few distinct activations its features may memorise them, so it is shown as a check of the tool,"
-        " not as"
-        " evidence about the model.",
+        f"A sparse autoencoder at {study.sae.hook}, measured on inputs that it was not trained on, beside a PCA of as"
+        f" many directions. It saw {study.sae.distinct_vectors} distinct activations, so its features may memorise"
+        " them: this is a check of the tool, not evidence about the model.",
         *study.sae.notes,
     )
     parts = (Figure(study.sae.plot(), study.sae.caption()), Table(study.sae.to_frame(), "Every figure", folded=True))

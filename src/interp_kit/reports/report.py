@@ -5,6 +5,7 @@ import html
 import io
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -114,6 +115,7 @@ class Report:
                     lines += [_markdown_table(part.frame), ""]
                 lines += [f"*{part.caption}*", ""]
         lines += ["## Versions", "", *(f"- {name} {version}" for name, version in versions().items()), ""]
+        lines = [re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line) for line in lines]  # Markdown lets tags through
         lines += ["## Configuration", "", "```json", json.dumps(self.configs, indent=1, default=str), "```", ""]
         return "\n".join(lines)
 
@@ -179,7 +181,7 @@ def _html_table(frame: "pd.DataFrame") -> str:
 
 def _markdown_table(frame: "pd.DataFrame") -> str:
     def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
 
     rows = [line([_cell(value) for value in row]) for row in frame.itertuples(index=False)]
     names = [str(column).replace("_", " ") for column in frame.columns]

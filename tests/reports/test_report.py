@@ -1,0 +1,264 @@
+"""A report is one page that needs nothing else, says what was measured, and lets nothing out of the data into markup."""
+
+import base64
+import html
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.axes import Axes
+
+import interp_kit as ik
+from interp_kit.core.plotting import intervals, new_axes
+from interp_kit.core.result import AbstractResult
+from interp_kit.reports.report import Figure, Report, Section, Table, report, versions
+
+EVIL = "<script>alert('x')</script>"
+PNG = b"\x89PNG\r\n\x1a\n"
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tally(AbstractResult):
+    """The smallest result there is: names and numbers."""
+
+    names: tuple[str, ...]
+    values: np.ndarray
+    config: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        return pd.DataFrame({"name": self.names, "mean_value": self.values, "n": 7})
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        return intervals(self.names, {"value": (self.values, self.values, self.values)}, ax=ax, title=self.names[0])
+
+    def caption(self) -> str:
+        return f"Values of {self.names[0]} (n = 7; chance: 0.5)."
+
+
+def tally(*names: str, values: tuple[float, ...] | None = None, **config: Any) -> Tally:
+    numbers = np.arange(len(names), dtype=float) if values is None else np.array(values)
+    return Tally(names=names, values=numbers, config={"analysis": "tally", **config})
+
+
+class Page(HTMLParser):
+    """Tags in order, every one closed, and what the page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert self.open == [], f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1].append(data)
+
+    def attributes(self, name: str) -> list[str]:
+        return [attrs[name] or "" for _, attrs in self.tags if name in attrs]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices this small are slower on several threads, and many times slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def results(task: Any, tiny_model: Any) -> list[AbstractResult]:
+    """One of each result that is cheap to make."""
+    model, batch = tiny_model(0), task.batch(task.enumerate())
+    heads = [ik.ablate(model, batch, kind=kind, fields=["newA"]) for kind in ("mean", "zero")]
+    return [
+        ik.probe(model, batch, ["newC"], positions=["newC?"], folds=4, repeats=1, control_repeats=0),
+        ik.patch(model, task.pairs("newB", "newD"), positions=["D", "newB"]),
+        *heads,
+        ik.jaccard(*heads, k=2, permutations=20),
+    ]
+
+
+def test_the_page_stands_alone(results: list[AbstractResult], tmp_path: Path) -> None:
+    path = report(results, tmp_path / "deep" / "er" / "report.html", title="Boolean & more")
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert text.startswith("<!doctype html>")
+    assert not re.search(r"https?://|file://|url\(|@import|src=\"(?!data:)", text)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
+    assert not page.attributes("href")
+    images = page.attributes("src")
+    assert len(images) == len(results)
+    for image in images:
+        kind, data = image.split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data, validate=True).startswith(PNG)
+    assert len(set(images)) == len(images)
+    assert ("meta", {"charset": "utf-8"}) in page.tags
+    assert "Boolean & more" in page.text
+
+
+def test_every_result_has_its_figure_its_caption_and_its_table(results: list[AbstractResult], tmp_path: Path) -> None:
+    page = Page(report(results, tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.attributes("alt") == [result.caption() for result in results]
+    for result in results:
+        assert result.caption() in page.text
+        assert re.search(r"n = \d+", result.caption())
+    headings = [list(result.to_frame().columns) for result in results]
+    heads = [row for row in page.rows if row[0].replace(" ", "_") in {names[0] for names in headings}]
+    assert [[cell.replace(" ", "_") for cell in row] for row in heads[: len(results)]] == headings
+    assert len(page.rows) == sum(len(result.to_frame()) + 1 for result in results)
+    for name, version in versions().items():
+        assert any(f"{name} {version}" in part for part in page.text)
+    config = json.loads(next(part for part in page.text if part.startswith("{")))
+    assert list(config) == ["1. probe", "2. patch", "3. ablate", "4. ablate", "5. jaccard"]
+    assert config["2. patch"]["variable"] == "newB"
+
+
+def test_markdown_says_the_same_with_figures_that_exist(results: list[AbstractResult], tmp_path: Path) -> None:
+    path = report(results, tmp_path / "boolean.html", title="Boolean")
+    text = (tmp_path / "boolean.md").read_text(encoding="utf-8")
+    assert text.startswith("# Boolean\n")
+    figures = re.findall(r"^!\[.*\]\((.*)\)$", text, flags=re.M)
+    assert figures == [f"boolean_figures/figure_{i:02d}.png" for i in range(1, 6)]
+    for figure in figures:
+        assert (path.parent / figure).read_bytes().startswith(PNG)
+    assert sorted(p.name for p in (tmp_path / "boolean_figures").iterdir()) == [Path(f).name for f in figures]
+    for result in results:
+        assert f"*{result.caption()}*" in text
+        first = result.to_frame().columns[0]
+        assert f"| {first.replace('_', ' ')} |" in text
+    tables = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(tables) == sum(len(result.to_frame()) + 2 for result in results)
+    config = json.loads(text.split("```json\n")[1].split("```")[0])
+    assert config["5. jaccard"]["k"] == 2
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]  # Nothing half-written is left.
+
+
+def test_nothing_from_the_data_becomes_markup(tmp_path: Path) -> None:
+    evil = tally(EVIL, 'quo"ted & <b>bold</b>', "a|b", "two\nlines", model=EVIL)
+    path = report([evil], tmp_path / "evil.html", title=EVIL)
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert "<script" not in text
+    assert page.attributes("alt") == [evil.caption()]
+    cells = [cell for row in page.rows for cell in row]
+    assert EVIL in cells
+    assert 'quo"ted & <b>bold</b>' in cells
+    assert json.loads(next(part for part in page.text if part.startswith("{")))["1. tally"]["model"] == EVIL
+    markdown = (tmp_path / "evil.md").read_text(encoding="utf-8")
+    outside = re.sub(r"```json.*?```", "", markdown, flags=re.S)
+    assert not re.search(r"<[a-zA-Z/!]", outside)
+    assert html.unescape(outside).count(EVIL) == 4  # Title, caption twice, table.
+    rows = [line for line in outside.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)\|", row)) == 4  # Three columns, whatever stands in them.
+
+
+def test_sections_findings_and_tables_stand_where_they_were_put(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"seed": [1, 2], "exact_match": [0.5, np.nan], "verdict": ["computed", "copied"]})
+    axes = new_axes()
+    axes.plot([0, 1], [1, 0])
+    page = Report(
+        "Title",
+        ("First finding (n = 5).", "Second & last."),
+        (
+            Section("One", ("A paragraph.", "Another."), (Figure(axes, "A figure (n = 2)."), Table(frame, "Seeds."))),
+            Section("Two", (), (Table(frame, "Folded.", folded=True),)),
+        ),
+        {"seeds": [1, 2]},
+    )
+    path = page.write(tmp_path / "page.html")
+    parsed = Page(path.read_text(encoding="utf-8"))
+    order = [
+        "Title",
+        "First finding (n = 5).",
+        "Second & last.",
+        "One",
+        "A paragraph.",
+        "Another.",
+        "A figure (n = 2).",
+    ]
+    places = [max(i for i, part in enumerate(parsed.text) if part == wanted) for wanted in order]
+    assert places == sorted(places)
+    assert parsed.rows[:3] == [["seed", "exact match", "verdict"], ["1", "0.50", "computed"], ["2", "–", "copied"]]
+    assert [tag for tag, _ in parsed.tags].count("details") == 2  # The folded table and the configuration.
+    assert "Folded. (2 rows)" in parsed.text
+    classes = [attrs.get("class") for tag, attrs in parsed.tags if tag == "td"]
+    assert classes[:3] == ["number", "number", "text"]
+    text = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert text.index("- First finding") < text.index("## One") < text.index("| 1 | 0.50 | computed |")
+    assert text.index("| seed | exact match | verdict |") < text.index("*Seeds.*") < text.index("## Two")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.5, "0.50"), (1.0, "1.00"), (-0.256, "-0.26"), (float("nan"), "–"), (0.0, "0"), (12.345, "12.35")],
+)
+def test_numbers_are_short_and_readable(tmp_path: Path, value: float, shown: str) -> None:
+    page = Page(report([tally("x", values=(value,))], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert page.rows[1] == ["x", shown, "7"]
+
+
+def test_small_numbers_do_not_vanish(tmp_path: Path) -> None:
+    page = Page(report([tally("p", values=(0.0004,))], tmp_path / "r.html").read_text(encoding="utf-8"))
+    assert float(page.rows[1][1]) == 0.0004
+
+
+def test_a_report_replaces_the_one_before_it(tmp_path: Path) -> None:
+    report([tally("a"), tally("b")], tmp_path / "r.html")
+    report([tally("c")], tmp_path / "r.html")
+    assert [p.name for p in (tmp_path / "r_figures").iterdir()] == ["figure_01.png"]
+    assert "Values of a" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "Values of a" not in (tmp_path / "r.md").read_text(encoding="utf-8")
+
+
+def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="a report needs at least one result"):
+        report([], tmp_path / "r.html")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["report.txt", "report", "report.html.md"])
+def test_a_page_is_an_html_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"a report is written to a .html file, not .*{re.escape(name)}"):
+        report([tally("a")], tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "r.html", tmp_path / "file" / "deeper" / "r.html"):
+        with pytest.raises(OSError, match=re.escape(f"cannot write {path}")):
+            report([tally("a")], path)
+    (tmp_path / "taken.html").mkdir()
+    with pytest.raises(OSError, match=re.escape(f"cannot write {tmp_path / 'taken.html'}")):
+        report([tally("a")], tmp_path / "taken.html")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.html"]
+    assert (tmp_path / "file").read_text() == "in the way"
