@@ -34,7 +34,11 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 notebooks: setup
-	$(BIN)/python notebooks/execute.py
+	$(BIN)/python notebooks/execute.py --write
+
+# the picture in README.md is the report's second figure
+docs/boolean_routes.png: report
+	cp reports/boolean_figures/figure_02.png $@
 
 clean:
 	rm -rf $(VENV) build dist reports .pytest_cache .ruff_cache .hypothesis

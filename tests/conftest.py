@@ -132,7 +132,8 @@ def tiny_model() -> MakeModel:
 @pytest.fixture(scope="session")
 def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> MakeDirectory:
     """tiny_gpt2_dir(seed=0, name="gpt2", save={}, **config): a new folder with a random Hugging Face GPT-2, every
-    parameter perturbed, biases and LayerNorms too (as initialised, they hide errors); `save` goes to save_pretrained."""
+    parameter perturbed, biases and LayerNorms too (as initialised, they hide errors). `save` goes to
+    save_pretrained."""
 
     def make(seed: int = 0, name: str = "gpt2", save: dict[str, Any] | None = None, **config: Any) -> Path:
         from transformers import GPT2Config, GPT2LMHeadModel

@@ -177,7 +177,7 @@ def test_what_the_task_lacks_is_refused(task: BooleanTask) -> None:
         mechanism(model, task, mediator="newE", target="newD")
     with pytest.raises(ValueError, match="boolean has no field 'newE'"):
         mechanism(model, task, mediator="newB", target="newE")
-    with pytest.raises(ValueError, match="in none of .* pairs does 'newB' alone change 'newC'"):
+    with pytest.raises(ValueError, match=r"in none of .* pairs does 'newB' alone change 'newC'"):
         mechanism(model, task, mediator="newB", target="newC")
 
 

@@ -313,7 +313,7 @@ def test_no_gap_is_refused(tiny_model: MakeModel, pairs: PairBatch, task: Boolea
             call(model, same)
     deaf = tiny_model(0)
     deaf.W_U.zero_()
-    with pytest.raises(ValueError, match="mean gap 0.0e\\+00 over 16 pairs\\), so there is nothing to recover"):
+    with pytest.raises(ValueError, match=r"mean gap 0.0e\+00 over 16 pairs\), so there is nothing to recover"):
         patch(deaf, task.pairs("newB", "newD"), sites="mlp_out")
 
 
@@ -327,9 +327,9 @@ def test_what_the_model_or_the_text_lacks_is_refused(
         patch(model, pairs, positions=["newB"])
     with pytest.raises(ValueError, match="has no position 'bit2'"):
         patch(model, ragged, positions=["bit2"])
-    with pytest.raises(ValueError, match="a sender stands behind the receiver 'parity\\?'"):
+    with pytest.raises(ValueError, match=r"a sender stands behind the receiver 'parity\?'"):
         patch_senders(model, pairs, senders=["parity"])
-    with pytest.raises(ValueError, match="has no blocks.0.hook_mlp_out"):
+    with pytest.raises(ValueError, match=r"has no blocks\.0\.hook_mlp_out"):
         patch(tiny_model(0, **SHORT, **ARCHITECTURES["attention only"]), pairs, sites="mlp_out")
     model.b_U[0] = float("nan")
     with pytest.raises(FloatingPointError, match="nan"):

@@ -549,7 +549,7 @@ def test_what_cannot_be_probed_is_refused(tiny_model: MakeModel, batch: TokenBat
     with pytest.raises(ValueError, match=r"the model has no blocks\.0\.hook_resid_mid"):
         probe(without, batch, ["newA"], sites="resid_mid")
     model.W_E[0, 0] = float("nan")
-    with pytest.raises(FloatingPointError, match="embedding of .* has nan or infinite activations"):
+    with pytest.raises(FloatingPointError, match=r"embedding of .* has nan or infinite activations"):
         probe(model, batch, ["newA"])
 
 

@@ -155,7 +155,7 @@ def test_the_margin_is_five_points() -> None:
     assert readability([seed({(1, 1): 0.649}, high=0.62)] * 4).verdict == ("copied",)
 
 
-# ----------------------------------------------------------------------------------------------------- which cells count
+# ---------------------------------------------------------------------------------------------------- which cells count
 
 
 def test_cells_that_are_written_or_undetermined_are_never_chosen() -> None:
@@ -214,15 +214,14 @@ def test_ties_go_to_more_prefixes_then_later_positions_then_earlier_layers() -> 
 
 
 def test_planted_models_compute_newA_and_copy_newB(task: BooleanTask, batch: TokenBatch) -> None:
-    options: dict[str, Any] = {"positions": ["newA?", "newB?"], "repeats": 1, "permutations": 39, "folds": 4}
-    probes = [probe(planted_boolean(task, "direct", i), batch, ["newA", "newB", "newC"], **options) for i in range(3)]
+    options: dict[str, Any] = {"positions": ["newA?", "newB?"], "repeats": 1, "permutations": 19, "folds": 4}
+    probes = [probe(planted_boolean(task, "direct", i), batch, ["newA", "newB"], **options) for i in range(3)]
     found = readability(probes)
     frame = found.to_frame().set_index("label")
     assert frame.loc["newA", "verdict"] == "computed"
     assert frame.loc["newA", ["cell", "position", "score"]].tolist() == ["L0 resid_post", "newA?", 1.0]
     assert frame.loc["newB", "verdict"] == "copied"
     assert frame.loc["newB", "raw_tokens"] == 1.0
-    assert frame.loc["newC", "verdict"] in ("copied", "not shown")  # It is computed where it is predicted, not here.
     assert readability(probes, labels=["newB"]).labels == ("newB",)
 
 

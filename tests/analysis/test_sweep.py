@@ -674,7 +674,7 @@ def test_ragged_resampling_goes_by_name(parity: Any, ragged_model: HookedTransfo
 
 def test_a_row_that_no_other_can_stand_in_for_is_an_error(parity: Any, ragged_model: HookedTransformer) -> None:
     batch = parity.batch([parity.example((0, 1, 1)), parity.example((1,)), parity.example((0,))])
-    with pytest.raises(ValueError, match="row 0 .* no other row .* same positions"):
+    with pytest.raises(ValueError, match=r"row 0 .* no other row .* same positions"):
         sweep(ragged_model, batch, [Edit("z", 0, Resample())], logit_difference("parity"))
     with pytest.raises(ValueError, match="at least two rows"):
         sweep(ragged_model, batch.take([0]), [Edit("z", 0, Resample())], logit_difference("parity"))

@@ -74,7 +74,9 @@ def test_root_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_unknown_name_lists_the_shipped_ones(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="unknown checkpoint 'thre' *: no directory thre, .*; shipped: one, two$"):
+    with pytest.raises(
+        CheckpointError, match=r"unknown checkpoint 'thre' *: no directory thre, .*; shipped: one, two$"
+    ):
         load("thre", root=root)
     with pytest.raises(CheckpointError, match=r"unknown checkpoint '/no/such'.*; shipped: one, two$"):
         load("/no/such", root=root)
@@ -90,7 +92,9 @@ def test_changed_weights_are_refused_by_name_and_loaded_by_path(root: Path) -> N
     state = load_file(path)
     state["transformer.wpe.weight"][0, 0] += 1
     save_file(state, path)
-    with pytest.raises(CheckpointError, match="checkpoint 'one': .*one has sha256 .*, the manifest says .*by its path"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 'one': .*one has sha256 .*, the manifest says .*by its path"
+    ):
         load("one", root=root)
     assert float(load(root / "one").W_pos[0, 0]) == float(state["transformer.wpe.weight"][0, 0])
     assert load("two", root=root).provenance.name == "two"
@@ -108,7 +112,7 @@ def test_folder_or_weights_that_are_gone(root: Path) -> None:
     with pytest.raises(CheckpointError, match="one has no weights"):
         load("one", root=root)
     shutil.rmtree(root / "second folder")
-    with pytest.raises(CheckpointError, match="checkpoint 'two': .*second folder is missing"):
+    with pytest.raises(CheckpointError, match=r"checkpoint 'two': .*second folder is missing"):
         load("two", root=root)
 
 
@@ -141,7 +145,7 @@ def test_no_manifest_is_no_checkpoint(tmp_path: Path) -> None:
 GOOD = {"path": "one", "sha256": "0", "task": "t", "recipe": "r", "seed": 1, "initialisation": "i", "revision": "v"}
 MALFORMED: dict[str, tuple[Any, str]] = {
     "no json": ("{", "not valid JSON"),
-    "a list": ([GOOD], "manifest"),
+    "a list": ([GOOD], "no mapping of names"),
     "an entry that is text": ({"bad": "one"}, "'bad'"),
     "an entry that is a number": ({"bad": 3}, "'bad'"),
     "an entry that is null": ({"good": GOOD, "bad": None}, "'bad'"),

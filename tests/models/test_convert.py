@@ -160,6 +160,7 @@ def test_another_precision_may_be_asked_for(tiny_gpt2_dir: MakeDirectory, dtype:
 
 @pytest.mark.slow
 def test_gpt2_small_size() -> None:
+    torch.set_num_threads(2)
     torch.manual_seed(0)
     hf = GPT2LMHeadModel(GPT2Config()).eval()
     assert (hf.config.n_layer, hf.config.n_embd, hf.config.n_head, hf.config.vocab_size) == (12, 768, 12, 50257)
@@ -179,7 +180,9 @@ def test_activation_that_cannot_be_converted_is_named(tiny_gpt2_dir: MakeDirecto
 def test_cross_attention_is_refused() -> None:
     with pytest.raises(CheckpointError, match="add_cross_attention=True"):
         gpt2_config(GPT2Config(add_cross_attention=True))
-    hf = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=5, n_positions=4, add_cross_attention=True))
+    hf = GPT2LMHeadModel(
+        GPT2Config(n_layer=1, n_embd=8, n_head=1, vocab_size=5, n_positions=4, add_cross_attention=True)
+    )
     with pytest.raises(CheckpointError, match="add_cross_attention=True"):
         convert_gpt2(hf)
 
@@ -220,7 +223,10 @@ def sabotage(monkeypatch: pytest.MonkeyPatch, change: Callable[[State], object])
         change(state)
         return state
 
-    for module in ("transformer_lens.pretrained.weight_conversions.gpt2", "transformer_lens.pretrained.weight_conversions"):
+    for module in (
+        "transformer_lens.pretrained.weight_conversions.gpt2",
+        "transformer_lens.pretrained.weight_conversions",
+    ):
         monkeypatch.setattr(f"{module}.convert_gpt2_weights", wrong)
 
 
@@ -261,7 +267,7 @@ def test_self_check_catches_swapped_and_missing_weights(hf: GPT2LMHeadModel, mon
     for name in ("blocks.1.mlp.W_in", "blocks.1.mlp.b_in", "blocks.1.ln1.w"):
         with monkeypatch.context() as patch:
             sabotage(patch, lambda state, name=name: state.pop(name))
-            with pytest.raises(ValueError, match="not exact|missing"):
+            with pytest.raises(ValueError, match=r"not exact|missing"):
                 convert_gpt2(hf)
     convert_gpt2(hf)
 

@@ -1,4 +1,4 @@
-"""A report is one page that needs nothing else, says what was measured, and lets nothing out of the data into markup."""
+"""A report is one page that needs nothing else, says what was measured, and lets no data become markup."""
 
 import base64
 import html

@@ -223,7 +223,7 @@ def test_tokenizer_survives_saving(task: BooleanTask, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["7", "hello", "1;0", "0,1,é", "10", "1,  0", "3 -- 2"])
 def test_unknown_text_is_an_error(task: BooleanTask, text: str) -> None:
-    with pytest.raises(Exception, match="UNK"):  # noqa: PT011 (tokenizers raises no narrower class)
+    with pytest.raises(Exception, match="UNK"):  # tokenizers raises no narrower class.
         task.tokenizer()(text)
 
 
@@ -567,7 +567,7 @@ def test_an_empty_file_is_named(task: BooleanTask, written: Path) -> None:
 
 
 def test_a_file_of_another_task_is_refused(written: Path) -> None:
-    with pytest.raises(ValueError, match="line 1: .*does not follow the rules"):
+    with pytest.raises(ValueError, match=r"line 1: .*does not follow the rules"):
         read_split(BooleanTask({**EQUATIONS, "newA": "A and C"}), written)
 
 

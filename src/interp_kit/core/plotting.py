@@ -100,7 +100,10 @@ def intervals(
 
     series: name -> (value, low, high), each (names,); reference: labelled vertical lines (chance, baseline).
     """
-    ax = ax or new_axes(6.4, 1.3 + 0.3 * len(names) * max(1, len(series) * 0.6))
+    legend = [*series, *(reference or {})] if len(series) > 1 or reference else []
+    # room for the names on the left and the legend on the right, so that the data keep their width
+    width = 4.0 + 0.075 * max(map(len, names), default=0) + (0.6 + 0.075 * max(map(len, legend)) if legend else 0)
+    ax = ax or new_axes(width, 1.2 + len(names) * (0.14 + 0.14 * max(1, len(series))))
     offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
     for i, ((name, (value, low, high)), offset) in enumerate(zip(series.items(), offsets, strict=True)):
         colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
