@@ -211,6 +211,22 @@ def test_tokenizer_gives_the_ids_of_the_vocabulary_and_back(task: BooleanTask) -
     assert tokenizer.eos_token_id == tokenizer.pad_token_id == task.pad
 
 
+def test_gpt2_vocabulary_says_the_same_with_gpt2s_ids(task: BooleanTask) -> None:
+    full = BooleanTask(vocabulary="gpt2")
+    assert full.example("1,0,1,0,1").tokens == (
+        16, 11, 15, 11, 16, 11, 15, 11, 16, 198, 15, 11, 16, 11, 15, 11, 16, 198, 18, 532, 362, 198, 50256,
+    )  # fmt: skip
+    assert len(full.vocabulary) == len(set(full.vocabulary)) == 50257
+    for closed, example in zip(task.enumerate(), full.enumerate(), strict=True):
+        assert [full.vocabulary[token] for token in example.tokens] == [task.vocabulary[t] for t in closed.tokens]
+        assert (example.text, example.labels, example.positions) == (closed.text, closed.labels, closed.positions)
+        assert tuple(full.tokenizer()(example.text + END_OF_TEXT).input_ids) == example.tokens
+        assert full.tokenizer().decode(example.tokens) == example.text + END_OF_TEXT
+    assert task.tokenizer().get_vocab().keys() == full.tokenizer().get_vocab().keys()
+    with pytest.raises(ValueError, match="no id for '10'"):
+        BooleanTask({"y": "x0"}, [f"x{i}" for i in range(10)], vocabulary="gpt2")
+
+
 def test_tokenizer_survives_saving(task: BooleanTask, tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 

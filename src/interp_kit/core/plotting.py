@@ -1,6 +1,7 @@
 """Figures that a colour-blind reader can read: viridis for amounts, a blue-orange map centred on 0 for signed
 values."""
 
+import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,13 @@ def intervals(
     if len(series) > 1 or reference:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return ax
+
+
+def png(ax: "Axes", dpi: int = 160) -> bytes:
+    """The figure of an Axes as a PNG file on white."""
+    buffer = io.BytesIO()
+    figure_of(ax).savefig(buffer, format="png", dpi=dpi, bbox_inches="tight", facecolor="white")
+    return buffer.getvalue()
 
 
 def figure_of(ax: "Axes") -> "Figure":

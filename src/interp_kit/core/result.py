@@ -1,7 +1,9 @@
 """Results: frozen dataclasses that become a tidy table, a figure, and two files (safetensors and JSON, never
 pickle)."""
 
+import base64
 import dataclasses
+import html
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -45,6 +47,13 @@ class AbstractResult(ABC):
     @abstractmethod
     def caption(self) -> str:
         """What the figure shows, in a sentence or two: n and its unit, the interval, the control or chance level."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook a result shows itself: its figure and caption."""
+        from interp_kit.core.plotting import png
+
+        image = base64.b64encode(png(self.plot(), dpi=90)).decode()
+        return f'<img src="data:image/png;base64,{image}"><p>{html.escape(self.caption())}</p>'
 
     def save(self, directory: str | Path) -> Path:
         """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all."""

@@ -2,7 +2,6 @@
 
 import base64
 import html
-import io
 import json
 import platform
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp_kit.core.files import replacing_directory, write_text
-from interp_kit.core.plotting import figure_of
+from interp_kit.core.plotting import figure_of, png
 from interp_kit.core.result import AbstractResult
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class Report:
     def _png(self, figure: Figure) -> bytes:
         """A figure as PNG, drawn once for both pages."""
         if id(figure) not in self._drawn:
-            self._drawn[id(figure)] = render(figure.axes, "png")
+            self._drawn[id(figure)] = png(figure.axes)
         return self._drawn[id(figure)]
 
     def _image(self, figure: Figure) -> str:
@@ -145,13 +144,6 @@ def report(results: Sequence[AbstractResult], path: str | Path, *, title: str = 
 def versions() -> dict[str, str]:
     """Python and the packages that decide the figures."""
     return {"Python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-def render(axes: "Axes", kind: str) -> bytes:
-    """The figure of an Axes as a PNG or SVG file."""
-    buffer = io.BytesIO()
-    figure_of(axes).savefig(buffer, format=kind, dpi=160, bbox_inches="tight", facecolor="white")
-    return buffer.getvalue()
 
 
 def _width(figure: Figure) -> int:
