@@ -3,7 +3,6 @@ are read exactly."""
 
 import io
 import json
-import os
 import pickle
 import random
 import re
@@ -196,7 +195,7 @@ class Hostile:
         self.target = target
 
     def __reduce__(self) -> tuple:
-        return os.mkdir, (str(self.target),)
+        return open, (str(self.target), "w")
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

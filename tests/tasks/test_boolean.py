@@ -216,6 +216,8 @@ def test_gpt2_vocabulary_says_the_same_with_gpt2s_ids(task: BooleanTask) -> None
     assert full.example("1,0,1,0,1").tokens == (
         16, 11, 15, 11, 16, 11, 15, 11, 16, 198, 15, 11, 16, 11, 15, 11, 16, 198, 18, 532, 362, 198, 50256,
     )  # fmt: skip
+    published = {",": 11, "0": 15, "5": 20, "\n": 198, " 0": 657, " 1": 352, " 2": 362, " 3": 513, " 4": 604, " -": 532}
+    assert published.items() <= full.format.token_id.items()
     assert len(full.vocabulary) == len(set(full.vocabulary)) == 50257
     for closed, example in zip(task.enumerate(), full.enumerate(), strict=True):
         assert [full.vocabulary[token] for token in example.tokens] == [task.vocabulary[t] for t in closed.tokens]
