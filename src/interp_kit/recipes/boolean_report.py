@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from interp_kit.analysis.ablation import AblationResult, ablate
@@ -63,11 +64,17 @@ class Study:
     sae: SAEResult | None
 
 
+def one_thread() -> None:
+    """Keep this process to one thread, in torch and in numpy: processes that share cores get in each other's way, and
+    matrices this small gain nothing from a second thread."""
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
 def examine(
     name: str, full: bool = True, labels: Sequence[str] = LABELS, permutations: int = PERMUTATIONS
 ) -> Examination:
     """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
-    torch.set_num_threads(1)
     task, model = BooleanTask(), resolve(name)
     batch = task.batch(task.enumerate())
     omitted = [task.example(row) for row in provenance(model).omitted]
@@ -91,7 +98,6 @@ def examine(
 
 def evaluate_named(name: str) -> EvaluationResult:
     """Accuracy alone, on seen and omitted inputs."""
-    torch.set_num_threads(1)
     task, model = BooleanTask(), resolve(name)
     omitted = [task.example(row) for row in provenance(model).omitted]
     return evaluate(model, task, omitted=omitted)
@@ -99,7 +105,6 @@ def evaluate_named(name: str) -> EvaluationResult:
 
 def train_report_sae(name: str) -> SAEResult:
     """A TopK dictionary of the residual stream in the middle of the model."""
-    torch.set_num_threads(1)
     model = resolve(name)
     site = f"resid_post.{(model.cfg.n_layers - 1) // 2}"
     return train_sae(model, BooleanTask(), site=site, config=SAEConfig(training_samples=200_000), progress=False)
@@ -125,7 +130,7 @@ def study(
         raise ValueError(f"the study compares at least three seeds, got {len(names)}")
     beside = [*PLANTED, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context) as pool:
+    with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context, initializer=one_thread) as pool:
         dictionary = pool.submit(train_report_sae, names[0]) if sae else None
         full = [pool.submit(examine, name, True, labels, permutations) for name in names]
         brief = [pool.submit(examine, name, False) for name in beside]
