@@ -26,7 +26,7 @@ from interp_kit.tasks.boolean import BooleanTask
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # matrices this small gain nothing from a second thread, and workers share the cores
 settings.register_profile(
     "interp_kit", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

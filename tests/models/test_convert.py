@@ -285,6 +285,16 @@ def test_verify_measures_the_difference(hf: GPT2LMHeadModel) -> None:
         verify(model, hf, folded=False)
 
 
+def test_verify_is_not_appeased_by_an_infinite_logit(hf: GPT2LMHeadModel) -> None:
+    model, overflowing = convert_gpt2(hf), copy.deepcopy(hf)
+    with torch.no_grad():
+        overflowing.transformer.ln_f.bias[0] = 3e38
+        overflowing.transformer.wte.weight[5, 0] = 2
+    assert logits(overflowing, 15, 24).isinf().any()
+    with pytest.raises(CheckpointError, match=r"difference\| (inf|nan)"):  # Relative to infinity, nothing is large.
+        verify(model, overflowing, folded=False)
+
+
 def test_conversion_check_is_data() -> None:
     assert ConversionCheck(1e-6, "logit", 4) == ConversionCheck(1e-6, "logit", 4)
 
