@@ -1,12 +1,14 @@
 """Run every notebook from top to bottom; any error fails. `--write` keeps the outputs in the files."""
 
 import argparse
+import os
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the kernel: the matrices are small
 
 
 def execute(path: Path) -> nbformat.NotebookNode:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+# Before numpy loads: workers share the cores, and matrices this small gain nothing from a second thread.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # No test asks the network.
 os.environ.setdefault("MPLBACKEND", "Agg")
 
@@ -26,7 +28,7 @@ from interp_kit.tasks.boolean import BooleanTask
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-torch.set_num_threads(1)  # matrices this small gain nothing from a second thread, and workers share the cores
+torch.set_num_threads(1)
 settings.register_profile(
     "interp_kit", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -160,7 +160,6 @@ def test_another_precision_may_be_asked_for(tiny_gpt2_dir: MakeDirectory, dtype:
 
 @pytest.mark.slow
 def test_gpt2_small_size() -> None:
-    torch.set_num_threads(2)
     torch.manual_seed(0)
     hf = GPT2LMHeadModel(GPT2Config()).eval()
     assert (hf.config.n_layer, hf.config.n_embd, hf.config.n_head, hf.config.vocab_size) == (12, 768, 12, 50257)
