@@ -8,8 +8,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from interp_kit.models.checkpoints import checkpoint_root
+from interp_kit.recipes.boolean_page import page, route_table, write_report
 from interp_kit.recipes.boolean_report import SEEDS, Study, examine, omitted_models, study
-from interp_kit.recipes.boolean_words import findings, page, route_table, write_report
+from interp_kit.recipes.boolean_words import findings
 
 KINDS = {
     "boolean-via-token": "via token",

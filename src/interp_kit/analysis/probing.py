@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from sklearn.model_selection import KFold, StratifiedKFold
 from tqdm.auto import tqdm
 
-from interp_kit.analysis.linear import fit_logistic, fit_ridge, rotate, standardise
+from interp_kit.analysis.linear import rotate
+from interp_kit.analysis.scoring import ProbeOptions, Scorer
 from interp_kit.analysis.sites import hook_name
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.plotting import heatmap
@@ -155,7 +155,7 @@ def probe(
     names = list(positions or [name for name, index in batch.positions.items() if bool((index >= 0).all())])
     for label in labels:
         batch.label(label)
-    options = _Options(folds, repeats, c, alpha, seed)
+    options = ProbeOptions(folds, repeats, c, alpha, seed)
     rows, trained = _features(model, batch, sites, names)
     _, fresh = _features(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)
     shape = (len(labels), len(rows), len(names))
@@ -174,20 +174,20 @@ def probe(
             if status[i, k] != MEASURED:
                 continue
             key = (label, name)
-            score = _Scorer(truth, label in batch.numeric, options, key)
+            score = Scorer(truth, label in batch.numeric, options, key)
             table["score"][i, :, k] = score(cells)
             table["untrained"][i, :, k] = score(fresh_cells)
             raw[i, k] = score([tokens])[0]
             if control_repeats and label not in batch.numeric and not written[i, k]:
                 others = _control_labels(batch, values, units, group)
-                found = [_Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
+                found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
                 if found:
                     table["control"][i, :, k] = np.mean(found, axis=0)
                     table["control_high"][i, :, k] = np.percentile(found, 95, axis=0)
             if not written[i, k]:
                 for r in range(permutations):
                     rng = np.random.default_rng(derive_seed(seed, "permutation", *key, r))
-                    shuffled = _Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
+                    shuffled = Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
                     null[i, r, :, k] = shuffled(cells)
     if not (status == MEASURED).any():
         raise ValueError(
@@ -231,18 +231,6 @@ def _threshold(null: np.ndarray) -> np.ndarray:
     mean, spread = null.mean(0), np.maximum(null.std(0, ddof=1), 1e-6)
     largest = np.array([np.nanmax(z) if np.isfinite(z).any() else np.nan for z in (null - mean) / spread])
     return mean + np.percentile(largest, 95) * spread
-
-
-@dataclass(frozen=True)
-class _Options:
-    folds: int
-    repeats: int
-    c: float
-    alpha: float
-    seed: int
-
-    def short(self, repeats: int) -> "_Options":
-        return _Options(self.folds, repeats, self.c, self.alpha, self.seed)
 
 
 def _features(
@@ -325,62 +313,3 @@ def _control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, gr
                     found.append(truth)
     single = any(tuple(values.tolist()) in {tuple(b.tolist()), tuple((1 - b).tolist())} for b in bits.values())
     return [] if single else found
-
-
-class _Scorer:
-    """Held-out score of one label on any feature sets, always on the same splits."""
-
-    def __init__(self, truth: np.ndarray, numeric: bool, options: _Options, key: tuple[str, str]) -> None:
-        self.truth, self.numeric, self.options = truth, numeric, options
-        state = derive_seed(options.seed, "split", *key)
-        n = len(truth) if numeric else np.unique(truth, return_counts=True)[1].min()
-        folds = int(min(options.folds, n))
-        kind = KFold if numeric else StratifiedKFold
-        self.splits = [
-            split
-            for repeat in range(options.repeats)
-            for split in kind(folds, shuffle=True, random_state=(state + repeat) % 2**32).split(
-                np.zeros(len(truth)), truth
-            )
-        ]
-        self.folds = folds
-
-    def __call__(self, features: Sequence[np.ndarray]) -> np.ndarray:
-        """(cell,) mean over repeats; features: (unit, r) of every cell after rotation."""
-        found, widths = np.empty(len(features)), [cell.shape[1] for cell in features]
-        for width in set(widths):  # cells of one width are fitted together
-            cells = [i for i, r in enumerate(widths) if r == width]
-            found[cells] = self._scores(np.stack([features[i] for i in cells]))
-        return found
-
-    def _scores(self, features: np.ndarray) -> np.ndarray:
-        """(cell,) of (cell, unit, r)."""
-        classes = np.unique(self.truth)
-        predicted = np.zeros((len(self.splits) // self.folds, len(features), len(self.truth)))
-        sizes = [len(train) for train, _ in self.splits]
-        for size in set(sizes):  # splits of one size are fitted together
-            numbers = [i for i, n in enumerate(sizes) if n == size]
-            train = np.stack([self.splits[i][0] for i in numbers])
-            test = np.stack([self.splits[i][1] for i in numbers])
-            x, z = standardise(features[:, train], features[:, test])
-            value = self._predict(x, self.truth[train], z, classes)
-            for j, i in enumerate(numbers):
-                predicted[i // self.folds][:, test[j]] = value[:, j]
-        return np.mean([self._score(p, classes) for p in predicted], axis=0)
-
-    def _predict(self, x: np.ndarray, y: np.ndarray, z: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        """(cell, split, test unit) predictions; x, z: (cell, split, unit, r), y: (split, unit)."""
-        if self.numeric:
-            w, b = fit_ridge(x, np.broadcast_to(y.astype(np.float64), x.shape[:-1]), self.options.alpha)
-            return (z @ w[..., None])[..., 0] + b[..., None]
-        # two classes are one probe; more are one against the rest
-        scores = []
-        for k in classes[1:] if len(classes) == 2 else classes:
-            w, b = fit_logistic(x, np.broadcast_to((y == k).astype(np.int64), x.shape[:-1]), self.options.c)
-            scores.append((z @ w[..., None])[..., 0] + b[..., None])
-        return classes[(scores[0] > 0).astype(int)] if len(classes) == 2 else classes[np.argmax(scores, axis=0)]
-
-    def _score(self, predicted: np.ndarray, classes: np.ndarray) -> np.ndarray:
-        if self.numeric:
-            return 1 - ((predicted - self.truth) ** 2).sum(-1) / ((self.truth - self.truth.mean()) ** 2).sum()
-        return np.mean([(predicted[:, self.truth == k] == k).mean(-1) for k in classes], axis=0)

@@ -28,9 +28,9 @@ from interp_kit.analysis.sites import (
     Zero,
     as_group,
     check_edit,
-    find_weight,
     hook_name,
 )
+from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
 
@@ -305,42 +305,3 @@ class Engine:
     def _heads(self, activation: Tensor) -> Tensor:
         """Repeat grouped keys or values to one a query head."""
         return activation.repeat_interleave(self.model.cfg.n_heads // activation.shape[2], dim=2)
-
-
-@contextlib.contextmanager
-def edited_weights(model: HookedModel, edits: Sequence[Edit]) -> Iterator[None]:
-    """Apply the weight edits of a group to the parameters, and put the former values back whatever happens."""
-    former: dict[int, tuple[Tensor, Tensor]] = {}
-    parameters = dict(model.named_parameters()) if any(edit.is_weight for edit in edits) else {}
-    try:
-        with torch.no_grad():
-            for edit in edits:
-                if edit.is_weight:
-                    weight = find_weight(parameters, edit)
-                    former.setdefault(id(weight), (weight, weight.detach().clone()))
-                    _edit_weight(weight, edit)
-        yield
-    finally:
-        with torch.no_grad():
-            for weight, value in former.values():
-                weight.copy_(value)
-
-
-def _edit_weight(parameter: Tensor, edit: Edit) -> None:
-    where: tuple = () if edit.head is None else (edit.head,)
-    where = (*where, ..., slice(None) if edit.neuron is None else edit.neuron)
-    old = parameter[where].clone()
-    match edit.source:
-        case Zero():
-            new = torch.zeros_like(old)
-        case Scale(factor=factor):
-            new = old * factor
-        case Add(vector=vector, scale=scale):
-            new = old + scale * vector.to(old)
-        case Set(value=value):
-            new = value.to(old).expand_as(old)
-        case _:
-            raise TypeError(f"{edit}: a weight takes Set, Zero, Add or Scale")
-    if edit.mask is not None:
-        new = torch.where(edit.mask.to(old.device)[where], new, old)
-    parameter[where] = new

@@ -27,7 +27,7 @@ from interp_kit.analysis.readability import ReadabilityResult, readability
 from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.models.checkpoints import provenance, read_manifest
-from interp_kit.recipes.boolean_words import write_report
+from interp_kit.recipes.boolean_page import write_report
 from interp_kit.recipes.zoo import PLANTED, resolve
 from interp_kit.tasks.boolean import BooleanTask
 

@@ -1,18 +1,12 @@
-"""The boolean study in words and figures. Every sentence is chosen by the numbers that it quotes."""
+"""The boolean study in words. Every sentence is chosen by the numbers that it quotes."""
 
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 
-from interp_kit.analysis.mediation import ROUTES, SOLVED, route_summary
-from interp_kit.core.plotting import intervals
+from interp_kit.analysis.mediation import SOLVED, route_summary
 from interp_kit.core.stats import t_interval
-from interp_kit.reports.report import Figure, Report, Section, Table
 
 if TYPE_CHECKING:
     from interp_kit.recipes.boolean_report import Examination, Study
@@ -29,10 +23,11 @@ ROUTE_WORDS = {
 
 def findings(study: "Study") -> tuple[str, ...]:
     """The answers, in the order of the questions."""
-    return (_solving(study), _readable(study), _path(study), _alike(study), *_held_out(study))
+    return (solving(study), readable(study), path_taken(study), alike(study), *held_out(study))
 
 
-def _solving(study: "Study") -> str:
+def solving(study: "Study") -> str:
+    """Do the models answer the inputs that they were trained on?"""
     exact = [m.evaluation.estimate().value for m in study.models]
     n, perfect = len(exact), sum(value == 1 for value in exact)
     inputs = study.models[0].evaluation.estimate().n
@@ -44,7 +39,8 @@ def _solving(study: "Study") -> str:
     )
 
 
-def _readable(study: "Study") -> str:
+def readable(study: "Study") -> str:
+    """Where is newB readable beyond copying D, and what else is?"""
     result = study.readability
     frame = result.to_frame().set_index("label")
     new_b = frame.loc["newB"]
@@ -74,7 +70,8 @@ def _readable(study: "Study") -> str:
     return f"{first} (n = {n} reporting seeds).{rest}"
 
 
-def _path(study: "Study") -> str:
+def path_taken(study: "Study") -> str:
+    """By which path is newD computed?"""
     verdicts = Counter(m.mechanism.verdict for m in study.models)
     n = len(study.models)
     if set(verdicts) == {"none"}:
@@ -90,8 +87,9 @@ def _path(study: "Study") -> str:
     )
 
 
-def _alike(study: "Study") -> str:
-    routes = Counter(m.mechanism.verdict for m in study.models if _solves(m))
+def alike(study: "Study") -> str:
+    """Do the seeds take one route, with the same heads?"""
+    routes = Counter(m.mechanism.verdict for m in study.models if solves(m))
     heads = study.head_similarity
     above = int((heads.p < 0.05).sum())
     if not routes:
@@ -108,7 +106,7 @@ def _alike(study: "Study") -> str:
     )
 
 
-def _mlps_against_heads(study: "Study") -> str:
+def mlps_against_heads(study: "Study") -> str:
     """How the mixed top-k compares with what layers and kinds alone give, and why."""
     both, dominated = study.similarity, 0
     for m in study.models:
@@ -123,7 +121,8 @@ def _mlps_against_heads(study: "Study") -> str:
     )
 
 
-def _held_out(study: "Study") -> tuple[str, ...]:
+def held_out(study: "Study") -> tuple[str, ...]:
+    """What happens on inputs never trained on? Nothing where no model leaves inputs out."""
     if study.held_out is None:
         return ()
     held_out, parts = study.held_out, []
@@ -140,219 +139,6 @@ def _mean(values: np.ndarray) -> str:
     return f"{float(np.mean(values)):.2f}"
 
 
-def _solves(examination: "Examination") -> bool:
+def solves(examination: "Examination") -> bool:
+    """Whether a model computes newD, so that there is a path to ask for."""
     return examination.mechanism.solved.value >= SOLVED
-
-
-def _brief(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.filter(["omitted", "value", "low", "high", "n", "unit", "lookup", "majority"])
-
-
-def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
-    """Path patching by route, one line a model; empty for one that does not solve newD, and so has no difference."""
-    series = {
-        route: tuple(
-            np.array([getattr(m.mechanism, key)[i] if _solves(m) else np.nan for m in examined])
-            for key in ("route", "route_low", "route_high")
-        )
-        for i, route in enumerate(ROUTES)
-    }
-    title = "How newD learns of newB (or D)"
-    return intervals(
-        [m.name if _solves(m) else f"{m.name}: not solved" for m in examined],
-        {name: (values[0], values[1], values[2]) for name, values in series.items()},
-        ax=ax,
-        title=title,
-        x_label="share of newD's logit difference that comes back along the route",
-        limits=(-0.3, 1.3),
-    )
-
-
-def conflict_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
-    """Conflict prompts, one line a model."""
-    series = {}
-    for name, key in (("only the newB token flipped", "token_flips"), ("only D flipped", "cause_flips")):
-        estimates = [getattr(m.mechanism, key) for m in examined]
-        series[name] = tuple(np.array([getattr(e, part) for e in estimates]) for part in ("value", "low", "high"))
-    return intervals(
-        [m.name for m in examined],
-        series,
-        ax=ax,
-        title="Conflict prompts",
-        x_label="share of worlds in which newD flips",
-        limits=(-0.05, 1.05),
-    )
-
-
-def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
-    """One row a model: what each experiment says, and the verdict."""
-    rows = []
-    for m in examined:
-        r = m.mechanism
-        row: dict[str, object] = {"model": m.name, "newD solved": r.solved.value}
-        row |= dict(zip(ROUTES, r.route.tolist(), strict=True))
-        row |= {
-            "newB token flips newD": r.token_flips.value,
-            "D flips newD": r.cause_flips.value,
-            "free-running flip": float(r.free_target[-1]),
-            "latent flip, token held": float(np.nanmax(r.latent_target)),
-            "n": r.config["pairs"],
-            "verdict": r.verdict,
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def write_report(study: "Study", path: str | Path) -> Path:
-    """The study as a page at PATH (.html), with Markdown and figures beside it."""
-    return page(study).write(path)
-
-
-def page(study: "Study") -> Report:
-    """The study as a Report."""
-    sections = (
-        _task_section(study),
-        _path_section(study),
-        _probe_section(study),
-        _patch_section(study),
-        _alike_section(study),
-    )
-    sections = (*sections, *_sae_section(study))
-    configs = {
-        m.name: {
-            "mechanism": m.mechanism.config,
-            **{key: getattr(m, key).config for key in ("probe", "ablation", "denoise") if getattr(m, key) is not None},
-        }
-        for m in (*study.models, *study.yardsticks)
-    }
-    return Report(
-        title="How a small transformer computes five structural equations",
-        findings=findings(study),
-        sections=sections,
-        configs=configs,
-    )
-
-
-def _task_section(study: "Study") -> Section:
-    text = (
-        "The model reads five bits A to E and writes newA = A xor C, newB = not D, newC = B and E, newD = A or newB,"
-        " then the two sums. newD depends on another output: does the model compute newB on the way to it? There are"
-        " only 32 inputs,"
-        " so a model can be right on all of them by memory alone; inputs left out of training say more.",
-        _solving(study),
-    )
-    parts: list[Figure | Table] = []
-    if study.held_out is not None:
-        parts += [
-            Figure(study.held_out.plot(), study.held_out.caption()),
-            Table(_brief(study.held_out.to_frame()), "Exact match on inputs never trained on, mean over omission sets"),
-        ]
-    frames = [m.evaluation.to_frame().assign(model=m.name) for m in (*study.models, *study.yardsticks)]
-    parts.append(Table(pd.concat(frames), "Accuracy of every model, by field, with both baselines", folded=True))
-    return Section("The task, and whether it is solved", text, tuple(parts))
-
-
-def _path_section(study: "Study") -> Section:
-    everyone = (*study.models, *study.yardsticks)
-    n = study.models[0].mechanism.config["pairs"]
-    yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
-    text = (
-        "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D."
-        " The paths can: newD may read the newB token that the model wrote (via token), D's own token (direct), or"
-        " the place where newB"
-        " was about to be predicted (latent).",
-        _path(study),
-        *((f"The yardsticks, whose mechanism is known, come out as: {yardsticks}.",) if yardsticks else ()),
-    )
-    routes = Figure(
-        routes_figure(everyone),
-        "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        f" the other world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals"
-        " over pairs). 0: nothing"
-        " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
-    )
-    conflict = Figure(
-        conflict_figure(everyone),
-        "Prompts that no world produces: the newB token from one world, D from the other (n ="
-        f" {study.models[0].mechanism.token_flips.n} worlds with A = 0, all that the model answers rightly; Wilson"
-        " intervals). A model that ignores both flips in none.",
-    )
-    table = Table(
-        route_table(everyone),
-        "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted"
-        " newB is edited and the model runs on freely; the largest recovery of newD when the residual stream at"
-        " newB's prediction is"
-        " patched with the newB token held.",
-    )
-    return Section("By which path newD is computed", text, (routes, conflict, table))
-
-
-def _probe_section(study: "Study") -> Section:
-    result = study.readability
-    text = (
-        _readable(study),
-        "A cell counts only where the variable is determined by what is visible and is not yet written. The cell is"
-        f" chosen on {len(result.config['chosen_on'])} seeds, reported on {len(result.config['reported_on'])} others."
-        " “Computed” needs a margin above chance, visible tokens, an untrained network and unasked functions, and a"
-        " score that passes the permutation maximum over all cells.",
-    )
-    shown = study.models[-1].probe
-    assert shown is not None
-    parts: list[Figure | Table] = [
-        Figure(result.plot(), result.caption()),
-        Table(result.to_frame(), "The chosen cells"),
-        Figure(shown.plot(label="newB", excess=True), "newB: " + shown.caption()),
-        Figure(shown.plot(label="newA", excess=True), "newA: " + shown.caption()),
-        Table(shown.to_frame(), f"Every probe of {study.models[-1].name}", folded=True),
-    ]
-    return Section("Where variables are readable", text, tuple(parts))
-
-
-def _patch_section(study: "Study") -> Section:
-    first = study.models[0]
-    if first.denoise is None or first.noise is None:
-        return Section(
-            "Where the difference travels", (f"{first.name} does not solve newD, so there is nothing to patch.",)
-        )
-    text = (
-        "Copying the residual stream of one layer and position from one world into the other shows where the difference"
-        " between them lives on its way from D to newD. It is no test of newB: D and newB differ together in every"
-        " pair.",
-    )
-    parts = [
-        Figure(first.denoise.plot(), first.denoise.caption()),
-        Figure(first.noise.plot(), first.noise.caption()),
-        Table(first.denoise.to_frame(), f"Every patch of {first.name}", folded=True),
-    ]
-    return Section("Where the difference travels", text, tuple(parts))
-
-
-def _alike_section(study: "Study") -> Section:
-    first = study.models[0].ablation
-    assert first is not None
-    text = (
-        _alike(study),
-        "Heads of models that were initialised independently have no common numbering, so they are matched by their"
-        " effects on half of the inputs and compared on the other half.",
-        _mlps_against_heads(study),
-    )
-    parts = [
-        Figure(first.plot(), first.caption()),
-        Figure(study.head_similarity.plot(), study.head_similarity.caption()),
-        Table(study.head_similarity.to_frame(), "Heads: every pair", folded=True),
-        Table(study.similarity.to_frame(), "Heads and MLPs: every pair", folded=True),
-    ]
-    return Section("How alike the seeds are", text, tuple(parts))
-
-
-def _sae_section(study: "Study") -> tuple[Section, ...]:
-    if study.sae is None:
-        return ()
-    text = (
-        f"A sparse autoencoder at {study.sae.hook}, measured on inputs that it was not trained on, beside a PCA of as"
-        f" many directions. It saw {study.sae.distinct_vectors} distinct activations, so its features may memorise"
-        " them: this is a check of the tool, not evidence about the model.",
-        *study.sae.notes,
-    )
-    parts = (Figure(study.sae.plot(), study.sae.caption()), Table(study.sae.to_frame(), "Every figure", folded=True))
-    return (Section("Sparse features", text, parts),)
