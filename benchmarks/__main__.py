@@ -7,11 +7,11 @@ REPEATS times, and the ratio of medians is given with its range.
 import platform
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 import torch
-import transformer_lens
 from transformer_lens import patching
 
 import interp_kit as ik
@@ -63,8 +63,9 @@ def by_position() -> list[str]:
         mine, theirs = alternate(ours, other)
         ratios = theirs / mine
         rows.append(
-            f"| resid_pre by position, 4 layers, d 128, {len(pairs)} pairs | transformer_lens.patching {name} |"
-            f" {np.median(theirs) / np.median(mine):.2f}x | {ratios.min():.2f} to {ratios.max():.2f} | {difference:.0e} |"
+            f"| resid_pre by position, 4 layers, d 128, {len(pairs)} pairs | transformer_lens.patching, {name} |"
+            f" {np.median(theirs) / np.median(mine):.2f}x | {ratios.min():.2f} to {ratios.max():.2f} |"
+            f" {difference:.0e} |"
         )
     return rows
 
@@ -78,7 +79,7 @@ def main() -> None:
             "# Benchmarks",
             "",
             f"One thread, {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__},"
-            f" TransformerLens {getattr(transformer_lens, '__version__', 'unknown')}; {REPEATS} alternating repetitions.",
+            f" TransformerLens {metadata.version('transformer-lens')}; {REPEATS} alternating repetitions.",
             "",
             "| work | against | times faster (ratio of medians) | range | largest difference of results |",
             "|---|---|---|---|---|",

@@ -31,7 +31,8 @@ from interp_kit.analysis.sites import (
     Zero,
     hook_name,
 )
-from interp_kit.analysis.sweep import Engine, edited_weights, editing, sweep
+from interp_kit.analysis.sweep import Engine, editing, sweep
+from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.decode import complete
 from interp_kit.tasks.boolean import BooleanTask

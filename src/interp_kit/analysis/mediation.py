@@ -110,14 +110,16 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
     A route is named where its recovery is above one half with its whole interval and the conflict prompts agree;
-    "mixed" where two share it. Raises ValueError where the task has no such pair.
+    "mixed" where two share it. Raises ValueError where the task has no such pair, or the two runs of the pairs do not
+    differ at all.
     """
-    natural = task.pairs(mediator, target)
-    everything = task.batch(task.pool(), model.cfg.device)
+    device = model.cfg.device
+    natural = task.pairs(mediator, target).to(device)
+    everything = task.batch(task.pool(), device)
     right = sweep(model, everything, [], accuracy(target)).baseline[0]
     solved = wilson(int(right.sum()), len(right))
-    token = _flips(model, task.conflict_pairs(mediator, target))
-    cause = _flips(model, task.pairs(mediator, target, completion="clean"))
+    token = _flips(model, task.conflict_pairs(mediator, target).to(device))
+    cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
     both_sides = [
         sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
     ]
