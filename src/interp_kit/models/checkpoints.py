@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from loguru import logger
 
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import read_json, write_json
@@ -120,8 +121,9 @@ def load(
 ) -> "HookedTransformer":
     """A model by name in `checkpoints/`, by directory, or by hub id, converted and checked.
 
-    The model carries `provenance` and `conversion` (max |logit difference| against its source). Raises CheckpointError
-    for an unknown name (listing those there are), a changed or damaged file, or a config that cannot be converted.
+    The model carries `provenance` and `conversion` (max |logit difference| against its source), which is also logged.
+    Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a config that
+    cannot be converted.
     """
     entries = read_manifest(root)
     entry = entries.get(str(name))
@@ -153,4 +155,5 @@ def load(
         omitted=entry.omitted if entry else (),
     )
     attach(model, provenance=origin)
+    logger.info("{}: {}", name, model.conversion)
     return model

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from loguru import logger
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -65,8 +66,9 @@ class Study:
 
 
 def one_thread() -> None:
-    """Keep this process to one thread, in torch and in numpy: processes that share cores get in each other's way, and
-    matrices this small gain nothing from a second thread."""
+    """Keep this worker to one thread, in torch and in numpy (processes that share cores get in each other's way, and
+    matrices this small gain nothing from a second thread), and quiet: the parent draws a progress bar."""
+    logger.disable("interp_kit")
     torch.set_num_threads(1)
     threadpool_limits(1)
 
