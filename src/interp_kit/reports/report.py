@@ -33,7 +33,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A tidy table with its caption. folded: behind a click on the page, in full on paper."""
+    """A tidy table with its caption. folded: behind a click on the page, and not on paper."""
 
     frame: "pd.DataFrame"
     caption: str
