@@ -88,3 +88,9 @@ def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pyt
     blocked.write_text("in the way")
     assert main(["mechanism", MODEL, "--save", str(blocked / "result")]) == 1
     assert str(blocked) in capsys.readouterr().err
+
+
+def test_inputs_left_out_of_training_are_counted_apart(tmp_path: Path) -> None:
+    assert main(["test", "boolean-gpt2-omit8-set0", "--json", str(tmp_path / "t.json")]) == 0
+    exact = {row["split"]: row["n"] for row in rows(tmp_path / "t.json") if row["field"] == "exact match"}
+    assert exact == {"seen": 24, "held-out": 8}

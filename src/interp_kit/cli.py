@@ -122,13 +122,10 @@ class Test(Common):
 
     def execute(self) -> None:
         from interp_kit.analysis.evaluation import evaluate
-        from interp_kit.models.checkpoints import provenance
-        from interp_kit.tasks.boolean import BooleanTask
+        from interp_kit.recipes.zoo import omitted_examples
 
         model, task = self.open(self.model)
-        rows = provenance(model).omitted
-        omitted = [task.example(row) for row in rows] if isinstance(task, BooleanTask) else []
-        self.finish(evaluate(model, task, omitted=omitted))
+        self.finish(evaluate(model, task, omitted=omitted_examples(model, task)))
 
 
 @dataclass(frozen=True, kw_only=True)

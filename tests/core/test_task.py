@@ -231,7 +231,7 @@ def test_conflict_over_a_variable_that_is_never_written(parity: AbstractTask) ->
 
 
 def test_conflict_in_a_task_without_interventions(parity: AbstractTask) -> None:
-    with pytest.raises(NotImplementedError, match="parity defines no interventions"):
+    with pytest.raises(ValueError, match="parity defines no interventions"):
         parity.conflict_pairs("parity", "parity")
 
 

@@ -85,9 +85,9 @@ class AbstractTask(ABC):
     def intervene(self, example: Example, do: Mapping[str, int]) -> Mapping[str, int]:
         """The value of every variable in the example's world under do(variable = value).
 
-        Conflict prompts are labelled by it; raises NotImplementedError where a task does not define it.
+        Conflict prompts are labelled by it. Raises ValueError where a task defines no interventions, as here.
         """
-        raise NotImplementedError(f"{self.name} defines no interventions")
+        raise ValueError(f"{self.name} defines no interventions, so it has no conflict prompts")
 
     def pool(self, seed: int = 0) -> list[Example]:
         """The distinct examples that pairs are drawn from: all of them, or a sample of 2,000 where they are too many

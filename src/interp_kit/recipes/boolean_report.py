@@ -27,9 +27,9 @@ from interp_kit.analysis.probing import ProbeResult, probe
 from interp_kit.analysis.readability import ReadabilityResult, readability
 from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.similarity import JaccardResult, jaccard
-from interp_kit.models.checkpoints import provenance, read_manifest
+from interp_kit.models.checkpoints import read_manifest
 from interp_kit.recipes.boolean_page import write_report
-from interp_kit.recipes.zoo import PLANTED, resolve
+from interp_kit.recipes.zoo import PLANTED, omitted_examples, resolve
 from interp_kit.tasks.boolean import BooleanTask
 
 SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
@@ -79,8 +79,7 @@ def examine(
     """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
     task, model = BooleanTask(), resolve(name)
     batch = task.batch(task.enumerate())
-    omitted = [task.example(row) for row in provenance(model).omitted]
-    evaluation = evaluate(model, task, omitted=omitted)
+    evaluation = evaluate(model, task, omitted=omitted_examples(model, task))
     route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
     if not full:
         return Examination(name, evaluation, route)
@@ -101,8 +100,7 @@ def examine(
 def evaluate_named(name: str) -> EvaluationResult:
     """Accuracy alone, on seen and omitted inputs."""
     task, model = BooleanTask(), resolve(name)
-    omitted = [task.example(row) for row in provenance(model).omitted]
-    return evaluate(model, task, omitted=omitted)
+    return evaluate(model, task, omitted=omitted_examples(model, task))
 
 
 def train_report_sae(name: str) -> SAEResult:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask
+from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance, load, provenance
 from interp_kit.models.convert import untrained as fresh
@@ -65,6 +65,12 @@ def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask
             " ids do not mean the same"
         )
     return made
+
+
+def omitted_examples(model: "HookedTransformer", known: AbstractTask) -> list[Example]:
+    """The examples that a shipped model was never trained on; none where nothing is known to be left out."""
+    rows = set(provenance(model).omitted)
+    return [e for e in known.pool() if ",".join(str(e.labels[name]) for name in known.inputs) in rows] if rows else []
 
 
 def _named(name: str, initialisation: str) -> Provenance:
