@@ -307,6 +307,36 @@ class Sae(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainCulture:
+    """Train a group of culture models in rotation; goes on where it was stopped."""
+
+    out: Path
+    """folder of the models, their training states and the curve"""
+    ids: tuple[int, ...] = (0, 1, 2, 3)
+    preset: str = "fast"
+    """fast, or one of the original: 17K, 4M, 37M, 122M, 352M"""
+    budget: int = 240_000
+    """quizzes that each model sees"""
+    turn: int = 8_000
+    """quizzes between evaluations"""
+    quizzes: int = 0
+    """culture quizzes that the models make once all have passed the threshold"""
+    threshold: float = 0.95
+    seed: int = 0
+    device: str = "cpu"
+    workers: int = 2
+    """processes, of one thread each"""
+
+    def execute(self) -> None:
+        from dataclasses import asdict
+
+        from interp_kit.training.culture.rotation import CultureConfig, train
+
+        options = asdict(self)
+        train(CultureConfig(**{name: value for name, value in options.items() if name != "out"}), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """The main study of the boolean task, recomputed from the checkpoints, as a page."""
 
@@ -331,6 +361,7 @@ Command = (
     | Annotated[Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[Mechanism, tyro.conf.subcommand("mechanism")]
     | Annotated[Sae, tyro.conf.subcommand("sae")]
+    | Annotated[TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[Report, tyro.conf.subcommand("report")]
 )
 

@@ -12,7 +12,15 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp_kit.analysis.ablation import AblationResult, ablate
-from interp_kit.analysis.metrics import accuracy, kl, logit_difference, probability
+from interp_kit.analysis.metrics import (
+    Metric,
+    accuracy,
+    exact_match,
+    kl,
+    log_probability,
+    logit_difference,
+    probability,
+)
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance
@@ -235,3 +243,39 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
         else:
             assert found == value
     assert loaded.to_frame().equals(frame)
+
+
+# ------------------------------------------------------------------------------------------------ whole completions
+
+
+@pytest.mark.parametrize("metric", [exact_match, log_probability])
+def test_whole_completions_are_measured_token_by_token(tiny_model: MakeModel, parity: Any, metric: Any) -> None:
+    model, batch = tiny_model(4, d_vocab=5), parity.batch(parity.enumerate())
+    result = ablate(model, batch, kind="zero", units=("mlp",), metric=metric)
+    assert result.fields == ("completion",)
+    logits = model(batch.tokens).log_softmax(-1)
+    for row in range(len(batch)):
+        scores, right = [], True
+        for at in range(int(batch.prompt_length[row]), int(batch.mask[row].sum())):
+            scores.append(float(logits[row, at - 1, batch.tokens[row, at]]))
+            right &= int(logits[row, at - 1].argmax()) == int(batch.tokens[row, at])
+        expected = float(right) if metric is exact_match else np.mean(scores)
+        assert result.baseline[0, row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_groups_of_examples(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    result = ablate(tiny_model(0), batch, kind="zero", metric=log_probability)
+    rows = {"D": np.flatnonzero(batch.label("D").numpy()).tolist(), "first": [0], "none": []}
+    frame = result.grouped(rows)
+    assert set(frame["group"]) == {"D", "first"}
+    assert frame[frame["group"] == "D"]["importance"].to_numpy() == pytest.approx(result.importance(rows=rows["D"]))
+    assert (frame[frame["group"] == "first"]["n"] == 1).all()
+    assert (frame["low"] <= frame["importance"] + 1e-9).all()
+
+
+def test_a_metric_of_one_field_is_not_one_of_the_completion(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    logits = tiny_model(0)(batch.tokens)
+    with pytest.raises(ValueError, match="exact_match is measured over the completion, not at 'newB'"):
+        Metric("exact_match", "newB")(logits, batch)
+    with pytest.raises(ValueError, match="probability is measured at one field"):
+        Metric("probability", "completion")(logits, batch)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.metrics import Metric, logit_difference
+from interp_kit.analysis.metrics import COMPLETION, Metric, exact_match, log_probability, logit_difference
 from interp_kit.analysis.sites import Edit, Mean, Resample, Zero
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
@@ -62,6 +62,22 @@ class AblationResult(AbstractResult):
         ]
         return pd.DataFrame(rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"])
 
+    def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+        """One row a component and group of examples (name -> rows), such as the examples of one task: importance on
+        all fields with bootstrap interval, unablated metric, n. A group of no rows is left out."""
+        rows = []
+        for name, members in groups.items():
+            if len(members) == 0:
+                continue
+            index = list(members)
+            mean, low, high = bootstrap_mean(self.effect[..., index].mean(1))
+            before = float(self.baseline[:, index].mean())
+            rows += [
+                (c, layer, name, m, lo, hi, before, len(index))
+                for c, layer, m, lo, hi in zip(self.component, self.layer, mean, low, high, strict=True)
+            ]
+        return pd.DataFrame(rows, columns=["component", "layer", "group", "importance", "low", "high", "baseline", "n"])
+
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
@@ -107,8 +123,11 @@ def ablate(
     """
     if kind not in ("zero", "mean", "resample"):
         raise ValueError(f"no ablation {kind!r}; there are zero, mean, resample")
-    names = list(fields or [field.name for field in batch.fields])
-    metrics = [metric(batch.field(name).name) for name in names]
+    if metric in (exact_match, log_probability):
+        names, metrics = [COMPLETION], [metric(COMPLETION)]
+    else:
+        names = list(fields or [field.name for field in batch.fields])
+        metrics = [metric(batch.field(name).name) for name in names]
     draws = (
         [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
     )

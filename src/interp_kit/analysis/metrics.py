@@ -1,5 +1,5 @@
-"""What an intervention is measured by. A metric maps logits to one number an example, at one field's prediction
-position."""
+"""What an intervention is measured by. A metric maps logits to one number an example: at one field's prediction
+position, or over the whole completion."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +10,14 @@ from torch import Tensor
 
 from interp_kit.core.batch import PairBatch, TokenBatch
 
-Kind = Literal["logit_difference", "probability", "kl", "accuracy"]
+Kind = Literal["logit_difference", "probability", "kl", "accuracy", "log_probability", "exact_match"]
+COMPLETION = "completion"
 
 
 @dataclass(frozen=True, eq=False)
 class Metric:
-    """One number an example from the logits at `predict`, the position before the field's token.
+    """One number an example from the logits at `predict`, the position before the field's token; or, for the field
+    "completion", from all logits that predict a token of the completion.
 
     right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the
     field.
@@ -42,6 +44,8 @@ class Metric:
         reference: Float[Tensor, "batch pos vocab"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The metric of every example. reference: logits of the unedited run, which `kl` needs."""
+        if self.field == COMPLETION:
+            return self._of_completion(logits, batch)
         rows, at = torch.arange(len(batch), device=logits.device), self.position(batch)
         here = logits[rows, at]
         right = batch.answer[self.field] if self.right is None else self.right
@@ -57,6 +61,20 @@ class Metric:
                     raise ValueError("kl needs the logits of the unedited run")
                 before = reference[rows, at].log_softmax(-1)
                 return (before.exp() * (before - here.log_softmax(-1))).sum(-1)
+            case _:
+                raise ValueError(f"{self.kind} is measured over the {COMPLETION}, not at {self.field!r}")
+
+    def _of_completion(self, logits: Tensor, batch: TokenBatch) -> Tensor:
+        target, before = batch.tokens[:, 1:], logits[:, :-1]
+        asked = batch.mask[:, 1:] & (
+            torch.arange(1, batch.tokens.shape[1], device=target.device) >= batch.prompt_length[:, None]
+        )
+        match self.kind:
+            case "exact_match":
+                return ((before.argmax(-1) == target) | ~asked).all(1).to(before.dtype)
+            case "log_probability":
+                return (before.log_softmax(-1).gather(-1, target[..., None])[..., 0] * asked).sum(1) / asked.sum(1)
+        raise ValueError(f"{self.kind} is measured at one field, not over the {COMPLETION}")
 
     def _wrong_logit(self, here: Tensor, batch: TokenBatch, right: Tensor) -> Tensor:
         rows = torch.arange(len(batch), device=here.device)
@@ -93,6 +111,16 @@ def kl(target: PairBatch | str) -> Metric:
 def accuracy(target: PairBatch | str) -> Metric:
     """1 where the (clean) answer is the most likely token of the whole vocabulary, else 0."""
     return _metric("accuracy", target)
+
+
+def log_probability(target: str = COMPLETION) -> Metric:
+    """Mean log-probability, in nats, of the tokens of the true completion, each with the truth before it."""
+    return Metric("log_probability", COMPLETION)
+
+
+def exact_match(target: str = COMPLETION) -> Metric:
+    """1 where every token of the true completion is the most likely one, which is when greedy decoding is right."""
+    return Metric("exact_match", COMPLETION)
 
 
 METRICS = {"logit_difference": logit_difference, "probability": probability, "kl": kl, "accuracy": accuracy}

@@ -3,16 +3,21 @@
 import copy
 import math
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from interp_kit.core.types import HookedModel, attach
 from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.mygpt import EPS, MyGPT, sinusoidal
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
     from transformers import GPT2LMHeadModel
 
 TOLERANCE = 1e-4
@@ -43,13 +48,25 @@ class ConversionCheck:
         return f"max |{self.quantity} difference| {self.max_difference:.2e} over {self.tokens} positions"
 
 
-def hooked_transformer(**config: Any) -> "HookedTransformer":
-    """A HookedTransformer of this config, without TransformerLens's notices about its 4.0."""
+def hooked_transformer(*, sae: bool = False, **config: Any) -> "HookedTransformer":
+    """A HookedTransformer of this config (with `sae`, sae_lens's HookedSAETransformer), without TransformerLens's
+    notices about its 4.0."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+        if sae:
+            from sae_lens import HookedSAETransformer
+
+            return HookedSAETransformer(HookedTransformerConfig(**config))
         return HookedTransformer(HookedTransformerConfig(**config), move_to_device=True)
+
+
+def key_value_cache(model: HookedModel, batch: int) -> "TransformerLensKeyValueCache":
+    """TransformerLens's own cache, empty: for `model(tokens, past_kv_cache=…, attention_mask=ones)`."""
+    from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+    return TransformerLensKeyValueCache.init_cache(model.cfg, model.cfg.device, batch)
 
 
 def gpt2_config(hf: Any) -> dict[str, Any]:
@@ -105,32 +122,136 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     return model
 
 
+def convert_mygpt(source: MyGPT, *, sae: bool = False, n_ctx: int = 405, device: str = "cpu") -> "HookedTransformer":
+    """A MyGPT as a HookedTransformer (with `sae`, sae_lens's HookedSAETransformer) that computes the same, in the
+    source's dtype: source(quiz) == model([0] + quiz[:-1]).
+
+    There is no final LayerNorm; `W_pos` holds the sinusoidal table; heads are max(d_key, d_value) wide, the narrower
+    half padded with zeros. The check is kept as `model.conversion`, the source's sizes as `model.mygpt`. Raises
+    CheckpointError where, in float32, the two differ by more than 1e-4 relative to the largest logit (or 1).
+    """
+    config = source.config
+    d_head = max(config.d_key, config.d_value)
+    model = hooked_transformer(
+        sae=sae,
+        n_layers=config.n_layers,
+        d_model=config.d_model,
+        n_ctx=n_ctx,
+        d_head=d_head,
+        n_heads=config.n_heads,
+        d_mlp=config.d_mlp,
+        d_vocab=config.d_vocab,
+        act_fn="relu",
+        eps=EPS,
+        attn_scale=config.d_key**0.5,
+        normalization_type="LN",
+        init_weights=False,
+        original_architecture="MyGPT",
+        default_prepend_bos=False,
+        dtype=source.embed.weight.dtype,
+        device=device,
+    )
+    _without_final_norm(model)
+    with torch.no_grad():
+        for name, value in _mygpt_weights(source, d_head, n_ctx).items():
+            parameter = model.get_parameter(name)
+            assert parameter.shape == value.shape, f"{name}: {tuple(value.shape)} for {tuple(parameter.shape)}"
+            parameter.copy_(value)
+    model.eval()
+    model.requires_grad_(False)
+    attach(model, conversion=_verify_mygpt(model, source), mygpt=config)
+    return model
+
+
+@torch.inference_mode()
+def _verify_mygpt(model: "HookedTransformer", source: MyGPT) -> ConversionCheck:
+    """Compare both, without dropout, on random tokens at full context length."""
+    tokens, training = _random_tokens(model), source.training
+    try:
+        source.eval()
+        logits = [source(row[None].to(source.embed.weight.device)) for row in tokens]
+    finally:
+        source.train(training)
+    return _compare(model, F.pad(tokens, (1, -1)), logits, "logit")
+
+
+def _without_final_norm(model: "HookedTransformer") -> None:
+    """TransformerLens knows no model of LayerNorms but the last; setup() forgets the hooks of the one removed."""
+    model.ln_final = nn.Identity()
+    model.setup()
+
+
+def _mygpt_weights(source: MyGPT, d_head: int, n_ctx: int) -> dict[str, Tensor]:
+    """Name in the HookedTransformer -> weight. Those not named stay as they are made: biases of 0."""
+    weights = {
+        "embed.W_E": source.embed.weight,
+        "pos_embed.W_pos": sinusoidal(n_ctx, source.config.d_model),
+        "unembed.W_U": source.readout.weight.T,
+        "unembed.b_U": source.readout.bias,
+    }
+    for layer, block in enumerate(source.blocks):
+        part = dict(block.named_parameters())
+        for ours, theirs in (("w_q", "W_Q"), ("w_k", "W_K"), ("w_v", "W_V")):
+            wide = F.pad(part[ours], (0, 0, 0, d_head - part[ours].shape[1]))
+            weights[f"blocks.{layer}.attn.{theirs}"] = wide.transpose(1, 2)
+        out = part["w_o"].unflatten(0, (source.config.n_heads, -1))
+        weights[f"blocks.{layer}.attn.W_O"] = F.pad(out, (0, 0, 0, d_head - out.shape[1]))
+        for norm in ("ln1", "ln2"):
+            weights[f"blocks.{layer}.{norm}.w"] = part[f"{norm}.weight"]
+            weights[f"blocks.{layer}.{norm}.b"] = part[f"{norm}.bias"]
+        for ours, theirs in (("fc1", "in"), ("fc2", "out")):
+            weights[f"blocks.{layer}.mlp.W_{theirs}"] = part[f"{ours}.weight"].T
+            weights[f"blocks.{layer}.mlp.b_{theirs}"] = part[f"{ours}.bias"]
+    return weights
+
+
 def verify(model: "HookedTransformer", hf: "GPT2LMHeadModel", *, folded: bool, seed: int = 0) -> ConversionCheck:
     """Compare both models on random tokens at full context length. Raises CheckpointError where float32 disagrees."""
-    cfg = model.cfg
-    generator = torch.Generator().manual_seed(seed)
-    rows = 2 if cfg.n_ctx * cfg.d_vocab < 10**7 else 1  # a full vocabulary at full context is a large answer
-    tokens = torch.randint(0, cfg.d_vocab, (rows, cfg.n_ctx), generator=generator)
+    tokens = _random_tokens(model, seed)
     with torch.inference_mode():
-        worst, size = 0.0, 1.0
-        for row in tokens:
-            source = hf(row[None].to(hf.device)).logits.float().cpu()
-            found = model(row[None].to(cfg.device)).float().cpu()
-            if folded:
-                source, found = source.log_softmax(-1), found.log_softmax(-1)
-            worst = float(torch.maximum(torch.tensor(worst), (source - found).abs().max()))  # nan stays nan
-            size = max(size, float(source.abs().max()))
-    check = ConversionCheck(worst, "log-prob" if folded else "logit", tokens.numel())
+        logits = (hf(row[None].to(hf.device)).logits for row in tokens)
+        return _compare(model, tokens, logits, "log-prob" if folded else "logit")
+
+
+def _random_tokens(model: "HookedTransformer", seed: int = 0) -> Tensor:
+    """(rows, n_ctx) random tokens: two rows, or one where a full vocabulary at full context is a large answer."""
+    cfg = model.cfg
+    rows = 2 if cfg.n_ctx * cfg.d_vocab < 10**7 else 1
+    return torch.randint(0, cfg.d_vocab, (rows, cfg.n_ctx), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def _compare(model: "HookedTransformer", tokens: Tensor, logits: Iterable[Tensor], quantity: str) -> ConversionCheck:
+    """Compare the model on each row of `tokens` with the source's (1, pos, vocab) logits for it. Raises
+    CheckpointError where float32 disagrees."""
+    cfg = model.cfg
+    worst, size = 0.0, 1.0
+    for row, source in zip(tokens, logits, strict=True):
+        source = source.float().cpu()
+        found = model(row[None].to(cfg.device)).float().cpu()
+        if quantity == "log-prob":
+            source, found = source.log_softmax(-1), found.log_softmax(-1)
+        worst = float(torch.maximum(torch.tensor(worst), (source - found).abs().max()))  # nan stays nan
+        size = max(size, float(source.abs().max()))
+    check = ConversionCheck(worst, quantity, tokens.numel())
     if not (math.isfinite(worst) and worst <= TOLERANCE * size) and cfg.dtype == torch.float32:
         raise CheckpointError(f"the conversion is not exact: {check}, allowed {TOLERANCE * size:.2e}")
     return check
 
 
 def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
-    """The same architecture with fresh random weights, the control of every analysis: normal of standard deviation
-    cfg.initializer_range (0.02 where none is set), biases 0, LayerNorm weights 1."""
+    """The same architecture and class with fresh random weights, the control of every analysis: normal of standard
+    deviation cfg.initializer_range (0.02 where none is set), biases 0, LayerNorm weights 1. A MyGPT is drawn as its
+    original is; its sinusoidal positions, padding and missing final LayerNorm stay."""
     cfg = copy.deepcopy(model.cfg)
-    fresh = hooked_transformer(**{**cfg.to_dict(), "init_weights": False})
+    sae = any(kind.__name__ == "HookedSAETransformer" for kind in type(model).__mro__)
+    mygpt = getattr(model, "mygpt", None)
+    if mygpt is not None:
+        source = MyGPT(mygpt, seed=seed).to(cfg.dtype)
+        return convert_mygpt(source, sae=sae, n_ctx=cfg.n_ctx, device=cfg.device)
+    fresh = hooked_transformer(sae=sae, **{**cfg.to_dict(), "init_weights": False})
+    if isinstance(getattr(model, "ln_final", None), nn.Identity):
+        _without_final_norm(fresh)
     generator = torch.Generator().manual_seed(seed)
     std = cfg.initializer_range if cfg.initializer_range > 0 else 0.02
     with torch.no_grad():

@@ -1,33 +1,221 @@
-"""Greedy decoding without a tokenizer, token ids in and out, with edits active if the model has them."""
+"""Decoding without a tokenizer, token ids in and out: any cells of a text are written, left to right, and the others
+fed as they are, with keys and values kept, and with edits active where the model has them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
+from loguru import logger
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
+from interp_kit.models.convert import key_value_cache
+from interp_kit.models.executor import Executor, Unsupported, has_hooks, whole_text
+
+# (batch, vocab) logits that predict column t of a text (batch, pos) whose columns before t are written.
+Predict = Callable[[Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """tokens: (batch, pos) the texts, free cells written; log_prob: (batch, pos) natural log-probability, at
+    temperature 1, of each token written, nan at the others."""
+
+    tokens: Int[Tensor, "batch pos"]
+    log_prob: Float[Tensor, "batch pos"]
+
+
+def decode(
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    free: Bool[Tensor, "batch pos"] | Bool[Tensor, " pos"],
+    *,
+    temperature: float | int | Float[Tensor, " pos"] | None = None,
+    seed: int = 0,
+    lengths: Int[Tensor, " batch"] | None = None,
+    stop: int | Int[Tensor, " batch"] | None = None,
+    cached: bool = True,
+    batch_size: int | None = 64,
+    progress: bool = False,
+) -> Decoded:
+    """Write the free cells of each text, from left to right; each sees all cells before it, written or given.
+
+    free: cells to be written, for each row or for all; what stands in them is not read. Token t is predicted by the
+    logits at t - 1, so the first cell cannot be free. temperature: of sampling, for each position or for all; None
+    takes the most probable token. seed: decides the samples, row by row in the order of `tokens`, whatever the batch
+    size. lengths: of rows padded on the right; padding is neither read nor written. stop: the last position to write.
+    batch_size: rows that run together; None for all.
+
+    Texts run through `Executor` with keys and values kept. Where hooks are active, or the executor does not support the
+    model, the model itself runs with TransformerLens's cache: a hook then sees a text in pieces, each from one free
+    cell up to the next, most of them one token long. A hook that counts positions needs `cached=False`, which runs the
+    whole text, padding too, for every token; one that counts rows needs `batch_size=None` beside.
+
+    Raises ValueError for token ids outside the vocabulary, texts longer than the context, shapes that do not fit and
+    temperatures that are not above 0; FloatingPointError naming row and position where a logit is nan or infinite.
+    """
+    where, text = _checked(model, tokens, free, lengths, stop)
+    heat = None if temperature is None else _heat(temperature, tokens.shape[1])
+    result, log_prob = tokens.long(), torch.full(tokens.shape, torch.nan)
+    result = result.clone() if result is tokens else result
+    if not where.any():
+        return Decoded(result, log_prob.to(result.device))
+    size = len(tokens) if batch_size is None else batch_size
+    if size < 1:
+        raise ValueError(f"batch_size is {size}")
+    predictor = _predictor(model, cached)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "decode"))
+    columns = sum(int(part.any(0).sum()) for part in where.split(size))
+    with tqdm(total=columns, desc="decoding", disable=not progress) as bar:
+        for start in range(0, len(tokens), size):
+            rows = slice(start, start + size)
+            # One number a cell, drawn for every row: no row's sample depends on the rows beside it.
+            chance = (
+                torch.rand(where[rows].shape, generator=generator, dtype=torch.float64) if heat is not None else None
+            )
+            written, scores = _write(predictor, model, text[rows], where[rows], heat, chance, start, bar)
+            result[rows] = torch.where(where[rows].to(result.device), written.to(result.device), result[rows])
+            log_prob[rows] = scores
+    return Decoded(result, log_prob.to(result.device))
 
 
 @torch.inference_mode()
+def _write(
+    predictor: Callable[[int, int], Predict],
+    model: HookedModel,
+    text: Tensor,
+    where: Tensor,
+    heat: Tensor | None,
+    chance: Tensor | None,
+    first_row: int,
+    bar: tqdm,
+) -> tuple[Tensor, Tensor]:
+    """(batch, pos) the texts with their free cells written, and log-probabilities."""
+    text, scores = text.to(model.cfg.device), torch.full(text.shape, torch.nan)
+    columns = where.any(0).nonzero()[:, 0].tolist()
+    predict = predictor(len(text), max(columns, default=0))
+    for t in columns:
+        logits = predict(text, t)
+        open_rows = where[:, t].nonzero()[:, 0]
+        logits = logits[open_rows.to(logits.device)]
+        _check_finite(logits, open_rows + first_row, t)
+        if heat is None or chance is None:
+            chosen = logits.argmax(-1)
+        else:
+            chosen = _sample(logits.double() / heat[t], chance[open_rows, t].to(logits.device))
+        text[open_rows.to(text.device), t] = chosen
+        scores[open_rows, t] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].float().cpu()
+        bar.update()
+    return text, scores
+
+
+def _sample(logits: Tensor, chance: Tensor) -> Tensor:
+    """(batch,) the token at which the cumulative probability passes `chance`, (batch,) uniform in [0, 1)."""
+    passed = logits.softmax(-1).cumsum(-1)
+    return (passed <= chance[:, None] * passed[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+
+
+def _predictor(model: HookedModel, cached: bool) -> Callable[[int, int], Predict]:
+    """For (rows, positions to be read) of a batch of texts, a function that predicts its columns in ascending order."""
+    if not cached:
+        return lambda rows, room: lambda text, t: whole_text(model, text)[:, t - 1]
+    try:
+        executor = Executor(model)
+    except Unsupported as error:
+        if not has_hooks(model):
+            logger.info("decoding through the hooked model, which is slower: {}", error)
+        return lambda rows, room: _hooked(model, rows)
+    return lambda rows, room: _executed(executor, room)
+
+
+def _executed(executor: Executor, room: int) -> Predict:
+    done = 0
+
+    def predict(text: Tensor, t: int) -> Tensor:
+        nonlocal done
+        new, first, done = text[:, done:t], done == 0, t
+        return executor.prefill(new, capacity=room) if first else executor.extend(new)
+
+    return predict
+
+
+def _hooked(model: HookedModel, rows: int) -> Predict:
+    # A mask of ones: the one that TransformerLens makes from a tokenizer takes every token equal to its padding for it.
+    cache, done = key_value_cache(model, rows), 0
+
+    def predict(text: Tensor, t: int) -> Tensor:
+        nonlocal done
+        new, done = text[:, done:t], t
+        return model(new, past_kv_cache=cache, attention_mask=torch.ones_like(new))[:, -1]
+
+    return predict
+
+
+def _checked(
+    model: HookedModel,
+    tokens: Tensor,
+    free: Tensor,
+    lengths: Tensor | None,
+    stop: int | Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """(batch, pos) True where a cell is to be written, and the texts, with 0 for what is neither read nor a token."""
+    _check_length(model, tokens.shape[1])
+    rows, width = tokens.shape
+    if free.dtype != torch.bool or tuple(free.shape) not in ((rows, width), (width,)):
+        raise ValueError(f"free is {free.dtype} {tuple(free.shape)}, not bool {(rows, width)} or {(width,)}")
+    at = torch.arange(width)
+    where, inside = free.cpu().expand(rows, width), torch.ones(rows, width, dtype=torch.bool)
+    if lengths is not None:
+        if tuple(lengths.shape) != (rows,) or not ((lengths >= 0) & (lengths <= width)).all():
+            raise ValueError(f"lengths must be {rows} numbers from 0 to {width}")
+        inside = at < lengths.cpu()[:, None]
+    where = where & inside
+    if stop is not None:
+        last = torch.as_tensor(stop).cpu()
+        if last.ndim and tuple(last.shape) != (rows,):
+            raise ValueError(f"stop is one position or {rows}, not {tuple(last.shape)}")
+        where = where & (at <= last.expand(rows)[:, None])
+    if where[:, :1].any():
+        raise ValueError(f"row {int(where[:, 0].nonzero()[0])}: position 0 cannot be free, nothing stands before it")
+    text = tokens.cpu().long()
+    known = (text >= 0) & (text < model.cfg.d_vocab)
+    if (wrong := inside & ~where & ~known).any():
+        row, position = wrong.nonzero()[0].tolist()
+        size = model.cfg.d_vocab
+        raise ValueError(f"row {row}, position {position}: token {int(text[row, position])} of a vocabulary of {size}")
+    return where, torch.where(known, text, 0)
+
+
+def _heat(temperature: float | int | Tensor, width: int) -> Tensor:
+    """(pos,) temperatures."""
+    heat = torch.as_tensor(temperature, dtype=torch.float64).cpu()
+    if heat.ndim and tuple(heat.shape) != (width,):
+        raise ValueError(f"temperature is one number or {width}, not {tuple(heat.shape)}")
+    if not (heat.isfinite() & (heat > 0)).all():
+        raise ValueError("a temperature must be finite and above 0; None takes the most probable token")
+    return heat.expand(width)
+
+
+def _check_finite(logits: Tensor, rows: Tensor, t: int) -> None:
+    finite = logits.isfinite().all(-1)
+    if not finite.all():
+        row = int(rows[(~finite).nonzero()[0, 0].cpu()])
+        raise FloatingPointError(f"row {row}, position {t - 1}: the model gives nan or infinite logits")
+
+
 def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
     The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
     it, and edits at later positions find their place. Rows may differ in length. Raises ValueError where the texts
-    exceed the model's context.
+    exceed the model's context; FloatingPointError where a logit is nan or infinite.
     """
-    _check_length(model, batch.tokens.shape[1])
-    tokens = batch.tokens.clone()
-    rows = torch.arange(len(batch), device=tokens.device)
-    lengths = batch.mask.sum(1)
-    for step in range(int((lengths - batch.prompt_length).max())):
-        at = batch.prompt_length + step
-        open_rows = rows[at < lengths]
-        logits = model(tokens)
-        tokens[open_rows, at[open_rows]] = logits[open_rows, at[open_rows] - 1].argmax(-1)
-    return tokens
+    free = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) >= batch.prompt_length[:, None]
+    return decode(model, batch.tokens, free, lengths=batch.mask.sum(1), cached=False, batch_size=None).tokens
 
 
 def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
@@ -37,12 +225,14 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
     """
     _check_length(model, length)
 
-    @torch.inference_mode()
     def generate(prompts: Tensor) -> Tensor:
-        tokens = prompts.to(model.cfg.device)
-        while tokens.shape[1] < length:
-            tokens = torch.cat([tokens, model(tokens)[:, -1].argmax(-1, keepdim=True)], dim=1)
-        return tokens.cpu()
+        prompts = prompts.cpu()
+        room = length - prompts.shape[1]
+        if room <= 0:
+            return prompts
+        texts = torch.nn.functional.pad(prompts, (0, room))
+        free = torch.arange(length) >= prompts.shape[1]
+        return decode(model, texts, free, cached=False, batch_size=None).tokens
 
     return generate
 

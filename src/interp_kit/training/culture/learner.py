@@ -1,0 +1,237 @@
+"""One MyGPT and its optimisers: a training step, an exact evaluation, and a state that goes to disk and back."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from interp_kit.core.files import replacing
+from interp_kit.core.seeding import derive_seed
+from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.mygpt import Block, MyGPT, MyGPTConfig
+from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES, VOCABULARY
+from interp_kit.tasks.culture.world import TASKS
+from interp_kit.training.culture.muon import Muon
+
+
+@dataclass(frozen=True)
+class GPTPreset:
+    """A network and how one step updates it. optimiser "muon": Muon on the matrices of the blocks, AdamW on the rest;
+    "adam": Adam on everything, as the original has it. warm_up: steps; decay: the share of the budget, at its end, over
+    which learning rates fall linearly to 0; clip: of the gradient's norm, 0 for none."""
+
+    d_model: int = 128
+    d_key: int = 32
+    d_mlp: int = 512
+    n_heads: int = 4
+    n_layers: int = 4
+    dropout: float = 0.0
+    optimiser: str = "muon"
+    matrix_lr: float = 0.014
+    lr: float = 1e-3
+    batch: int = 8
+    warm_up: int = 100
+    decay: float = 1.0
+    clip: float = 1.0
+    embedding_scale: float = 0.3
+
+    def network(self) -> MyGPTConfig:
+        d_value = self.d_model // self.n_heads
+        return MyGPTConfig(VOCABULARY, self.d_model, self.d_key, d_value, self.d_mlp, self.n_heads, self.n_layers)
+
+
+_ADAM = {"optimiser": "adam", "lr": 5e-4, "batch": 25, "dropout": 0.1, "decay": 0.0, "clip": 0.0, "warm_up": 0}
+PRESETS = {
+    "fast": GPTPreset(),
+    "17K": GPTPreset(32, 32, 32, 2, 2, **_ADAM),
+    "4M": GPTPreset(256, 32, 1024, 4, 6, **_ADAM),
+    "37M": GPTPreset(512, 64, 2048, 8, 12, **_ADAM),
+    "122M": GPTPreset(768, 64, 2048, 8, 24, **_ADAM),
+    "352M": GPTPreset(1024, 64, 2048, 8, 48, **_ADAM),
+}
+
+
+class Learner:
+    """A model in training.
+
+    seen: quizzes so far; budget: quizzes in all, over which learning rates are scheduled; right: (task, structure) the
+    running share of training quizzes whose last grid was right.
+    """
+
+    def __init__(self, preset: GPTPreset, *, seed: int, budget: int, device: str = "cpu", micro_batch: int = 4) -> None:
+        self.preset, self.seed, self.budget, self.device = preset, seed, budget, device
+        self.micro_batch = micro_batch
+        self.seen = 0
+        self.right = np.zeros((len(TASKS), len(STRUCTURES)))
+        self.model = MyGPT(preset.network(), seed=seed, dropout=preset.dropout).to(device)
+        if preset.optimiser == "muon":
+            _quiet_start(self.model, preset.embedding_scale)
+        self.optimisers = self._optimisers()
+
+    def _optimisers(self) -> list[torch.optim.Optimizer]:
+        if self.preset.optimiser == "adam":
+            return [torch.optim.Adam(self.model.parameters(), lr=self.preset.lr)]
+        named = list(self.model.named_parameters())
+        matrices = [p for name, p in named if name.startswith("blocks.") and p.ndim > 1]
+        rest = [p for name, p in named if not (name.startswith("blocks.") and p.ndim > 1)]
+        adam = torch.optim.AdamW(rest, lr=self.preset.lr, betas=(0.9, 0.95), weight_decay=0.0)
+        return [Muon(matrices, lr=self.preset.matrix_lr), adam]
+
+    def rate(self) -> float:
+        """The factor on the learning rates now: linear warm-up, 1, linear decay to 0 at the end of the budget."""
+        warm = min(1.0, (self.seen / self.preset.batch + 1) / max(1, self.preset.warm_up))
+        if self.preset.decay == 0:
+            return warm
+        return min(warm, max(0.0, (self.budget - self.seen) / (self.preset.decay * self.budget)))
+
+    def step(self, tokens: Tensor, targets: Tensor, weight: Tensor) -> tuple[float, Tensor]:
+        """One update on quizzes `tokens` (batch, 404), as they are read (noisy), towards `targets`, each position with
+        its weight (batch, 404) in the loss. Gives the weighted mean loss, in nats, and (batch,) whether the last grid
+        was all right.
+
+        Raises FloatingPointError where the loss is not finite.
+        """
+        self.model.train()
+        everything = float(weight.sum())
+        total, right = 0.0, []
+        for part in range(0, len(tokens), self.micro_batch):
+            rows = slice(part, part + self.micro_batch)
+            quarters = (weight[rows] > 0).unflatten(1, (len(GRIDS), QUARTER)).any(2).any(0).nonzero()[:, 0].tolist()
+            with self._precision():
+                logits = self._logits(tokens[rows], quarters)
+            target = _quarters(targets[rows], quarters)
+            each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
+            loss = each @ _quarters(weight[rows], quarters).flatten() / everything
+            loss.backward()
+            total += float(loss.detach())
+            right.append((logits[:, -QUARTER + 1 :].argmax(-1) == target[:, -QUARTER + 1 :]).all(1))
+        if not math.isfinite(total):
+            raise FloatingPointError(f"seed {self.seed}: the loss is {total} after {self.seen} quizzes")
+        if self.preset.clip:
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.preset.clip)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                base = self.preset.matrix_lr if isinstance(optimiser, Muon) else self.preset.lr
+                group["lr"] = base * self.rate()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.seen += len(tokens)
+        return total, torch.cat(right)
+
+    @torch.no_grad()
+    def revive(self, tokens: Tensor) -> float:
+        """Give every hidden unit that is off at all positions of `tokens` (batch, 404) a fresh start, with no output
+        yet and no momentum (Sokar et al. 2023); gives the share of units that were.
+
+        Muon moves whole layers at once and can switch most of a ReLU layer off for good within some thousand steps.
+        """
+        off: list[Tensor] = []
+
+        def watch(module: nn.Module, inputs: object, output: Tensor) -> None:
+            off.append((output <= 0).flatten(0, -2).all(0))
+
+        blocks = [block for block in self.model.blocks if isinstance(block, Block)]
+        handles = [block.fc1.register_forward_hook(watch) for block in blocks]
+        try:
+            for rows in tokens.split(self.micro_batch):
+                self.model(rows)
+        finally:
+            for handle in handles:
+                handle.remove()
+        dead = torch.stack(off).unflatten(0, (-1, len(blocks))).all(0)
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "revive", self.seen))
+        for block, units in zip(blocks, dead, strict=True):
+            width = block.fc1.in_features**-0.5
+            fresh = (torch.rand(block.fc1.weight.shape, generator=generator) * 2 - 1) * width
+            block.fc1.weight[units] = fresh.to(block.fc1.weight)[units]
+            block.fc1.bias[units] = 0
+            block.fc2.weight[:, units] = 0
+            for optimiser in self.optimisers:
+                for parameter in (block.fc1.weight, block.fc1.bias, block.fc2.weight):
+                    for value in optimiser.state.get(parameter, {}).values():
+                        if isinstance(value, Tensor) and value.shape == parameter.shape:
+                            (value.T if parameter is block.fc2.weight else value)[units] = 0
+        return float(dead.float().mean())
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu")
+
+    def _logits(self, tokens: Tensor, quarters: list[int]) -> Tensor:
+        """(batch, 101 * quarters, vocab) logits of those quarters; the last block's MLP skips all others."""
+        model = self.model
+        x = model._start(tokens)
+        for block in model.blocks[:-1]:
+            x = block(x)
+        return model.readout(model.blocks[-1](x, lambda y: _quarters(y, quarters)))
+
+    def save(self, path: str | Path) -> None:
+        """Write everything that training goes on from, whole or not at all."""
+        state = {
+            "preset": asdict(self.preset),
+            "seed": self.seed,
+            "budget": self.budget,
+            "seen": self.seen,
+            "right": torch.as_tensor(self.right),
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+        with replacing(path) as aside:
+            torch.save(state, aside)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> "Learner":
+        """A learner as it was saved. Raises CheckpointError naming a file that is damaged or of another kind."""
+        try:
+            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            learner = cls(GPTPreset(**state["preset"]), seed=state["seed"], budget=state["budget"], device=device)
+            learner.model.load_state_dict(state["model"])
+            for optimiser, saved in zip(learner.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            learner.seen, learner.right = state["seen"], state["right"].numpy()
+        except Exception as error:
+            raise CheckpointError(f"{path} is no training state that can be gone on from: {error}") from error
+        return learner
+
+
+def _quiet_start(model: MyGPT, embedding_scale: float) -> None:
+    """Zero what each block adds and the readout, so that the first steps are taken from the embeddings alone."""
+    with torch.no_grad():
+        model.embed.weight.mul_(embedding_scale)
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            block.w_o.zero_()
+            block.fc2.weight.zero_()
+            block.fc2.bias.zero_()
+        model.readout.weight.zero_()
+        model.readout.bias.zero_()
+
+
+def _quarters(x: Tensor, quarters: list[int]) -> Tensor:
+    """(batch, 101 * quarters, …) those quarters of (batch, 404, …)."""
+    if len(quarters) == len(GRIDS):
+        return x
+    return x.unflatten(1, (len(GRIDS), QUARTER))[:, quarters].flatten(1, 2)
+
+
+@torch.inference_mode()
+def answers(model: MyGPT, tokens: Tensor, targets: Tensor, batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) whether greedy decoding of the last grid would be all right, and (n,) the probability that sampling it at
+    temperature 1 would be.
+
+    Both are exact without decoding: with the truth before each cell, all 100 arguments of the maximum are right if and
+    only if greedy decoding is, and the product of the cells' probabilities is that of the whole grid.
+    """
+    model.eval()
+    greedy, sampled = [], []
+    for part in range(0, len(tokens), batch):
+        rows = slice(part, part + batch)
+        log_probs = model(tokens[rows])[:, -QUARTER + 1 :].float().log_softmax(-1)
+        truth = targets[rows, -QUARTER + 1 :]
+        greedy.append((log_probs.argmax(-1) == truth).all(1))
+        sampled.append(log_probs.gather(-1, truth[..., None])[..., 0].double().sum(1).exp())
+    return torch.cat(greedy).cpu().numpy(), torch.cat(sampled).cpu().numpy()

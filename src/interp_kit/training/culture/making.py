@@ -1,0 +1,171 @@
+"""Quizzes that models make for one another: sampled by one of them, kept where the group agrees but for a few.
+
+The protocol is F. Fleuret's (culture, public domain). A quiz is worth keeping if most models answer it surely and at
+least one surely does not: it is hard, and still has an answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from interp_kit.core.files import replacing
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.types import HookedModel
+from interp_kit.models.convert import convert_mygpt
+from interp_kit.models.decode import decode
+from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.mygpt import MyGPT
+from interp_kit.tasks.culture import grids
+
+MAKING, FORWARD, BACKWARD = (grids.structure(name) for name in ("f_B f_A A B", "A f_A B f_B", "f_A A f_B B"))
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """When a quiz is kept: every model's probability of solving it is `sure` or more, or `lost` or less, and the number
+    of the latter is at least 1 and at most `max_fail`. rounds: draws of the noise that the probability is averaged
+    over. temperature: of the first grid; all others are sampled at 1."""
+
+    sure: float = 0.95
+    lost: float = 0.5
+    max_fail: int = 1
+    rounds: int = 3
+    temperature: float = 1.5
+
+    def kept(self, p: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(n,) whether each quiz is kept, of (model, n) probabilities."""
+        fails = (p <= self.lost).sum(0)
+        decided = ((p >= self.sure) | (p <= self.lost)).all(0)
+        return decided & (fails >= 1) & (fails <= self.max_fail)
+
+
+def make_quizzes(model: MyGPT, n: int, seed: int, temperature: float = 1.5) -> NDArray[np.int64]:
+    """At most n quizzes (k, 404), in canonical order, sampled by a model that has learnt to make them.
+
+    f_B is sampled first, at `temperature`, then f_A, A and B; then f_B anew, from the others. Quizzes whose A equals
+    f_A, or B f_B, are dropped, and those in which the model wrote a marker where a colour belongs.
+    """
+    hooked = convert_mygpt(model)
+    blank = np.zeros((n, len(grids.GRIDS), grids.CELLS), np.int64)
+    first, later = grids.cells_of(np.eye(4, dtype=bool)[0]), grids.predicted_cells(MAKING)
+    heat = np.where(np.arange(grids.LENGTH) < grids.QUARTER, temperature, 1.0)
+    prompt = grids.reconfigure(grids.compose(blank), MAKING)
+    made = _sample(hooked, prompt, first | later, heat, derive_seed(seed, "make"))
+    again = grids.reconfigure(made, FORWARD)
+    answer = grids.predicted_cells(FORWARD)
+    quizzes = _sample(hooked, again, answer, np.ones(grids.LENGTH), derive_seed(seed, "answer"))
+    cells = grids.split(quizzes)
+    a, f_a, b, f_b = cells.transpose(1, 0, 2)
+    return quizzes[(a != f_a).any(1) & (b != f_b).any(1) & (cells < grids.COLOURS).all((1, 2))]
+
+
+def _sample(
+    model: HookedModel, quizzes: NDArray[np.int64], free: NDArray[np.bool_], heat: NDArray[np.float64], seed: int
+) -> NDArray[np.int64]:
+    """(n, 404) the quizzes with their free cells sampled at the temperature of each position."""
+    tokens = torch.as_tensor(np.pad(quizzes, ((0, 0), (1, 0))))
+    cells = torch.as_tensor(np.pad(free, (1, 0)))
+    temperature = torch.as_tensor(np.pad(heat, (1, 0), constant_values=1.0)).float()
+    return decode(model, tokens, cells, temperature=temperature, seed=seed).tokens[:, 1:].cpu().numpy()
+
+
+@torch.inference_mode()
+def solving_probability(
+    model: MyGPT,
+    quizzes: NDArray[np.integer],
+    seed: int,
+    *,
+    rounds: int = 3,
+    noise: float = grids.NOISE,
+    batch: int = 16,
+) -> NDArray[np.float64]:
+    """(n,) probability that the model samples f_B from A f_A B and B from f_A A f_B, both all right: the product of the
+    two, averaged over rounds of noise on the third grid."""
+    model.eval()
+    rng = np.random.default_rng(derive_seed(seed, "noise"))
+    total = np.zeros(len(quizzes))
+    for _ in range(rounds):
+        log_p = np.zeros(len(quizzes))
+        for structure in (FORWARD, BACKWARD):
+            clean = grids.reconfigure(quizzes, structure)
+            noisy = grids.add_noise(clean, grids.noisy_cells(structure), rng, noise)
+            for part in range(0, len(clean), batch):
+                rows = slice(part, part + batch)
+                log_probs = model(torch.as_tensor(noisy[rows]).long())[:, -grids.CELLS :].double().log_softmax(-1)
+                truth = torch.as_tensor(clean[rows, -grids.CELLS :]).long()[..., None]
+                log_p[rows] += log_probs.gather(-1, truth)[..., 0].sum(1).numpy()
+        total += np.exp(log_p)
+    return total / rounds
+
+
+def agreed_quizzes(
+    models: Sequence[MyGPT],
+    wanted: int,
+    seed: int,
+    rule: Agreement | None = None,
+    *,
+    made: int = 200,
+    most: int = 20_000,
+) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """(k, 404) quizzes that the group keeps, their (model, k) probabilities, and how many were made to find them.
+
+    Quizzes are made `made` at a time, each time by a model drawn at random, until `wanted` are kept or `most` were
+    made. No quiz is kept twice.
+    """
+    rule = rule or Agreement()
+    rng = np.random.default_rng(derive_seed(seed, "makers"))
+    kept: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
+    count = 0
+    while len(kept) < wanted and count < most:
+        maker = models[int(rng.integers(len(models)))]
+        quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
+        p = np.stack(
+            [
+                solving_probability(model, quizzes, derive_seed(seed, "round", count, k), rounds=rule.rounds)
+                for k, model in enumerate(models)
+            ]
+        )
+        for quiz, column in zip(quizzes[rule.kept(p)], p.T[rule.kept(p)], strict=True):
+            kept.setdefault(quiz.tobytes(), (quiz, column))
+        count += made
+    found = list(kept.values())[:wanted]
+    if not found:
+        return np.zeros((0, grids.LENGTH), np.int64), np.zeros((len(models), 0)), count
+    return np.stack([quiz for quiz, _ in found]), np.stack([p for _, p in found], axis=1), count
+
+
+def save_quizzes(path: str | Path, train: Sequence[NDArray[np.int64]], test: Sequence[NDArray[np.int64]]) -> None:
+    """Write quizzes as the original does: a list of training and a list of test tensors, int64, canonical order."""
+    lists = tuple([torch.as_tensor(grids.check(part)).long() for part in parts] for parts in (train, test))
+    with replacing(path) as aside:
+        torch.save(lists, aside)
+
+
+def load_quizzes(path: str | Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n, 404) training and (m, 404) test quizzes of a `c_quizzes.pth`. Nothing in the file is executed.
+
+    Raises CheckpointError naming the file, and list, row and position of a token or marker that is out of place.
+    """
+    path = Path(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(f"{path} cannot be read as quizzes: {str(error).splitlines()[0]}") from error
+    if not (isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(part, list) for part in found)):
+        raise CheckpointError(f"{path}: expected a list of training and a list of test tensors")
+    parts = []
+    for name, tensors in zip(("training", "test"), found, strict=True):
+        rows = []
+        for n, tensor in enumerate(tensors):
+            if not isinstance(tensor, torch.Tensor):
+                raise CheckpointError(f"{path}: {name} entry {n} is a {type(tensor).__name__}, no tensor")
+            try:
+                rows.append(grids.check(tensor.numpy(), f"{path}, {name} tensor {n}"))
+            except ValueError as error:
+                raise CheckpointError(str(error)) from error
+        parts.append(np.concatenate(rows).astype(np.int64) if rows else np.zeros((0, grids.LENGTH), np.int64))
+    return parts[0], parts[1]

@@ -1,0 +1,271 @@
+"""Several GPTs learn in rotation, the weakest first: a turn is some thousand fresh quizzes, an evaluation, two files.
+
+`gpt_NNN.pth` is the model in the original's format, `gpt_NNN.state` what training goes on from, `curve.jsonl` holds one
+line a turn. A run that is killed goes on from the last turn of each model. Turns run in processes of one thread each:
+on a CPU two such processes train faster than one of two threads.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from loguru import logger
+from numpy.typing import NDArray
+
+from interp_kit.core.files import write_text
+from interp_kit.core.seeding import derive_seed
+from interp_kit.models.mygpt import load_mygpt, save_mygpt
+from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.world import TASKS, draw_worlds
+from interp_kit.training.culture.learner import PRESETS, Learner, answers
+from interp_kit.training.culture.making import Agreement, agreed_quizzes, load_quizzes, save_quizzes
+
+THRESHOLD = 0.95
+QUIZZES = "c_quizzes.pth"
+
+
+@dataclass(frozen=True)
+class CultureConfig:
+    """How a group of GPTs is trained.
+
+    ids: numbers of the models, from which with `seed` their own seeds are derived; preset: name in PRESETS; budget:
+    quizzes that each model sees; turn: quizzes between evaluations; tested: quizzes of an evaluation; noise: of the
+    prompt; focus: how strongly quizzes are drawn from the (task, structure) pairs that are still answered wrongly, 0
+    for uniformly; making: the share of the budget, at its start and again at its end, in which the structure that makes
+    quizzes joins and every position is learnt, as a model that makes quizzes needs; rest: the weight then of positions
+    that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a round of
+    making is to keep, 0 for no round; max_fail: how many models may fail at one; threads: of a process; workers: how
+    many processes.
+    """
+
+    ids: tuple[int, ...] = (0, 1, 2, 3)
+    preset: str = "fast"
+    budget: int = 240_000
+    turn: int = 8_000
+    tested: int = 512
+    noise: float = grids.NOISE
+    focus: float = 0.8
+    making: float = 0.1
+    rest: float = 0.1
+    threshold: float = THRESHOLD
+    quizzes: int = 0
+    max_fail: int = 1
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    workers: int = 2
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation.
+
+    accuracy: mean probability that a sampled answer is right (the original's measure, exact); greedy: share of greedy
+    answers that are; by_task, by_structure: accuracy; right: share of training answers that were, by task and
+    structure; seconds: of the turn; revived: mean share of hidden units that were off and began anew, each time.
+    """
+
+    id: int
+    seen: int
+    loss: float
+    accuracy: float
+    greedy: float
+    by_task: dict[str, float]
+    by_structure: dict[str, float]
+    right: list[list[float]]
+    seconds: float
+    revived: float = 0.0
+
+
+def quiz_batch(
+    task: NDArray[np.int64], structure: NDArray[np.int64], rng: np.random.Generator, noise: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(n, 404) world quizzes as they are read, with noise on the prompt, and as they should be."""
+    clean = grids.reconfigure(draw_worlds(task, rng).quizzes(), structure)
+    return grids.add_noise(clean, grids.noisy_cells(structure), rng, noise), clean
+
+
+def turn(config: CultureConfig, id: int, directory: Path) -> Point:
+    """Train one model for one turn, evaluate it, write its files and its line of the curve."""
+    torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # momentum of dead units decays into denormals, which made steps three times slower
+    started = time.monotonic()
+    state, curve = directory / f"gpt_{id:03d}.state", directory / "curve.jsonl"
+    if state.exists():
+        learner = Learner.load(state, config.device)
+        learner.budget = config.budget
+        if learner.preset != PRESETS[config.preset]:
+            raise ValueError(f"{state} is of {learner.preset}, not of preset {config.preset!r}")
+    else:
+        seed = derive_seed(config.seed, "gpt", id) % 2**31
+        learner = Learner(PRESETS[config.preset], seed=seed, budget=config.budget, device=config.device)
+    rng = np.random.default_rng(derive_seed(config.seed, "training", id, learner.seen))
+    made = load_quizzes(directory / QUIZZES)[0] if (directory / QUIZZES).exists() else np.zeros((0, grids.LENGTH), int)
+    losses, revived = [], []
+    last = min(learner.seen + config.turn, config.budget)
+    while learner.seen < last:
+        n = min(64 * learner.preset.batch, last - learner.seen)
+        done = learner.seen / config.budget
+        making = done < config.making or done >= 1 - config.making
+        task, structure = _draw(n, learner.right, config.focus, making, rng)
+        noisy, clean = quiz_batch(task, structure, rng, config.noise)
+        from_models = rng.random(n) < min(0.5, len(made) / config.turn)
+        if from_models.any():
+            chosen = made[rng.integers(len(made), size=int(from_models.sum()))]
+            clean[from_models] = grids.reconfigure(chosen, structure[from_models])
+            noisy[from_models] = grids.add_noise(
+                clean[from_models], grids.noisy_cells(structure[from_models]), rng, config.noise
+            )
+        weight = _weight_of(structure, config.rest if making else 0.0)
+        if learner.preset.optimiser == "muon" and learner.rate() > 0.2:
+            revived.append(learner.revive(torch.as_tensor(noisy[:16], device=config.device).long()))
+        for rows in np.array_split(np.arange(n), max(1, n // learner.preset.batch)):
+            tensors = [torch.as_tensor(x[rows], device=config.device) for x in (noisy, clean, weight)]
+            loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2])
+            losses.append(loss)
+            for t, s, ok in zip(task[rows], structure[rows], correct.tolist(), strict=True):
+                learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
+    point = _evaluate(config, id, learner, float(np.mean(losses)), started, float(np.mean(revived or [0.0])))
+    save_mygpt(learner.model, point.accuracy, directory / f"gpt_{id:03d}.pth")
+    learner.save(state)
+    with open(curve, "a", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(point)) + "\n")
+    return point
+
+
+def _draw(
+    n: int, right: NDArray[np.float64], focus: float, making: bool, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n,) tasks and structures: uniform with weight 1 - focus, in proportion to the share of wrong answers with weight
+    focus; one in five quizzes in the structure that makes them, where that is learnt."""
+    evaluated = list(grids.EVALUATED)
+    wrong = 1 - right[:, evaluated]
+    weight = (1 - focus) / wrong.size + focus * wrong / max(wrong.sum(), 1e-9)
+    task, at = np.divmod(rng.choice(wrong.size, size=n, p=(weight / weight.sum()).ravel()), len(evaluated))
+    structure = np.array(evaluated)[at]
+    if making:
+        makes = [k for k in range(len(grids.STRUCTURES)) if k not in evaluated]
+        structure = np.where(rng.random(n) < 0.2, rng.choice(makes, size=n), structure)
+    return task, structure
+
+
+def _weight_of(structure: NDArray[np.int64], rest: float) -> NDArray[np.float32]:
+    """(n, 404) 1 on the second and the fourth grid, which can be told from the grids before them (on all three that are
+    made, where quizzes are made), `rest` elsewhere."""
+    answers = grids.cells_of(np.array([False, True, False, True])) | grids.predicted_cells(structure)
+    return np.where(answers, 1.0, rest).astype(np.float32)
+
+
+def _evaluate(config: CultureConfig, id: int, learner: Learner, loss: float, started: float, revived: float) -> Point:
+    """On fresh quizzes, the same for every turn and model, uniform over tasks and evaluated structures, with noise."""
+    rng = np.random.default_rng(derive_seed(config.seed, "evaluation"))
+    task = np.arange(config.tested) % len(TASKS)
+    structure = np.array(grids.EVALUATED)[np.arange(config.tested) // len(TASKS) % len(grids.EVALUATED)]
+    noisy, clean = (
+        torch.as_tensor(x, device=config.device).long() for x in quiz_batch(task, structure, rng, config.noise)
+    )
+    greedy, sampled = answers(learner.model, noisy, clean)
+    return Point(
+        id=id,
+        seen=learner.seen,
+        loss=loss,
+        accuracy=float(sampled.mean()),
+        greedy=float(greedy.mean()),
+        by_task={name: round(float(sampled[task == t].mean()), 4) for t, name in enumerate(TASKS)},
+        by_structure={
+            grids.STRUCTURES[s].name: round(float(sampled[structure == s].mean()), 4) for s in grids.EVALUATED
+        },
+        right=np.round(learner.right, 4).tolist(),
+        seconds=time.monotonic() - started,
+        revived=revived,
+    )
+
+
+def read_curve(directory: str | Path) -> list[Point]:
+    """Every evaluation so far, in the order in which they were made; a line cut off by a kill is left out."""
+    path = Path(directory) / "curve.jsonl"
+    if not path.exists():
+        return []
+    points = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            points.append(Point(**json.loads(line)))
+        except json.JSONDecodeError:
+            logger.warning("{}: a line that was cut off is left out", path)
+    return points
+
+
+def make_round(config: CultureConfig, directory: Path) -> int:
+    """Let the models make quizzes for one another, and keep those they agree on: four fifths to train on, a fifth for
+    tests, in `c_quizzes.pth`. Gives how many were kept."""
+    models = [load_mygpt(directory / f"gpt_{id:03d}.pth")[0] for id in config.ids]
+    rule = Agreement(max_fail=config.max_fail)
+    quizzes, _, made = agreed_quizzes(models, config.quizzes, derive_seed(config.seed, "making"), rule)
+    cut = len(quizzes) * 4 // 5
+    save_quizzes(directory / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
+    logger.info("{} quizzes kept of {} made", len(quizzes), made)
+    return len(quizzes)
+
+
+def train(config: CultureConfig, directory: str | Path, report: Callable[[Point], None] | None = None) -> list[Point]:
+    """Train every model to its budget, turn by turn, the weakest of those at rest first. Goes on where it stopped.
+
+    Once all models have passed the threshold they make quizzes, which from then on are at most half of what they learn
+    from. Raises ValueError for an unknown preset or no model.
+    """
+    if config.preset not in PRESETS:
+        raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
+    if not config.ids or config.budget < 1 or config.turn < 1 or config.workers < 1:
+        raise ValueError("training needs a model, a budget, a turn and a worker")
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    write_text(directory / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    latest = {point.id: point for point in read_curve(directory)}
+    running: dict[Future[Point], int] = {}
+    with ProcessPoolExecutor(
+        config.workers, mp_context=get_context("spawn"), initializer=_single, initargs=(config.threads,)
+    ) as pool:
+        while True:
+            making = config.quizzes > 0 and not (directory / QUIZZES).exists() and passed(config, latest)
+            for id in sorted(config.ids, key=lambda i: _strength(latest.get(i))):
+                open_ = not making and (id not in latest or latest[id].seen < config.budget)
+                if open_ and id not in running.values() and len(running) < config.workers:
+                    running[pool.submit(turn, config, id, directory)] = id
+            if not running and making:
+                make_round(config, directory)
+                continue
+            if not running:
+                return read_curve(directory)
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            for future in done:
+                id = running.pop(future)
+                latest[id] = future.result()
+                (report or _log)(latest[id])
+
+
+def _single(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+
+
+def _strength(point: Point | None) -> tuple[float, int]:
+    return (point.accuracy, point.seen) if point else (-1.0, 0)
+
+
+def _log(point: Point) -> None:
+    logger.info(
+        "gpt {:03d}: {} quizzes, loss {:.4f}, accuracy {:.3f} sampled, {:.3f} greedy, {:.0f} s",
+        point.id, point.seen, point.loss, point.accuracy, point.greedy, point.seconds,
+    )  # fmt: skip
+
+
+def passed(config: CultureConfig, latest: Mapping[int, Point]) -> bool:
+    """Whether the latest evaluation of every model reaches the threshold, so that they may make quizzes."""
+    return all(id in latest and latest[id].accuracy >= config.threshold for id in config.ids)

@@ -1,0 +1,161 @@
+"""A training step against plain autograd, the exact evaluation against sampling and decoding, states on disk."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from interp_kit.models.convert import convert_mygpt
+from interp_kit.models.decode import decode
+from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.world import sample_worlds
+from interp_kit.training.culture.learner import PRESETS, GPTPreset, Learner, answers
+
+TINY = GPTPreset(d_model=16, d_key=4, d_mlp=16, n_heads=2, n_layers=2, batch=4, warm_up=1)
+
+
+@pytest.fixture(scope="module")
+def quizzes() -> torch.Tensor:
+    return torch.as_tensor(sample_worlds(8, np.random.default_rng(0)).quizzes()).long()
+
+
+def weights(quarters: tuple[bool, ...], n: int) -> torch.Tensor:
+    return torch.as_tensor(np.tile(grids.cells_of(np.array(quarters)), (n, 1))).float()
+
+
+@pytest.mark.parametrize("quarters", [(False, True, False, True), (True, True, True, True)])
+@pytest.mark.parametrize("micro_batch", [3, 8])
+def test_gradient_and_loss_are_those_of_the_whole_network(
+    quizzes: torch.Tensor, quarters: tuple[bool, ...], micro_batch: int
+) -> None:
+    learner = Learner(dataclasses.replace(TINY, clip=0.0), seed=1, budget=100, micro_batch=micro_batch)
+    for parameter in learner.model.parameters():  # the quiet start has no gradients below the readout
+        torch.nn.init.normal_(parameter, std=0.3)
+    weight = weights(quarters, 8) * torch.rand(8, 404, generator=torch.Generator().manual_seed(3))
+    grads: dict[str, torch.Tensor] = {}
+    for optimiser in learner.optimisers:
+        optimiser.step = lambda: grads.update(  # type: ignore[method-assign]
+            {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
+        )
+    loss, right = learner.step(quizzes, quizzes, weight)
+    learner.model.zero_grad()
+    logits = learner.model(quizzes)
+    each = F.cross_entropy(logits.flatten(0, 1), quizzes.flatten(), reduction="none")
+    expected = (each * weight.flatten()).sum() / weight.sum()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+    for name, parameter in learner.model.named_parameters():
+        assert grads[name] == pytest.approx(parameter.grad, abs=1e-5), name
+    assert right.tolist() == (logits[:, -100:].argmax(-1) == quizzes[:, -100:]).all(1).tolist()
+
+
+def test_learning_lowers_the_loss(quizzes: torch.Tensor) -> None:
+    learner = Learner(TINY, seed=1, budget=10_000)
+    losses = [learner.step(quizzes, quizzes, weights((False, True, False, True), 8))[0] for _ in range(40)]
+    assert losses[-1] < 0.7 * losses[0]
+    assert learner.seen == 320
+
+
+def test_rate_warms_up_and_falls_to_nothing() -> None:
+    learner = Learner(dataclasses.replace(TINY, warm_up=10, decay=0.5), seed=0, budget=1000)
+    rates = []
+    for learner.seen in (0, 20, 36, 500, 750, 1000):
+        rates.append(learner.rate())
+    assert rates == pytest.approx([0.1, 0.6, 1.0, 1.0, 0.5, 0.0])
+
+
+def test_a_state_goes_on_as_if_never_interrupted(quizzes: torch.Tensor, tmp_path: Path) -> None:
+    one, weight = Learner(TINY, seed=2, budget=1000), weights((False, True, False, True), 8)
+    for _ in range(3):
+        one.step(quizzes, quizzes, weight)
+    one.save(tmp_path / "s")
+    two = Learner.load(tmp_path / "s")
+    assert two.seen == one.seen == 24
+    for _ in range(3):
+        assert one.step(quizzes, quizzes, weight)[0] == two.step(quizzes, quizzes, weight)[0]
+    for a, b in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("damage", ["cut", "other"])
+def test_damaged_states_are_refused_by_name(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "gpt_000.state"
+    Learner(TINY, seed=0, budget=10).save(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        torch.save({"model": {}}, path)
+    with pytest.raises(CheckpointError, match=r"gpt_000\.state is no training state"):
+        Learner.load(path)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(quizzes: torch.Tensor) -> None:
+    learner = Learner(TINY, seed=0, budget=100)
+    with torch.no_grad():
+        learner.model.readout.weight[0, 0] = torch.inf
+    before = learner.model.embed.weight.clone()
+    with pytest.raises(FloatingPointError, match="the loss is"):
+        learner.step(quizzes, quizzes, weights((False, True, False, True), 8))
+    assert torch.equal(before, learner.model.embed.weight)
+
+
+def test_exact_evaluation_agrees_with_decoding_and_sampling() -> None:
+    """On a model whose answers are right now and then, and whose cells are near certain."""
+    learner = Learner(TINY, seed=4, budget=10_000)
+    quizzes = torch.as_tensor(sample_worlds(4, np.random.default_rng(1)).quizzes()).long()
+    for _ in range(400):
+        learner.step(quizzes, quizzes, weights((False, True, False, True), 4))
+    greedy, sampled = answers(learner.model, quizzes, quizzes)
+    hooked = convert_mygpt(learner.model)
+    rows = F.pad(quizzes, (1, 0))
+    free = torch.zeros(405, dtype=torch.bool)
+    free[-100:] = True
+    written = decode(hooked, rows, free).tokens
+    assert greedy.tolist() == (written == rows).all(1).tolist()
+    assert 0.02 < sampled.mean() < 0.999, "the test needs a model that is not certain"
+    many = rows.repeat_interleave(300, 0)
+    hits = (decode(hooked, many, free, temperature=1.0, seed=1, batch_size=400).tokens == many).all(1).view(4, 300)
+    spread = np.sqrt(sampled * (1 - sampled) / 300)
+    assert (np.abs(hits.double().mean(1).numpy() - sampled) < 4 * spread + 1e-3).all()
+
+
+def test_presets_are_the_original_sizes() -> None:
+    from interp_kit.models.mygpt import MyGPT
+
+    with torch.device("meta"):
+        count = sum(p.numel() for p in MyGPT(PRESETS["37M"].network()).parameters())
+    assert count == 37_819_407
+    assert (PRESETS["4M"].lr, PRESETS["4M"].batch, PRESETS["4M"].dropout) == (5e-4, 25, 0.1)
+
+
+def test_units_that_are_off_begin_anew_and_no_other_changes(quizzes: torch.Tensor) -> None:
+    learner = Learner(TINY, seed=1, budget=1000)
+    for _ in range(3):
+        learner.step(quizzes, quizzes, weights((False, True, False, True), 8))
+    block = learner.model.blocks[1]
+    with torch.no_grad():
+        block.fc1.bias[:5] = -1e4
+        block.fc1.bias[5:] = 1e4
+        learner.model.blocks[0].fc1.bias[:] = 1e4
+    before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+    logits = learner.model(quizzes)
+    assert learner.revive(quizzes) == pytest.approx(5 / 32)
+    assert learner.model(quizzes) == pytest.approx(logits, abs=1e-5)  # a unit begins without output
+    for name, p in learner.model.named_parameters():
+        changed = (p != before[name]).nonzero()
+        if name in ("blocks.1.fc1.weight", "blocks.1.fc1.bias"):
+            assert set(changed[:, 0].tolist()) == {0, 1, 2, 3, 4}
+        elif name == "blocks.1.fc2.weight":
+            assert set(changed[:, 1].tolist()) <= {0, 1, 2, 3, 4}
+        else:
+            assert len(changed) == 0, name
+    momentum = {id(p): o.state[p] for o in learner.optimisers for p in o.state}
+    assert (momentum[id(block.fc1.weight)]["momentum"][:5] == 0).all()
+    assert (momentum[id(block.fc1.weight)]["momentum"][5:] != 0).any()
+    assert (momentum[id(block.fc2.weight)]["momentum"][:, :5] == 0).all()
+    assert (momentum[id(block.fc1.bias)]["exp_avg"][:5] == 0).all()
+    assert learner.revive(quizzes) < 5 / 32

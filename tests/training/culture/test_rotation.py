@@ -1,0 +1,156 @@
+"""Rotation: quizzes and weights as they should be, resuming after kill -9, the weakest first, and rounds of quizzes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from interp_kit.models.mygpt import load_mygpt
+from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.world import TASKS
+from interp_kit.training.culture import rotation
+from interp_kit.training.culture.making import save_quizzes
+from interp_kit.training.culture.rotation import CultureConfig, Point, quiz_batch, read_curve, train, turn
+
+SMALL = {"preset": "17K", "budget": 96, "turn": 32, "tested": 32, "workers": 1}
+PROGRAM = """
+import json, sys
+from interp_kit.training.culture.rotation import CultureConfig, train
+if __name__ == "__main__":
+    train(CultureConfig(**json.loads(sys.argv[2])), sys.argv[1])
+"""
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_mygpt(path)[0].state_dict()
+
+
+def test_batches_are_noisy_where_the_structure_says_and_true_elsewhere() -> None:
+    structure = np.arange(200) % len(grids.STRUCTURES)
+    noisy, clean = quiz_batch(np.arange(200) % 8, structure, np.random.default_rng(0), 0.5)
+    differs = noisy != clean
+    assert not differs[~grids.noisy_cells(structure)].any()
+    assert 0.4 < differs[grids.noisy_cells(structure)].mean() < 0.5  # half are drawn anew, one in eleven as it was
+    assert grids.structure_of(clean).tolist() == structure.tolist()
+
+
+def test_draws_follow_what_is_still_wrong() -> None:
+    right = np.ones((len(TASKS), len(grids.STRUCTURES)))
+    right[3, 1] = 0.0
+    task, structure = rotation._draw(20_000, right, 0.8, False, np.random.default_rng(0))
+    share = ((task == 3) & (structure == 1)).mean()
+    assert share == pytest.approx(0.8 + 0.2 / 32, abs=0.01)
+    assert set(structure) == set(grids.EVALUATED)
+    _, structure = rotation._draw(20_000, right, 0.0, True, np.random.default_rng(0))
+    assert (~np.isin(structure, grids.EVALUATED)).mean() == pytest.approx(0.2, abs=0.01)
+
+
+def test_weights_of_the_loss() -> None:
+    weight = rotation._weight_of(np.array([0, 4]), 0.1)
+    assert (weight[0, 1:101] == np.float32(0.1)).all()
+    assert (weight[0, 102:202] == 1).all()
+    assert (weight[0, 203:303] == np.float32(0.1)).all()
+    assert (weight[0, 304:] == 1).all()
+    assert (weight[1, 203:303] == 1).all()  # the structure that makes quizzes writes three grids
+    assert set(weight[0, ::101]) == {np.float32(0.1)}
+
+
+def test_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    arguments = [json.dumps({**SMALL, "ids": [0]})]
+    subprocess.run([sys.executable, "-c", PROGRAM, str(whole), *arguments], check=True, capture_output=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(cut), *arguments], start_new_session=True, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not read_curve(cut) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(read_curve(cut)) < 3
+    subprocess.run([sys.executable, "-c", PROGRAM, str(cut), *arguments], check=True, capture_output=True)
+    for name, value in weights(whole / "gpt_000.pth").items():
+        assert torch.equal(value, weights(cut / "gpt_000.pth")[name]), name
+    points = read_curve(cut)
+    assert [p.seen for p in points][-1] == 96
+    assert not list(cut.glob(".*"))  # nothing half written is left
+    assert load_mygpt(cut / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
+
+
+def point(id: int, seen: int, accuracy: float) -> Point:
+    return Point(id, seen, 0.0, accuracy, 0.0, {}, {}, [[0.0] * 5] * 8, 0.0)
+
+
+def test_the_weakest_learns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+
+    class Pool:  # runs each turn at once, with accuracies that are told
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def submit(self, _f: object, config: CultureConfig, id: int, _d: Path):
+            from concurrent.futures import Future
+
+            order.append(id)
+            future: Future[Point] = Future()
+            future.set_result(point(id, 32 * order.count(id), {0: 0.9, 1: 0.2, 2: 0.5}[id]))
+            return future
+
+    monkeypatch.setattr(rotation, "ProcessPoolExecutor", Pool)
+    train(CultureConfig(**{**SMALL, "ids": (0, 1, 2)}), tmp_path, report=lambda _: None)
+    assert order == [0, 1, 2, 1, 1, 2, 2, 0, 0]
+
+
+def test_culture_quizzes_are_at_most_half_of_what_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mark = grids.compose(np.full((50, 4, 100), 7, np.int64))
+    save_quizzes(tmp_path / "c_quizzes.pth", [mark], [mark[:0]])
+    seen: list[float] = []
+    step = rotation.Learner.step
+
+    def watched(self: rotation.Learner, tokens: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor):
+        seen.extend((targets.reshape(-1, 4, 101)[:, :, 1:] == 7).all(-1).all(-1).tolist())
+        assert not tokens[~torch.as_tensor(weight > 0)].lt(0).any()
+        return step(self, tokens, targets, weight)
+
+    monkeypatch.setattr(rotation.Learner, "step", watched)
+    turn(CultureConfig(**{**SMALL, "budget": 400, "turn": 400}), 0, tmp_path)
+    assert np.mean(seen) == pytest.approx(50 / 400, abs=0.06)
+    assert rotation.load_quizzes(tmp_path / "c_quizzes.pth")[0].shape == (50, 404)
+
+
+def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
+    turn(CultureConfig(**{**SMALL, "budget": 32}), 3, tmp_path)
+    whole = read_curve(tmp_path)
+    with open(tmp_path / "curve.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"id": 3, "se')
+    assert read_curve(tmp_path) == whole
+    assert set(whole[0].by_task) == set(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preset": "18K"}, "no preset '18K'; there are fast, 17K"),
+        ({"ids": ()}, "needs a model"),
+        ({"turn": 0}, "a turn"),
+    ],
+)
+def test_bad_configs(tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(CultureConfig(**{**SMALL, **options}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:
+    turn(CultureConfig(**{**SMALL, "budget": 32}), 0, tmp_path)
+    with pytest.raises(ValueError, match=r"gpt_000\.state is of .*not of preset 'fast'"):
+        turn(CultureConfig(**{**SMALL, "budget": 64, "preset": "fast"}), 0, tmp_path)
