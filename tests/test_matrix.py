@@ -18,9 +18,16 @@ def each_task(request: pytest.FixtureRequest) -> AbstractTask:
 
 
 @pytest.fixture(scope="module")
-def model(each_task: AbstractTask):
+def examples(each_task: AbstractTask) -> list[ik.Example]:
+    """The task's pool, as far as 64 examples, or as many as make 8,192 tokens where the texts are long."""
+    pool = each_task.pool()
+    return pool[: min(64, 8192 // max(len(example.tokens) for example in pool))]
+
+
+@pytest.fixture(scope="module")
+def model(each_task: AbstractTask, examples: list[ik.Example]):
     """A small random model of the task's vocabulary."""
-    longest = max(len(example.tokens) for example in each_task.pool())
+    longest = max(len(example.tokens) for example in examples)
     return hooked_transformer(
         n_layers=2, d_model=16, n_heads=2, d_head=8, d_mlp=32, n_ctx=longest, d_vocab=len(each_task.vocabulary),
         act_fn="gelu_new", seed=0,
@@ -28,9 +35,9 @@ def model(each_task: AbstractTask):
 
 
 @pytest.fixture(scope="module")
-def batch(each_task: AbstractTask) -> ik.TokenBatch:
-    """The task's pool, as far as 64 examples."""
-    return each_task.batch(each_task.pool()[:64])
+def batch(each_task: AbstractTask, examples: list[ik.Example]) -> ik.TokenBatch:
+    """Those examples as a batch."""
+    return each_task.batch(examples)
 
 
 def drawn_and_stored(result: ik.AbstractResult, folder) -> None:
@@ -43,8 +50,10 @@ def drawn_and_stored(result: ik.AbstractResult, folder) -> None:
     assert again.to_frame().equals(frame)
 
 
-def test_examples_carry_names_and_truth(each_task: AbstractTask, batch: ik.TokenBatch) -> None:
-    for example in each_task.pool()[:64]:
+def test_examples_carry_names_and_truth(
+    each_task: AbstractTask, examples: list[ik.Example], batch: ik.TokenBatch
+) -> None:
+    for example in examples:
         assert sorted(example.positions.values()) == list(range(len(example.tokens)))
         assert set(example.labels) == set(each_task.variables)
     for field in each_task.fields:
@@ -52,7 +61,11 @@ def test_examples_carry_names_and_truth(each_task: AbstractTask, batch: ik.Token
 
 
 def test_probe(each_task: AbstractTask, model, batch: ik.TokenBatch, tmp_path) -> None:
-    result = ik.probe(model, batch, [each_task.fields[-1].name], repeats=1, control_repeats=0)
+    """An amount, or a field where the task has none, at up to 24 positions spread over the text and its last one."""
+    names = list(batch.positions)
+    spread = [*names[: -1 : max(1, len(names) // 23)], names[-1]]
+    label = [*(field.name for field in each_task.fields), *each_task.numeric][-1]
+    result = ik.probe(model, batch, [label], positions=spread, repeats=1, control_repeats=0)
     assert np.isfinite(result.score).any()
     drawn_and_stored(result, tmp_path / "r")
 
@@ -74,6 +87,6 @@ def test_ablate_and_jaccard(model, batch: ik.TokenBatch, tmp_path) -> None:
 
 
 def test_train_sae(each_task: AbstractTask, model, tmp_path) -> None:
-    config = ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048)
+    config = ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64)
     result = ik.train_sae(model, each_task, site="blocks.1.hook_mlp_out", config=config, progress=False)
     drawn_and_stored(result, tmp_path / "r")

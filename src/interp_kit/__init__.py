@@ -50,17 +50,29 @@ _EXPORTS = {
     "mechanism": "interp_kit.analysis.mediation",
     "train_sae": "interp_kit.analysis.sae",
     "SAEConfig": "interp_kit.analysis.sae_training",
+    "decode": "interp_kit.models.decode",
+    "first_difference": "interp_kit.analysis.metrics",
+    "exact_match": "interp_kit.analysis.metrics",
+    "log_probability": "interp_kit.analysis.metrics",
+    "attention_lags": "interp_kit.analysis.attention",
+    "generate_under": "interp_kit.analysis.generation",
+    "CultureTask": "interp_kit.tasks.culture.task",
     "report": "interp_kit.reports.report",
 }
 __all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from interp_kit.analysis.ablation import ablate as ablate
+    from interp_kit.analysis.attention import attention_lags as attention_lags
     from interp_kit.analysis.evaluation import evaluate as evaluate
+    from interp_kit.analysis.generation import generate_under as generate_under
     from interp_kit.analysis.mediation import mechanism as mechanism
     from interp_kit.analysis.metrics import Metric as Metric
     from interp_kit.analysis.metrics import accuracy as accuracy
+    from interp_kit.analysis.metrics import exact_match as exact_match
+    from interp_kit.analysis.metrics import first_difference as first_difference
     from interp_kit.analysis.metrics import kl as kl
+    from interp_kit.analysis.metrics import log_probability as log_probability
     from interp_kit.analysis.metrics import logit_difference as logit_difference
     from interp_kit.analysis.metrics import probability as probability
     from interp_kit.analysis.patching import patch as patch
@@ -90,11 +102,13 @@ if TYPE_CHECKING:
     from interp_kit.models.checkpoints import load as load
     from interp_kit.models.decode import complete as complete
     from interp_kit.models.decode import completer as completer
+    from interp_kit.models.decode import decode as decode
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.recipes.zoo import planted as planted
     from interp_kit.recipes.zoo import untrained as untrained
     from interp_kit.reports.report import report as report
     from interp_kit.tasks.boolean import BooleanTask as BooleanTask
+    from interp_kit.tasks.culture.task import CultureTask as CultureTask
     from interp_kit.tasks.registry import task as task
     from interp_kit.training.sft import SFTConfig as SFTConfig
     from interp_kit.training.sft import train_sft as train_sft

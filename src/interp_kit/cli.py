@@ -351,6 +351,26 @@ class Report:
         print(run(self.out, jobs=self.jobs, progress=self.progress))
 
 
+@dataclass(frozen=True, kw_only=True)
+class CultureReport:
+    """The study of the culture models, recomputed from the checkpoints, as a page with grids."""
+
+    out: Path = Path("reports/culture.html")
+    ids: tuple[int, ...] = ()
+    """numbers of the models; default: all there are"""
+    checkpoint_dir: str | None = None
+    tests: int = 1000
+    """quizzes to test the models on"""
+    jobs: int | None = None
+    """processes; default: one a core"""
+    progress: bool = True
+
+    def execute(self) -> None:
+        from interp_kit.recipes.culture_report import main as run
+
+        print(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -363,6 +383,7 @@ Command = (
     | Annotated[Sae, tyro.conf.subcommand("sae")]
     | Annotated[TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[Report, tyro.conf.subcommand("report")]
+    | Annotated[CultureReport, tyro.conf.subcommand("culture-report")]
 )
 
 

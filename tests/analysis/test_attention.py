@@ -77,7 +77,7 @@ def test_frame_figure_and_round_trip(tiny_model: MakeModel, batch: TokenBatch, t
     assert len(frame) == 4 * 2
     assert (frame["low"] <= frame["attention"]).all()
     assert (frame["attention"] <= frame["high"]).all()
-    assert [t.get_text() for t in result.plot().get_xticklabels()] == ["0", "1"]
+    assert [t.get_text() for t in result.plot().get_xticklabels()] == ["0 back", "1 back"]
     assert AttentionLags.load(result.save(tmp_path / "lags")).to_frame().equals(frame)
 
 

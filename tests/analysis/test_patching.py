@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer, patching
 
-from interp_kit.analysis.metrics import Metric, logit_difference, probability
+from interp_kit.analysis.metrics import Metric, first_difference, logit_difference, probability
 from interp_kit.analysis.patching import PatchingResult, patch, patch_senders
 from interp_kit.analysis.sites import ACTIVATIONS, CopyAttended, Edit
 from interp_kit.analysis.sweep import sweep
@@ -392,3 +392,33 @@ def test_every_site_can_be_patched(tiny_model: MakeModel, pairs: PairBatch) -> N
     for site in sites:
         assert np.abs(result.recovered[np.array(result.site) == site]).max() > 1e-4
     assert (patch(model, pairs, sites="pos_embed", by="all").recovered == 0).all()
+
+
+# ------------------------------------------------------------------------------------- groups, and the first difference
+
+
+def test_groups_of_positions_are_patched_together(tiny_model: MakeModel, task: BooleanTask) -> None:
+    model, pairs = tiny_model(0), task.pairs("newB", "newD")
+    names = list(pairs.clean.positions)
+    result = patch(model, pairs, positions={"everything": names, "first": names[:1]})
+    assert set(result.position) == {"everything", "first"}
+    frame = result.to_frame().set_index(["layer", "position"])
+    assert frame.loc[(0, "everything"), "recovered"] == pytest.approx(1, abs=1e-5)
+    alone = patch(model, pairs, positions=names[:1]).to_frame().set_index("layer")
+    assert frame.loc[(1, "first"), "recovered"] == pytest.approx(alone.loc[1, "recovered"], abs=1e-6)
+
+
+def test_first_difference_reads_the_first_answer_that_differs(tiny_model: MakeModel, task: BooleanTask) -> None:
+    model, pairs = tiny_model(0), task.pairs("D", "newD", hold=())
+    logits = model(pairs.clean.tokens)
+    metric = first_difference(pairs)
+    found = metric(logits, pairs.clean)
+    for row in range(len(pairs)):
+        for field in task.fields:
+            right, wrong = (int(side.answer[field.name][row]) for side in (pairs.clean, pairs.corrupt))
+            if right != wrong:
+                here = logits[row, int(pairs.clean.position(field.predict)[row])]
+                assert found[row] == pytest.approx(float(here[right] - here[wrong]), abs=1e-5)
+                break
+    with pytest.raises(ValueError, match="pair 0 has the same answers"):
+        first_difference(PairBatch(pairs.clean, pairs.clean, "D", "newD", "own", pairs.differs))

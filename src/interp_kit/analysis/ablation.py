@@ -19,7 +19,7 @@ from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, initialisation, model_name
 
 Kind = Literal["zero", "mean", "resample"]
-Unit = Literal["head", "mlp", "layer"]
+Unit = Literal["head", "mlp", "attention", "layer"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,9 @@ def ablate(
     """Remove each head, MLP or whole layer in turn and measure what every field loses.
 
     kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch, averaged
-    over `resamples` draws. A layer is its heads and its MLP together. Removing is done at every position.
+    over `resamples` draws. Attention is all heads of a layer, a layer its heads and its MLP together. Removing is done
+    at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
+    then the only field.
 
     Raises ValueError for an unknown kind, unit or field.
     """
@@ -166,7 +168,9 @@ def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[tuple[st
             return [(f"L{la}H{he}", [("z", la, he)]) for la in layers for he in heads]
         case "mlp":
             return [(f"L{la} MLP", [("mlp_out", la, None)]) for la in layers if has_mlp]
+        case "attention":
+            return [(f"L{la} attention", [("z", la, None)]) for la in layers]
         case "layer":
             mlp = [("mlp_out", None)] if has_mlp else []
             return [(f"L{la}", [("z", la, None), *((site, la, head) for site, head in mlp)]) for la in layers]
-    raise ValueError(f"no unit {unit!r}; there are head, mlp, layer")
+    raise ValueError(f"no unit {unit!r}; there are head, mlp, attention, layer")

@@ -24,13 +24,14 @@ from interp_kit.models.convert import untrained
 class AttentionLags(AbstractResult):
     """Mean attention of each head at each lag.
 
-    heads: names ("L0H1"); lags: tokens back from the query; attention: (head, lag, batch) averaged over the queries of
-    each example; even: (lag,) what attention spread evenly over all visible tokens would give; untrained: (head, lag)
-    the mean of the same network with random weights.
+    heads: names ("L0H1"); lags: tokens back from the query; names: what each lag means; attention: (head, lag, batch)
+    averaged over the queries of each example; even: (lag,) what attention spread evenly over all visible tokens would
+    give; untrained: (head, lag) the mean of the same network with random weights.
     """
 
     heads: tuple[str, ...]
     lags: tuple[int, ...]
+    names: tuple[str, ...]
     attention: np.ndarray
     even: np.ndarray
     untrained: np.ndarray
@@ -52,11 +53,11 @@ class AttentionLags(AbstractResult):
         """One row a head and lag: mean attention with bootstrap interval over examples, beside its controls."""
         mean, low, high = bootstrap_mean(self.attention)
         rows = [
-            (head, lag, mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
+            (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
             for j, lag in enumerate(self.lags)
         ]
-        return pd.DataFrame(rows, columns=["head", "lag", "attention", "low", "high", "even", "untrained", "n"])
+        return pd.DataFrame(rows, columns=["head", "lag", "name", "attention", "low", "high", "even", "untrained", "n"])
 
     def caption(self) -> str:
         """See AbstractResult."""
@@ -72,11 +73,11 @@ class AttentionLags(AbstractResult):
         return heatmap(
             self.attention.mean(-1),
             self.heads,
-            [str(lag) for lag in self.lags],
+            self.names,
             ax=ax,
             title=f"attention by distance, {self.config['model']} (n = {self.n})",
             label="mean attention",
-            x_label="tokens back from the query",
+            x_label="where the head looks, from the token before the one predicted",
             limits=(0.0, 1.0),
         )
 
@@ -84,7 +85,7 @@ class AttentionLags(AbstractResult):
 def attention_lags(
     model: HookedModel,
     batch: TokenBatch,
-    lags: Sequence[int] = (0, 1, 10, 100, 101),
+    lags: Sequence[int] | Mapping[str, int] = (0, 1),
     *,
     queries: Sequence[str] | None = None,
     batch_size: int = 8,
@@ -92,9 +93,12 @@ def attention_lags(
 ) -> AttentionLags:
     """Mean attention of every head at each lag, over the queries of each example, and the same untrained.
 
-    queries: named positions; by default those whose logits predict a token of the completion. Queries that have no
-    token so far back are left out at that lag. Raises ValueError for no lag, a negative one, or one that no query has.
+    lags: tokens back, or what they mean -> tokens back. queries: named positions; by default those whose logits predict
+    a token of the completion. Queries that have no token so far back are left out at that lag. Raises ValueError for no
+    lag, a negative one, or one that no query has.
     """
+    names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
+    lags = list(lags.values()) if isinstance(lags, Mapping) else list(lags)
     asked = _queries(batch, queries)
     length = batch.tokens.shape[1]
     at = torch.arange(length, device=asked.device)
@@ -108,7 +112,8 @@ def attention_lags(
     control = _measure(untrained(model, seed), batch, asked, lags, batch_size).mean(-1)
     return AttentionLags(
         heads=tuple(f"L{la}H{he}" for la in range(model.cfg.n_layers) for he in range(model.cfg.n_heads)),
-        lags=tuple(int(lag) for lag in lags),
+        lags=tuple(lags),
+        names=tuple(names),
         attention=measured,
         even=np.array(even),
         untrained=control,

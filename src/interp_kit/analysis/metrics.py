@@ -20,13 +20,14 @@ class Metric:
     "completion", from all logits that predict a token of the completion.
 
     right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the
-    field.
+    field. at: (batch,) the index whose logits are read, where it is not the field's own.
     """
 
     kind: Kind
     field: str
     right: Int[Tensor, " batch"] | None = None
     wrong: Int[Tensor, " batch"] | None = None
+    at: Int[Tensor, " batch"] | None = None
 
     @property
     def name(self) -> str:
@@ -35,7 +36,7 @@ class Metric:
 
     def position(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
         """(batch,) the index whose logits are read."""
-        return batch.position(batch.field(self.field).predict)
+        return batch.position(batch.field(self.field).predict) if self.at is None else self.at
 
     def __call__(
         self,
@@ -96,6 +97,22 @@ def logit_difference(target: PairBatch | str) -> Metric:
     """Right minus wrong logit: clean minus corrupt answer of a PairBatch, or answer minus mean of a field's other
     values."""
     return _metric("logit_difference", target)
+
+
+def first_difference(pairs: PairBatch) -> Metric:
+    """Clean minus corrupt answer's logit at the first field, in the order of the text, whose two answers differ.
+
+    For answers of many tokens: before that field both completions are alike, so only the prompt can decide it.
+    Raises ValueError where no field of a pair differs.
+    """
+    at = torch.stack([pairs.clean.position(field.predict) for field in pairs.clean.fields])
+    clean, corrupt = (torch.stack([side.answer[f.name] for f in side.fields]) for side in (pairs.clean, pairs.corrupt))
+    where = torch.where(clean != corrupt, at, torch.iinfo(at.dtype).max).min(0)
+    if (same := (clean == corrupt).all(0)).any():
+        raise ValueError(f"pair {int(same.nonzero()[0])} has the same answers on both sides")
+    rows = torch.arange(len(pairs), device=at.device)
+    right, wrong = clean[where.indices, rows], corrupt[where.indices, rows]
+    return Metric("logit_difference", "the first differing answer", right, wrong, where.values)
 
 
 def probability(target: PairBatch | str) -> Metric:

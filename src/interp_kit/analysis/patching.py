@@ -4,7 +4,7 @@ al. 2023).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -121,7 +121,7 @@ def patch(
     *,
     sites: str | Sequence[str] = "resid_pre",
     by: Literal["position", "all"] = "position",
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
@@ -130,7 +130,8 @@ def patch(
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
     sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head. by: one named
-    position at a time (`positions`, default those that every row has), or all positions together. direction: "denoise"
+    position at a time (`positions`, default those that every row has; name -> positions patches groups of them, such as
+    all cells of a grid), or all positions together. direction: "denoise"
     copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
     copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
 
@@ -139,17 +140,22 @@ def patch(
     pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
-    names = [None] if by == "all" else list(positions or shared)
+    groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions or shared}
+    names = [None] if by == "all" else list(groups)
     copy = Copy(source)
-    edits = [
+    marks = [
         Edit(site, layer, copy, head=head, position=name)
         for site in ([sites] if isinstance(sites, str) else sites)
         for layer in (range(model.cfg.n_layers) if "{layer}" in ACTIVATIONS.get(site, ("{layer}",))[0] else [None])
         for head in (_heads(model, site) if site in ACTIVATIONS and has_heads(site) else [None])
         for name in names
     ]
+    edits = [
+        [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
+        for mark in marks
+    ]
     swept = sweep(model, into, edits, metric(pairs), progress=progress)
-    return _result(model, pairs, edits, swept.values[:, 0], swept.baseline[0], metric, direction, dropped)
+    return _result(model, pairs, marks, swept.values[:, 0], swept.baseline[0], metric, direction, dropped)
 
 
 def patch_senders(

@@ -152,24 +152,37 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
     def column(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
 
-    names = list(
-        dict.fromkeys(name for example in sorted(examples, key=lambda e: -len(e.tokens)) for name in example.positions)
-    )
-    names.sort(key=lambda name: max(example.positions.get(name, -1) for example in examples))
-    labels = {name: column([example.labels[name] for example in examples]) for name in task.variables}
+    def tokens_of(field: Field) -> Tensor:
+        values = [example.labels[field.name] for example in examples]
+        token = {value: field.token(value) for value in set(values)}
+        return column([token[value] for value in values])
+
     return TokenBatch(
         tokens=tokens.to(device),
         mask=mask.to(device),
         prompt_length=column([example.prompt_length for example in examples]),
-        positions={name: column([example.positions.get(name, -1) for example in examples]) for name in names},
-        labels=labels,
+        positions={name: index.to(device) for name, index in _positions(examples).items()},
+        labels={name: column([example.labels[name] for example in examples]) for name in task.variables},
         fields=task.fields,
-        answer={f.name: column([f.token(example.labels[f.name]) for example in examples]) for f in task.fields},
+        answer={field.name: tokens_of(field) for field in task.fields},
         inputs=task.inputs,
         numeric=task.numeric,
         task=task.name,
         vocabulary=task.vocabulary,
     )
+
+
+def _positions(examples: list[Example]) -> dict[str, Int[Tensor, " batch"]]:
+    """Name -> (batch,) index, -1 where there is none, in the order of the text. Examples that share one mapping, as
+    those of a fixed format do, are looked up once."""
+    kinds = {id(example.positions): example for example in sorted(examples, key=lambda e: -len(e.tokens))}
+    mappings = [example.positions for example in kinds.values()]
+    names = list(dict.fromkeys(name for mapping in mappings for name in mapping))
+    names.sort(key=lambda name: max(mapping.get(name, -1) for mapping in mappings))
+    table = torch.tensor([[mapping.get(name, -1) for mapping in mappings] for name in names])
+    number = {key: kind for kind, key in enumerate(kinds)}
+    rows = torch.tensor([number[id(example.positions)] for example in examples])
+    return {name: index[rows] for name, index in zip(names, table, strict=True)}
 
 
 def make_pairs(

@@ -173,6 +173,12 @@ class AbstractTask(ABC):
             )
         return make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
 
+    def _check_names(self, variable: str, target: str, hold: Sequence[str] | None) -> None:
+        for name in (variable, *(hold or ())):
+            if name not in self.variables:
+                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
+        self.field(target)
+
     def _matching(
         self,
         variable: str,
@@ -182,10 +188,9 @@ class AbstractTask(ABC):
         seed: int,
         same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
-        for name in (variable, *(hold or ())):
-            if name not in self.variables:
-                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
-        self.field(target)
+        """Ordered pairs (clean, corrupt) for `pairs` and `conflict_pairs`. A task too large to list may override it
+        with counterfactuals of its own."""
+        self._check_names(variable, target, hold)
         pool = self.pool(seed)
         value = {name: np.array([example.labels[name] for example in pool]) for name in self.variables}
         differ = {name: value[name][:, None] != value[name][None, :] for name in self.variables}

@@ -221,7 +221,7 @@ def _read(path: Path) -> tuple[dict[str, Any], float]:
     except Exception as error:  # A damaged torch file fails in a dozen ways.
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, pickle.UnpicklingError):
-            reason = f"it holds more than plain tensors, or is cut short; nothing in it was executed ({reason})"
+            reason = "it holds more than plain tensors, or is cut short; nothing in it was executed"
         raise CheckpointError(f"{path} cannot be read: {reason}") from error
     if not isinstance(content, tuple | list) or len(content) != 2:
         raise CheckpointError(f"{path} holds no pair (state dict, accuracy)")

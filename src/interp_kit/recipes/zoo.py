@@ -1,5 +1,6 @@
 """Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
 
+import re
 from typing import TYPE_CHECKING
 
 from interp_kit.core.seeding import derive_seed
@@ -8,6 +9,7 @@ from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance, load, provenance
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
+from interp_kit.recipes.culture_models import load_hooked
 from interp_kit.tasks.boolean.text import GPT2_SIZE
 from interp_kit.tasks.registry import TASKS, task
 
@@ -32,19 +34,22 @@ def planted(name: str, seed: int = 0) -> "HookedTransformer":
 def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
     """The same architecture with fresh random weights: the control of every analysis."""
     control = fresh(model, seed)
-    attach(control, provenance=_named(f"untrained:{provenance(model).name}@{seed}", f"untrained@{seed}"))
+    origin = provenance(model)
+    attach(control, provenance=_named(f"untrained:{origin.name}@{seed}", f"untrained@{seed}", origin.task or "boolean"))
     return control
 
 
 def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTransformer":
     """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
-    else whatever `load` finds: shipped, a directory, or a hub id."""
+    a culture model (`culture/gpt_000`), else whatever `load` finds: shipped, a directory, or a hub id."""
     stem, _, seed = name.rpartition("@")
     stem, number = (stem, int(seed)) if stem and seed.isdigit() else (name, 0)
     if stem.startswith("untrained:"):
         return untrained(
             resolve(stem.removeprefix("untrained:"), device=device), derive_seed(number, "untrained") % 2**31
         )
+    if culture := re.fullmatch(r"culture/gpt_(\d{3,})", stem):
+        return load_hooked(int(culture[1]), device=device)
     if stem in PLANTED:
         return planted(stem, number).to(device, print_details=False)
     return load(name, device=device, fold=fold)
@@ -73,5 +78,5 @@ def omitted_examples(model: "HookedTransformer", known: AbstractTask) -> list[Ex
     return [e for e in known.pool() if ",".join(str(e.labels[name]) for name in known.inputs) in rows] if rows else []
 
 
-def _named(name: str, initialisation: str) -> Provenance:
-    return Provenance(name=name, path="", sha256="", initialisation=initialisation, task="boolean")
+def _named(name: str, initialisation: str, task: str = "boolean") -> Provenance:
+    return Provenance(name=name, path="", sha256="", initialisation=initialisation, task=task)

@@ -5,9 +5,11 @@ from typing import Any
 
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
+from interp_kit.tasks.culture import CultureTask
 
 TASKS: dict[str, Callable[..., AbstractTask]] = {
     "boolean": BooleanTask,
+    "culture": CultureTask,
 }
 
 
