@@ -14,6 +14,8 @@ from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.tasks.culture.figures import plot_quizzes
 from interp_kit.tasks.culture.world import TASKS
 
+DIRECTED = ("translate", "grow", "half_fill")
+
 if TYPE_CHECKING:
     from interp_kit.recipes.culture_report import Examination, Study
 
@@ -189,7 +191,7 @@ def _probe_section(study: "Study") -> Section:
                 Figure(
                     result.plot(excess=True),
                     f"{label}, {m.name}: balanced accuracy above the best of chance, the visible tokens themselves and"
-                    f" the network untrained (n = {result.units.min()} to {result.units.max()} distinct prefixes).",
+                    f" the network untrained (n = {result.units.min()} or more distinct prefixes).",
                 )
             )
     return Section(
@@ -203,14 +205,26 @@ def _probe_section(study: "Study") -> Section:
 
 
 def _patch_section(study: "Study") -> Section:
+    parts, silent = [], []
+    for m in (*study.models, study.control):
+        for task, result in m.patches.items():
+            axes = result.plot()
+            axes.set_title(f"{m.name}, {task}: which grid carries the direction (n = {result.n})")
+            parts.append(Figure(axes, f"{task}: {result.caption()}"))
+            parts.append(Table(result.to_frame(), f"{m.name}, {task}: recovered, with intervals.", folded=True))
+        missing = [task for task in DIRECTED if task not in m.patches]
+        if missing:
+            silent.append(f"{m.name} does not tell the directions of {', '.join(missing)} apart.")
     return Section(
         title="Which grid carries the direction",
         text=(
             "Two quizzes differ in the direction of the rule alone. One grid's residual stream at a time is copied from"
-            " one run into the other, and the first cell read at which the two answers differ. What f_A carries at the"
-            " first layer, f_B (as far as it is written) has to carry before the last.",
+            " one run into the other, and the first cell read at which the two answers differ, on pairs of which the"
+            " model prefers both right answers. What f_A carries before the first layer, f_B (as far as it is written)"
+            " has to carry before the last reads it.",
+            *silent,
         ),
-        parts=tuple(Figure(result.plot(), result.caption()) for m in study.models for result in m.patches.values()),
+        parts=tuple(parts),
     )
 
 

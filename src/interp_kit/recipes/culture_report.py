@@ -24,10 +24,15 @@ from interp_kit.analysis.patching import PatchingResult, patch
 from interp_kit.analysis.probing import ProbeResult, probe
 from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.analysis.sites import Edit, Zero
+from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
-from interp_kit.models.convert import untrained
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.types import HookedModel
 from interp_kit.recipes.boolean_report import one_thread
-from interp_kit.recipes.culture_models import culture_ids, load_hooked
+from interp_kit.recipes.culture_models import culture_ids, load_culture, load_hooked
+from interp_kit.recipes.culture_page import DIRECTED, page
+from interp_kit.recipes.culture_tests import run_tests
+from interp_kit.recipes.zoo import untrained
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
@@ -40,26 +45,28 @@ LAGS = {
     "same cell, second grid": 2 * QUARTER - 1,
     "same cell, first grid": 3 * QUARTER - 1,
 }
-DIRECTED = ("translate", "grow", "half_fill")
+FEWEST = 6  # pairs that a model has to tell apart before anything is copied between them
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many quizzes each measure takes. shown: quizzes that are drawn."""
+    """How many quizzes each measure takes. pairs: of which those that the model tells apart are used."""
 
     ablated: int = 64
     looked: int = 32
     generated: int = 24
     probed: int = 320
-    pairs: int = 24
-    shown: int = 2
+    pairs: int = 64
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything measured on one model. layers, layers_exact: whole attention and MLP layers set to zero, by
-    log-probability and by share of quizzes solved; parts: every head and MLP set to its mean; patches: by task, which
-    grid carries its direction; task_of: rows of the ablated quizzes by task."""
+    """Everything measured on one model.
+
+    layers, layers_exact: whole attention and MLP layers set to zero, by log-probability and by share of quizzes solved;
+    parts: every head and MLP set to its mean; patches: by task, which grid carries its direction, for the tasks whose
+    directions the model tells apart; task_of: rows of the ablated quizzes by task.
+    """
 
     name: str
     layers: AblationResult
@@ -97,7 +104,7 @@ def examine(
     model = load_hooked(id, checkpoint_dir=checkpoint_dir)
     name = f"gpt_{id:03d}"
     if control:
-        model, name = untrained(model, id), f"{name} untrained"
+        model, name = untrained(model, derive_seed(id, "untrained") % 2**31), f"{name} untrained"
     task = CultureTask()
     batch = task.batch(task.sample(sizes.ablated, seed=1))
     lags = attention_lags(model, batch.take(range(sizes.looked)), LAGS)
@@ -115,7 +122,7 @@ def examine(
         shown_tasks=tuple(TASKS[t] for t in written.label("task").tolist()),
         task_probe=_probe(model, CultureTask(), "task", ends, sizes.probed),
         direction_probe=_probe(model, half, "half", ends, sizes.probed),
-        patches={name: _patch(model, name, sizes.pairs) for name in DIRECTED},
+        patches={name: found for name in DIRECTED if (found := _patch(model, name, sizes)) is not None},
         task_of=by_task(batch),
     )
 
@@ -131,17 +138,28 @@ def _removals(lags: AttentionLags) -> dict[str, Edit]:
     return found | {f"no L{layer} attention": Edit("W_O", layer, Zero()) for layer in layers}
 
 
-def _probe(model, task: CultureTask, label: str, positions: Sequence[str], n: int) -> ProbeResult:
+def _probe(model: HookedModel, task: CultureTask, label: str, positions: Sequence[str], n: int) -> ProbeResult:
     batch = task.batch(task.sample(n, seed=2))
     return probe(model, batch, [label], positions=positions, folds=4, repeats=1, control_repeats=0)
 
 
-def _patch(model, name: str, n: int) -> PatchingResult:
-    """Which grid, at which layer, carries the direction: clean into corrupt, whole grids at a time."""
+def _patch(model: HookedModel, name: str, sizes: Sizes) -> PatchingResult | None:
+    """Which grid, at which layer, carries the direction: clean into corrupt, whole grids at a time.
+
+    On the pairs of which the model prefers the right answer on both sides; None where those are fewer than FEWEST.
+    """
     task = CultureTask(tasks=(name,))
-    pairs = task.pairs("direction", cell_name("f_B", 44), completion="clean", limit=n)
-    groups = {grid: [grid, *(cell_name(grid, cell) for cell in range(QUARTER - 1))] for grid in GRIDS}
-    return patch(model, pairs, positions=groups, metric=first_difference)
+    pairs = task.pairs("direction", cell_name("f_B", 44), completion="clean", limit=sizes.pairs)
+    preferred = [sweep(model, side, [], first_difference(pairs)).baseline[0] for side in (pairs.clean, pairs.corrupt)]
+    told = np.flatnonzero((preferred[0] > 0) & (preferred[1] < 0))
+    if len(told) < FEWEST:
+        return None
+    return patch(model, pairs.take(told.tolist()), positions=whole_grids(), metric=first_difference)
+
+
+def whole_grids() -> dict[str, list[str]]:
+    """Grid -> the names of its positions, marker and cells."""
+    return {grid: [grid, *(cell_name(grid, cell) for cell in range(QUARTER - 1))] for grid in GRIDS}
 
 
 def study(
@@ -176,10 +194,6 @@ def main(
     progress: bool = True,
 ) -> Path:
     """Test the models, examine them and write the page. Returns its path."""
-    from interp_kit.recipes.culture_models import load_culture
-    from interp_kit.recipes.culture_page import page
-    from interp_kit.recipes.culture_tests import run_tests
-
     ids = list(ids) or culture_ids(checkpoint_dir)
     models = {f"gpt_{id:03d}": model for id, model in zip(ids, load_culture(ids, checkpoint_dir), strict=True)}
     scores = run_tests(models, tests, workers=jobs, progress=progress)

@@ -29,10 +29,10 @@ def wrong_cells(geometry, task: str, direction: int, colours: list[int], shown: 
     change = [(shown == 0).astype(np.int32) - (shown == colour) for colour in colours[:3]]  # against white
     white = int((shown != 0).sum())
     plain = [masks @ c for c in change]
+    framed = [inner @ change[k] + (masks - inner) @ change[0] for k in (1, 2)]
     for last in range(1182):
         if after and task == "contact":
             others, apart = geometry.neighbours(last)
-            framed = [inner @ change[k] + (masks - inner) @ change[0] for k in (1, 2)] if last == 0 else framed  # noqa: F821
             touch = geometry.touch[last, others]
             first, second = (np.where(touch, framed[k - 1][others], plain[k][others]) for k in (1, 2))
             total = white + plain[0][last] + first[:, None] + second[None]
@@ -75,18 +75,18 @@ def by_enumeration(geometry, reference, task: str, direction: int, colours: list
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "structure"),
-    [("replace_color", 0), ("contact", 0), ("translate", 0), ("translate", 1), ("contact", 1)],
+    [("replace_color", 0), ("detect", 0), ("translate", 0), ("translate", 1), ("contact", 1)],
 )
 def test_posteriors_by_enumeration(task: str, structure: int, geometry, reference) -> None:
     """The answer and its probability, given the rule and all that the prompt shows."""
     p, after = 0.15, bool(structure)
-    worlds = draw_worlds(np.full(400, TASKS.index(task)), np.random.default_rng(31 + structure))
+    worlds = draw_worlds(np.full(200, TASKS.index(task)), np.random.default_rng(31 + structure))
     quizzes = noisy(worlds.quizzes(), structure, p, seed=2)
     solution = solve(quizzes, structure, noise=p)
     known = grids.split(quizzes)[:, 3 if after else 2]
-    unsure = np.argsort(solution.posterior)[:6]
+    unsure = np.argsort(solution.posterior)[:3]
     assert solution.posterior[unsure[-1]] < 0.99
-    for row in [*unsure, 0, 1]:
+    for row in [*unsure, 0]:
         colours = worlds.colours[row].tolist()
         expected = by_enumeration(geometry, reference, task, int(worlds.direction[row]), colours, known[row], after, p)
         assert solution.possible[row] == len(expected)
@@ -97,7 +97,7 @@ def test_posteriors_by_enumeration(task: str, structure: int, geometry, referenc
 @pytest.mark.parametrize("structure", [0, 1])
 def test_noisy_posteriors_are_calibrated(structure: int) -> None:
     """As many quizzes are solved as the posteriors say, task by task."""
-    worlds = draw_worlds(np.repeat(np.arange(8), 60), np.random.default_rng(9))
+    worlds = draw_worlds(np.repeat(np.arange(8), 40), np.random.default_rng(9))
     solution = solve(noisy(worlds.quizzes(), structure, 0.15, seed=1), structure, noise=0.15)
     asked = GRIDS.index(STRUCTURES[structure].order[3])
     right = (solution.answers == worlds.grids()[:, asked]).all(1)
@@ -126,13 +126,13 @@ def test_noise_where_there_can_be_none() -> None:
 def test_noise_in_a_complete_pair_is_not_explained() -> None:
     quizzes = draw_worlds(np.zeros(3, np.int64), np.random.default_rng(2)).quizzes()
     quizzes[0, 1] = 10 if quizzes[0, 1] != 10 else 9
-    assert (
-        solve(quizzes, 0, noise=0.05).possible.tolist() == [0, 1, 1] or solve(quizzes, 0, noise=0.05).possible[0] == 0
-    )
+    possible = solve(quizzes, 0, noise=0.05).possible
+    assert possible[0] == 0
+    assert (possible[1:] > 0).all()
 
 
 def test_bound_with_noise() -> None:
-    clean, with_noise = (bound(25, seed=1, structures=(0, 1), noise=noise) for noise in (0.0, 0.2))
+    clean, with_noise = (bound(10, seed=1, structures=(0, 1), noise=noise) for noise in (0.0, 0.2))
     assert (with_noise.accuracy < 1).any(1).all()
     assert with_noise.accuracy.mean() < clean.accuracy.mean()
     assert (with_noise.to_frame()["noise"] == 0.2).all()

@@ -196,7 +196,7 @@ def backward(hypotheses: Halves, f: Grid) -> Halves:
         if TASKS[t] == "translate":
             parts.append(_unhidden(these, f, codes, direction))
         elif TASKS[t] == "contact":
-            parts += [_unframed(these, f, codes, framed) for framed in ((0, 0), (0, 1), (1, 0), (1, 1))]
+            parts += [_unframed(these, f, codes, framed) for framed in ((0, 1), (1, 0), (1, 1))]
         else:
             triple = [
                 _find(shape, np.sum([codes[these.row, these.colours[:, c]] for c in which], axis=0))

@@ -91,10 +91,10 @@ def _framed(these: Halves, grid: Grid) -> Halves:
     beam, full, inner, border = _Beam.of(these), rect.full(), rect.inner(), rect.border()
     looks: dict[int, list[NDArray[np.float64]]] = {}
     for k in (1, 2):
-        shown = grid[beam.worlds.row]
+        shown, colour = grid[beam.worlds.row], beam.worlds.colours[:, 0, None]
         plain, inside = (_cost(beam.worlds, shown, [(k, mask)]) for mask in (full, inner))
         around = _cost(beam.worlds, shown, [(0, border)])
-        missing = (around + border.sum(1)) / 2  # cells of the border that are not of c0
+        missing = _cost(beam.worlds, np.where(shown == colour, np.uint8(UNSEEN), shown), [(0, border)])
         new, kept = beam.place(k, beam.cost[:, None] + np.minimum(plain, inside + missing))
         r = new.worlds.triple[:, k]
         looks = {j: [cost[kept] for cost in both] for j, both in looks.items()}
@@ -107,11 +107,13 @@ def _framed(these: Halves, grid: Grid) -> Halves:
 
 
 def _cost(worlds: Halves, shown: Grid, layers: Sequence[Layer]) -> NDArray[np.float64]:
-    """(k, rectangle) cells of the layers that show another colour, less those that show theirs."""
+    """(k, rectangle) cells of the layers that look white or another's, less those that show their own colour. A colour
+    that no rectangle has is noise, whatever is painted there, and counts as neither."""
     total = np.zeros((len(shown), len(rect.full())), np.float32)
+    painted = (shown[:, :, None] == worlds.colours[:, None]).any(2)
     for c, mask in layers:
-        same = shown == worlds.colours[:, c, None]
-        total += np.where(same, -1, np.where(shown == UNSEEN, 0, 1)).astype(np.float32) @ mask.T.astype(np.float32)
+        own = shown == worlds.colours[:, c, None]
+        total += np.where(own, -1, painted | (shown == 0)).astype(np.float32) @ mask.T.astype(np.float32)
     return total.astype(np.float64)
 
 

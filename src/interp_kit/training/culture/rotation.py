@@ -107,6 +107,7 @@ def turn(config: CultureConfig, id: int, directory: Path) -> Point:
         seed = derive_seed(config.seed, "gpt", id) % 2**31
         learner = Learner(PRESETS[config.preset], seed=seed, budget=config.budget, device=config.device)
     rng = np.random.default_rng(derive_seed(config.seed, "training", id, learner.seen))
+    torch.manual_seed(derive_seed(config.seed, "dropout", id, learner.seen))
     made = load_quizzes(directory / QUIZZES)[0] if (directory / QUIZZES).exists() else np.zeros((0, grids.LENGTH), int)
     losses, revived = [], []
     last = min(learner.seen + config.turn, config.budget)
