@@ -1,5 +1,6 @@
 """The study of the culture models as a page: each section says what was done, what came out and beside what."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,10 +10,12 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.ablation import AblationResult
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.stats import bootstrap_mean
+from interp_kit.recipes.culture_curve import plot_curve
 from interp_kit.recipes.culture_scores import CultureTests
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.tasks.culture.figures import plot_quizzes
 from interp_kit.tasks.culture.world import TASKS
+from interp_kit.training.culture.rotation import Point
 
 DIRECTED = ("translate", "grow", "half_fill")
 
@@ -20,14 +23,14 @@ if TYPE_CHECKING:
     from interp_kit.recipes.culture_report import Examination, Study
 
 
-def page(scores: CultureTests, study: "Study") -> Report:
-    """The tests and the study as a Report."""
+def page(scores: CultureTests, study: "Study", curve: Sequence[Point] = ()) -> Report:
+    """The tests and the study as a Report, with the learning curves where they are known."""
     first = study.models[0]
     return Report(
         title="How small transformers solve grid quizzes",
         findings=findings(scores, study),
         sections=(
-            _scores_section(scores),
+            _scores_section(scores, curve),
             _ablation_section(study),
             _attention_section(study),
             _generation_section(first),
@@ -75,7 +78,7 @@ def same_cell_heads(m: "Examination", threshold: float = 0.5) -> list[str]:
     ]
 
 
-def _scores_section(scores: CultureTests) -> Section:
+def _scores_section(scores: CultureTests, curve: Sequence[Point]) -> Section:
     frame = scores.to_frame()
     shown = frame.loc[(frame["structure"] == "all") | (frame["task"] == "all"), list(frame.columns)]
     return Section(
@@ -92,6 +95,20 @@ def _scores_section(scores: CultureTests) -> Section:
                 " (expected), what copying the third grid gets (copied) and what the best answer could (ceiling).",
                 folded=True,
             ),
+            *_curve_figure(curve),
+        ),
+    )
+
+
+def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
+    if not curve:
+        return ()
+    return (
+        Figure(
+            plot_curve(curve),
+            "Learning curves: mean probability that a sampled answer is right, and share of greedy answers that are, on"
+            " the same fresh quizzes at every evaluation, with noise. The learning rate falls to 0 at the end of each"
+            " model's budget.",
         ),
     )
 

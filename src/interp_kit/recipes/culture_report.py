@@ -28,14 +28,16 @@ from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
+from interp_kit.models.checkpoints import checkpoint_root
 from interp_kit.recipes.boolean_report import one_thread
-from interp_kit.recipes.culture_models import culture_ids, load_culture, load_hooked
+from interp_kit.recipes.culture_models import FOLDER, culture_ids, load_culture, load_hooked
 from interp_kit.recipes.culture_page import DIRECTED, page
 from interp_kit.recipes.culture_tests import run_tests
 from interp_kit.recipes.zoo import untrained
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
+from interp_kit.training.culture.rotation import read_curve
 
 # From the token before the one that is predicted: the cell it is to be beside, above, and the same cell of each grid.
 LAGS = {
@@ -197,4 +199,6 @@ def main(
     ids = list(ids) or culture_ids(checkpoint_dir)
     models = {f"gpt_{id:03d}": model for id, model in zip(ids, load_culture(ids, checkpoint_dir), strict=True)}
     scores = run_tests(models, tests, workers=jobs, progress=progress)
-    return page(scores, study(ids, checkpoint_dir, jobs=jobs, progress=progress)).write(path)
+    folder = Path(checkpoint_dir) if checkpoint_dir is not None else checkpoint_root() / FOLDER
+    curve = [point for point in read_curve(folder) if point.id in ids]
+    return page(scores, study(ids, checkpoint_dir, jobs=jobs, progress=progress), curve).write(path)
