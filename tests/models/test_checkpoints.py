@@ -23,6 +23,7 @@ from interp_kit.models.checkpoints import (
     write_manifest,
 )
 from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 
 MakeDirectory = Callable[..., Path]
 
@@ -169,3 +170,22 @@ def test_malformed_manifest_is_named(tmp_path: Path, name: str, read: Callable[[
 def test_hash_of_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="has no weights"):
         weights_hash(tmp_path)
+
+
+def test_culture_models_load_by_name_and_by_file(tmp_path: Path) -> None:
+    model = MyGPT(MyGPTConfig(15, 16, 4, 8, 16, 2, 2), seed=0)
+    path = tmp_path / "culture" / "gpt_000.pth"
+    save_mygpt(model, 0.5, path)
+    digest = weights_hash(path)
+    known = Entry("culture/gpt_000.pth", digest, "culture", "somewhere", 0, "its own", "abc")
+    write_manifest({"culture/gpt_000": known}, tmp_path)
+    named = load("culture/gpt_000", root=tmp_path)
+    assert named.provenance.task == "culture"
+    assert named.provenance.initialisation == "its own"
+    tokens = torch.randint(0, 11, (2, 404), generator=torch.Generator().manual_seed(0))
+    shifted = torch.nn.functional.pad(tokens, (1, -1))
+    assert (named(shifted) - model(tokens)).abs().max() < 1e-4
+    assert (load(path, root=tmp_path)(shifted) - model(tokens)).abs().max() < 1e-4
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="the manifest says"):
+        load("culture/gpt_000", root=tmp_path)

@@ -13,7 +13,7 @@ NAMES = [run.name for run in runs()]
 
 
 def test_every_run_is_shipped_and_small() -> None:
-    entries = read_manifest()
+    entries = {name: entry for name, entry in read_manifest().items() if entry.task == "boolean"}
     assert sorted(entries) == sorted(NAMES)
     for entry in entries.values():
         assert (checkpoint_root() / entry.path / "model.safetensors").stat().st_size < 5e6

@@ -13,8 +13,9 @@ from loguru import logger
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import read_json, write_json
 from interp_kit.core.types import attach
-from interp_kit.models.convert import convert_gpt2
+from interp_kit.models.convert import convert_gpt2, convert_mygpt
 from interp_kit.models.gpt2 import WEIGHT_FILES, CheckpointError, fetch, read_gpt2
+from interp_kit.models.mygpt import load_mygpt
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -101,8 +102,10 @@ def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:
 
 
 def weights_hash(directory: str | Path) -> str:
-    """sha256 of the weights file of a checkpoint directory; of index and shards, one behind the other, where it has
-    shards."""
+    """sha256 of a `.pth` file, or of the weights file of a checkpoint directory; of index and shards, one behind the
+    other, where it has shards."""
+    if Path(directory).is_file():
+        return hashlib.sha256(Path(directory).read_bytes()).hexdigest()
     for name in WEIGHT_FILES:
         path = Path(directory) / name
         if path.is_file():
@@ -119,7 +122,8 @@ def load(
     device: str = "cpu",
     root: str | Path | None = None,
 ) -> "HookedTransformer":
-    """A model by name in `checkpoints/`, by directory, or by hub id, converted and checked.
+    """A model by name in `checkpoints/`, by directory (GPT-2) or `.pth` file (MyGPT), or by hub id, converted and
+    checked. fold, dtype: of GPT-2s.
 
     The model carries `provenance` and `conversion` (max |logit difference| against its source), which is also logged.
     Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a config that
@@ -129,7 +133,7 @@ def load(
     entry = entries.get(str(name))
     if entry is not None:
         directory = Path(root or checkpoint_root()) / entry.path
-        if not directory.is_dir():
+        if not directory.exists():
             raise CheckpointError(f"checkpoint {name!r}: {directory} is missing")
         digest = weights_hash(directory)
         if digest != entry.sha256:
@@ -139,13 +143,16 @@ def load(
             )
     else:
         try:
-            directory = fetch(name)
+            directory = Path(name) if Path(name).suffix == ".pth" and Path(name).is_file() else fetch(name)
         except CheckpointError as error:
             raise CheckpointError(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
             ) from error
         digest = weights_hash(directory)
-    model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
+    if directory.is_file():
+        model = convert_mygpt(load_mygpt(directory)[0], device=device)
+    else:
+        model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
     origin = Provenance(
         name=str(name),
         path=str(directory),

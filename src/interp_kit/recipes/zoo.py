@@ -1,6 +1,5 @@
 """Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
 
-import re
 from typing import TYPE_CHECKING
 
 from interp_kit.core.seeding import derive_seed
@@ -9,7 +8,6 @@ from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance, load, provenance
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
-from interp_kit.recipes.culture_models import load_hooked
 from interp_kit.tasks.boolean.text import GPT2_SIZE
 from interp_kit.tasks.registry import TASKS, task
 
@@ -41,15 +39,13 @@ def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
 
 def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTransformer":
     """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
-    a culture model (`culture/gpt_000`), else whatever `load` finds: shipped, a directory, or a hub id."""
+    else whatever `load` finds: shipped, a file or directory, or a hub id."""
     stem, _, seed = name.rpartition("@")
     stem, number = (stem, int(seed)) if stem and seed.isdigit() else (name, 0)
     if stem.startswith("untrained:"):
         return untrained(
             resolve(stem.removeprefix("untrained:"), device=device), derive_seed(number, "untrained") % 2**31
         )
-    if culture := re.fullmatch(r"culture/gpt_(\d{3,})", stem):
-        return load_hooked(int(culture[1]), device=device)
     if stem in PLANTED:
         return planted(stem, number).to(device, print_details=False)
     return load(name, device=device, fold=fold)
