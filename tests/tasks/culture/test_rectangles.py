@@ -112,6 +112,28 @@ def test_triples_are_uniform_over_all_that_there_are(geometry, triples: np.ndarr
     assert goodness(observed, expected) > 1e-3
 
 
+class Listed(np.random.Generator):
+    """A generator whose next integers are given."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        super().__init__(np.random.PCG64(0))
+        self.numbers = numbers
+
+    def integers(self, *args: object, **kwargs: object) -> np.ndarray:
+        return self.numbers
+
+
+def test_a_pair_is_drawn_by_as_many_numbers_as_triples_begin_with_it(geometry) -> None:
+    """The first and the last number of each of 500 pairs; those between must then be its own too."""
+    apart = geometry.apart.astype(np.int64)
+    thirds = ((apart.astype(float) @ apart).astype(np.int64) * apart).ravel()
+    ends = np.cumsum(thirds)
+    pairs = np.random.default_rng(0).choice(np.flatnonzero(thirds), 500, replace=False)
+    for numbers in (ends[pairs] - thirds[pairs], ends[pairs] - 1):
+        drawn = rect.sample_triples(500, Listed(numbers))
+        np.testing.assert_array_equal(drawn[:, 0] * 1182 + drawn[:, 1], pairs)
+
+
 def test_no_triples_and_the_same_triples() -> None:
     assert rect.sample_triples(0, np.random.default_rng(0)).shape == (0, 3)
     np.testing.assert_array_equal(*(rect.sample_triples(9, np.random.default_rng(3)) for _ in range(2)))

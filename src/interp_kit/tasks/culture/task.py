@@ -165,12 +165,8 @@ class CultureTask(AbstractTask):
             order = np.array(self._orders)[rng.integers(len(self._orders), size=TRIED)]
             corrupt, other = self._counterfactual(clean, order, variable, rng)
             drawable = np.flatnonzero(corrupt.accepted())
-            clean, corrupt, order, other = (
-                clean.take(drawable),
-                corrupt.take(drawable),
-                order[drawable],
-                other[drawable],
-            )
+            clean, order = clean.take(drawable), order[drawable]
+            corrupt, other = corrupt.take(drawable), other[drawable]
             a, b = self._labels(clean, order), self._labels(corrupt, other)
             fits = a[variable] != b[variable]
             differing += int(fits.sum())
