@@ -198,7 +198,7 @@ def test_what_is_unknown_is_refused(tiny_model: MakeModel, batch: TokenBatch, un
     model = tiny_model(0)
     with pytest.raises(ValueError, match="no ablation 'median'; there are zero, mean, resample"):
         ablate(model, batch, kind="median")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="no unit 'neuron'; there are head, mlp, layer"):
+    with pytest.raises(ValueError, match="no unit 'neuron'; there are head, mlp, attention, layer"):
         ablate(model, batch, units=("head", "neuron"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no field 'newE'; there are newA, newB, newC, newD, sum1, sum2"):
         ablate(model, batch, fields=["newE"])
