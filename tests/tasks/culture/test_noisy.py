@@ -72,19 +72,24 @@ def by_enumeration(geometry, reference, task: str, direction: int, colours: list
     return {answer: w / total for answer, w in weight.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "structure"),
-    [("replace_color", 0), ("detect", 0), ("translate", 0), ("translate", 1), ("contact", 1)],
+    ("task", "structure", "quizzes"),
+    [
+        ("translate", 1, 3),
+        *(
+            pytest.param(task, structure, 4, marks=pytest.mark.slow)
+            for task, structure in (("replace_color", 0), ("detect", 0), ("translate", 0), ("contact", 1))
+        ),
+    ],
 )
-def test_posteriors_by_enumeration(task: str, structure: int, geometry, reference) -> None:
+def test_posteriors_by_enumeration(task: str, structure: int, quizzes: int, geometry, reference) -> None:
     """The answer and its probability, given the rule and all that the prompt shows."""
     p, after = 0.15, bool(structure)
     worlds = draw_worlds(np.full(200, TASKS.index(task)), np.random.default_rng(31 + structure))
-    quizzes = noisy(worlds.quizzes(), structure, p, seed=2)
-    solution = solve(quizzes, structure, noise=p)
-    known = grids.split(quizzes)[:, 3 if after else 2]
-    unsure = np.argsort(solution.posterior)[:3]
+    prompts = noisy(worlds.quizzes(), structure, p, seed=2)
+    solution = solve(prompts, structure, noise=p)
+    known = grids.split(prompts)[:, 3 if after else 2]
+    unsure = np.argsort(solution.posterior)[: quizzes - 1]
     assert solution.posterior[unsure[-1]] < 0.99
     for row in [*unsure, 0]:
         colours = worlds.colours[row].tolist()
