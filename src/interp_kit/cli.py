@@ -323,9 +323,15 @@ class TrainCulture:
     """culture quizzes that the models make once all have passed the threshold"""
     threshold: float = 0.95
     seed: int = 0
+    making: float = 0.1
+    """share of the budget, at its start and its end, in which making quizzes is learnt, at some cost in accuracy"""
     device: str = "cpu"
+    precision: str = "float32"
+    """bfloat16 is twice as fast on a CPU that has it"""
     workers: int = 2
     """processes, of one thread each"""
+    shards: int = 1
+    """processes that share every step of a model"""
 
     def execute(self) -> None:
         from dataclasses import asdict

@@ -53,8 +53,29 @@ def test_gradient_and_loss_are_those_of_the_whole_network(
     assert right.tolist() == (logits[:, -100:].argmax(-1) == quizzes[:, -100:]).all(1).tolist()
 
 
-def test_learning_lowers_the_loss(quizzes: torch.Tensor) -> None:
-    learner = Learner(TINY, seed=1, budget=10_000)
+def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(quizzes: torch.Tensor) -> None:
+    grads = {}
+    for precision in ("float32", "bfloat16"):
+        learner = Learner(dataclasses.replace(TINY, clip=0.0), seed=1, budget=100, precision=precision)
+        with torch.no_grad():
+            for parameter in learner.model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
+        learner._refresh()
+        before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
+        for optimiser in learner.optimisers:
+            optimiser.step = lambda: None  # type: ignore[method-assign]
+            optimiser.zero_grad = lambda set_to_none: None  # type: ignore[method-assign]
+        learner.step(quizzes, quizzes, weights((False, True, False, True), 8))
+        grads[precision] = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+        assert all(torch.equal(p, before[name]) for name, p in learner.model.named_parameters())
+    assert grads["bfloat16"].dtype == torch.float32
+    error = (grads["bfloat16"] - grads["float32"]).norm() / grads["float32"].norm()
+    assert 0 < error < 0.2
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_learning_lowers_the_loss(quizzes: torch.Tensor, precision: str) -> None:
+    learner = Learner(TINY, seed=1, budget=10_000, precision=precision)
     losses = [learner.step(quizzes, quizzes, weights((False, True, False, True), 8))[0] for _ in range(40)]
     assert losses[-1] < 0.7 * losses[0]
     assert learner.seen == 320

@@ -47,3 +47,21 @@ def test_parameters_without_gradient_are_left_alone() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     Muon([weight]).step()
     assert (weight == 1).all()
+
+
+def test_decay_bounds_singular_values() -> None:
+    weight = torch.nn.Parameter(torch.zeros(8, 8))
+    optimiser = Muon([weight], lr=0.1, momentum=0.0, weight_decay=0.5)
+    for _ in range(300):  # the same way every time: without decay it would reach 30
+        weight.grad = torch.eye(8)
+        optimiser.step()
+    values = torch.linalg.svdvals(weight.detach())
+    assert values.max() < 1.3 / 0.5
+    assert values.min() > 0.5 / 0.5
+
+
+def test_decay_is_of_the_weight_and_the_rate() -> None:
+    weight = torch.nn.Parameter(torch.eye(4))
+    weight.grad = torch.zeros(4, 4)
+    Muon([weight], lr=0.1, weight_decay=0.5).step()
+    assert weight.detach() == pytest.approx(0.95 * torch.eye(4), abs=1e-6)

@@ -84,6 +84,51 @@ def test_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> 
     assert load_mygpt(cut / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
 
 
+def test_processes_that_share_the_steps(tmp_path: Path) -> None:
+    """Two processes with half of a batch each take the steps of one process with all of it, dead units included."""
+    program = """
+import dataclasses, sys
+import numpy as np, torch
+from torch import distributed
+from interp_kit.tasks.culture.world import sample_worlds
+from interp_kit.training.culture.learner import GPTPreset, Learner
+rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+torch.set_num_threads(1)
+if ranks > 1:
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=ranks)
+quizzes = torch.as_tensor(sample_worlds(8, np.random.default_rng(0)).quizzes()).long()
+quizzes = quizzes[8 // ranks * rank : 8 // ranks * (rank + 1)]
+learner = Learner(GPTPreset(d_model=16, d_key=4, d_mlp=16, n_heads=2, n_layers=2), seed=1, budget=100)
+with torch.no_grad():
+    learner.model.blocks[0].fc1.bias[:3] = -100.0  # never on
+    learner.model.blocks[0].fc1.bias[3] = -0.5  # on for few
+for _ in range(2):
+    learner.step(quizzes, quizzes, torch.ones(quizzes.shape))
+revived = learner.revive(quizzes)
+learner.step(quizzes, quizzes, torch.ones(quizzes.shape))
+torch.save((learner.seen, revived, learner.model.state_dict()), f"{folder}/{ranks}-{rank}.pt")
+"""
+    alone = [subprocess.Popen([sys.executable, "-c", program, "0", "1", str(tmp_path)])]
+    shared = [subprocess.Popen([sys.executable, "-c", program, str(r), "2", str(tmp_path)]) for r in range(2)]
+    assert [p.wait(120) for p in alone + shared] == [0, 0, 0]
+    seen, revived, expected = torch.load(tmp_path / "1-0.pt", weights_only=True)
+    assert revived > 0
+    for rank in range(2):
+        found = torch.load(tmp_path / f"2-{rank}.pt", weights_only=True)
+        assert found[:2] == (seen, revived)
+        for name, value in found[2].items():
+            assert value == pytest.approx(expected[name], abs=1e-4), name
+
+
+def test_a_model_with_two_shards_trains_and_goes_on(tmp_path: Path) -> None:
+    config = {**SMALL, "ids": (0,), "workers": 2, "shards": 2, "precision": "bfloat16"}
+    points = train(CultureConfig(**{**config, "budget": 32}), tmp_path, report=lambda _: None)
+    assert [p.seen for p in points] == [32]
+    points = train(CultureConfig(**{**config, "budget": 64}), tmp_path, report=lambda _: None)
+    assert [p.seen for p in points] == [32, 64]
+    assert load_mygpt(tmp_path / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
+
+
 def point(id: int, seen: int, accuracy: float) -> Point:
     return Point(id, seen, 0.0, accuracy, 0.0, {}, {}, [[0.0] * 5] * 8, 0.0)
 
@@ -97,7 +142,7 @@ def test_the_weakest_learns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             return self
 
         def __exit__(self, *_: object) -> None: ...
-        def submit(self, _f: object, config: CultureConfig, id: int, _d: Path):
+        def submit(self, _f: object, config: CultureConfig, id: int, *_: object):
             from concurrent.futures import Future
 
             order.append(id)
@@ -142,6 +187,8 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
         ({"preset": "18K"}, "no preset '18K'; there are fast, 17K"),
         ({"ids": ()}, "needs a model"),
         ({"turn": 0}, "a turn"),
+        ({"shards": 2, "workers": 1}, "a worker for each shard"),
+        ({"precision": "float16"}, "precision is 'float16'"),
     ],
 )
 def test_bad_configs(tmp_path: Path, options: dict, message: str) -> None:

@@ -1,6 +1,7 @@
 """One MyGPT and its optimisers: a training step, an exact evaluation, and a state that goes to disk and back."""
 
 import math
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from interp_kit.core.files import replacing
 from interp_kit.core.seeding import derive_seed
@@ -16,26 +17,29 @@ from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import Block, MyGPT, MyGPTConfig
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES, VOCABULARY
 from interp_kit.tasks.culture.world import TASKS
+from interp_kit.training.culture.attention import causal_attention
 from interp_kit.training.culture.muon import Muon
 
 
 @dataclass(frozen=True)
 class GPTPreset:
     """A network and how one step updates it. optimiser "muon": Muon on the matrices of the blocks, AdamW on the rest;
-    "adam": Adam on everything, as the original has it. warm_up: steps; decay: the share of the budget, at its end, over
-    which learning rates fall linearly to 0; clip: of the gradient's norm, 0 for none."""
+    "adam": Adam on everything, as the original has it. weight_decay: of the matrices, decoupled, with Muon; warm_up:
+    steps; decay: the share of the budget, at its end, over which learning rates fall linearly to 0; clip: of the
+    gradient's norm, 0 for none."""
 
     d_model: int = 128
-    d_key: int = 32
+    d_key: int = 16
     d_mlp: int = 512
-    n_heads: int = 4
+    n_heads: int = 8
     n_layers: int = 4
     dropout: float = 0.0
     optimiser: str = "muon"
-    matrix_lr: float = 0.014
+    matrix_lr: float = 0.02
     lr: float = 1e-3
-    batch: int = 8
+    batch: int = 16
     warm_up: int = 100
+    weight_decay: float = 0.1
     decay: float = 1.0
     clip: float = 1.0
     embedding_scale: float = 0.3
@@ -45,7 +49,16 @@ class GPTPreset:
         return MyGPTConfig(VOCABULARY, self.d_model, self.d_key, d_value, self.d_mlp, self.n_heads, self.n_layers)
 
 
-_ADAM = {"optimiser": "adam", "lr": 5e-4, "batch": 25, "dropout": 0.1, "decay": 0.0, "clip": 0.0, "warm_up": 0}
+_ADAM = {
+    "optimiser": "adam",
+    "lr": 5e-4,
+    "batch": 25,
+    "dropout": 0.1,
+    "decay": 0.0,
+    "clip": 0.0,
+    "warm_up": 0,
+    "weight_decay": 0.0,
+}
 PRESETS = {
     "fast": GPTPreset(),
     "17K": GPTPreset(32, 32, 32, 2, 2, **_ADAM),
@@ -60,10 +73,15 @@ class Learner:
     """A model in training.
 
     seen: quizzes so far; budget: quizzes in all, over which learning rates are scheduled; right: (task, structure) the
-    running share of training quizzes whose last grid was right.
+    running share of training quizzes whose last grid was right. precision: of the passes forward and backward
+    ("float32", or "bfloat16" where the CPU has it); the weights that are learnt are float32 throughout. Where a process
+    group is up, its processes share every step: each has its own quizzes, all move by the mean of the gradients.
     """
 
-    def __init__(self, preset: GPTPreset, *, seed: int, budget: int, device: str = "cpu", micro_batch: int = 4) -> None:
+    def __init__(
+        self, preset: GPTPreset, *, seed: int, budget: int, device: str = "cpu", precision: str = "float32",
+        micro_batch: int = 4,
+    ) -> None:  # fmt: skip
         self.preset, self.seed, self.budget, self.device = preset, seed, budget, device
         self.micro_batch = micro_batch
         self.seen = 0
@@ -71,6 +89,8 @@ class Learner:
         self.model = MyGPT(preset.network(), seed=seed, dropout=preset.dropout).to(device)
         if preset.optimiser == "muon":
             _quiet_start(self.model, preset.embedding_scale)
+        self._precision = torch.float32 if device != "cpu" or precision == "float32" else torch.bfloat16
+        self._working = self.model if self._precision == torch.float32 else deepcopy(self.model).to(self._precision)
         self.optimisers = self._optimisers()
 
     def _optimisers(self) -> list[torch.optim.Optimizer]:
@@ -80,7 +100,10 @@ class Learner:
         matrices = [p for name, p in named if name.startswith("blocks.") and p.ndim > 1]
         rest = [p for name, p in named if not (name.startswith("blocks.") and p.ndim > 1)]
         adam = torch.optim.AdamW(rest, lr=self.preset.lr, betas=(0.9, 0.95), weight_decay=0.0)
-        return [Muon(matrices, lr=self.preset.matrix_lr), adam]
+        muon = Muon(
+            matrices, lr=self.preset.matrix_lr, weight_decay=self.preset.weight_decay, precision=self._precision
+        )
+        return [muon, adam]
 
     def rate(self) -> float:
         """The factor on the learning rates now: linear warm-up, 1, linear decay to 0 at the end of the budget."""
@@ -102,7 +125,7 @@ class Learner:
         for part in range(0, len(tokens), self.micro_batch):
             rows = slice(part, part + self.micro_batch)
             quarters = (weight[rows] > 0).unflatten(1, (len(GRIDS), QUARTER)).any(2).any(0).nonzero()[:, 0].tolist()
-            with self._precision():
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu"):
                 logits = self._logits(tokens[rows], quarters)
             target = _quarters(targets[rows], quarters)
             each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
@@ -110,6 +133,7 @@ class Learner:
             loss.backward()
             total += float(loss.detach())
             right.append((logits[:, -QUARTER + 1 :].argmax(-1) == target[:, -QUARTER + 1 :]).all(1))
+        self._gather_gradients()
         if not math.isfinite(total):
             raise FloatingPointError(f"seed {self.seed}: the loss is {total} after {self.seen} quizzes")
         if self.preset.clip:
@@ -120,8 +144,32 @@ class Learner:
                 group["lr"] = base * self.rate()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        self.seen += len(tokens)
+        self._refresh()
+        self.seen += len(tokens) * shards()
         return total, torch.cat(right)
+
+    @torch.no_grad()
+    def _gather_gradients(self) -> None:
+        """The gradients of the working copy, averaged over the processes of a group, on the weights that are learnt."""
+        pairs = list(zip(self.model.parameters(), self._working.parameters(), strict=True))
+        pairs = [(learnt, worked) for learnt, worked in pairs if worked.grad is not None]
+        if self._working is not self.model:
+            for learnt, worked in pairs:
+                assert worked.grad is not None
+                learnt.grad, worked.grad = worked.grad.to(learnt.dtype), None
+        if shards() > 1:
+            grads = [learnt.grad for learnt, _ in pairs if learnt.grad is not None]
+            flat = torch.cat([grad.flatten() for grad in grads]) / shards()
+            distributed.all_reduce(flat)
+            for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+                grad.copy_(part.view_as(grad))
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        """Round the weights that are learnt into the working copy."""
+        if self._working is not self.model:
+            for worked, learnt in zip(self._working.parameters(), self.model.parameters(), strict=True):
+                worked.copy_(learnt)
 
     @torch.no_grad()
     def revive(self, tokens: Tensor) -> float:
@@ -144,6 +192,10 @@ class Learner:
             for handle in handles:
                 handle.remove()
         dead = torch.stack(off).unflatten(0, (-1, len(blocks))).all(0)
+        if shards() > 1:
+            everywhere = dead.int()
+            distributed.all_reduce(everywhere, distributed.ReduceOp.MIN)
+            dead = everywhere.bool()
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "revive", self.seen))
         for block, units in zip(blocks, dead, strict=True):
             width = block.fc1.in_features**-0.5
@@ -156,18 +208,22 @@ class Learner:
                     for value in optimiser.state.get(parameter, {}).values():
                         if isinstance(value, Tensor) and value.shape == parameter.shape:
                             (value.T if parameter is block.fc2.weight else value)[units] = 0
+        self._refresh()
         return float(dead.float().mean())
 
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu")
-
     def _logits(self, tokens: Tensor, quarters: list[int]) -> Tensor:
-        """(batch, 101 * quarters, vocab) logits of those quarters; the last block's MLP skips all others."""
-        model = self.model
+        """(batch, 101 * quarters, vocab) logits of those quarters; the last block skips all others where it can."""
+        model = self._working
         x = model._start(tokens)
-        for block in model.blocks[:-1]:
-            x = block(x)
-        return model.readout(model.blocks[-1](x, lambda y: _quarters(y, quarters)))
+        every, last = list(range(len(GRIDS))), len(model.blocks) - 1
+        for layer, block in enumerate(model.blocks):
+            assert isinstance(block, Block)
+            wanted = quarters if layer == last else every
+            if self.device == "cpu" and not self.preset.dropout:
+                x = _through(block, x, wanted)
+            else:
+                x = block(x, lambda y, wanted=wanted: _quarters(y, wanted))
+        return model.readout(x)
 
     def save(self, path: str | Path) -> None:
         """Write everything that training goes on from, whole or not at all."""
@@ -184,18 +240,41 @@ class Learner:
             torch.save(state, aside)
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> "Learner":
+    def load(cls, path: str | Path, device: str = "cpu", precision: str = "float32") -> "Learner":
         """A learner as it was saved. Raises CheckpointError naming a file that is damaged or of another kind."""
         try:
             state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-            learner = cls(GPTPreset(**state["preset"]), seed=state["seed"], budget=state["budget"], device=device)
+            learner = cls(
+                GPTPreset(**state["preset"]),
+                seed=state["seed"], budget=state["budget"], device=device, precision=precision,
+            )  # fmt: skip
             learner.model.load_state_dict(state["model"])
             for optimiser, saved in zip(learner.optimisers, state["optimisers"], strict=True):
                 optimiser.load_state_dict(saved)
+            learner._refresh()
             learner.seen, learner.right = state["seen"], state["right"].numpy()
         except Exception as error:
             raise CheckpointError(f"{path} is no training state that can be gone on from: {error}") from error
         return learner
+
+
+def shards() -> int:
+    """How many processes share a step."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def _through(block: Block, x: Tensor, quarters: list[int]) -> Tensor:
+    """(batch, 101 * quarters, d_model) those quarters of (batch, 404, d_model), after the block."""
+    n_heads, d_key, _ = block.w_q.shape
+    weights = torch.cat([w.flatten(0, 1) for w in (block.w_q * d_key**-0.5, block.w_k, block.w_v)])
+    sizes = [n_heads * w.shape[1] for w in (block.w_q, block.w_k, block.w_v)]
+    q, k, v = (
+        a.unflatten(-1, (n_heads, -1)).transpose(1, 2).flatten(0, 1)
+        for a in F.linear(block.ln1(x), weights).split(sizes, -1)
+    )
+    z = causal_attention(q, k, v, [(QUARTER * i, QUARTER * (i + 1)) for i in quarters])
+    x = _quarters(x, quarters) + z.unflatten(0, (-1, n_heads)).transpose(1, 2).flatten(2) @ block.w_o
+    return x + block.fc2(F.relu(block.fc1(block.ln2(x))))
 
 
 def _quiet_start(model: MyGPT, embedding_scale: float) -> None:

@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024): momentum whose matrix of updates is made orthogonal by Newton-Schulz steps.
 
 torch.optim.Muon takes matrices only and works in bfloat16, which CPUs without it emulate; here heads may be a third
-axis and matrices of one shape are made orthogonal together, in their own precision.
+axis, matrices of one shape are made orthogonal together, and the precision is the caller's.
 """
 
 from collections.abc import Iterable
@@ -26,10 +26,15 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, made orthogonal. A parameter of more than two axes is a matrix (everything before the last
-    axis, last axis). The step is lr * sqrt(max(1, rows / columns))."""
+    axis, last axis). The step is lr * sqrt(max(1, rows / columns)). weight_decay: decoupled, so that no singular value
+    grows beyond sqrt(max(1, rows / columns)) / weight_decay; precision: of the orthogonal updates."""
 
-    def __init__(self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(
+        self, params: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, *, weight_decay: float | int = 0.0,
+        precision: torch.dtype = torch.float32,
+    ) -> None:  # fmt: skip
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.precision = precision
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -44,6 +49,7 @@ class Muon(torch.optim.Optimizer):
                 update = p.grad.lerp(momentum, group["momentum"]).reshape(-1, p.shape[-1])
                 by_shape.setdefault(update.shape, []).append((p, update))
             for (rows, columns), pairs in by_shape.items():
-                updates = orthogonalise(torch.stack([update for _, update in pairs]))
+                updates = orthogonalise(torch.stack([update for _, update in pairs]).to(self.precision))
                 for (p, _), update in zip(pairs, updates, strict=True):
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
                     p.sub_(update.view_as(p), alpha=group["lr"] * max(1.0, rows / columns) ** 0.5)

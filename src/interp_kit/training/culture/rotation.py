@@ -13,11 +13,13 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from loguru import logger
 from numpy.typing import NDArray
+from torch import distributed
 
 from interp_kit.core.files import write_text
 from interp_kit.core.seeding import derive_seed
@@ -41,8 +43,9 @@ class CultureConfig:
     for uniformly; making: the share of the budget, at its start and again at its end, in which the structure that makes
     quizzes joins and every position is learnt, as a model that makes quizzes needs; rest: the weight then of positions
     that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a round of
-    making is to keep, 0 for no round; max_fail: how many models may fail at one; threads: of a process; workers: how
-    many processes.
+    making is to keep, 0 for no round; max_fail: how many models may fail at one; precision: of the passes on a CPU,
+    "float32" or "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every
+    step of a model.
     """
 
     ids: tuple[int, ...] = (0, 1, 2, 3)
@@ -59,8 +62,10 @@ class CultureConfig:
     max_fail: int = 1
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"
     threads: int = 1
     workers: int = 2
+    shards: int = 1
 
 
 @dataclass(frozen=True)
@@ -92,27 +97,43 @@ def quiz_batch(
     return grids.add_noise(clean, grids.noisy_cells(structure), rng, noise), clean
 
 
-def turn(config: CultureConfig, id: int, directory: Path) -> Point:
-    """Train one model for one turn, evaluate it, write its files and its line of the curve."""
+def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None = None, rank: int = 0) -> Point:
+    """Train one model for one turn, evaluate it, write its files and its line of the curve.
+
+    meeting: a file by which the processes that share the steps find one another, this being number `rank` of them; the
+    first evaluates and writes.
+    """
+    if meeting is None:
+        return _turn(config, id, directory, 0)
+    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=config.shards)
+    try:
+        return _turn(config, id, directory, rank)
+    finally:
+        distributed.destroy_process_group()
+
+
+def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # momentum of dead units decays into denormals, which made steps three times slower
     started = time.monotonic()
     state, curve = directory / f"gpt_{id:03d}.state", directory / "curve.jsonl"
     if state.exists():
-        learner = Learner.load(state, config.device)
+        learner = Learner.load(state, config.device, config.precision)
         learner.budget = config.budget
         if learner.preset != PRESETS[config.preset]:
             raise ValueError(f"{state} is of {learner.preset}, not of preset {config.preset!r}")
     else:
         seed = derive_seed(config.seed, "gpt", id) % 2**31
-        learner = Learner(PRESETS[config.preset], seed=seed, budget=config.budget, device=config.device)
-    rng = np.random.default_rng(derive_seed(config.seed, "training", id, learner.seen))
+        learner = Learner(
+            PRESETS[config.preset], seed=seed, budget=config.budget, device=config.device, precision=config.precision
+        )
+    rng = np.random.default_rng(derive_seed(config.seed, "training", id, learner.seen, rank))
     torch.manual_seed(derive_seed(config.seed, "dropout", id, learner.seen))
     made = load_quizzes(directory / QUIZZES)[0] if (directory / QUIZZES).exists() else np.zeros((0, grids.LENGTH), int)
     losses, revived = [], []
     last = min(learner.seen + config.turn, config.budget)
     while learner.seen < last:
-        n = min(64 * learner.preset.batch, last - learner.seen)
+        n = -(-min(64 * learner.preset.batch, last - learner.seen) // config.shards)
         done = learner.seen / config.budget
         making = done < config.making or done >= 1 - config.making
         task, structure = _draw(n, learner.right, config.focus, making, rng)
@@ -127,13 +148,15 @@ def turn(config: CultureConfig, id: int, directory: Path) -> Point:
         weight = _weight_of(structure, config.rest if making else 0.0)
         if learner.preset.optimiser == "muon" and learner.rate() > 0.2:
             revived.append(learner.revive(torch.as_tensor(noisy[:16], device=config.device).long()))
-        for rows in np.array_split(np.arange(n), max(1, n // learner.preset.batch)):
+        for rows in np.array_split(np.arange(n), max(1, n * config.shards // learner.preset.batch)):
             tensors = [torch.as_tensor(x[rows], device=config.device) for x in (noisy, clean, weight)]
             loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2])
             losses.append(loss)
             for t, s, ok in zip(task[rows], structure[rows], correct.tolist(), strict=True):
                 learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
     point = _evaluate(config, id, learner, float(np.mean(losses)), started, float(np.mean(revived or [0.0])))
+    if rank:
+        return point
     save_mygpt(learner.model, point.accuracy, directory / f"gpt_{id:03d}.pth")
     learner.save(state)
     with open(curve, "a", encoding="utf-8") as file:
@@ -223,22 +246,31 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     """
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
-    if not config.ids or config.budget < 1 or config.turn < 1 or config.workers < 1:
-        raise ValueError("training needs a model, a budget, a turn and a worker")
+    if not config.ids or min(config.budget, config.turn, config.shards) < 1 or config.workers < config.shards:
+        raise ValueError("training needs a model, a budget, a turn and a worker for each shard")
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"precision is {config.precision!r}, it must be 'float32' or 'bfloat16'")
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     write_text(directory / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     latest = {point.id: point for point in read_curve(directory)}
-    running: dict[Future[Point], int] = {}
-    with ProcessPoolExecutor(
-        config.workers, mp_context=get_context("spawn"), initializer=_single, initargs=(config.threads,)
-    ) as pool:
+    running: dict[Future[Point], tuple[int, int]] = {}
+    with (
+        TemporaryDirectory() as meetings,
+        ProcessPoolExecutor(
+            config.workers, mp_context=get_context("spawn"), initializer=_single, initargs=(config.threads,)
+        ) as pool,
+    ):
         while True:
             making = config.quizzes > 0 and not (directory / QUIZZES).exists() and passed(config, latest)
             for id in sorted(config.ids, key=lambda i: _strength(latest.get(i))):
                 open_ = not making and (id not in latest or latest[id].seen < config.budget)
-                if open_ and id not in running.values() and len(running) < config.workers:
-                    running[pool.submit(turn, config, id, directory)] = id
+                free = len(running) + config.shards <= config.workers and id not in {i for i, _ in running.values()}
+                if open_ and free:
+                    seen = latest[id].seen if id in latest else 0
+                    meeting = Path(meetings, f"{id}-{seen}") if config.shards > 1 else None
+                    for rank in range(config.shards):
+                        running[pool.submit(turn, config, id, directory, meeting, rank)] = id, rank
             if not running and making:
                 make_round(config, directory)
                 continue
@@ -246,9 +278,11 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
                 return read_curve(directory)
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                id = running.pop(future)
-                latest[id] = future.result()
-                (report or _log)(latest[id])
+                id, rank = running.pop(future)
+                point = future.result()
+                if rank == 0:
+                    latest[id] = point
+                    (report or _log)(point)
 
 
 def _single(threads: int) -> None:
