@@ -180,9 +180,8 @@ def test_what_does_not_differ_recovers_nothing(
     result = patch(model, pairs, sites=sites, direction=direction)
     before = np.isin(result.position, ["bit0", "bit1"])
     assert before.sum() == 2 * (1 + 3 * model.cfg.n_layers)
-    assert (result.recovered[before] == 0).all()
-    assert (result.low[before] == 0).all()
-    assert (result.high[before] == 0).all()
+    for found in (result.recovered, result.low, result.high):  # edits run in larger batches, which round differently
+        np.testing.assert_allclose(found[before], 0, atol=1e-3)
     behind = np.isin(result.position, ["parity", "eos"])  # Nothing behind the prediction reaches it.
     assert np.abs(result.recovered[behind]).max() < 1e-6
     first = [

@@ -38,6 +38,14 @@ class Metric:
         """(batch,) the index whose logits are read."""
         return batch.position(batch.field(self.field).predict) if self.at is None else self.at
 
+    def reads(self, batch: TokenBatch) -> Int[Tensor, "batch read"]:
+        """(batch, read) the positions whose logits are read; a row with fewer repeats its last."""
+        if self.field != COMPLETION:
+            return self.position(batch)[:, None]
+        first, asked = batch.prompt_length - 1, batch.mask.sum(1) - batch.prompt_length
+        number = torch.arange(max(1, int(asked.max())), device=first.device)
+        return (first[:, None] + number.minimum(asked[:, None] - 1)).clamp(min=0)
+
     def __call__(
         self,
         logits: Float[Tensor, "batch pos vocab"],
@@ -45,45 +53,58 @@ class Metric:
         reference: Float[Tensor, "batch pos vocab"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The metric of every example. reference: logits of the unedited run, which `kl` needs."""
+        rows, at = torch.arange(len(batch), device=logits.device)[:, None], self.reads(batch)
+        return self.measure(logits[rows, at], batch, None if reference is None else reference[rows, at])
+
+    def measure(
+        self,
+        logits: Float[Tensor, "*edits batch read vocab"],
+        batch: TokenBatch,
+        reference: Float[Tensor, "batch read vocab"] | None = None,
+    ) -> Float[Tensor, "*edits batch"]:
+        """The metric of every example from the logits at `reads`."""
         if self.field == COMPLETION:
             return self._of_completion(logits, batch)
-        rows, at = torch.arange(len(batch), device=logits.device), self.position(batch)
-        here = logits[rows, at]
+        here = logits[..., 0, :]
         right = batch.answer[self.field] if self.right is None else self.right
         match self.kind:
             case "logit_difference":
-                return here[rows, right] - self._wrong_logit(here, batch, right)
+                return _pick(here, right) - self._wrong_logit(here, batch, right)
             case "probability":
-                return here.softmax(-1)[rows, right]
+                return _pick(here.softmax(-1), right)
             case "accuracy":
                 return (here.argmax(-1) == right).to(here.dtype)
             case "kl":
                 if reference is None:
                     raise ValueError("kl needs the logits of the unedited run")
-                before = reference[rows, at].log_softmax(-1)
+                before = reference[:, 0].log_softmax(-1)
                 return (before.exp() * (before - here.log_softmax(-1))).sum(-1)
             case _:
                 raise ValueError(f"{self.kind} is measured over the {COMPLETION}, not at {self.field!r}")
 
     def _of_completion(self, logits: Tensor, batch: TokenBatch) -> Tensor:
-        target, before = batch.tokens[:, 1:], logits[:, :-1]
-        asked = batch.mask[:, 1:] & (
-            torch.arange(1, batch.tokens.shape[1], device=target.device) >= batch.prompt_length[:, None]
-        )
+        at = self.reads(batch)
+        target = batch.tokens.gather(1, at + 1)
+        count = batch.mask.sum(1) - batch.prompt_length
+        asked = torch.arange(at.shape[1], device=at.device) < count[:, None]
         match self.kind:
             case "exact_match":
-                return ((before.argmax(-1) == target) | ~asked).all(1).to(before.dtype)
+                return ((logits.argmax(-1) == target) | ~asked).all(-1).to(logits.dtype)
             case "log_probability":
-                return (before.log_softmax(-1).gather(-1, target[..., None])[..., 0] * asked).sum(1) / asked.sum(1)
+                return (_pick(logits.log_softmax(-1), target) * asked).sum(-1) / count
         raise ValueError(f"{self.kind} is measured at one field, not over the {COMPLETION}")
 
     def _wrong_logit(self, here: Tensor, batch: TokenBatch, right: Tensor) -> Tensor:
-        rows = torch.arange(len(batch), device=here.device)
         if self.wrong is not None:
-            return here[rows, self.wrong]
+            return _pick(here, self.wrong)
         candidates = torch.tensor(batch.field(self.field).candidates, device=here.device)
         other = candidates[None, :] != right[:, None]
-        return (here[:, candidates] * other).sum(-1) / other.sum(-1)
+        return (here[..., candidates] * other).sum(-1) / other.sum(-1)
+
+
+def _pick(values: Tensor, token: Tensor) -> Tensor:
+    """(…) the value of each row's token, of (…, vocab)."""
+    return values.gather(-1, token.expand(values.shape[:-1])[..., None])[..., 0]
 
 
 def _metric(kind: Kind, target: PairBatch | str) -> Metric:

@@ -24,23 +24,29 @@ from interp_kit.analysis.sites import (
     Resample,
     Scale,
     Set,
-    Source,
     Zero,
     as_group,
     check_edit,
     hook_name,
 )
+from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
+from interp_kit.models.executor import TOLERANCE, Executor, Unsupported
+
+MEMORY = 2**29
 
 
 @dataclass(frozen=True)
 class SweepValues:
-    """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited."""
+    """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
+    through TransformerLens hooks, and why ("" where none did)."""
 
     values: np.ndarray
     baseline: np.ndarray
+    by_hooks: int = 0
+    why: str = ""
 
 
 def sweep(
@@ -49,9 +55,14 @@ def sweep(
     edits: Sequence[Edit | Sequence[Edit]],
     metrics: Metric | Sequence[Metric],
     *,
+    memory: int = MEMORY,
     progress: bool = False,
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
+
+    Edits run together in plain torch (`analysis/suffix.py`), after its unedited logits were compared with the model's;
+    through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
+    compute. memory: bytes that a batch of edits may take, beside the model and one unedited run.
 
     Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
     where the unedited model gives nan or inf.
@@ -64,12 +75,59 @@ def sweep(
     with torch.inference_mode():
         engine = Engine(model, batch)
         baseline = torch.stack([metric(engine.logits, batch, engine.logits).float().cpu() for metric in metrics])
-        values = torch.empty(len(groups), len(metrics), len(batch))
-        for i, group in enumerate(tqdm(groups, desc="edits", disable=not progress)):
-            logits = engine.run(group)
+        values = baseline.expand(len(groups), -1, -1).clone()
+        bar = tqdm(total=len(groups), desc="edits", disable=not progress)
+        slow = [i for i, group in enumerate(groups) if any(_needs_hooks(edit) for edit in group)]
+        why = "weights or senders are edited" if slow else ""
+        fast = sorted(set(range(len(groups))) - set(slow))
+        if fast:
+            try:
+                _run_together(model, engine, groups, fast, metrics, values, memory, bar)
+            except Unsupported as reason:
+                slow, why = list(range(len(groups))), str(reason)
+        for i in slow:
+            logits = engine.run(groups[i])
             for j, metric in enumerate(metrics):
                 values[i, j] = metric(logits, batch, engine.logits).float().cpu()
-    return SweepValues(values.numpy(), baseline.numpy())
+            bar.update()
+        bar.close()
+    return SweepValues(values.numpy(), baseline.numpy(), len(slow), why)
+
+
+def _needs_hooks(edit: Edit) -> bool:
+    return edit.is_weight or isinstance(edit.source, CopyAttended)
+
+
+def _run_together(
+    model: HookedModel,
+    engine: "Engine",
+    groups: Sequence[EditGroup],
+    chosen: Sequence[int],
+    metrics: Sequence[Metric],
+    values: Tensor,
+    memory: int,
+    bar: tqdm,
+) -> None:
+    """Fill `values` (edit, metric, batch) of the chosen groups. Raises Unsupported, with no value changed, where the
+    plain executor does not give the model's own logits on this batch."""
+    batch = engine.batch
+    parts = [metric.reads(batch) for metric in metrics]
+    reads = torch.cat(parts, 1)
+    suffix = Suffix(Executor(model), batch, reads, engine.new_value)
+    expected = engine.logits[engine.rows[:, None], reads]
+    difference = float((suffix.logits - expected).abs().max())
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
+    planned = [plan for i in chosen if (plan := suffix.plan(i, groups[i])) is not None]
+    bar.update(len(chosen) - len(planned))
+    for chunk in suffix.chunks(planned, memory):
+        logits = suffix.run(chunk)
+        at = 0
+        for j, (metric, part) in enumerate(zip(metrics, parts, strict=True)):
+            here, before = (x[..., at : at + part.shape[1], :] for x in (logits, expected))
+            values[[plan.number for plan in chunk], j] = metric.measure(here, batch, before).float().cpu()
+            at += part.shape[1]
+        bar.update(len(chunk))
 
 
 @contextlib.contextmanager
@@ -129,7 +187,7 @@ class Engine:
             return self._attended_hooks(edit, edit.source)
         name = hook_name(edit.site, edit.layer)
         where = self._index(edit)
-        new = self._new_value(edit.source, name, edit, where)
+        new = self.new_value(edit, where)
 
         def apply(activation: Tensor, hook: object) -> Tensor:
             activation = activation.clone()
@@ -148,17 +206,20 @@ class Engine:
         at = self.batch.position(edit.position) if isinstance(edit.position, str) else edit.position
         return (self.rows, at, *tail)
 
-    def _new_value(self, source: Source, name: str, edit: Edit, where: tuple) -> Callable[[Tensor], Tensor]:
-        """A function from the edited slice to what replaces it."""
-        match source:
+    def new_value(self, edit: Edit, where: tuple) -> Callable[[Tensor], Tensor]:
+        """A function from the edited slice to what replaces it. where: the slice's index into the activation."""
+        name = hook_name(edit.site, edit.layer)
+        match edit.source:
             case Zero():
                 return torch.zeros_like
             case Scale(factor=factor):
                 return lambda old: old * factor
             case Add(vector=vector, scale=scale):
-                return lambda old: old + scale * vector.to(old)
+                part = self._part(vector, where)
+                return lambda old: old + scale * part.to(old)
             case Set(value=value):
-                return lambda old: value.to(old).expand_as(old)
+                part = self._part(value, where)
+                return lambda old: part.to(old).expand_as(old)
             case Copy(batch=other):
                 self._check_aligned(other, edit)
                 reference = self.activation(other, name)
@@ -175,9 +236,21 @@ class Engine:
                     key, names = ("resample", id(over), name, seed), list(self.batch.positions)
                     reference = self._once(key, over, lambda: self._resampled(over, name, seed, names))
             case _:
-                raise TypeError(f"unknown source {type(source).__name__}")
+                raise TypeError(f"unknown source {type(edit.source).__name__}")
         new = reference[where]
         return lambda old: new
+
+    def _part(self, value: Tensor, where: tuple) -> Tensor:
+        """What of a value that is broadcast to (batch, pos, …) falls on the positions of an index."""
+        behind = sum(isinstance(i, slice) for i in where[2:])  # axes behind batch and pos in the edited slice
+        axis = value.ndim - behind - 1
+        if isinstance(where[0], slice):  # positions from one to another, of every row
+            if axis < 0 or value.shape[axis] == 1:
+                return value
+            return value.narrow(axis, where[1].start, where[1].stop - where[1].start)
+        if where[0].ndim == 2:  # some positions of each row
+            return value.expand(*self.batch.tokens.shape, *value.shape[max(0, axis + 1) :])[where[:2]]
+        return value
 
     def _check_aligned(self, other: TokenBatch, edit: Edit) -> None:
         if other.tokens.shape != self.batch.tokens.shape or not torch.equal(other.mask, self.batch.mask):

@@ -118,6 +118,45 @@ class Executor:
         self.length = end
         return F.linear(self.norm(x if every else x[:, -1]), *self.unembed)
 
+    @torch.inference_mode()
+    def run(
+        self, tokens: Int[Tensor, "batch pos"], visit: Callable[[str, int, Tensor], None], stop: int | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """(batch, pos, d_model) the residual stream before the final norm, or before block `stop`.
+
+        visit: called with site, layer and value of every activation on the way: embed, pos_embed, resid_pre, q, k, v, z
+        (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post.
+        """
+        batch, length = tokens.shape
+        words, places = F.embedding(tokens, self.embed), self.positions[:length].expand(batch, -1, -1)
+        visit("embed", 0, words)
+        visit("pos_embed", 0, places)
+        x = words + places
+        for number, layer in enumerate(self.layers[:stop]):
+            visit("resid_pre", number, x)
+            heads = F.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+            for name, value in zip("qkv", heads, strict=True):
+                visit(name, number, value)
+            q, k, v = (value.transpose(1, 2) for value in heads)
+            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=layer.scale).transpose(1, 2)
+            visit("z", number, z)
+            out = F.linear(z.flatten(2), *layer.out)
+            visit("attn_out", number, out)
+            x = x + out
+            visit("resid_mid", number, x)
+            if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
+                post = self.act(F.linear(layer.norm2(x), *layer.mlp_in))
+                visit("mlp_post", number, post)
+                out = F.linear(post, *layer.mlp_out)
+                visit("mlp_out", number, out)
+                x = x + out
+            visit("resid_post", number, x)
+        return x
+
+    def read_out(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
+        """(…, vocab) logits of the residual stream before the final norm."""
+        return F.linear(self.norm(x), *self.unembed)
+
     def _room(self, batch: int, capacity: int) -> Tensor:
         """(layer, 2, batch, head, capacity, d_head) memory for keys and values; the last one again where it fits."""
         shape = (len(self.layers), 2, batch, self.n_heads, capacity, self.d_head)

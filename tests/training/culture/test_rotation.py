@@ -129,6 +129,21 @@ def test_a_model_with_two_shards_trains_and_goes_on(tmp_path: Path) -> None:
     assert load_mygpt(tmp_path / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
 
 
+def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    config = json.dumps({**SMALL, "ids": [0, 1], "workers": 2, "turn": 32, "budget": 10_000_000})
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path), config], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not read_curve(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()  # the parent alone
+    process.wait()
+    time.sleep(3)
+    turns = len(read_curve(tmp_path))
+    assert turns >= 1
+    time.sleep(3)
+    assert len(read_curve(tmp_path)) == turns
+
+
 def point(id: int, seen: int, accuracy: float) -> Point:
     return Point(id, seen, 0.0, accuracy, 0.0, {}, {}, [[0.0] * 5] * 8, 0.0)
 

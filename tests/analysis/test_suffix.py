@@ -1,0 +1,127 @@
+"""Edits together against edits one by one through TransformerLens hooks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from interp_kit.analysis import sweep as sweeping
+from interp_kit.analysis.metrics import Metric, log_probability
+from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resample, Scale, Set, Zero, has_heads
+from interp_kit.analysis.sweep import Engine, sweep
+from interp_kit.core.batch import TokenBatch
+
+ROWS, LENGTH, VOCABULARY = 3, 7, 11
+
+
+def network(seed: int, *, d_head: int, layers: int, attn_only: bool, final_norm: bool, act: str) -> HookedTransformer:
+    cfg = HookedTransformerConfig(
+        n_layers=layers, d_model=8, n_ctx=LENGTH, d_head=d_head, n_heads=2, d_vocab=VOCABULARY, d_mlp=12, act_fn=act,
+        attn_only=attn_only, normalization_type="LN", seed=seed, device="cpu",
+    )  # fmt: skip
+    model = HookedTransformer(cfg)
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=g) * 0.3)
+    if not final_norm:
+        model.ln_final = torch.nn.Identity()
+        model.setup()
+    return model.eval()
+
+
+def ragged(seed: int) -> TokenBatch:
+    """Rows of unequal length with a position that stands elsewhere in each row."""
+    g = np.random.default_rng(seed)
+    lengths = np.array([LENGTH, LENGTH - 2, LENGTH - 1])
+    mask = torch.as_tensor(np.arange(LENGTH) < lengths[:, None])
+    tokens = torch.as_tensor(g.integers(0, VOCABULARY, (ROWS, LENGTH))) * mask
+    prompt = torch.as_tensor([3, 2, 4])
+    everywhere = {f"t{i}": torch.where(mask[:, i], i, -1) for i in range(LENGTH)}
+    # the same names whatever the row, where every row has them
+    positions = {**everywhere, "end": torch.as_tensor(lengths - 1), "query": prompt - 1}
+    return TokenBatch(
+        tokens=tokens, mask=mask, prompt_length=prompt, positions=positions, labels={},
+        fields=(), answer={"answer": tokens[:, 1]},
+        inputs=(), numeric=(), task="random", vocabulary=tuple(map(str, range(VOCABULARY))),
+    )  # fmt: skip
+
+
+@st.composite
+def edits(draw: st.DrawFn, layers: int, attn_only: bool, d_head: int, other: TokenBatch) -> Edit:
+    sites = [s for s in ACTIVATIONS if not (attn_only and s in ("mlp_out", "mlp_post", "resid_mid"))]
+    site = draw(st.sampled_from(sites))
+    layer = draw(st.integers(0, layers - 1)) if "{layer}" in ACTIVATIONS[site][0] else None
+    head = draw(st.sampled_from([None, 0, 1])) if has_heads(site) else None
+    position = draw(st.sampled_from([None, 0, 2, 4, 6, "query", "end", "t1"]))
+    width = d_head if has_heads(site) else 12 if site == "mlp_post" else 8
+    neuron = draw(st.sampled_from([None, None, 1]))
+    shape = () if neuron is not None else (width,)
+    g = torch.Generator().manual_seed(draw(st.integers(0, 99)))
+    rows_only = torch.randn(ROWS, *((1,) if head is None and has_heads(site) else ()), *shape, generator=g)
+    if position is None:
+        rows_only = torch.randn(ROWS, LENGTH, *((1,) if head is None and has_heads(site) else ()), *shape, generator=g)
+    vector = torch.randn(shape, generator=g)
+    source = draw(
+        st.sampled_from(
+            [Zero(), Scale(-0.5), Add(vector, 2.0), Add(rows_only), Set(rows_only), Set(vector), Copy(other)]
+        )
+    )
+    if position is None and draw(st.booleans()):
+        source = Mean()
+    if isinstance(position, str) and draw(st.booleans()):
+        source = draw(st.sampled_from([Mean(), Resample(3)]))
+    return Edit(site, layer, source, head=head, position=position, neuron=neuron)
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
+    layers, d_head = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([3, 4]))
+    attn_only = data.draw(st.booleans())
+    model = network(
+        data.draw(st.integers(0, 5)), d_head=d_head, layers=layers, attn_only=attn_only,
+        final_norm=data.draw(st.booleans()), act=data.draw(st.sampled_from(["relu", "gelu_new"])),
+    )  # fmt: skip
+    batch, other = ragged(1), ragged(1)
+    other = dataclasses.replace(other, tokens=(other.tokens * 3 + 1) % VOCABULARY)
+    one = edits(layers, attn_only, d_head, other)
+    groups = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=6))
+    at = batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))]
+    metrics = [Metric("kl", "answer", at=at), Metric("probability", "answer", at=at), log_probability()]
+    found = sweep(model, batch, groups, metrics, memory=data.draw(st.sampled_from([1, 30_000, 2**29])))
+    assert found.by_hooks == 0, found.why
+    with torch.inference_mode():
+        engine = Engine(model, batch)
+        for i, group in enumerate(groups):
+            logits = engine.run(tuple(group))
+            for j, metric in enumerate(metrics):
+                expected = metric(logits, batch, engine.logits)
+                assert found.values[i, j] == pytest.approx(expected.numpy(), abs=1e-4, rel=1e-4), (group, metric.name)
+
+
+def test_a_model_that_is_not_computed_goes_by_hooks() -> None:
+    model = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu")
+    model.blocks[0].mlp.act_fn = torch.tanh  # what the config does not say
+    batch = ragged(1)
+    found = sweep(model, batch, [Edit("z", 1, head=0)], log_probability())
+    assert found.by_hooks == 1
+    assert "differ" in found.why
+    with torch.inference_mode():
+        expected = log_probability()(Engine(model, batch).run((Edit("z", 1, head=0),)), batch)
+    assert found.values[0, 0] == pytest.approx(expected.numpy(), abs=1e-6)
+
+
+def test_weights_go_by_hooks_and_the_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    group = [Edit("W_O", 0, head=1), Edit("z", 1, head=0)]
+    found = sweep(model, batch, [group[0], group[1], group], log_probability())
+    assert found.by_hooks == 2
+    monkeypatch.setattr(sweeping, "Executor", lambda model: (_ for _ in ()).throw(sweeping.Unsupported("no")))
+    slow = sweep(model, batch, [group[0], group[1], group], log_probability())
+    assert (slow.by_hooks, slow.why) == (3, "no")
+    assert found.values == pytest.approx(slow.values, abs=1e-5)
