@@ -224,7 +224,7 @@ def test_positions_are_those_asked_for_in_that_order(tiny_model: MakeModel, task
     assert chosen.position == ("newB", "D", "newB", "D")
     assert chosen.layer.tolist() == [0, 0, 1, 1]
     for layer, position, value in zip(chosen.layer, chosen.position, chosen.recovered, strict=True):
-        assert value == pytest.approx(everything.loc[(layer, position), "recovered"], abs=1e-6)
+        assert value == pytest.approx(everything.loc[(layer, position), "recovered"], abs=1e-4)
 
 
 def test_recovered_is_a_ratio_of_means_with_a_bootstrap_over_pairs(tiny_model: MakeModel, pairs: PairBatch) -> None:
@@ -390,7 +390,7 @@ def test_every_site_can_be_patched(tiny_model: MakeModel, pairs: PairBatch) -> N
     result = patch(model, pairs, sites=sites, by="all")
     for site in sites:
         assert np.abs(result.recovered[np.array(result.site) == site]).max() > 1e-4
-    assert (patch(model, pairs, sites="pos_embed", by="all").recovered == 0).all()
+    assert patch(model, pairs, sites="pos_embed", by="all").recovered == pytest.approx(0, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------- groups, and the first difference
@@ -404,7 +404,7 @@ def test_groups_of_positions_are_patched_together(tiny_model: MakeModel, task: B
     frame = result.to_frame().set_index(["layer", "position"])
     assert frame.loc[(0, "everything"), "recovered"] == pytest.approx(1, abs=1e-5)
     alone = patch(model, pairs, positions=names[:1]).to_frame().set_index("layer")
-    assert frame.loc[(1, "first"), "recovered"] == pytest.approx(alone.loc[1, "recovered"], abs=1e-6)
+    assert frame.loc[(1, "first"), "recovered"] == pytest.approx(alone.loc[1, "recovered"], abs=1e-4)
 
 
 def test_first_difference_reads_the_first_answer_that_differs(tiny_model: MakeModel, task: BooleanTask) -> None:

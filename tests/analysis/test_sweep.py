@@ -437,7 +437,7 @@ def test_many_edits_at_once_are_the_same_edits_alone(
     assert together.values.shape == (len(groups), 3, 7)
     for group, values in zip(groups, together.values, strict=True):
         alone = sweep(model, rows, [group], metrics())
-        close(values, alone.values[0], 0)
+        close(values, alone.values[0], 1e-4)
         close(together.baseline, alone.baseline, 0)
 
 

@@ -223,11 +223,12 @@ class _Run:
             if number == 0:
                 # an edit of one of the two embeddings changes the other's sum by what it adds
                 for site in ("embed", "pos_embed"):
+                    base = self.s.sites[site, 0][:, self.window]
+                    changed: dict[int, Tensor] = {}
                     for slot, edit in self.later.get((site, 0), []):
-                        base = self.s.sites[site, 0][:, self.window]
-                        changed = base.clone()
-                        self._write(changed, edit)
-                        self.state[slot] += changed - base
+                        self._write(changed.setdefault(slot, base.clone()), edit)
+                    for slot, value in changed.items():
+                        self.state[slot] += value - base
         stop = max(active, entering.stop)
         if stop:
             self._visit("resid_pre", number, self.state[:stop])

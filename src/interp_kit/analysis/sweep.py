@@ -245,7 +245,7 @@ class Engine:
         behind = sum(isinstance(i, slice) for i in where[2:])  # axes behind batch and pos in the edited slice
         axis = value.ndim - behind - 1
         if isinstance(where[0], slice):  # positions from one to another, of every row
-            if axis < 0 or value.shape[axis] == 1:
+            if axis < 0 or value.shape[axis] != self.batch.tokens.shape[1]:
                 return value
             return value.narrow(axis, where[1].start, where[1].stop - where[1].start)
         if where[0].ndim == 2:  # some positions of each row
