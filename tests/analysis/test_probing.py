@@ -43,14 +43,16 @@ QUICK: dict[str, Any] = {"repeats": 1, "folds": 4, "control_repeats": 0}
 
 
 class Readout:
-    """A model that is nothing but the activations it was given: hook -> (batch, pos, d)."""
+    """A model that is nothing but the activations it was given for these texts: hook -> (batch, pos, d)."""
 
-    def __init__(self, activations: dict[str, Tensor]) -> None:
-        self.activations = activations
+    def __init__(self, texts: Tensor, activations: dict[str, Tensor]) -> None:
+        self.texts, self.activations = texts, activations
         self.cfg = SimpleNamespace(n_layers=len(activations) - 1, device="cpu")
 
     def run_with_cache(self, tokens: Tensor, **kwargs: Any) -> Any:
-        return None, self.activations
+        same = (self.texts[None, :, : tokens.shape[1]] == tokens[:, None]).all(-1)
+        rows = same.int().argmax(1)
+        return None, {hook: value[rows, : tokens.shape[1]] for hook, value in self.activations.items()}
 
     def __call__(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         raise NotImplementedError
@@ -75,7 +77,7 @@ def readout(batch: TokenBatch, seed: int, layers: int = 2, d: int = 6) -> Readou
         for pos in range(len(text)):
             noise = known.setdefault(tuple(text[: pos + 1]), rng.normal(size=(len(names), d)))
             values[:, row, pos] = noise
-    return Readout({name: torch.from_numpy(value) for name, value in zip(names, values, strict=True)})
+    return Readout(batch.tokens, {name: torch.from_numpy(v) for name, v in zip(names, values, strict=True)})
 
 
 # -------------------------------------------------------------------------------------------- linear models, batched

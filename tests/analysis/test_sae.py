@@ -16,9 +16,10 @@ import torch
 from sklearn.decomposition import PCA
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from interp_kit.analysis.activations import find_hook, harvest, split_examples
+from interp_kit.analysis.activations import harvest, split_examples
 from interp_kit.analysis.sae import SAEConfig, SAEResult, evaluate_sae, train_sae
 from interp_kit.analysis.sae_training import fit_sae
+from interp_kit.analysis.sites import find_hook
 from interp_kit.core.task import AbstractTask, Example, Field
 from interp_kit.tasks.boolean import BooleanTask
 

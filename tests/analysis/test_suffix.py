@@ -12,8 +12,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from interp_kit.analysis import sweep as sweeping
 from interp_kit.analysis.metrics import Metric, log_probability
 from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resample, Scale, Set, Zero, has_heads
-from interp_kit.analysis.sweep import Engine, sweep
+from interp_kit.analysis.sweep import Engine, editing, sweep
 from interp_kit.core.batch import TokenBatch
+from interp_kit.models.decode import decode
 
 ROWS, LENGTH, VOCABULARY = 3, 7, 11
 
@@ -121,7 +122,29 @@ def test_weights_go_by_hooks_and_the_rest_together(monkeypatch: pytest.MonkeyPat
     group = [Edit("W_O", 0, head=1), Edit("z", 1, head=0)]
     found = sweep(model, batch, [group[0], group[1], group], log_probability())
     assert found.by_hooks == 2
-    monkeypatch.setattr(sweeping, "Executor", lambda model: (_ for _ in ()).throw(sweeping.Unsupported("no")))
+    monkeypatch.setattr(sweeping, "Executor", lambda *_, **__: (_ for _ in ()).throw(sweeping.Unsupported("no")))
     slow = sweep(model, batch, [group[0], group[1], group], log_probability())
     assert (slow.by_hooks, slow.why) == (3, "no")
     assert found.values == pytest.approx(slow.values, abs=1e-5)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_decoding_under_edits_is_running_the_whole_text_under_hooks(data: st.DataObject) -> None:
+    layers, attn_only = data.draw(st.integers(1, 2)), data.draw(st.booleans())
+    model = network(
+        data.draw(st.integers(0, 5)), d_head=3, layers=layers, attn_only=attn_only, final_norm=True, act="relu"
+    )
+    batch = ragged(1)
+    other = dataclasses.replace(batch, tokens=(batch.tokens * 3 + 1) % VOCABULARY)
+    group = data.draw(st.lists(edits(layers, attn_only, 3, other), min_size=1, max_size=3))
+    holes = torch.as_tensor(data.draw(st.lists(st.booleans(), min_size=LENGTH - 1, max_size=LENGTH - 1)))
+    free = (torch.arange(LENGTH) >= batch.prompt_length[:, None]) | torch.cat([torch.tensor([False]), holes])
+    options = {"lengths": batch.mask.sum(1), "batch_size": None}
+    with editing(model, batch, group) as edited:
+        expected = decode(edited, batch.tokens, free, cached=False, **options)
+    with torch.inference_mode():
+        change = Engine(model, batch).change(tuple(group))
+    found = decode(model, batch.tokens, free, edit=change, **options)
+    torch.testing.assert_close(found.log_prob, expected.log_prob, atol=1e-4, rtol=1e-4, equal_nan=True)
+    assert torch.equal(found.tokens, expected.tokens)

@@ -1,6 +1,5 @@
 """The activations of one site over a task: which examples, one vector a real token, how many distinct ones."""
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -9,14 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp_kit.analysis.sites import ACTIVATIONS, hook_name
+from interp_kit.analysis.harvest import harvest as read_sites
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
-PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value a pair of positions, so no vector a position
 SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
 
 
@@ -78,27 +76,6 @@ class Activations:
         return means[name]
 
 
-def find_hook(model: HookedModel, site: str) -> str:
-    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out"), or a key of ACTIVATIONS with its layer
-    ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
-    hooks: dict = getattr(model, "hook_dict", {})
-    name, _, layer = site.rpartition(".")
-    found = site
-    if site not in hooks and name in ACTIVATIONS and layer.isdecimal():
-        found = hook_name(name, int(layer))
-    elif site not in hooks and site in ACTIVATIONS:
-        found = hook_name(site, None)
-    if found not in hooks:
-        known = sorted({re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook) for hook in hooks})
-        raise ValueError(
-            f"the model has no site {site!r}; there are {', '.join(ACTIVATIONS)}, written as in 'mlp_out.0' with layers"
-            f" 0 to {model.cfg.n_layers - 1}, and the hooks {', '.join(known)}"
-        )
-    if found.endswith(PAIRWISE):
-        raise ValueError(f"{found} has a value for every pair of positions, so no vector a position")
-    return found
-
-
 def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -> tuple[list[Example], list[Example]]:
     """Distinct examples to train on and to evaluate on, at most `limit` together, a share `held_out` for the second.
 
@@ -139,29 +116,8 @@ def harvest(
     axis, and activations that are nan or infinite.
     """
     batch = task.batch([*train, *test], device=model.cfg.device)
-    if batch.tokens.shape[1] > model.cfg.n_ctx or int(batch.tokens.max()) >= model.cfg.d_vocab:
-        raise ValueError(
-            f"{task.name} has texts of {batch.tokens.shape[1]} tokens with ids up to {int(batch.tokens.max())};"
-            f" the model takes {model.cfg.n_ctx} tokens with ids below {model.cfg.d_vocab}"
-        )
-    layer = re.match(r"blocks\.(\d+)\.", hook)
-    found, shape = [], ()
-    for part in chunks(batch):
-        with torch.no_grad():
-            _, cache = model.run_with_cache(
-                part.tokens, names_filter=[hook], stop_at_layer=int(layer[1]) + 1 if layer else None
-            )
-        if hook not in cache:
-            raise ValueError(f"the model never calls {hook}: an option of its config leaves it out")
-        value = cache[hook].expand(len(part), *cache[hook].shape[1:])
-        if value.ndim < 3 or value.shape[1] != part.tokens.shape[1]:
-            raise ValueError(f"{hook} has shape {tuple(value.shape)}, which is not (batch, pos, …)")
-        shape = tuple(value.shape[2:])
-        found.append(value.flatten(2)[part.mask].float())
-    vectors = torch.cat(found)
-    if not torch.isfinite(vectors).all():
-        bad = int((~torch.isfinite(vectors).all(1)).sum())
-        raise ValueError(f"{hook}: {bad} of {len(vectors)} activations are nan or infinite")
+    found = read_sites(model, batch, [hook], dtype=torch.float32)[hook]
+    shape, vectors = tuple(found.shape[1:]), found.flatten(1)
     row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]
     is_train = torch.arange(len(batch), device=vectors.device) < len(train)
     return Activations(hook, shape, batch, is_train, vectors, row, _prefixes(batch)[batch.mask])

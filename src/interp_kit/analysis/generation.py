@@ -9,15 +9,18 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
-from interp_kit.analysis.sites import Edit
-from interp_kit.analysis.sweep import editing
+from interp_kit.analysis.sites import Edit, check_edit
+from interp_kit.analysis.sweep import Engine, editing
+from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.plotting import intervals, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import wilson
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import decode
+from interp_kit.models.executor import Unsupported
 
 INTACT = "intact"
 
@@ -143,14 +146,16 @@ def generate_under(
 ) -> Generations:
     """Complete each prompt greedily, intact and under each named intervention, and find where the texts part.
 
-    Edits of weights (such as W_O of one head set to zero, which removes the head) decode with kept keys and values;
-    edits of activations run the whole text for every token, so that their positions mean what they say.
+    Keys and values are kept while a text grows, whatever is edited; only edits by sender, and models that `Executor`
+    does not support, run the whole text for every token.
 
     Raises ValueError for no edit, a condition called "intact", or an edit that does not fit the model.
     """
     if not edits or INTACT in edits:
         raise ValueError('name at least one edit, and none "intact"')
     groups = {name: [edit] if isinstance(edit, Edit) else list(edit) for name, edit in edits.items()}
+    for edit in (edit for group in groups.values() for edit in group):
+        check_edit(model, batch, edit)
     at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     asked = batch.mask & (at >= batch.prompt_length[:, None])
     lengths = batch.mask.sum(1)
@@ -162,19 +167,9 @@ def generate_under(
     with torch.inference_mode():
         before = model(intact)
     for c, group in enumerate(groups.values(), 1):
-        with editing(model, batch, group) as edited:
-            by_weight = all(edit.is_weight for edit in group)
-            written = decode(
-                edited,
-                batch.tokens,
-                asked,
-                lengths=lengths,
-                cached=by_weight,
-                batch_size=batch_size if by_weight else None,
-                progress=progress,
-            ).tokens
-            with torch.inference_mode():
-                after = edited(intact)
+        written = _write_under(model, batch, group, asked, batch_size, progress)
+        with editing(model, batch, group) as edited, torch.inference_mode():
+            after = edited(intact)
         differs = (written != intact) & asked
         first = torch.where(differs.any(1), differs.int().argmax(1), -1)
         has = first >= 0
@@ -195,6 +190,30 @@ def generate_under(
         vocabulary=batch.vocabulary,
         config={"analysis": "generate_under", "model": model_name(model), "task": batch.task},
     )
+
+
+def _write_under(
+    model: HookedModel,
+    batch: TokenBatch,
+    group: Sequence[Edit],
+    asked: Tensor,
+    batch_size: int | None,
+    progress: bool,
+) -> Tensor:
+    """(batch, pos) the texts as the edited model completes them."""
+    lengths = batch.mask.sum(1)
+    if all(edit.is_weight for edit in group):
+        with editing(model, batch, group) as edited:
+            return decode(edited, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
+    options = {"lengths": lengths, "batch_size": None, "progress": progress}
+    try:
+        with torch.inference_mode():
+            change = Engine(model, batch).change(tuple(group))
+        with edited_weights(model, group):
+            return decode(model, batch.tokens, asked, edit=change, **options).tokens
+    except Unsupported:
+        with editing(model, batch, group) as edited:
+            return decode(edited, batch.tokens, asked, cached=False, **options).tokens
 
 
 def _layout(batch: TokenBatch) -> tuple[str, ...]:

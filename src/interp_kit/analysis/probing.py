@@ -16,6 +16,7 @@ import torch
 from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
+from interp_kit.analysis.harvest import Reader
 from interp_kit.analysis.linear import rotate
 from interp_kit.analysis.scoring import ProbeOptions, Scorer
 from interp_kit.analysis.sites import hook_name
@@ -239,20 +240,17 @@ def _features(
     """Row names, and for each row and position the (batch, d) activations, in float64."""
     wanted = [("embedding", hook_name("resid_pre", 0))]
     wanted += [(f"L{la} {site}", hook_name(site, la)) for site in sites for la in range(model.cfg.n_layers)]
-    with torch.inference_mode():
-        _, cache = model.run_with_cache(batch.tokens, names_filter=[hook for _, hook in wanted], return_type=None)
-    index = torch.arange(len(batch), device=batch.tokens.device)
-    at = {name: batch.position(name) for name in positions}
-    features = []
+    reader = Reader(model, batch, [hook for _, hook in wanted], positions)
     for row, hook in wanted:
-        if hook not in cache:
+        if hook not in reader.shapes:
             raise ValueError(f"{row}: the model has no {hook}")
-        if cache[hook].ndim != 3:
-            raise ValueError(
-                f"{row}: probes read (batch, pos, d) activations, {hook} has shape {tuple(cache[hook].shape)}"
-            )
-        features.append([cache[hook][index, at[name]].double().cpu().numpy() for name in positions])
-        if not all(np.isfinite(cell).all() for cell in features[-1]):
+        if len(reader.shapes[hook]) != 1:
+            shape = (*batch.tokens.shape, *reader.shapes[hook])
+            raise ValueError(f"{row}: probes read (batch, pos, d) activations, {hook} has shape {shape}")
+    found, features = reader.read(), []
+    for row, hook in wanted:
+        features.append(list(found[hook].double().cpu().numpy().swapaxes(0, 1)))
+        if not np.isfinite(features[-1]).all():
             raise FloatingPointError(f"{row} of {model_name(model)} has nan or infinite activations")
     return [row for row, _ in wanted], features
 

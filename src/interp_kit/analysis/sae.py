@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from interp_kit.analysis.activations import Activations, answer_cross_entropy, find_hook, harvest, split_examples
+from interp_kit.analysis.activations import Activations, answer_cross_entropy, harvest, split_examples
 from interp_kit.analysis.sae_training import SAEConfig, fit_sae, inference_sae
+from interp_kit.analysis.sites import find_hook
 from interp_kit.core.files import replacing_directory
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult

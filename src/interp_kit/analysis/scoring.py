@@ -71,11 +71,10 @@ class Scorer:
         if self.numeric:
             w, b = fit_ridge(x, np.broadcast_to(y.astype(np.float64), x.shape[:-1]), self.options.alpha)
             return (z @ w[..., None])[..., 0] + b[..., None]
-        # two classes are one probe; more are one against the rest
-        scores = []
-        for k in classes[1:] if len(classes) == 2 else classes:
-            w, b = fit_logistic(x, np.broadcast_to((y == k).astype(np.int64), x.shape[:-1]), self.options.c)
-            scores.append((z @ w[..., None])[..., 0] + b[..., None])
+        # two classes are one probe; more are one against the rest, and share the work on each x
+        wanted = classes[1:] if len(classes) == 2 else classes
+        w, b = fit_logistic(x, (y == wanted[:, None, None, None]).astype(np.int64), self.options.c)
+        scores = (z @ w[..., None])[..., 0] + b[..., None]
         return classes[(scores[0] > 0).astype(int)] if len(classes) == 2 else classes[np.argmax(scores, axis=0)]
 
     def _score(self, predicted: np.ndarray, classes: np.ndarray) -> np.ndarray:

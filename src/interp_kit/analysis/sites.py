@@ -1,5 +1,6 @@
 """Where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -25,6 +26,8 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "embed": ("hook_embed", ("d_model",)),
     "pos_embed": ("hook_pos_embed", ("d_model",)),
 }
+
+PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value a pair of positions, so no vector a position
 
 # site -> parameter, has a head axis in front
 WEIGHTS: dict[str, tuple[str, bool]] = {
@@ -128,6 +131,12 @@ class Edit:
         """Whether the site is a parameter."""
         return self.site in WEIGHTS
 
+    @property
+    def tail(self) -> tuple:
+        """What of an activation (batch, pos, …) is edited, as an index of the axes behind batch and pos."""
+        head = (slice(None) if self.head is None else self.head,) if self.site in ("q", "k", "v", "z") else ()
+        return (*head, slice(None) if self.neuron is None else self.neuron)
+
     def __str__(self) -> str:
         parts = [self.site, *(f"{n}={v}" for n, v in (("layer", self.layer), ("head", self.head)) if v is not None)]
         parts += [f"{n}={v}" for n, v in (("position", self.position), ("neuron", self.neuron)) if v is not None]
@@ -146,6 +155,31 @@ def hook_name(site: str, layer: int | None) -> str:
     if ("{layer}" in template) != (layer is not None):
         raise ValueError(f"site {site!r} {'needs a' if layer is None else 'has no'} layer")
     return template.format(layer=layer)
+
+
+def as_hook(site: str) -> str:
+    """The TransformerLens name of a key of ACTIVATIONS with its layer ("mlp_out.2", "embed"); any other name as it is.
+    Raises ValueError for a key with a missing layer, or one that it has not."""
+    name, _, layer = site.rpartition(".")
+    if name in ACTIVATIONS and layer.isdecimal():
+        return hook_name(name, int(layer))
+    return hook_name(site, None) if site in ACTIVATIONS else site
+
+
+def find_hook(model: HookedModel, site: str) -> str:
+    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out"), or a key of ACTIVATIONS with its layer
+    ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
+    hooks: dict = getattr(model, "hook_dict", {})
+    found = site if site in hooks else as_hook(site)
+    if found not in hooks:
+        known = sorted({re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook) for hook in hooks})
+        raise ValueError(
+            f"the model has no site {site!r}; there are {', '.join(ACTIVATIONS)}, written as in 'mlp_out.0' with layers"
+            f" 0 to {model.cfg.n_layers - 1}, and the hooks {', '.join(known)}"
+        )
+    if found.endswith(PAIRWISE):
+        raise ValueError(f"{found} has a value for every pair of positions, so no vector a position")
+    return found
 
 
 def has_heads(site: str) -> bool:

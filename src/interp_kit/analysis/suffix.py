@@ -33,6 +33,7 @@ ORDER = (
     "resid_post",
 )
 STAGE = {site: 0 if i < 6 else 1 if i < 9 else 2 for i, site in enumerate(ORDER)}
+LOGITS = 4  # copies of logits that a metric makes
 WORTH = 2048  # tokens from which on a batch is large enough to start a new one for later positions
 
 NewValue = Callable[[Edit, tuple], Callable[[Tensor], Tensor]]
@@ -40,12 +41,14 @@ NewValue = Callable[[Edit, tuple], Callable[[Tensor], Tensor]]
 
 @dataclass(frozen=True)
 class Planned:
-    """A group of edits: its number in the sweep, where it enters (layer, stage) and its first position."""
+    """A group of edits: its number in the sweep, where it enters (layer, stage) and its first position; local: whether
+    before the layer's attention it changes single positions alone."""
 
     number: int
     edits: EditGroup
     entry: tuple[int, int]
     start: int
+    local: bool
 
 
 class Suffix:
@@ -62,7 +65,11 @@ class Suffix:
         self.sites: dict[tuple[str, int], Tensor] = {}
         tokens = batch.tokens[:, : self.end]
         hidden = executor.run(tokens, lambda site, layer, value: self.sites.__setitem__((site, layer), value))
-        self.logits = executor.read_out(self._take(hidden, reads))
+        self.hidden, self.logits = hidden, executor.read_out(self._take(hidden, reads))
+
+    def finite(self) -> bool:
+        """Whether the unedited run is free of nan and inf, padding apart."""
+        return bool(self.hidden[self.batch.mask[:, : self.end]].isfinite().all() and self.logits.isfinite().all())
 
     def plan(self, number: int, group: EditGroup) -> Planned | None:
         """Where a group enters; None where none of its edits can reach what is read."""
@@ -70,7 +77,9 @@ class Suffix:
         if not kept:
             return None
         entry = min((edit.layer or 0, STAGE[edit.site]) for edit in kept)
-        return Planned(number, kept, entry, min(self._first(edit) for edit in kept))
+        before = [edit for edit in kept if ((edit.layer or 0), STAGE[edit.site]) == (entry[0], 0)]
+        local = all(edit.position is not None or edit.site in ("q", "k", "v") for edit in before)
+        return Planned(number, kept, entry, min(self._first(edit) for edit in kept), local)
 
     def _first(self, edit: Edit) -> int:
         if edit.position is None:
@@ -79,16 +88,12 @@ class Suffix:
 
     def chunks(self, planned: Sequence[Planned], memory: int) -> Iterator[list[Planned]]:
         """Groups to run together: by first position, as many as `memory` bytes take, and at least one."""
-        layer = self.x.layers[0]
-        hidden = 0 if layer.mlp_in is None else len(layer.mlp_in[0])
-        width = self.x.embed.shape[1] + 2 * self.x.n_heads * self.x.d_head
-        a_token = self.x.embed.element_size() * (4 * width + 2 * hidden + 3 * self.x.n_heads * self.end)
-        most = memory // a_token
         chunk: list[Planned] = []
         for group in sorted(planned, key=lambda p: (p.start, p.entry)):
             if chunk:
-                size = len(self.batch) * (self.end - chunk[0].start)
-                full = (len(chunk) + 1) * size > most
+                window = self.end - chunk[0].start
+                size = len(self.batch) * window
+                full = (len(chunk) + 1) * len(self.batch) * self._bytes(window) > memory
                 if full or (group.start > chunk[0].start and len(chunk) * size >= WORTH):
                     yield chunk
                     chunk = []
@@ -96,9 +101,17 @@ class Suffix:
         if chunk:
             yield chunk
 
+    def _bytes(self, window: int) -> int:
+        """What one row under one group of edits takes at most, `window` positions being carried."""
+        layer, width, heads = self.x.layers[0], self.x.embed.shape[1], self.x.n_heads * self.x.d_head
+        hidden = 0 if layer.mlp_in is None else len(layer.mlp_in[0])
+        logits = LOGITS * self.reads.shape[1] * len(self.x.unembed[0])
+        carried = window * (4 * width + 5 * heads + 2 * hidden) + 2 * self.end * heads
+        return self.x.embed.element_size() * (max(logits, carried) + window * width)
+
     def run(self, groups: Sequence[Planned]) -> Tensor:
         """(group, batch, read, vocab) logits where they are read, in the order of `groups`."""
-        order = sorted(range(len(groups)), key=lambda i: groups[i].entry)
+        order = sorted(range(len(groups)), key=lambda i: (groups[i].entry, groups[i].local))
         logits = _Run(self, [groups[i] for i in order]).logits()
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
@@ -132,15 +145,15 @@ class _Run:
     def logits(self) -> Tensor:
         s, active, x = self.s, 0, self.state
         for number, layer in enumerate(s.x.layers):
-            final = number == self.last
-            active = self._enter_pre(number, active)
-            if final:
-                x, active = self._final(number, layer, active)
+            before, active = active, self._enter_pre(number, active)
+            qkv = self._qkv(layer, number, before, active) if active else None
+            if number == self.last:
+                x, active = self._final(number, layer, active, qkv)
                 break
-            if active:
+            if qkv is not None:
                 x = self.state[:active]
-                qkv = self._qkv(layer, number, x)
-                x += self._visit("attn_out", number, self._attend(layer, number, *qkv))
+                q, k, v = (self._visit(name, number, value) for name, value in zip("qkv", qkv.unbind(3), strict=True))
+                x += self._visit("attn_out", number, self._attend(layer, number, q, k, v))
                 self._visit("resid_mid", number, x)
             active = self._enter_mid(number, active, self.state)
             if active:
@@ -149,19 +162,21 @@ class _Run:
                 self._visit("resid_post", number, x)
             active = self._enter_post(number, active, self.state)
         out = s.x.read_out(x)
-        before = (s.reads < self.start)[None, :, :, None]
-        return torch.where(before, s.logits[None], out) if bool(before.any()) else out
+        unreached = (s.reads < self.start)[None, :, :, None]
+        return torch.where(unreached, s.logits[None], out) if bool(unreached.any()) else out
 
-    def _final(self, number: int, layer: Layer, active: int) -> tuple[Tensor, int]:
+    def _final(self, number: int, layer: Layer, active: int, qkv: Tensor | None) -> tuple[Tensor, int]:
         """The last layer: keys and values for the window, all else where it is read."""
         s = self.s
         take = torch.arange(len(s.batch), device=self.state.device)[:, None], self.slots
         x = self.state.new_empty(len(self.groups), *self.slots.shape, self.state.shape[-1])
-        if active:
-            q, k, v = self._qkv(layer, number, self.state[:active])
+        if qkv is not None:
+            k, v = (self._visit(name, number, value) for name, value in zip("kv", qkv.unbind(3), strict=True))
             x[:active] = self.state[:active][:, take[0], take[1]]
             self.at_read = True
-            out = self._attend(layer, number, q[:, take[0], take[1]], k, v, self.slots)
+            weight, bias = (w[: s.x.n_heads * s.x.d_head] for w in layer.qkv)
+            q = F.linear(layer.norm1(x[:active]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
+            out = self._attend(layer, number, self._visit("q", number, q), k, v, self.slots)
             x[:active] += self._visit("attn_out", number, out)
             self._visit("resid_mid", number, x[:active])
         self.at_read = True
@@ -172,11 +187,40 @@ class _Run:
         active = self._enter_post(number, active, x)
         return x, active
 
-    def _qkv(self, layer: Layer, number: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(group, batch, pos, head, d_head) queries, keys and values."""
-        ex = self.s.x
-        q, k, v = F.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, ex.n_heads, ex.d_head)).unbind(-3)
-        return self._visit("q", number, q), self._visit("k", number, k), self._visit("v", number, v)
+    def _qkv(self, layer: Layer, number: int, before: int, active: int) -> Tensor:
+        """(group, batch, pos, 3, head, d_head) queries, keys and values; in the last layer keys and values alone.
+
+        Of groups from `before` on, which enter here, those that change single positions have the unedited run's
+        anywhere else.
+        """
+        ex, x, names = self.s.x, self.state[:active], "kv" if number == self.last else "qkv"
+        size = ex.n_heads * ex.d_head
+        weight, bias = (w[(3 - len(names)) * size :] for w in layer.qkv)
+        shape = (len(names), ex.n_heads, ex.d_head)
+        while before < active and not self.groups[before].local:
+            before += 1
+        result = x.new_empty(*x.shape[:3], *shape)
+        if before:
+            normed = layer.norm1(x[:before]).flatten(0, 2)
+            torch.addmm(bias, normed, weight.T, out=result[:before].view(len(normed), -1))
+        if before < active:
+            for i, name in enumerate(names):
+                result[before:, :, :, i] = self.s.sites[name, number][:, self.window]
+            edits = [
+                (slot, edit) for site in ("embed", "pos_embed", "resid_pre") for slot, edit in self._later(site, number)
+            ]
+            where = [(slot, position_of(edit, self.s.batch)) for slot, edit in edits if before <= slot < active]
+            if where:
+                slots = torch.tensor([slot for slot, _ in where], device=x.device)[:, None]
+                places = torch.stack([place for _, place in where]) - self.start
+                rows, reached = self.s.rows.expand(len(places), -1), places < x.shape[2]
+                chosen = slots.expand_as(places)[reached], rows[reached], places[reached]
+                new = F.linear(layer.norm1(x[chosen]), weight, bias)
+                result[chosen] = new.view(-1, *shape)
+        return result
+
+    def _later(self, site: str, number: int) -> list[tuple[int, Edit]]:
+        return self.later.get((site, number), [])
 
     def _attend(
         self, layer: Layer, number: int, q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None = None
@@ -185,23 +229,26 @@ class _Run:
 
         slots: (batch, query) places of the queries in the window; all of it where None.
         """
-        groups, _, n = q.shape[:3]
-        q, k, v = (a.permute(1, 3, 0, 2, 4) for a in (q, k, v))  # batch, head, group, pos, d_head
-        size = k.shape[3]
-        at = torch.arange(size, device=q.device)
-        later = at > (at[:, None] if slots is None else slots[:, None, None, :, None])
-        q = q * layer.scale
-        scores = (q @ k.mT).masked_fill_(later, -torch.inf)
-        if self.start == 0:
-            z = scores.softmax(-1) @ v
-        else:
-            keys, values = (self.s.sites[name, number][:, : self.start].transpose(1, 2) for name in "kv")
-            before = (q.flatten(2, 3) @ keys.mT).unflatten(2, (groups, n))
-            pattern = torch.cat([before, scores], -1).softmax(-1)
-            z = (pattern[..., : self.start].flatten(2, 3) @ values).unflatten(2, (groups, n))
-            z = z + pattern[..., self.start :] @ v
-        z = self._visit("z", number, z.permute(2, 0, 3, 1, 4).contiguous())
+        size = self.end - self.start
+        if self.start:
+            k, v = (self._whole(name, number, value) for name, value in (("k", k), ("v", v)))
+        options: dict = {"is_causal": True}
+        if self.start or slots is not None:
+            places = torch.arange(size, device=q.device) if slots is None else slots.repeat(len(q), 1)[:, None]
+            seen = torch.arange(self.end, device=q.device) <= (places + self.start)[..., None]
+            options = {"attn_mask": seen}
+        queries, keys, values = (value.flatten(0, 1).transpose(1, 2) for value in (q, k, v))
+        z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options)
+        z = z.transpose(1, 2).unflatten(0, q.shape[:2])
+        z = self._visit("z", number, z)
         return F.linear(z.flatten(-2), *layer.out)
+
+    def _whole(self, name: str, number: int, window: Tensor) -> Tensor:
+        """Keys or values of all positions: the unedited run's, then those of the window."""
+        whole = window.new_empty(*window.shape[:2], self.end, *window.shape[3:])
+        whole[:, :, : self.start] = self.s.sites[name, number][:, : self.start]
+        whole[:, :, self.start :] = window
+        return whole
 
     def _mlp(self, layer: Layer, number: int, x: Tensor) -> Tensor:
         if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
@@ -241,10 +288,10 @@ class _Run:
             edits = self.groups[slot].edits
             out = self._base("attn_out", number)
             out = self._difference("z", number, edits, out, layer.out[0])
-            for edit in self._at(edits, "attn_out", number):
+            for edit in self._of(edits, "attn_out", number):
                 self._write(out, edit)
             state[slot] = self._base("resid_pre", number, copy=False) + out
-            for edit in self._at(edits, "resid_mid", number):
+            for edit in self._of(edits, "resid_mid", number):
                 self._write(state[slot], edit)
         return max(active, entering.stop)
 
@@ -256,17 +303,17 @@ class _Run:
             mid = self._base("resid_mid", number)
             if layer.mlp_out is not None:
                 out = self._difference("mlp_post", number, edits, self._base("mlp_out", number), layer.mlp_out[0])
-                for edit in self._at(edits, "mlp_out", number):
+                for edit in self._of(edits, "mlp_out", number):
                     self._write(out, edit)
                 mid += out
             state[slot] = mid
-            for edit in self._at(edits, "resid_post", number):
+            for edit in self._of(edits, "resid_post", number):
                 self._write(state[slot], edit)
         return max(active, entering.stop)
 
     def _difference(self, site: str, number: int, edits: EditGroup, out: Tensor, weight: Tensor) -> Tensor:
         """`out` (batch, pos, d_model) after edits of what `weight` (d_model, in) maps to it."""
-        chosen = self._at(edits, site, number)
+        chosen = self._of(edits, site, number)
         if not chosen:
             return out
         base = self._base(site, number, copy=False)
@@ -283,7 +330,7 @@ class _Run:
         return out + F.linear(difference.flatten(2), weight)
 
     @staticmethod
-    def _at(edits: EditGroup, site: str, number: int) -> list[Edit]:
+    def _of(edits: EditGroup, site: str, number: int) -> list[Edit]:
         return [edit for edit in edits if edit.site == site and edit.layer == number]
 
     def _base(self, site: str, number: int, *, copy: bool = True) -> Tensor:
@@ -302,40 +349,39 @@ class _Run:
 
     def _write(self, value: Tensor, edit: Edit) -> None:
         """Edit (batch, carried, …) in place."""
-        tail: tuple = (slice(None) if edit.head is None else edit.head,) if edit.site in ("q", "k", "v", "z") else ()
-        tail = (*tail, slice(None) if edit.neuron is None else edit.neuron)
-        narrowed = self.at_read and edit.site not in ("k", "v", "q", "resid_pre")
-        if edit.position is None:
-            if narrowed:
-                where: tuple = (self.s.rows[:, None], self.s.reads, *tail)
-            else:
-                where = (slice(None), self.window, *tail)
-            here = (slice(None), slice(None), *tail)
-            value[here] = self.s.new_value(edit, where)(value[here]).to(value.dtype)
-            return
-        batch = self.s.batch
-        at = (
-            batch.position(edit.position)
-            if isinstance(edit.position, str)
-            else torch.full_like(self.s.rows, edit.position)
-        )
-        new = self.s.new_value(edit, (self.s.rows, at, *tail))
-        if not narrowed:
-            inside = at < self.end
-            if bool(inside.all()):
-                here = (self.s.rows, at - self.start, *tail)
-                value[here] = new(value[here]).to(value.dtype)
-                return
-            slots = (at - self.start).clamp(max=value.shape[1] - 1)
-            here = (self.s.rows, slots, *tail)
-            old = value[here]
-            keep = inside.view(-1, *[1] * (old.ndim - 1))
-            value[here] = torch.where(keep, new(old).to(value.dtype), old)
-            return
-        match = self.s.reads == at[:, None]
-        for column in range(match.shape[1]):
-            if bool(match[:, column].any()):
-                here = (self.s.rows, torch.full_like(self.s.rows, column), *tail)
-                old = value[here]
-                keep = match[:, column].view(-1, *[1] * (old.ndim - 1))
-                value[here] = torch.where(keep, new(old).to(value.dtype), old)
+        write(value, edit, self.s.reads if self.at_read else self.window, self.s.batch, self.s.new_value)
+
+
+def write(value: Tensor, edit: Edit, carried: slice | Tensor, batch: TokenBatch, new_value: NewValue) -> None:
+    """Edit a site's activation (batch, n, …) in place, which has the positions `carried`, a slice or (batch, n)."""
+    rows, tail = torch.arange(len(batch), device=value.device), edit.tail
+    if edit.position is None:
+        here: tuple = (slice(None), slice(None), *tail)
+        of_rows = slice(None) if isinstance(carried, slice) else rows[:, None]
+        value[here] = new_value(edit, (of_rows, carried, *tail))(value[here]).to(value.dtype)
+        return
+    at = position_of(edit, batch)
+    if isinstance(carried, slice):
+        match = None
+        there, column = (at >= carried.start) & (at < carried.stop), (at - carried.start).clamp(0, value.shape[1] - 1)
+    else:
+        match = carried == at[:, None]
+        there, column = match.any(1), match.int().argmax(1)
+    if not bool(there.any()):
+        return
+    here = (rows, column, *tail)
+    old = value[here]
+    new = new_value(edit, (rows, at, *tail))(old).to(value.dtype)
+    if match is None:
+        value[here] = new if bool(there.all()) else torch.where(there.view(-1, *[1] * (old.ndim - 1)), new, old)
+    else:  # a position may be carried more than once
+        every = (slice(None), slice(None), *tail)
+        value[every] = torch.where(match.view(*match.shape, *[1] * (old.ndim - 1)), new[:, None], value[every])
+
+
+def position_of(edit: Edit, batch: TokenBatch) -> Tensor:
+    """(batch,) the position of an edit that has one."""
+    if isinstance(edit.position, str):
+        return batch.position(edit.position)
+    assert edit.position is not None
+    return torch.full_like(batch.prompt_length, edit.position)

@@ -5,6 +5,7 @@ TransformerLens hooks, edits of weights on the parameters, which are put back wh
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,13 +30,16 @@ from interp_kit.analysis.sites import (
     check_edit,
     hook_name,
 )
-from interp_kit.analysis.suffix import Suffix
+from interp_kit.analysis.suffix import Suffix, write
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
-from interp_kit.models.executor import TOLERANCE, Executor, Unsupported
+from interp_kit.models.decode import Change
+from interp_kit.models.executor import TOLERANCE, Executor, Unsupported, unpadded, whole_text
 
 MEMORY = 2**29
+COMPARED = 4  # rows of a batch on which the plain run is held against the model itself
+NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
 
 
 @dataclass(frozen=True)
@@ -72,25 +76,33 @@ def sweep(
     for group in groups:
         for edit in group:
             check_edit(model, batch, edit)
+    slow = [i for i, group in enumerate(groups) if any(_needs_hooks(edit) for edit in group)]
+    why = "weights or senders are edited" if slow else ""
+    parts = [metric.reads(batch) for metric in metrics]
+    bar = tqdm(total=len(groups), desc="edits", disable=not progress)
     with torch.inference_mode():
         engine = Engine(model, batch)
-        baseline = torch.stack([metric(engine.logits, batch, engine.logits).float().cpu() for metric in metrics])
+        try:
+            suffix = _plain(engine, torch.cat(parts, 1))
+        except Unsupported as reason:
+            suffix, slow, why = None, list(range(len(groups))), str(reason)
+        before = engine.logits[engine.rows[:, None], torch.cat(parts, 1)] if suffix is None else suffix.logits
+        baseline = _measure(metrics, parts, batch, before, before)
         values = baseline.expand(len(groups), -1, -1).clone()
-        bar = tqdm(total=len(groups), desc="edits", disable=not progress)
-        slow = [i for i, group in enumerate(groups) if any(_needs_hooks(edit) for edit in group)]
-        why = "weights or senders are edited" if slow else ""
-        fast = sorted(set(range(len(groups))) - set(slow))
-        if fast:
-            try:
-                _run_together(model, engine, groups, fast, metrics, values, memory, bar)
-            except Unsupported as reason:
-                slow, why = list(range(len(groups))), str(reason)
+        if suffix is not None:
+            fast = sorted(set(range(len(groups))) - set(slow))
+            engine.harvest([groups[i] for i in fast])
+            planned = [plan for i in fast if (plan := suffix.plan(i, groups[i])) is not None]
+            bar.update(len(fast) - len(planned))
+            for chunk in suffix.chunks(planned, memory):
+                measured = _measure(metrics, parts, batch, suffix.run(chunk), before)
+                values[[plan.number for plan in chunk]] = measured.transpose(0, 1)
+                bar.update(len(chunk))
         for i in slow:
-            logits = engine.run(groups[i])
-            for j, metric in enumerate(metrics):
-                values[i, j] = metric(logits, batch, engine.logits).float().cpu()
+            logits = engine.run(groups[i])[engine.rows[:, None], torch.cat(parts, 1)]
+            values[i] = _measure(metrics, parts, batch, logits, before)
             bar.update()
-        bar.close()
+    bar.close()
     return SweepValues(values.numpy(), baseline.numpy(), len(slow), why)
 
 
@@ -98,36 +110,32 @@ def _needs_hooks(edit: Edit) -> bool:
     return edit.is_weight or isinstance(edit.source, CopyAttended)
 
 
-def _run_together(
-    model: HookedModel,
-    engine: "Engine",
-    groups: Sequence[EditGroup],
-    chosen: Sequence[int],
-    metrics: Sequence[Metric],
-    values: Tensor,
-    memory: int,
-    bar: tqdm,
-) -> None:
-    """Fill `values` (edit, metric, batch) of the chosen groups. Raises Unsupported, with no value changed, where the
-    plain executor does not give the model's own logits on this batch."""
-    batch = engine.batch
-    parts = [metric.reads(batch) for metric in metrics]
-    reads = torch.cat(parts, 1)
-    suffix = Suffix(Executor(model), batch, reads, engine.new_value)
-    expected = engine.logits[engine.rows[:, None], reads]
-    difference = float((suffix.logits - expected).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+def _measure(
+    metrics: Sequence[Metric], parts: Sequence[Tensor], batch: TokenBatch, logits: Tensor, before: Tensor
+) -> Tensor:
+    """(metric, …, batch) from the logits (…, batch, read, vocab) at all that the metrics read, one after the other."""
+    found, at = [], 0
+    for metric, part in zip(metrics, parts, strict=True):
+        here = slice(at, at + part.shape[1])
+        found.append(metric.measure(logits[..., here, :], batch, before[:, here]).float().cpu())
+        at += part.shape[1]
+    return torch.stack(found)
+
+
+def _plain(engine: "Engine", reads: Tensor) -> Suffix:
+    """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
+    are not the model's own on the first rows, FloatingPointError where they are not finite."""
+    batch, executor = engine.batch, Executor(engine.model, compare=False)
+    suffix = Suffix(executor, batch, reads, engine.new_value)
+    few = slice(0, COMPARED)
+    expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
+    difference = float((suffix.logits[few] - expected).abs().max())
+    if expected.isfinite().all() and not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
-    planned = [plan for i in chosen if (plan := suffix.plan(i, groups[i])) is not None]
-    bar.update(len(chosen) - len(planned))
-    for chunk in suffix.chunks(planned, memory):
-        logits = suffix.run(chunk)
-        at = 0
-        for j, (metric, part) in enumerate(zip(metrics, parts, strict=True)):
-            here, before = (x[..., at : at + part.shape[1], :] for x in (logits, expected))
-            values[[plan.number for plan in chunk], j] = metric.measure(here, batch, before).float().cpu()
-            at += part.shape[1]
-        bar.update(len(chunk))
+    if not suffix.finite():
+        raise FloatingPointError(NOT_FINITE)
+    engine.executor = executor
+    return suffix
 
 
 @contextlib.contextmanager
@@ -151,30 +159,88 @@ class Engine:
     def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
         self.model, self.batch = model, batch
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
-        self.logits = model(batch.tokens)
-        if not torch.isfinite(self.logits[batch.mask]).all():
-            raise FloatingPointError("the unedited model gives nan or infinite logits on this batch")
+        self.executor: Executor | None = None  # what computes reference activations, else the model itself does
         self._cache: dict[tuple[object, ...], Tensor] = {}
         self._kept: list[object] = []  # keeps the batches alive whose id is a key
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """(batch, pos, vocab) of the unedited run, through the model itself. Raises FloatingPointError where they are
+        not finite."""
+        logits = whole_text(self.model, self.batch.tokens)
+        if not torch.isfinite(logits[self.batch.mask]).all():
+            raise FloatingPointError(NOT_FINITE)
+        return logits
 
     def run(self, group: EditGroup) -> Tensor:
         """(batch, pos, vocab) logits under the edits of one group."""
         hooks = self.hooks(group)  # before the weights change: what is copied or averaged is the unedited model's
         with edited_weights(self.model, group):
-            return self.model.run_with_hooks(self.batch.tokens, fwd_hooks=hooks)
+            tokens = self.batch.tokens
+            return self.model.run_with_hooks(tokens, fwd_hooks=hooks, **unpadded(self.model, tokens))
 
     def hooks(self, group: EditGroup) -> list[Hook]:
         """The hooks of a group's activation edits."""
         return [hook for edit in group if not edit.is_weight for hook in self._hooks(edit)]
 
-    def activation(self, batch: TokenBatch, name: str) -> Tensor:
-        """(batch, pos, …) the activation at hook `name` on `batch`, computed once."""
+    def change(self, group: EditGroup) -> Change:
+        """The group's activation edits for `decode`, at the batch's own positions: the text behind them is new. Raises
+        Unsupported where it has edits by sender."""
+        edits = [edit for edit in group if not edit.is_weight]
+        if any(_needs_hooks(edit) for edit in edits):
+            raise Unsupported("senders are edited")
+        self.harvest([group])  # before weights change
+        length = self.batch.tokens.shape[1]
 
-        def compute() -> Tensor:
-            _, cache = self.model.run_with_cache(batch.tokens, names_filter=[name], return_type=None)
-            return cache[name].expand(len(batch), *cache[name].shape[1:])  # pos_embed is one row for all
+        def apply(site: str, layer: int, start: int, value: Tensor) -> None:
+            here = slice(start, min(start + value.shape[1], length))
+            for edit in edits:
+                if (edit.site, edit.layer or 0) == (site, layer) and start < length:
+                    write(value[:, : here.stop - start], edit, here, self.batch, self.new_value)
 
-        return self._once(("activation", id(batch), name), batch, compute)
+        return apply
+
+    def harvest(self, groups: Sequence[EditGroup]) -> None:
+        """Compute what activations the edits refer to, each batch in one run."""
+        needed: dict[int, tuple[TokenBatch, set[tuple[str, int | None]]]] = {}
+        for edit in (edit for group in groups for edit in group):
+            match edit.source:
+                case Copy(batch=over):
+                    pass
+                case Mean(over=over) | Resample(over=over):
+                    over = over or self.batch
+                case _:
+                    continue
+            needed.setdefault(id(over), (over, set()))[1].add((edit.site, edit.layer))
+        for over, sites in needed.values():
+            self._harvest(over, sites)
+
+    def _harvest(self, over: TokenBatch, sites: set[tuple[str, int | None]]) -> None:
+        names = {hook_name(site, layer): (site, layer or 0) for site, layer in sites}
+        if self.executor is None:
+            _, found = self.model.run_with_cache(
+                over.tokens, names_filter=list(names), return_type=None, **unpadded(self.model, over.tokens)
+            )
+        else:
+            here: dict[tuple[str, int], Tensor] = {}
+            wanted, last = set(names.values()), max(layer for _, layer in names.values())
+
+            def keep(site: str, layer: int, value: Tensor) -> None:
+                if (site, layer) in wanted:
+                    here[site, layer] = value
+
+            self.executor.run(over.tokens, keep, last + 1)
+            found = {name: here[at] for name, at in names.items()}
+        for name in names:
+            value = found[name].expand(len(over), *found[name].shape[1:])  # pos_embed is one row for all
+            self._once(("activation", id(over), name), over, lambda value=value: value)
+
+    def activation(self, batch: TokenBatch, site: str, layer: int | None) -> Tensor:
+        """(batch, pos, …) the activation of a site on `batch`, computed once."""
+        key = ("activation", id(batch), hook_name(site, layer))
+        if key not in self._cache:
+            self._harvest(batch, {(site, layer)})
+        return self._cache[key]
 
     def _once(self, key: tuple[object, ...], batch: TokenBatch, compute: Callable[[], Tensor]) -> Tensor:
         if key not in self._cache:
@@ -198,13 +264,11 @@ class Engine:
 
     def _index(self, edit: Edit) -> tuple:
         """The edited slice of a site's activation: (batch, …) at a position, (batch, pos, …) at all."""
-        tail: tuple = (slice(None) if edit.head is None else edit.head,) if edit.site in ("q", "k", "v", "z") else ()
-        tail = (*tail, slice(None) if edit.neuron is None else edit.neuron)
         if edit.position is None:
             # only the batch's own positions: under decoding the text behind it is new
-            return (slice(None), slice(0, self.batch.tokens.shape[1]), *tail)
+            return (slice(None), slice(0, self.batch.tokens.shape[1]), *edit.tail)
         at = self.batch.position(edit.position) if isinstance(edit.position, str) else edit.position
-        return (self.rows, at, *tail)
+        return (self.rows, at, *edit.tail)
 
     def new_value(self, edit: Edit, where: tuple) -> Callable[[Tensor], Tensor]:
         """A function from the edited slice to what replaces it. where: the slice's index into the activation."""
@@ -222,19 +286,19 @@ class Engine:
                 return lambda old: part.to(old).expand_as(old)
             case Copy(batch=other):
                 self._check_aligned(other, edit)
-                reference = self.activation(other, name)
+                reference = self.activation(other, edit.site, edit.layer)
             case Mean(over=over):
                 over = over or self.batch
                 self._check_named(edit, over)
-                reference = self._once(("mean", id(over), name), over, lambda: self._named_mean(over, name))
+                reference = self._once(("mean", id(over), name), over, lambda: self._named_mean(over, edit))
             case Resample(seed=seed, over=over):
                 over = over or self.batch
                 self._check_named(edit, over)
                 if isinstance(edit.position, str):
-                    reference = self._resampled(over, name, seed, [edit.position])
+                    reference = self._resampled(over, edit, seed, [edit.position])
                 else:
                     key, names = ("resample", id(over), name, seed), list(self.batch.positions)
-                    reference = self._once(key, over, lambda: self._resampled(over, name, seed, names))
+                    reference = self._once(key, over, lambda: self._resampled(over, edit, seed, names))
             case _:
                 raise TypeError(f"unknown source {type(edit.source).__name__}")
         new = reference[where]
@@ -271,9 +335,9 @@ class Engine:
             named[self.rows[has], index[has]] = number
         return named
 
-    def _named_mean(self, over: TokenBatch, name: str) -> Tensor:
+    def _named_mean(self, over: TokenBatch, edit: Edit) -> Tensor:
         """(batch, pos, …) at each named position the mean of `over`'s rows that have it."""
-        reference = self.activation(over, name)
+        reference = self.activation(over, edit.site, edit.layer)
         rows = torch.arange(len(over), device=over.tokens.device)
         table = torch.zeros(
             len(self.batch.positions), *reference.shape[2:], dtype=reference.dtype, device=reference.device
@@ -285,11 +349,11 @@ class Engine:
                 table[number] = reference[rows[has], index[has]].mean(0)
         return table[self._named().clamp(min=0)]
 
-    def _resampled(self, over: TokenBatch, name: str, seed: int, names: Sequence[str]) -> Tensor:
+    def _resampled(self, over: TokenBatch, edit: Edit, seed: int, names: Sequence[str]) -> Tensor:
         """(batch, pos, …) at each of the named positions the activation of another random row of `over`."""
         donor = torch.from_numpy(self._donors(over, seed, names)).to(self.batch.tokens.device)
         # donor rows are stretched to this batch's positions by name
-        reference = self.activation(over, name)[donor]
+        reference = self.activation(over, edit.site, edit.layer)[donor]
         result = reference.new_zeros(len(self.batch), self.batch.tokens.shape[1], *reference.shape[2:])
         for position in names:
             index = self.batch.positions[position]
@@ -342,8 +406,8 @@ class Engine:
         prefix = f"blocks.{edit.layer}.attn"
         at = self.batch.position(edit.position)
         heads = slice(None) if edit.head is None else slice(edit.head, edit.head + 1)
-        keys = self._heads(self.activation(source.batch, f"{prefix}.hook_k"))
-        values = self._heads(self.activation(source.batch, f"{prefix}.hook_v"))
+        keys = self._heads(self.activation(source.batch, "k", edit.layer))
+        values = self._heads(self.activation(source.batch, "v", edit.layer))
         scale = self.model.blocks[edit.layer].attn.attn_scale  # pyright: ignore[reportAttributeAccessIssue]
         senders = [self.batch.position(name) for name in dict.fromkeys(source.senders)]
         if any((sender > at).any() for sender in senders):

@@ -3,6 +3,7 @@ fed as they are, with keys and values kept, and with edits active where the mode
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +19,7 @@ from interp_kit.models.executor import Executor, Unsupported, has_hooks, whole_t
 
 # (batch, vocab) logits that predict column t of a text (batch, pos) whose columns before t are written.
 Predict = Callable[[Tensor, int], Tensor]
+Change = Callable[[str, int, int, Tensor], None]  # site, layer, first position, activation: changed in place
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def decode(
     lengths: Int[Tensor, " batch"] | None = None,
     stop: int | Int[Tensor, " batch"] | None = None,
     cached: bool = True,
+    edit: Change | None = None,
     batch_size: int | None = 64,
     progress: bool = False,
 ) -> Decoded:
@@ -48,15 +51,17 @@ def decode(
     logits at t - 1, so the first cell cannot be free. temperature: of sampling, for each position or for all; None
     takes the most probable token. seed: decides the samples, row by row in the order of `tokens`, whatever the batch
     size. lengths: of rows padded on the right; padding is neither read nor written. stop: the last position to write.
-    batch_size: rows that run together; None for all.
+    batch_size: rows that run together; None for all. edit: called with site, layer, first position and value (batch,
+    new positions, …) of every activation as it is computed (sites as in `Executor.run`), to change it in place.
 
     Texts run through `Executor` with keys and values kept. Where hooks are active, or the executor does not support the
     model, the model itself runs with TransformerLens's cache: a hook then sees a text in pieces, each from one free
     cell up to the next, most of them one token long. A hook that counts positions needs `cached=False`, which runs the
     whole text, padding too, for every token; one that counts rows needs `batch_size=None` beside.
 
-    Raises ValueError for token ids outside the vocabulary, texts longer than the context, shapes that do not fit and
-    temperatures that are not above 0; FloatingPointError naming row and position where a logit is nan or infinite.
+    Raises Unsupported for an `edit` of a model that the executor does not compute, ValueError for token ids outside the
+    vocabulary, texts longer than the context, shapes that do not fit and temperatures that are not above 0;
+    FloatingPointError naming row and position where a logit is nan or infinite.
     """
     where, text = _checked(model, tokens, free, lengths, stop)
     heat = None if temperature is None else _heat(temperature, tokens.shape[1])
@@ -67,7 +72,7 @@ def decode(
     size = len(tokens) if batch_size is None else batch_size
     if size < 1:
         raise ValueError(f"batch_size is {size}")
-    predictor = _predictor(model, cached)
+    predictor = _predictor(model, cached, edit)
     generator = torch.Generator().manual_seed(derive_seed(seed, "decode"))
     columns = sum(int(part.any(0).sum()) for part in where.split(size))
     with tqdm(total=columns, desc="decoding", disable=not progress) as bar:
@@ -119,8 +124,11 @@ def _sample(logits: Tensor, chance: Tensor) -> Tensor:
     return (passed <= chance[:, None] * passed[:, -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
 
 
-def _predictor(model: HookedModel, cached: bool) -> Callable[[int, int], Predict]:
+def _predictor(model: HookedModel, cached: bool, edit: Change | None) -> Callable[[int, int], Predict]:
     """For (rows, positions to be read) of a batch of texts, a function that predicts its columns in ascending order."""
+    if edit is not None:
+        edited = Executor(model)
+        return lambda rows, room: _executed(edited, room, edit)
     if not cached:
         return lambda rows, room: lambda text, t: whole_text(model, text)[:, t - 1]
     try:
@@ -132,13 +140,18 @@ def _predictor(model: HookedModel, cached: bool) -> Callable[[int, int], Predict
     return lambda rows, room: _executed(executor, room)
 
 
-def _executed(executor: Executor, room: int) -> Predict:
+def _change(edit: Change, start: int, site: str, layer: int, value: Tensor) -> None:
+    edit(site, layer, start, value)
+
+
+def _executed(executor: Executor, room: int, edit: Change | None = None) -> Predict:
     done = 0
 
     def predict(text: Tensor, t: int) -> Tensor:
         nonlocal done
-        new, first, done = text[:, done:t], done == 0, t
-        return executor.prefill(new, capacity=room) if first else executor.extend(new)
+        new, start, done = text[:, done:t], done, t
+        visit = None if edit is None else partial(_change, edit, start)
+        return executor.prefill(new, capacity=room, visit=visit) if start == 0 else executor.extend(new, visit=visit)
 
     return predict
 

@@ -35,10 +35,21 @@ KNOWN = re.compile(
     "|checkpoint_(index|label_type|value)|layer_norm_folding|trust_remote_code|tie_word_embeddings"
     "|use_(attn_result|split_qkv_input|attn_in|hook_mlp_in|hook_tokens)"
 )
+# What oneDNN calls them, so that a product takes its activation along.
+ONEDNN = {
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
+}
+WIDE = 64  # d_model from which on oneDNN's products are the faster ones
 MODULES = re.compile(
     "Hooked(SAE)?Transformer|(Typed)?ModuleList|Embed|PosEmbed|Unembed|TransformerBlock|Attention|MLP|LayerNorm(Pre)?"
     "|Identity|HookPoint"
 )
+
+
+Visit = Callable[[str, int, Tensor], None]  # site, layer, activation
 
 
 class Unsupported(ValueError):
@@ -63,10 +74,13 @@ class Executor:
     """The logits of `model` with its weights as they are now: make a new one where weights change.
 
     Raises Unsupported naming what the model has that is not computed here (rotary positions, parallel blocks, gated or
-    local layers, active hooks, half precision …), or by how much logits differ on random tokens.
+    local layers, active hooks, half precision …), or by how much logits differ on random tokens (`compare`; without
+    it the caller has to).
+
+    blocks: only the first so many, for `run` alone: nothing is copied that need not be, and nothing compared.
     """
 
-    def __init__(self, model: HookedModel) -> None:
+    def __init__(self, model: HookedModel, *, compare: bool = True, blocks: int | None = None) -> None:
         _refuse(model)
         whole: Any = model
         cfg = model.cfg
@@ -74,25 +88,34 @@ class Executor:
         self.act = ACTIVATIONS[cfg.act_fn] if not cfg.attn_only else F.relu
         with torch.no_grad():
             self.embed, self.positions = whole.embed.W_E.detach(), whole.pos_embed.W_pos.detach()
-            self.layers = [_layer(block) for block in whole.blocks]
+            arrange = Tensor.contiguous if blocks is None else _same
+            self.layers = [_layer(block, arrange) for block in list(whole.blocks)[:blocks]]
             self.norm = _norm(whole.ln_final) if cfg.normalization_type is not None else _same
-            self.unembed = whole.unembed.W_U.detach().T.contiguous(), whole.unembed.b_U.detach()
+            self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
+        with_onednn = blocks is not None and _has_onednn(self.embed)
+        self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if with_onednn else None
         self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_heads, 0, self.d_head)
-        self._compare(model)
+        if compare and blocks is None:
+            self._compare(model)
 
     def prefill(
-        self, tokens: Int[Tensor, "batch pos"], *, every: bool = False, capacity: int | None = None
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        every: bool = False,
+        capacity: int | None = None,
+        visit: Visit | None = None,
     ) -> Float[Tensor, "batch vocab"] | Float[Tensor, "batch pos vocab"]:
         """Begin new texts: (batch, vocab) logits at the last position, or with `every` (batch, pos, vocab).
 
-        capacity: how long the texts may grow, the model's context where it is not given. Raises ValueError where the
-        tokens do not fit.
+        capacity: how long the texts may grow, the model's context where it is not given; visit: as for `extend`. Raises
+        ValueError where the tokens do not fit.
         """
         room = int(self.n_ctx if capacity is None else capacity)
         if room > self.n_ctx:
             raise ValueError(f"texts of {room} tokens do not fit the model's context of {self.n_ctx}")
         self.cache, self.length = self._room(len(tokens), room), 0
-        return self.extend(tokens, every=every)
+        return self.extend(tokens, every=every, visit=visit)
 
     def step(self, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch vocab"]:
         """(batch, vocab) logits after one more token of each text."""
@@ -100,80 +123,95 @@ class Executor:
 
     @torch.inference_mode()
     def extend(
-        self, tokens: Int[Tensor, "batch pos"], *, every: bool = False
+        self, tokens: Int[Tensor, "batch pos"], *, every: bool = False, visit: Visit | None = None
     ) -> Float[Tensor, "batch vocab"] | Float[Tensor, "batch pos vocab"]:
-        """Further tokens of the texts: logits at the last of them, or with `every` at each. Raises ValueError where
-        they are none, exceed the capacity, or are of another number of texts."""
+        """Further tokens of the texts: logits at the last of them, or with `every` at each.
+
+        visit: as in `run`, of the new positions; it may change values in place. Raises ValueError where there are no
+        tokens, or they exceed the capacity, or are of another number of texts.
+        """
         start, end = self.length, self.length + tokens.shape[1]
         *_, batch, _, capacity, _ = self.cache.shape
         if start == end or end > capacity or len(tokens) != batch:
             raise ValueError(
                 f"{tuple(tokens.shape)} tokens cannot follow {start}: there is room for {capacity} in {batch} texts"
             )
-        x = F.embedding(tokens, self.embed) + self.positions[start:end]
-        for layer, (keys, values) in zip(self.layers, self.cache, strict=True):
-            x = x + self._attention(layer, x, keys[:, :, :end], values[:, :, :end])
-            if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
-                x = x + F.linear(self.act(F.linear(layer.norm2(x), *layer.mlp_in)), *layer.mlp_out)
+        visit = visit or _nothing
+        x = self._embed(tokens, start, visit)
+        for number, (layer, kept) in enumerate(zip(self.layers, self.cache[:, :, :, :, :end], strict=True)):
+            x = self._block(number, layer, x, kept, visit)
         self.length = end
         return F.linear(self.norm(x if every else x[:, -1]), *self.unembed)
 
     @torch.inference_mode()
     def run(
-        self, tokens: Int[Tensor, "batch pos"], visit: Callable[[str, int, Tensor], None], stop: int | None = None
+        self, tokens: Int[Tensor, "batch pos"], visit: Visit, stop: int | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """(batch, pos, d_model) the residual stream before the final norm, or before block `stop`.
 
         visit: called with site, layer and value of every activation on the way: embed, pos_embed, resid_pre, q, k, v, z
-        (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post.
+        (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post. What it raises ends the run.
         """
-        batch, length = tokens.shape
-        words, places = F.embedding(tokens, self.embed), self.positions[:length].expand(batch, -1, -1)
+        x = self._embed(tokens, 0, visit)
+        for number, layer in enumerate(self.layers[:stop]):
+            x = self._block(number, layer, x, None, visit)
+        return x
+
+    def _embed(self, tokens: Tensor, start: int, visit: Visit) -> Tensor:
+        words = F.embedding(tokens, self.embed)
+        places = self.positions[start : start + tokens.shape[1]].expand_as(words)
+        if visit is not _nothing:
+            places = places.clone()  # which a visit may change
         visit("embed", 0, words)
         visit("pos_embed", 0, places)
-        x = words + places
-        for number, layer in enumerate(self.layers[:stop]):
-            visit("resid_pre", number, x)
-            heads = F.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
-            for name, value in zip("qkv", heads, strict=True):
-                visit(name, number, value)
-            q, k, v = (value.transpose(1, 2) for value in heads)
-            z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=layer.scale).transpose(1, 2)
-            visit("z", number, z)
-            out = F.linear(z.flatten(2), *layer.out)
-            visit("attn_out", number, out)
+        return words + places
+
+    def _block(self, number: int, layer: Layer, x: Tensor, kept: Tensor | None, visit: Visit) -> Tensor:
+        """(batch, new, d_model) the residual stream behind a block. kept: (2, batch, head, pos, d_head) keys and values
+        up to the last new position, of which the new ones are written here; None where all are new."""
+        visit("resid_pre", number, x)
+        heads = self._linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        for name, value in zip("qkv", heads, strict=True):
+            visit(name, number, value)
+        q, k, v = (value.transpose(1, 2) for value in heads)
+        new, end, seen = q.shape[2], q.shape[2], None
+        if kept is not None:
+            end = kept.shape[3]
+            kept[0, :, :, end - new :], kept[1, :, :, end - new :] = k, v
+            k, v = kept
+            if 1 < new < end:
+                seen = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=1 < new == end, scale=layer.scale)
+        z = z.transpose(1, 2)
+        visit("z", number, z)
+        out = self._linear(z.flatten(2), *layer.out)
+        visit("attn_out", number, out)
+        x = x + out
+        visit("resid_mid", number, x)
+        if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
+            post = self._linear(layer.norm2(x), *layer.mlp_in, act=True)
+            visit("mlp_post", number, post)
+            out = self._linear(post, *layer.mlp_out)
+            visit("mlp_out", number, out)
             x = x + out
-            visit("resid_mid", number, x)
-            if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
-                post = self.act(F.linear(layer.norm2(x), *layer.mlp_in))
-                visit("mlp_post", number, post)
-                out = F.linear(post, *layer.mlp_out)
-                visit("mlp_out", number, out)
-                x = x + out
-            visit("resid_post", number, x)
+        visit("resid_post", number, x)
         return x
 
     def read_out(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """(…, vocab) logits of the residual stream before the final norm."""
         return F.linear(self.norm(x), *self.unembed)
 
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
+        """x through a layer of weights and, where asked, the activation."""
+        if self.fused is None:
+            return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
+        kind, algorithm = self.fused if act else ("none", "")
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+
     def _room(self, batch: int, capacity: int) -> Tensor:
         """(layer, 2, batch, head, capacity, d_head) memory for keys and values; the last one again where it fits."""
         shape = (len(self.layers), 2, batch, self.n_heads, capacity, self.d_head)
         return self.cache if self.cache.shape == shape else self.embed.new_empty(shape)
-
-    def _attention(self, layer: Layer, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """(batch, new, d_model) what attention adds; the new keys and values are stored at the end of the others."""
-        new, end = x.shape[1], keys.shape[2]
-        q, k, v = (
-            F.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).permute(2, 0, 3, 1, 4)
-        )
-        keys[:, :, end - new :], values[:, :, end - new :] = k, v
-        seen = None
-        if 1 < new < end:
-            seen = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
-        z = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen, is_causal=1 < new == end, scale=layer.scale)
-        return F.linear(z.transpose(1, 2).flatten(2), *layer.out)
 
     def _compare(self, model: HookedModel) -> None:
         """Raise Unsupported where logits are not the model's on a few random tokens, in one piece and one by one."""
@@ -196,11 +234,14 @@ def has_hooks(model: Any) -> bool:
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
+    """What a call of the model needs beside tokens so that it takes none for padding, whatever tokenizer it carries."""
+    return {} if getattr(model, "tokenizer", None) is None else {"attention_mask": torch.ones_like(tokens)}
+
+
 def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
-    """(batch, pos, vocab) logits of the model itself, no token taken for padding whatever tokenizer it carries."""
-    if getattr(model, "tokenizer", None) is None:
-        return model(tokens)
-    return model(tokens, attention_mask=torch.ones_like(tokens))
+    """(batch, pos, vocab) logits of the model itself, no token taken for padding."""
+    return model(tokens, **unpadded(model, tokens))
 
 
 def _refuse(model: Any) -> None:
@@ -222,7 +263,16 @@ def _refuse(model: Any) -> None:
         raise Unsupported(f"dtype is {cfg.dtype}")
 
 
-def _layer(block: Any) -> Layer:
+def _has_onednn(weight: Tensor) -> bool:
+    """Whether torch multiplies by oneDNN what is as `weight`: faster than MKL by a tenth to a half on AMD, and
+    activations come in the same pass. Its first product of a shape takes a millisecond, which small models never win
+    back."""
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return known and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.shape[1] >= WIDE
+
+
+def _layer(block: Any, arrange: Callable[[Tensor], Tensor]) -> Layer:
+    """The weights of a block, those that lie the other way round as `arrange` leaves them."""
     attention = block.attn
     qkv = [
         (w.detach().transpose(1, 2).flatten(0, 1), b.detach().flatten())
@@ -233,10 +283,10 @@ def _layer(block: Any) -> Layer:
         norm1=_norm(block.ln1),
         qkv=(torch.cat([w for w, _ in qkv]), torch.cat([b for _, b in qkv])),
         scale=1 / float(attention.attn_scale),
-        out=(attention.W_O.detach().flatten(0, 1).T.contiguous(), attention.b_O.detach()),
+        out=(arrange(attention.W_O.detach().flatten(0, 1).T), attention.b_O.detach()),
         norm2=_norm(block.ln2) if mlp is not None else None,
-        mlp_in=(mlp.W_in.detach().T.contiguous(), mlp.b_in.detach()) if mlp is not None else None,
-        mlp_out=(mlp.W_out.detach().T.contiguous(), mlp.b_out.detach()) if mlp is not None else None,
+        mlp_in=(arrange(mlp.W_in.detach().T), mlp.b_in.detach()) if mlp is not None else None,
+        mlp_out=(arrange(mlp.W_out.detach().T), mlp.b_out.detach()) if mlp is not None else None,
     )
 
 
@@ -246,6 +296,9 @@ def _norm(module: Any) -> Callable[[Tensor], Tensor]:
         return _same
     weights = (module.w.detach(), module.b.detach()) if hasattr(module, "w") else (None, None)
     return lambda x: F.layer_norm(x, x.shape[-1:], *weights, eps=float(module.eps))
+
+
+def _nothing(site: str, layer: int, value: Tensor) -> None: ...
 
 
 def _same(x: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""What a sweep costs as it has more edits, and as they come later: a figure beside TransformerLens's loop."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+import interp_kit as ik
+from benchmarks.patching import random_model, random_pairs
+from interp_kit.analysis.sites import Copy, Edit, hook_name
+from interp_kit.analysis.sweep import sweep
+
+LAYERS, LENGTH, ROWS, EDITS = 8, 40, 8, 16
+FIGURE = Path(__file__).parent / "cost.png"
+
+
+def draw() -> Path:
+    """Three panels: number of edits, layer of entry, first position. Median of three runs, in milliseconds."""
+    model, pairs = random_model(LAYERS, 128, 4), random_pairs(ROWS, LENGTH + 1)
+    copy, metric = Copy(pairs.clean), ik.logit_difference(pairs)
+    tokens = pairs.corrupt.tokens[:, :-1]
+    _, cache = model.run_with_cache(pairs.clean.tokens[:, :-1])
+
+    def loop(edits: Sequence[tuple[int, int]]) -> None:
+        for layer, position in edits:
+
+            def put(value: torch.Tensor, hook: object, layer=layer, position=position) -> torch.Tensor:
+                value[:, position] = cache["resid_pre", layer][:, position]
+                return value
+
+            model.run_with_hooks(tokens, fwd_hooks=[(hook_name("resid_pre", layer), put)])
+
+    def milliseconds(edits: Sequence[tuple[int, int]]) -> tuple[float, float]:
+        ours = [Edit("resid_pre", layer, copy, position=position) for layer, position in edits]
+        seconds = np.empty((3, 2))
+        for i in range(3):
+            start = time.perf_counter()
+            sweep(model, pairs.corrupt, ours, metric)
+            middle = time.perf_counter()
+            with torch.no_grad():
+                loop(edits)
+            seconds[i] = middle - start, time.perf_counter() - middle
+        return tuple(1e3 * np.median(seconds, axis=0))
+
+    rng = np.random.default_rng(0)
+    counts = [1, 4, 16, 64, 256]
+    some = [
+        [(int(la), int(at)) for la, at in zip(rng.integers(0, LAYERS, n), rng.integers(0, LENGTH, n), strict=True)]
+        for n in counts
+    ]
+    layers, positions = range(LAYERS), range(0, LENGTH, 5)
+    panels = [
+        ("number of edits, anywhere", counts, some),
+        (f"layer of {EDITS} edits", layers, [[(la, at) for at in range(0, LENGTH, LENGTH // EDITS)] for la in layers]),
+        (f"position of {EDITS} edits", positions, [[(i % LAYERS, at) for i in range(EDITS)] for at in positions]),
+    ]
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    for ax, (label, x, work) in zip(axes, panels, strict=True):
+        found = np.array([milliseconds(edits) for edits in work])
+        for column, name, colour in ((1, "TransformerLens, a loop under no_grad", "#E69F00"), (0, "sweep", "#0072B2")):
+            ax.plot(list(x), found[:, column], "o-", color=colour, label=name)
+        ax.set(xlabel=label, yscale="log", xscale="log" if x is counts else "linear")
+    axes[0].set_ylabel("milliseconds")
+    axes[0].legend(frameon=False)
+    figure.suptitle(f"Cost of patching resid_pre: {LAYERS} layers, d 128, {ROWS} texts of {LENGTH} tokens, one thread")
+    figure.savefig(FIGURE, dpi=110)
+    plt.close(figure)
+    return FIGURE

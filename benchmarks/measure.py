@@ -1,0 +1,69 @@
+"""How two sides are timed against each other: alternately in one run, their results checked equal first."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+REPEATS = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of RESULTS.md. ours, peer: (repeat,) seconds; difference: the largest between the two sides' results, as
+    it is to be read; floor: seconds that the work takes at least, None where that says nothing."""
+
+    work: str
+    against: str
+    ours: np.ndarray
+    peer: np.ndarray
+    difference: str
+    floor: float | None = None
+
+    @property
+    def ratio(self) -> float:
+        """How many times faster we are: ratio of medians."""
+        return float(np.median(self.peer) / np.median(self.ours))
+
+    def __str__(self) -> str:
+        """As a row of a Markdown table."""
+        pairs = self.peer / self.ours
+        floor = "" if self.floor is None else f"{np.median(self.ours) / self.floor:.1f}x"
+        return (
+            f"| {self.work} | {self.against} | {self.ratio:.2f}x | {pairs.min():.2f} to {pairs.max():.2f} |"
+            f" {1e3 * np.median(self.ours):.1f} ms | {floor} | {self.difference} |"
+        )
+
+
+HEADER = (
+    "| work | against | times faster (ratio of medians) | range | our time | our time over the floor"
+    " | difference of results |\n|---|---|---|---|---|---|---|"
+)
+
+
+def compare(
+    work: str,
+    ours: Callable[[], object],
+    peers: Mapping[str, Callable[[], object]],
+    *,
+    difference: str,
+    floor: float | None = None,
+    scale: float = 1.0,
+    repeats: int = REPEATS,
+) -> list[Row]:
+    """Time `ours` and every peer in turn, after a warm-up of each. scale: what the peers' seconds are multiplied by,
+    where they do a part of the work."""
+    ours()
+    for peer in peers.values():
+        peer()
+    seconds = np.empty((len(peers) + 1, repeats))
+    for i in range(repeats):
+        for j, side in enumerate((ours, *peers.values())):
+            start = time.perf_counter()
+            side()
+            seconds[j, i] = time.perf_counter() - start
+    return [
+        Row(work, name, seconds[0], scale * theirs, difference, floor)
+        for name, theirs in zip(peers, seconds[1:], strict=True)
+    ]

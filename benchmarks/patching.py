@@ -1,0 +1,218 @@
+"""Patching and ablation beside TransformerLens's own functions: from pairs of texts to a table of values."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from transformer_lens import HookedTransformer
+from transformer_lens import patching as peers
+
+import interp_kit as ik
+from benchmarks.measure import REPEATS, Row, compare
+from interp_kit.analysis.metrics import Metric
+from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.task import Field
+from interp_kit.models.convert import convert_mygpt, hooked_transformer
+from interp_kit.models.executor import Executor
+from interp_kit.models.mygpt import MyGPT, MyGPTConfig
+
+LENGTH, VOCABULARY = 20, 50
+By = Literal["position", "all"]
+
+
+def _batch(tokens: torch.Tensor, vocabulary: int) -> TokenBatch:
+    """Random texts whose last token is the answer; every position has a name."""
+    rows, length = tokens.shape
+    values = tuple(range(vocabulary))
+    return TokenBatch(
+        tokens=tokens,
+        mask=torch.ones_like(tokens, dtype=torch.bool),
+        prompt_length=torch.full((rows,), length - 1),
+        positions={f"t{i}": torch.full((rows,), i) for i in range(length)},
+        labels={},
+        fields=(Field("answer", f"t{length - 2}", values, values),),
+        answer={"answer": tokens[:, -1]},
+        inputs=(),
+        numeric=(),
+        task="random",
+        vocabulary=tuple(map(str, values)),
+    )
+
+
+def random_pairs(rows: int, length: int = LENGTH + 1, vocabulary: int = VOCABULARY) -> PairBatch:
+    """Pairs of unrelated texts, with different answers."""
+    generator = torch.Generator().manual_seed(0)
+    clean, corrupt = torch.randint(0, vocabulary, (2, rows, length), generator=generator)
+    corrupt[:, -1] = (clean[:, -1] + 1) % vocabulary
+    sides = (_batch(clean, vocabulary), _batch(corrupt, vocabulary))
+    return PairBatch(*sides, variable="text", target="answer", completion="own", differs=(("text",),) * rows)
+
+
+def random_model(layers: int, width: int, heads: int) -> HookedTransformer:
+    """Of GPT-2's form, never trained."""
+    return hooked_transformer(
+        n_layers=layers, d_model=width, n_ctx=64, d_head=width // heads, n_heads=heads, d_mlp=4 * width,
+        d_vocab=VOCABULARY, act_fn="gelu_new", seed=0,
+    )  # fmt: skip
+
+
+def _floor(model: HookedTransformer, rows: int, length: int, entries: Iterable[tuple[int, bool, int]]) -> float:
+    """Seconds of products that no edited run can do without, one position of each row being read, the last.
+
+    entries: of each edit its layer, whether it comes behind that layer's attention, and its first position. A position
+    that an edit reaches goes through every later block, but through the last one only as keys and values, unless it is
+    read. Seconds a product are those of a plain forward of all rows and positions.
+    """
+    layer, cfg = Executor(model).layers[0], model.cfg
+    weights = [layer.qkv[0], layer.out[0], *(w[0] for w in (layer.mlp_in, layer.mlp_out) if w is not None)]
+    block, attention = sum(w.numel() for w in weights), layer.qkv[0].numel() + layer.out[0].numel()
+    keys, last = layer.qkv[0].numel() * 2 // 3, cfg.n_layers - 1
+    products = 0
+    for at, behind, start in entries:
+        window = length - start
+        if at < last:
+            products += window * (block * (last - at) - (attention if behind else 0) + keys) + block - keys
+        else:
+            products += block - attention if behind else block + (window - 1) * keys
+        products += cfg.d_model * cfg.d_vocab
+    executor = Executor(model)
+    tokens = torch.zeros(rows, length, dtype=torch.long)
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        executor.read_out(executor.run(tokens, lambda *_: None))
+        seconds.append(time.perf_counter() - start)
+    whole = length * (block * cfg.n_layers + cfg.d_model * cfg.d_vocab)
+    return products / whole * float(np.median(seconds))
+
+
+def _beside(
+    work: str, model: HookedTransformer, pairs: PairBatch, at: torch.Tensor, site: str, by: By, names: Sequence[str],
+    *, part: int = 1, repeats: int = REPEATS,
+) -> list[Row]:  # fmt: skip
+    """One of transformer_lens.patching's functions beside `ik.patch`. at: (batch,) whose logits are read; names: the
+    positions that are patched; part: the peer is timed on every so manieth of them."""
+    rows, length = len(pairs), int(at.max()) + 1
+    prompt = {side: getattr(pairs, side).tokens[:, :length] for side in ("clean", "corrupt")}
+    right, wrong = (getattr(pairs, side).answer["answer"] for side in ("clean", "corrupt"))
+    n, layers = torch.arange(rows), range(model.cfg.n_layers)
+    starts = [int(pairs.clean.positions[name][0]) for name in names] if by == "position" else [0]
+    heads = range(model.cfg.n_heads) if site == "z" else [None]
+    axes = ["layer", "pos", *(["head_index"] if site == "z" else [])]
+    setter = {
+        ("resid_pre", "position"): peers.layer_pos_patch_setter,
+        ("z", "position"): peers.layer_pos_head_vector_patch_setter,
+        ("z", "all"): peers.layer_head_vector_patch_setter,
+    }[site, by]
+
+    def metric(sides: PairBatch) -> Metric:
+        return Metric("logit_difference", "answer", right, wrong, at)
+
+    def peer() -> np.ndarray:
+        _, cache = model.run_with_cache(prompt["clean"])
+        index = [
+            (layer, *((start,) if by == "position" else ()), *((head,) if head is not None else ()))
+            for layer in layers for head in heads for start in starts[::part]
+        ]  # fmt: skip
+        frame = pd.DataFrame(index, columns=[a for a in axes if by == "position" or a != "pos"])
+        found = peers.generic_activation_patch(
+            model, prompt["corrupt"], cache, lambda logits: (logits[n, at, right] - logits[n, at, wrong]).mean(),
+            setter, site, index_df=frame,
+        )  # fmt: skip
+        return found.detach().numpy()
+
+    def peer_without_grad() -> np.ndarray:
+        with torch.no_grad():
+            return peer()
+
+    def ours() -> np.ndarray:
+        positions = list(names) if by == "position" else None
+        return ik.patch(model, pairs, sites=site, by=by, positions=positions, metric=metric).values.mean(1)
+
+    grid = ours().reshape(-1, len(starts))[:, ::part].flatten()
+    difference = np.abs(grid - peer_without_grad()).max()
+    assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
+    entries = [(layer, site == "z", start) for layer in layers for start in starts for _ in heads]
+    timed = "" if part == 1 else f" ({len(starts[::part])} of {len(starts)} positions timed)"
+    peers_ = {
+        f"transformer_lens.patching, as it comes{timed}": peer,
+        f"the same under no_grad{timed}": peer_without_grad,
+    }
+    return compare(
+        work, ours, peers_, difference=f"{difference:.0e}", floor=_floor(model, rows, length, entries),
+        scale=len(starts) / len(starts[::part]), repeats=repeats,
+    )  # fmt: skip
+
+
+def patching() -> list[Row]:
+    """Residual streams and heads, by position and at all positions, on three sizes; and cells of a grid."""
+    small, large = random_model(4, 128, 4), random_model(12, 768, 12)
+    sizes = [("4 layers, d 128", small, 64), ("4 layers, d 128", small, 4), ("12 layers, d 768", large, 4)]
+    found = []
+    works: list[tuple[str, str, By]] = [
+        ("resid_pre by position", "resid_pre", "position"),
+        ("heads, all positions", "z", "all"),
+        ("heads by position", "z", "position"),
+    ]
+    for work, site, by in works:
+        for size, model, rows in sizes if by == "all" or site == "resid_pre" else sizes[:2]:
+            pairs, at = random_pairs(rows), torch.full((rows,), LENGTH - 1)
+            names, part = [f"t{i}" for i in range(LENGTH)], 5 if model is large and by == "position" else 1
+            name = f"{work}, {size}, {rows} pairs of {LENGTH} tokens"
+            repeats = REPEATS if model is small else 3
+            found += _beside(name, model, pairs, at, site, by, names, part=part, repeats=repeats)
+    return found
+
+
+def cells() -> list[Row]:
+    """Each cell of the last grid of a quiz, at all layers of a culture model; read at one cell of that grid a quiz."""
+    rows, length = 16, 405
+    model = convert_mygpt(MyGPT(MyGPTConfig(15, d_model=128, d_key=16, d_value=16, d_mlp=512, n_heads=8, n_layers=4)))
+    pairs = random_pairs(rows, length, 15)
+    at = torch.randint(length - 101, length - 1, (rows,), generator=torch.Generator().manual_seed(1))
+    at[0] = length - 2
+    names = [f"t{i}" for i in range(length - 101, length - 1)]
+    work = f"resid_pre of 100 cells, culture model (4 layers, d 128), {rows} quizzes of {length - 1} tokens"
+    return _beside(work, model, pairs, at, "resid_pre", "position", names, part=20, repeats=3)
+
+
+def ranking() -> list[Row]:
+    """Every head and MLP of a model of GPT-2's size, ablated by its mean at each position, by KL."""
+    model, rows = random_model(12, 768, 12), 4
+    batch = random_pairs(rows).clean
+    tokens = batch.tokens[:, :-1]
+
+    @torch.no_grad()
+    def peer() -> np.ndarray:
+        logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(("hook_z", "mlp_out")))
+        before, effects = torch.as_tensor(logits)[:, -1].log_softmax(-1), []
+        for layer in range(model.cfg.n_layers):
+            for head in (*range(model.cfg.n_heads), None):
+                name = f"blocks.{layer}." + ("hook_mlp_out" if head is None else "attn.hook_z")
+                mean = cache[name].mean(0)
+
+                def ablate(value: torch.Tensor, hook: object, mean=mean, head=head) -> torch.Tensor:
+                    here = (...,) if head is None else (slice(None), slice(None), head)
+                    value[here] = mean if head is None else mean[:, head]
+                    return value
+
+                after = model.run_with_hooks(tokens, fwd_hooks=[(name, ablate)])[:, -1].log_softmax(-1)
+                effects.append((before.exp() * (before - after)).sum(-1).mean())
+        return torch.stack(effects).numpy()
+
+    def ours() -> np.ndarray:
+        result = ik.ablate(model, batch, kind="mean", metric=ik.kl)
+        order = sorted(range(len(result.component)), key=lambda i: (result.layer[i], "MLP" in result.component[i]))
+        return result.importance()[order]
+
+    difference = np.abs(ours() - peer()).max()
+    assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
+    entries = [(layer, True, 0) for layer in range(12) for _ in range(13)]
+    return compare(
+        f"ranking of 144 heads and 12 MLPs by mean ablation, 12 layers, d 768, {rows} texts of {LENGTH} tokens", ours,
+        {"a loop of run_with_hooks under no_grad": peer}, difference=f"{difference:.0e}",
+        floor=_floor(model, rows, LENGTH, entries), repeats=3,
+    )  # fmt: skip
