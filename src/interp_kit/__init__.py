@@ -41,6 +41,9 @@ _EXPORTS = {
     "sweep": "interp_kit.analysis.sweep",
     "editing": "interp_kit.analysis.sweep",
     "evaluate": "interp_kit.analysis.evaluation",
+    "harvest": "interp_kit.analysis.harvest",
+    "harvest_to": "interp_kit.analysis.harvest_files",
+    "open_harvest": "interp_kit.analysis.harvest_files",
     "probe": "interp_kit.analysis.probing",
     "readability": "interp_kit.analysis.readability",
     "patch": "interp_kit.analysis.patching",
@@ -66,6 +69,9 @@ if TYPE_CHECKING:
     from interp_kit.analysis.attention import attention_lags as attention_lags
     from interp_kit.analysis.evaluation import evaluate as evaluate
     from interp_kit.analysis.generation import generate_under as generate_under
+    from interp_kit.analysis.harvest import harvest as harvest
+    from interp_kit.analysis.harvest_files import harvest_to as harvest_to
+    from interp_kit.analysis.harvest_files import open_harvest as open_harvest
     from interp_kit.analysis.mediation import mechanism as mechanism
     from interp_kit.analysis.metrics import Metric as Metric
     from interp_kit.analysis.metrics import accuracy as accuracy

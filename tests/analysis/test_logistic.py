@@ -1,6 +1,7 @@
 """Large logistic probes against scikit-learn's own second-order solver: how far the objective is above its optimum."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -29,7 +30,9 @@ def objective(x: np.ndarray, y: np.ndarray, w: np.ndarray, b: np.ndarray | float
 
 
 def by_sklearn(x: np.ndarray, y: np.ndarray, c: float) -> LogisticRegression:
-    return LogisticRegression(C=c, tol=1e-11, max_iter=1000, solver="newton-cholesky").fit(x.astype(np.float64), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of ill-conditioned Hessians: what it finds is only asked not to be better.
+        return LogisticRegression(C=c, tol=1e-11, max_iter=1000, solver="newton-cholesky").fit(x.astype(np.float64), y)
 
 
 def problem(seed: int, n: int, r: int, labels: int, signal: float = 2.0) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +55,7 @@ def problem(seed: int, n: int, r: int, labels: int, signal: float = 2.0) -> tupl
     kind=st.sampled_from([np.float32, np.float64]),
     seed=st.integers(0, 10**6),
 )
-@settings(max_examples=150)
+@settings(max_examples=100)
 def test_the_objective_is_as_near_its_optimum_as_documented(
     n: int, r: int, labels: int, log_c: float, log_scale: float, signal: float, kind: type, seed: int
 ) -> None:

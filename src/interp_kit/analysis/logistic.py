@@ -23,19 +23,16 @@ def fit_shared(
     a label does not converge.
     """
     mean = x.mean(0)
-    design = np.ones((len(x), x.shape[1] + 1))
-    with np.errstate(invalid="ignore"):
-        np.subtract(x, mean, out=design[:, :-1])
-    reach = float(np.sqrt(np.einsum("nr,nr->n", design, design).max()) + np.sqrt(2 / c))
-    if not reach < 1e15:
+    with np.errstate(invalid="ignore", over="ignore"):
+        rough = _Objective.of(x, mean, np.float32, c)
+    if not rough.reach < 1e15:
         raise FloatingPointError("features are not finite, or too large for float32")
-    rough, exact = _Objective(design.astype(np.float32), c, reach), _Objective(design, c, reach)
-    half, weights = target - 0.5, np.zeros((len(target), design.shape[1]))
+    half, weights = target - 0.5, np.zeros((len(target), x.shape[1] + 1))
     tolerance = np.full(len(target), np.sqrt(2 * NATS * c * len(x)))
     floor = np.maximum(tolerance, 1e-6 * rough.distance(rough.gradient(weights, half)))
     inverse = rough.inverse_hessian(weights[0])
     weights, ready = _descend(rough, weights, half, inverse, floor, 25)
-    done = ready.copy()
+    exact, done = _Objective.of(x, mean, np.float64, c), ready.copy()
     weights[ready], done[ready] = _descend(exact, weights[ready], half[ready], inverse, tolerance[ready], 10)
     for i in np.flatnonzero(~done):
         one = slice(i, i + 1)
@@ -60,6 +57,14 @@ class _Objective:
     design: np.ndarray
     c: float | int
     reach: float
+
+    @staticmethod
+    def of(x: np.ndarray, mean: np.ndarray, precision: type[np.floating], c: float | int) -> "_Objective":
+        """On the centred features."""
+        design = np.ones((len(x), x.shape[1] + 1), precision)
+        np.subtract(x, mean, out=design[:, :-1], dtype=np.result_type(x, precision), casting="same_kind")
+        reach = np.sqrt(np.einsum("nr,nr->n", design, design).max()) + np.sqrt(2 / c)
+        return _Objective(design, c, float(reach))
 
     def gradient(self, weights: np.ndarray, half: np.ndarray) -> np.ndarray:
         """(label, r + 1); half: (label, n), the labels minus a half."""

@@ -117,7 +117,13 @@ def test_kept_quizzes_hold_the_rule_when_it_is_worked_out_again(monkeypatch: pyt
     told = np.random.default_rng(4).choice([0.2, 0.7, 0.97], size=(4, 400), p=[0.2, 0.1, 0.7])
     place = {quiz.tobytes(): n for n, quiz in enumerate(pool)}
     rng = np.random.default_rng(5)
-    monkeypatch.setattr(making, "make_quizzes", lambda model, n, seed, heat: pool[rng.integers(400, size=n)])
+    asked = []
+
+    def make(model: MyGPT, n: int, seed: int, heat: float) -> np.ndarray:
+        asked.append(model)
+        return pool[rng.integers(400, size=n)]
+
+    monkeypatch.setattr(making, "make_quizzes", make)
 
     def probability(model: MyGPT, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
         return told[models.index(model), [place[quiz.tobytes()] for quiz in quizzes]]
@@ -130,6 +136,11 @@ def test_kept_quizzes_hold_the_rule_when_it_is_worked_out_again(monkeypatch: pyt
     assert all(by_hand(told[:, rows], 1))
     assert np.array_equal(p, told[:, rows])
     assert made % 50 == 0
+    assert len({id(model) for model in asked}) > 1
+    asked.clear()
+    agreed_quizzes(models, 20, seed=0, made=50, makers=[other := MyGPT(SIZES, seed=9)])
+    assert asked
+    assert all(model is other for model in asked)
 
 
 def test_no_agreement_gives_no_quiz_and_ends() -> None:

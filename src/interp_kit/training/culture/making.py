@@ -108,20 +108,22 @@ def agreed_quizzes(
     seed: int,
     rule: Agreement | None = None,
     *,
+    makers: Sequence[MyGPT] | None = None,
     made: int = 200,
     most: int = 20_000,
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
     """(k, 404) quizzes that the group keeps, their (model, k) probabilities, and how many were made to find them.
 
-    Quizzes are made `made` at a time, each time by a model drawn at random, until `wanted` are kept or `most` were
-    made. No quiz is kept twice.
+    Quizzes are made `made` at a time, each time by one of `makers` drawn at random, by default of the group itself,
+    until `wanted` are kept or `most` were made. No quiz is kept twice.
     """
+    makers = models if makers is None else makers
     rule = rule or Agreement()
     rng = np.random.default_rng(derive_seed(seed, "makers"))
     kept: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     count = 0
     while len(kept) < wanted and count < most:
-        maker = models[int(rng.integers(len(models)))]
+        maker = makers[int(rng.integers(len(makers)))]
         quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
         p = np.stack(
             [

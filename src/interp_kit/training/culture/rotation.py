@@ -44,7 +44,8 @@ class CultureConfig:
     for uniformly; making: the share of the budget, at its start and again at its end, in which the structure that makes
     quizzes joins and every position is learnt, as a model that makes quizzes needs; rest: the weight then of positions
     that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a round of
-    making is to keep, 0 for no round; max_fail: how many models may fail at one; precision: of the passes on a CPU,
+    making is to keep, 0 for no round; makers: numbers of the models that make them, by default those of `ids`, which
+    judge them; max_fail: how many models may fail at one; precision: of the passes on a CPU,
     "float32" or "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every
     step of a model.
     """
@@ -60,6 +61,7 @@ class CultureConfig:
     rest: float = 0.1
     threshold: float = THRESHOLD
     quizzes: int = 0
+    makers: tuple[int, ...] = ()
     max_fail: int = 1
     seed: int = 0
     device: str = "cpu"
@@ -230,9 +232,12 @@ def read_curve(directory: str | Path) -> list[Point]:
 def make_round(config: CultureConfig, directory: Path) -> int:
     """Let the models make quizzes for one another, and keep those they agree on: four fifths to train on, a fifth for
     tests, in `c_quizzes.pth`. Gives how many were kept."""
-    models = [load_mygpt(directory / f"gpt_{id:03d}.pth")[0] for id in config.ids]
+    models, makers = (
+        [load_mygpt(directory / f"gpt_{id:03d}.pth")[0] for id in ids]
+        for ids in (config.ids, config.makers or config.ids)
+    )
     rule = Agreement(max_fail=config.max_fail)
-    quizzes, _, made = agreed_quizzes(models, config.quizzes, derive_seed(config.seed, "making"), rule)
+    quizzes, _, made = agreed_quizzes(models, config.quizzes, derive_seed(config.seed, "making"), rule, makers=makers)
     cut = len(quizzes) * 4 // 5
     save_quizzes(directory / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
     logger.info("{} quizzes kept of {} made", len(quizzes), made)
