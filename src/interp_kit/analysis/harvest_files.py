@@ -188,7 +188,7 @@ def _write(files: HarvestFiles, number: int, found: Mapping[str, Tensor]) -> Non
         try:
             save_file(values, aside, {MARKS: marks})
         except SafetensorError as error:
-            raise OSError(f"cannot write {files.path(number)}: {error}") from error
+            raise OSError(str(error)) from error
 
 
 def _digest(facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]] = ()) -> str:
