@@ -20,6 +20,7 @@ WORK = (
     ("resid_post, z and mlp_out of every layer, 4 layers, d 128", SMALL, 256, SEVERAL, False),
     ("the same at three positions", SMALL, 256, SEVERAL, True),
     ("resid_post of the middle layer, GPT-2 small's size", GPT2, 32, STREAM, False),
+    ("the same at three positions, GPT-2 small's size", GPT2, 32, STREAM, True),
     ("resid_post, z and mlp_out of every layer, GPT-2 small's size", GPT2, 16, SEVERAL, False),
 )
 

@@ -52,11 +52,10 @@ def compare(
     scale: float = 1.0,
     repeats: int = REPEATS,
 ) -> list[Row]:
-    """Time `ours` and every peer in turn, after a warm-up of each. scale: what the peers' seconds are multiplied by,
-    where they do a part of the work."""
-    ours()
-    for peer in peers.values():
-        peer()
+    """Time `ours` and every peer in turn; the check of equal results has warmed them up.
+
+    scale: what the peers' seconds are multiplied by, where they do a part of the work.
+    """
     seconds = np.empty((len(peers) + 1, repeats))
     for i in range(repeats):
         for j, side in enumerate((ours, *peers.values())):

@@ -94,7 +94,7 @@ def _beside(
     *, part: int = 1, repeats: int = REPEATS,
 ) -> list[Row]:  # fmt: skip
     """One of transformer_lens.patching's functions beside `ik.patch`. at: (batch,) whose logits are read; names: the
-    positions that are patched; part: the peer is timed on every so manieth of them."""
+    positions that are patched; part: the peers are timed on every so manieth edit."""
     rows, length = len(pairs), int(at.max()) + 1
     prompt = {side: getattr(pairs, side).tokens[:, :length] for side in ("clean", "corrupt")}
     right, wrong = (getattr(pairs, side).answer["answer"] for side in ("clean", "corrupt"))
@@ -111,13 +111,16 @@ def _beside(
     def metric(sides: PairBatch) -> Metric:
         return Metric("logit_difference", "answer", right, wrong, at)
 
+    index = [
+        (layer, *((start,) if by == "position" else ()), *((head,) if head is not None else ()))
+        for layer in layers
+        for head in heads
+        for start in starts
+    ]
+
     def peer() -> np.ndarray:
         _, cache = model.run_with_cache(prompt["clean"])
-        index = [
-            (layer, *((start,) if by == "position" else ()), *((head,) if head is not None else ()))
-            for layer in layers for head in heads for start in starts[::part]
-        ]  # fmt: skip
-        frame = pd.DataFrame(index, columns=[a for a in axes if by == "position" or a != "pos"])
+        frame = pd.DataFrame(index[::part], columns=[a for a in axes if by == "position" or a != "pos"])
         found = peers.generic_activation_patch(
             model, prompt["corrupt"], cache, lambda logits: (logits[n, at, right] - logits[n, at, wrong]).mean(),
             setter, site, index_df=frame,
@@ -132,18 +135,17 @@ def _beside(
         positions = list(names) if by == "position" else None
         return ik.patch(model, pairs, sites=site, by=by, positions=positions, metric=metric).values.mean(1)
 
-    grid = ours().reshape(-1, len(starts))[:, ::part].flatten()
-    difference = np.abs(grid - peer_without_grad()).max()
+    difference = np.abs(ours()[::part] - peer_without_grad()).max()
     assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
     entries = [(layer, site == "z", start) for layer in layers for start in starts for _ in heads]
-    timed = "" if part == 1 else f" ({len(starts[::part])} of {len(starts)} positions timed)"
+    timed = "" if part == 1 else f" ({len(index[::part])} of {len(index)} timed)"
     peers_ = {
         f"transformer_lens.patching, as it comes{timed}": peer,
         f"the same under no_grad{timed}": peer_without_grad,
     }
     return compare(
         work, ours, peers_, difference=f"{difference:.0e}", floor=_floor(model, rows, length, entries),
-        scale=len(starts) / len(starts[::part]), repeats=repeats,
+        scale=len(index) / len(index[::part]), repeats=repeats,
     )  # fmt: skip
 
 
@@ -160,7 +162,8 @@ def patching() -> list[Row]:
     for work, site, by in works:
         for size, model, rows in sizes if by == "all" or site == "resid_pre" else sizes[:2]:
             pairs, at = random_pairs(rows), torch.full((rows,), LENGTH - 1)
-            names, part = [f"t{i}" for i in range(LENGTH)], 5 if model is large and by == "position" else 1
+            names = [f"t{i}" for i in range(LENGTH)]
+            part = 7 if model is large or (rows, site, by) == (64, "z", "position") else 1
             name = f"{work}, {size}, {rows} pairs of {LENGTH} tokens"
             repeats = REPEATS if model is small else 3
             found += _beside(name, model, pairs, at, site, by, names, part=part, repeats=repeats)
@@ -176,7 +179,7 @@ def cells() -> list[Row]:
     at[0] = length - 2
     names = [f"t{i}" for i in range(length - 101, length - 1)]
     work = f"resid_pre of 100 cells, culture model (4 layers, d 128), {rows} quizzes of {length - 1} tokens"
-    return _beside(work, model, pairs, at, "resid_pre", "position", names, part=20, repeats=3)
+    return _beside(work, model, pairs, at, "resid_pre", "position", names, part=21, repeats=3)
 
 
 def ranking() -> list[Row]:
@@ -185,22 +188,24 @@ def ranking() -> list[Row]:
     batch = random_pairs(rows).clean
     tokens = batch.tokens[:, :-1]
 
+    components = [(layer, head) for layer in range(12) for head in (*range(12), None)]
+    part = 7  # the peer is timed on every so manieth, at every depth
+
     @torch.no_grad()
     def peer() -> np.ndarray:
         logits, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith(("hook_z", "mlp_out")))
         before, effects = torch.as_tensor(logits)[:, -1].log_softmax(-1), []
-        for layer in range(model.cfg.n_layers):
-            for head in (*range(model.cfg.n_heads), None):
-                name = f"blocks.{layer}." + ("hook_mlp_out" if head is None else "attn.hook_z")
-                mean = cache[name].mean(0)
+        for layer, head in components[::part]:
+            name = f"blocks.{layer}." + ("hook_mlp_out" if head is None else "attn.hook_z")
+            mean = cache[name].mean(0)
 
-                def ablate(value: torch.Tensor, hook: object, mean=mean, head=head) -> torch.Tensor:
-                    here = (...,) if head is None else (slice(None), slice(None), head)
-                    value[here] = mean if head is None else mean[:, head]
-                    return value
+            def ablate(value: torch.Tensor, hook: object, mean=mean, head=head) -> torch.Tensor:
+                here = (...,) if head is None else (slice(None), slice(None), head)
+                value[here] = mean if head is None else mean[:, head]
+                return value
 
-                after = model.run_with_hooks(tokens, fwd_hooks=[(name, ablate)])[:, -1].log_softmax(-1)
-                effects.append((before.exp() * (before - after)).sum(-1).mean())
+            after = model.run_with_hooks(tokens, fwd_hooks=[(name, ablate)])[:, -1].log_softmax(-1)
+            effects.append((before.exp() * (before - after)).sum(-1).mean())
         return torch.stack(effects).numpy()
 
     def ours() -> np.ndarray:
@@ -208,11 +213,12 @@ def ranking() -> list[Row]:
         order = sorted(range(len(result.component)), key=lambda i: (result.layer[i], "MLP" in result.component[i]))
         return result.importance()[order]
 
-    difference = np.abs(ours() - peer()).max()
+    difference = np.abs(ours()[::part] - peer()).max()
     assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
-    entries = [(layer, True, 0) for layer in range(12) for _ in range(13)]
+    timed, entries = len(components[::part]), [(layer, True, 0) for layer, _ in components]
     return compare(
         f"ranking of 144 heads and 12 MLPs by mean ablation, 12 layers, d 768, {rows} texts of {LENGTH} tokens", ours,
-        {"a loop of run_with_hooks under no_grad": peer}, difference=f"{difference:.0e}",
-        floor=_floor(model, rows, LENGTH, entries), repeats=3,
+        {f"a loop of run_with_hooks under no_grad ({timed} of {len(components)} timed)": peer},
+        difference=f"{difference:.0e}", floor=_floor(model, rows, LENGTH, entries),
+        scale=len(components) / timed, repeats=3,
     )  # fmt: skip

@@ -6,7 +6,7 @@ torch (`Executor`) computes it where that gives what hooks give on the first tok
 
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from interp_kit.models.executor import TOLERANCE, Executor, Unsupported, unpadde
 TOKENS = 2048  # of one forward pass: enough for full speed, and little enough for the caches
 SAMPLE = (2, 8)  # rows and positions on which the executor has to give what hooks give
 STEP = 8  # positions are cut to a multiple of this: oneDNN prepares for every new shape
+BEHIND = ("z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")  # what follows from queries and keys
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -155,7 +156,7 @@ class Reader:
             return value.flatten(0, 1) if whole else value[mask]
 
         if self.executor is not None:
-            return {hook: pick(value) for hook, value in self._executed(self.executor, tokens).items()}
+            return self._executed(self.executor, tokens, pick, at)
         return {hook: pick(value) for hook, value in self._hooked(tokens).items()}
 
     def _hooked(self, tokens: Tensor) -> dict[str, Tensor]:
@@ -178,18 +179,24 @@ class Reader:
             found[hook] = value.expand(len(tokens), *value.shape[1:])
         return found
 
-    def _executed(self, executor: Executor, tokens: Tensor) -> dict[str, Tensor]:
-        """hook -> (batch, pos, …) activations by the executor."""
+    def _executed(
+        self, executor: Executor, tokens: Tensor, pick: Callable[[Tensor], Tensor], at: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """hook -> what `pick` makes of the (batch, pos, …) activations by the executor; at: (batch, position) that it
+        picks, where it picks positions."""
         found: dict[str, Tensor] = {}
+        last = len(executor.layers) - 1
+        few = at if at is not None and last >= 0 and 2 * at.shape[1] <= tokens.shape[1] else None
 
         def visit(site: str, layer: int, value: Tensor) -> None:
             if (site, layer) in self.sites:
-                found[self.sites[site, layer]] = value
+                picked = few is not None and (layer > last or (layer == last and site in BEHIND))
+                found[self.sites[site, layer]] = value if picked else pick(value)
                 if len(found) == len(self.sites):
                     raise _Complete
 
         with contextlib.suppress(_Complete):
-            visit("resid_pre", len(executor.layers), executor.run(tokens, visit))
+            visit("resid_pre", last + 1, executor.run(tokens, visit, at=few))
         return {hook: found[hook] for hook in self.hooks}
 
     def _executor(self, sample: Tensor, expected: dict[str, Tensor]) -> Executor | None:
@@ -199,7 +206,7 @@ class Reader:
             executor = Executor(self.model, blocks=max(layer + (site not in before) for site, layer in self.sites))
         except Unsupported:
             return None
-        for hook, value in self._executed(executor, sample).items():
+        for hook, value in self._executed(executor, sample, lambda value: value).items():
             allowed = TOLERANCE * max(1.0, float(expected[hook].abs().max()))
             if value.shape != expected[hook].shape or not (value - expected[hook]).abs().max() <= allowed:
                 return None

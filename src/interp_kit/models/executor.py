@@ -145,16 +145,22 @@ class Executor:
 
     @torch.inference_mode()
     def run(
-        self, tokens: Int[Tensor, "batch pos"], visit: Visit, stop: int | None = None
-    ) -> Float[Tensor, "batch pos d_model"]:
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        visit: Visit,
+        stop: int | None = None,
+        at: Int[Tensor, "batch read"] | None = None,
+    ) -> Float[Tensor, "batch _ d_model"]:
         """(batch, pos, d_model) the residual stream before the final norm, or before block `stop`.
 
         visit: called with site, layer and value of every activation on the way: embed, pos_embed, resid_pre, q, k, v, z
         (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post. What it raises ends the run.
+        at: positions that the last block goes on with, from z on: they then stand for `pos`, also in what returns.
         """
         x = self._embed(tokens, 0, visit)
-        for number, layer in enumerate(self.layers[:stop]):
-            x = self._block(number, layer, x, None, visit)
+        layers = self.layers[:stop]
+        for number, layer in enumerate(layers):
+            x = self._block(number, layer, x, None, visit, at if number == len(layers) - 1 else None)
         return x
 
     def _embed(self, tokens: Tensor, start: int, visit: Visit) -> Tensor:
@@ -166,9 +172,12 @@ class Executor:
         visit("pos_embed", 0, places)
         return words + places
 
-    def _block(self, number: int, layer: Layer, x: Tensor, kept: Tensor | None, visit: Visit) -> Tensor:
+    def _block(
+        self, number: int, layer: Layer, x: Tensor, kept: Tensor | None, visit: Visit, at: Tensor | None = None
+    ) -> Tensor:
         """(batch, new, d_model) the residual stream behind a block. kept: (2, batch, head, pos, d_head) keys and values
-        up to the last new position, of which the new ones are written here; None where all are new."""
+        up to the last new position, of which the new ones are written here; None where all are new, and only those at
+        `at` (batch, read) may be wanted."""
         visit("resid_pre", number, x)
         heads = self._linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
         for name, value in zip("qkv", heads, strict=True):
@@ -181,7 +190,12 @@ class Executor:
             k, v = kept
             if 1 < new < end:
                 seen = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
-        z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=1 < new == end, scale=layer.scale)
+        if at is not None:
+            rows = torch.arange(len(x), device=x.device)[:, None]
+            x, q = x[rows, at], heads[0][rows, at].transpose(1, 2)
+            seen = torch.arange(end, device=x.device) <= at[:, None, :, None]
+        causal = seen is None and 1 < new == end
+        z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal, scale=layer.scale)
         z = z.transpose(1, 2)
         visit("z", number, z)
         out = self._linear(z.flatten(2), *layer.out)
