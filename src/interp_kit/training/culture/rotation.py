@@ -106,13 +106,14 @@ def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None =
     meeting: a file by which the processes that share the steps find one another, this being number `rank` of them; the
     first evaluates and writes.
     """
-    if meeting is None:
-        return _turn(config, id, directory, 0)
-    distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=config.shards)
+    if meeting is not None:
+        distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=config.shards)
     try:
-        return _turn(config, id, directory, rank)
+        return _turn(config, id, directory, rank if meeting is not None else 0)
     finally:
-        distributed.destroy_process_group()
+        torch.set_flush_denormal(False)  # it holds for the whole process, which may have other work
+        if meeting is not None:
+            distributed.destroy_process_group()
 
 
 def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
