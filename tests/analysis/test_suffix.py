@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from interp_kit.analysis import sweep as sweeping
+from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.metrics import Metric, log_probability
 from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resample, Scale, Set, Zero, has_heads
-from interp_kit.analysis.sweep import Engine, editing, sweep
+from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.decode import decode
 

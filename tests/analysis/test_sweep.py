@@ -16,6 +16,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
+from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.metrics import Metric, accuracy, kl, logit_difference, probability
 from interp_kit.analysis.sites import (
     ACTIVATIONS,
@@ -31,7 +32,7 @@ from interp_kit.analysis.sites import (
     Zero,
     hook_name,
 )
-from interp_kit.analysis.sweep import Engine, editing, sweep
+from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.decode import complete

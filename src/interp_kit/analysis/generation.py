@@ -11,8 +11,9 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.sites import Edit, check_edit
-from interp_kit.analysis.sweep import Engine, editing
+from interp_kit.analysis.sweep import editing
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.plotting import intervals, new_axes

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import ACTIVATIONS, Copy, CopyAttended, Direction, Edit, has_heads
-from interp_kit.analysis.sweep import sweep
+from interp_kit.analysis.sweep import SweepValues, sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
@@ -155,7 +155,7 @@ def patch(
         for mark in marks
     ]
     swept = sweep(model, into, edits, metric(pairs), progress=progress)
-    return _result(model, pairs, marks, swept.values[:, 0], swept.baseline[0], metric, direction, dropped)
+    return _result(model, pairs, marks, swept, metric, direction, dropped)
 
 
 def patch_senders(
@@ -190,9 +190,7 @@ def patch_senders(
     ]
     swept = sweep(model, into, edits, metric(pairs), progress=progress)
     marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
-    return _result(
-        model, pairs, marks, swept.values[:, 0], swept.baseline[0], metric, direction, dropped, receiver=receiver
-    )
+    return _result(model, pairs, marks, swept, metric, direction, dropped, receiver=receiver)
 
 
 def _heads(model: HookedModel, site: str) -> range:
@@ -216,15 +214,15 @@ def _result(
     model: HookedModel,
     pairs: PairBatch,
     edits: Sequence[Edit],
-    values: np.ndarray,
-    start: np.ndarray,
+    swept: SweepValues,
     metric: MetricOf,
     direction: Direction,
     dropped: int,
     **config: object,
 ) -> PatchingResult:
     other = pairs.clean if direction == "denoise" else pairs.corrupt
-    goal = sweep(model, other, [], metric(pairs)).baseline[0]
+    values, start = swept.values[:, 0], swept.baseline[0]
+    goal = sweep(model, other, [], metric(pairs), executor=swept.executor).baseline[0]
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(
             f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"

@@ -6,11 +6,14 @@ ones from the unedited run; and the last layer runs only where a metric reads. E
 mlp_out enter as a difference, so that their own layer is not run again.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from interp_kit.analysis.sites import Edit, EditGroup
@@ -40,11 +43,25 @@ NewValue = Callable[[Edit, tuple], Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A group of edits: its number in the sweep, where it enters (layer, stage) and its first position; local: whether
-    before the layer's attention it changes single positions alone."""
+class Entries:
+    """Where groups of edits enter: (group,) first position, -1 where none of their edits can reach what is read; layer;
+    stage. Arrays, so that any number of groups takes little memory."""
 
-    number: int
+    start: NDArray[np.int32]
+    layer: NDArray[np.int32]
+    stage: NDArray[np.int32]
+
+    def order(self) -> NDArray[np.intp]:
+        """The groups that can reach what is read, by first position."""
+        order = np.lexsort((self.stage, self.layer, self.start))
+        return order[self.start[order] >= 0]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A group of edits: where it enters (layer, stage), its first position, and whether before the layer's attention
+    it changes single positions alone."""
+
     edits: EditGroup
     entry: tuple[int, int]
     start: int
@@ -54,7 +71,7 @@ class Planned:
 class Suffix:
     """The unedited run of a batch, and edited runs from it.
 
-    reads: (batch, read) positions whose logits are wanted. new_value: as `Engine._new_value`, gives for an edit and an
+    reads: (batch, read) positions whose logits are wanted. new_value: as `Engine.new_value`, gives for an edit and an
     index into its site's activation the function from old to new values there.
     """
 
@@ -63,6 +80,7 @@ class Suffix:
         self.end = int(reads.max()) + 1
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.sites: dict[tuple[str, int], Tensor] = {}
+        self._starts: dict[str, int] = {}  # first place of a named position
         tokens = batch.tokens[:, : self.end]
         hidden = executor.run(tokens, lambda site, layer, value: self.sites.__setitem__((site, layer), value))
         self.hidden, self.logits = hidden, executor.read_out(self._take(hidden, reads))
@@ -71,35 +89,45 @@ class Suffix:
         """Whether the unedited run is free of nan and inf, padding apart."""
         return bool(self.hidden[self.batch.mask[:, : self.end]].isfinite().all() and self.logits.isfinite().all())
 
-    def plan(self, number: int, group: EditGroup) -> Planned | None:
-        """Where a group enters; None where none of its edits can reach what is read."""
+    def entries(self, groups: Iterable[EditGroup]) -> Entries:
+        """Where each group enters."""
+        found = array("i")
+        for group in groups:
+            plan = self._plan(group)
+            found.extend((plan.start, *plan.entry) if plan else (-1, 0, 0))
+        start, layer, stage = np.array(found, dtype=np.int32).reshape(-1, 3).T
+        return Entries(start, layer, stage)
+
+    def _plan(self, group: EditGroup) -> Planned | None:
+        """None where none of the edits can reach what is read."""
         kept = tuple(edit for edit in group if self._first(edit) < self.end)
         if not kept:
             return None
         entry = min((edit.layer or 0, STAGE[edit.site]) for edit in kept)
         before = [edit for edit in kept if ((edit.layer or 0), STAGE[edit.site]) == (entry[0], 0)]
         local = all(edit.position is not None or edit.site in ("q", "k", "v") for edit in before)
-        return Planned(number, kept, entry, min(self._first(edit) for edit in kept), local)
+        return Planned(kept, entry, min(self._first(edit) for edit in kept), local)
 
     def _first(self, edit: Edit) -> int:
-        if edit.position is None:
-            return 0
-        return int(self.batch.position(edit.position).min()) if isinstance(edit.position, str) else edit.position
+        if not isinstance(edit.position, str):
+            return edit.position or 0
+        if edit.position not in self._starts:
+            self._starts[edit.position] = int(self.batch.position(edit.position).min())
+        return self._starts[edit.position]
 
-    def chunks(self, planned: Sequence[Planned], memory: int) -> Iterator[list[Planned]]:
-        """Groups to run together: by first position, as many as `memory` bytes take, and at least one."""
-        chunk: list[Planned] = []
-        for group in sorted(planned, key=lambda p: (p.start, p.entry)):
-            if chunk:
-                window = self.end - chunk[0].start
-                size = len(self.batch) * window
-                full = (len(chunk) + 1) * len(self.batch) * self._bytes(window) > memory
-                if full or (group.start > chunk[0].start and len(chunk) * size >= WORTH):
-                    yield chunk
-                    chunk = []
-            chunk.append(group)
-        if chunk:
-            yield chunk
+    def chunks(self, entries: Entries, memory: int) -> Iterator[NDArray[np.intp]]:
+        """Numbers of groups to run together: by first position, as many as `memory` bytes take, and at least one."""
+        order = entries.order()
+        while len(order):
+            start = entries.start[order]
+            window = self.end - int(start[0])
+            fit = max(1, memory // (len(self.batch) * self._bytes(window)))
+            # once a batch is large enough, later positions begin one of their own
+            worth = -(-WORTH // (len(self.batch) * window))
+            later = int(np.searchsorted(start, start[0], side="right"))
+            cut = min(fit, max(worth, later))
+            yield order[:cut]
+            order = order[cut:]
 
     def _bytes(self, window: int) -> int:
         """What one row under one group of edits takes at most, `window` positions being carried."""
@@ -109,10 +137,13 @@ class Suffix:
         carried = window * (4 * width + 5 * heads + 2 * hidden) + 2 * self.end * heads
         return self.x.embed.element_size() * (max(logits, carried) + window * width)
 
-    def run(self, groups: Sequence[Planned]) -> Tensor:
-        """(group, batch, read, vocab) logits where they are read, in the order of `groups`."""
-        order = sorted(range(len(groups)), key=lambda i: (groups[i].entry, groups[i].local))
-        logits = _Run(self, [groups[i] for i in order]).logits()
+    def run(self, groups: Sequence[EditGroup]) -> Tensor:
+        """(group, batch, read, vocab) logits where they are read, under each group of a chunk."""
+        planned = [plan for group in groups if (plan := self._plan(group))]
+        if len(planned) < len(groups):
+            raise ValueError("a group of edits that reaches nothing that is read")
+        order = sorted(range(len(planned)), key=lambda i: (planned[i].entry, planned[i].local))
+        logits = _Run(self, [planned[i] for i in order]).logits()
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return logits[back.to(logits.device)]
@@ -272,7 +303,7 @@ class _Run:
                 for site in ("embed", "pos_embed"):
                     base = self.s.sites[site, 0][:, self.window]
                     changed: dict[int, Tensor] = {}
-                    for slot, edit in self.later.get((site, 0), []):
+                    for slot, edit in self._later(site, 0):
                         self._write(changed.setdefault(slot, base.clone()), edit)
                     for slot, value in changed.items():
                         self.state[slot] += value - base
@@ -342,7 +373,7 @@ class _Run:
 
     def _visit(self, site: str, number: int, value: Tensor) -> Tensor:
         """Apply what edits there are at a site to the rows that are under way."""
-        for slot, edit in self.later.get((site, number), []):
+        for slot, edit in self._later(site, number):
             if slot < len(value):
                 self._write(value[slot], edit)
         return value
