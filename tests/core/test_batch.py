@@ -37,6 +37,31 @@ def test_ragged_rows_are_padded_on_the_right(ragged: TokenBatch) -> None:
     assert len(ragged) == 3
 
 
+def padded_left(batch: TokenBatch) -> dict[str, object]:
+    """The fields of the same rows with their padding in front."""
+    pads = (~batch.mask).sum(1)
+    order = (torch.arange(batch.tokens.shape[1]) - pads[:, None]) % batch.tokens.shape[1]
+    moved = {name: torch.where(at < 0, at, at + pads) for name, at in batch.positions.items()}
+    return {"tokens": batch.tokens.gather(1, order), "mask": batch.mask.gather(1, order), "positions": moved}
+
+
+def test_rows_padded_on_the_left_are_the_same_batch(ragged: TokenBatch) -> None:
+    moved = padded_left(ragged)
+    assert not torch.equal(moved["mask"], ragged.mask)  # pyright: ignore[reportArgumentType]
+    batch = replace(ragged, **moved)  # pyright: ignore[reportArgumentType]
+    assert torch.equal(batch.mask, ragged.mask)
+    assert torch.equal(batch.tokens[batch.mask], ragged.tokens[ragged.mask])
+    for name, at in ragged.positions.items():
+        assert torch.equal(batch.positions[name], at), name
+
+
+def test_padding_between_tokens_is_refused(ragged: TokenBatch) -> None:
+    mask = ragged.mask.clone()
+    mask[1, 1] = False
+    with pytest.raises(ValueError, match="row 1 of the batch has padding between its tokens"):
+        replace(ragged, mask=mask)
+
+
 def test_every_example_is_found_again_in_its_row(parity: AbstractTask) -> None:
     examples = parity.enumerate()
     batch = parity.batch(examples)

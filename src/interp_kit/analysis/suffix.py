@@ -37,7 +37,8 @@ ORDER = (
 )
 STAGE = {site: 0 if i < 6 else 1 if i < 9 else 2 for i, site in enumerate(ORDER)}
 LOGITS = 4  # copies of logits that a metric makes
-WORTH = 2048  # tokens from which on a batch is large enough to start a new one for later positions
+FILLED = 0.67  # of the memory that is allowed: the rest is for what allocators keep
+WORTH = 1024  # tokens from which on a batch is large enough to start a new one for later positions
 
 NewValue = Callable[[Edit, tuple], Callable[[Tensor], Tensor]]
 
@@ -121,7 +122,7 @@ class Suffix:
         while len(order):
             start = entries.start[order]
             window = self.end - int(start[0])
-            fit = max(1, memory // (len(self.batch) * self._bytes(window)))
+            fit = max(1, int(memory * FILLED) // (len(self.batch) * self._bytes(window)))
             # once a batch is large enough, later positions begin one of their own
             worth = -(-WORTH // (len(self.batch) * window))
             later = int(np.searchsorted(start, start[0], side="right"))
@@ -206,7 +207,7 @@ class _Run:
             x[:active] = self.state[:active][:, take[0], take[1]]
             self.at_read = True
             weight, bias = (w[: s.x.n_heads * s.x.d_head] for w in layer.qkv)
-            q = F.linear(layer.norm1(x[:active]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
+            q = s.x.linear(layer.norm1(x[:active]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
             out = self._attend(layer, number, self._visit("q", number, q), k, v, self.slots)
             x[:active] += self._visit("attn_out", number, out)
             self._visit("resid_mid", number, x[:active])
@@ -230,10 +231,11 @@ class _Run:
         shape = (len(names), ex.n_heads, ex.d_head)
         while before < active and not self.groups[before].local:
             before += 1
+        if before == active:
+            return ex.linear(layer.norm1(x), weight, bias).unflatten(-1, shape)
         result = x.new_empty(*x.shape[:3], *shape)
         if before:
-            normed = layer.norm1(x[:before]).flatten(0, 2)
-            torch.addmm(bias, normed, weight.T, out=result[:before].view(len(normed), -1))
+            result[:before] = ex.linear(layer.norm1(x[:before]), weight, bias).unflatten(-1, shape)
         if before < active:
             for i, name in enumerate(names):
                 result[before:, :, :, i] = self.s.sites[name, number][:, self.window]
@@ -246,7 +248,7 @@ class _Run:
                 places = torch.stack([place for _, place in where]) - self.start
                 rows, reached = self.s.rows.expand(len(places), -1), places < x.shape[2]
                 chosen = slots.expand_as(places)[reached], rows[reached], places[reached]
-                new = F.linear(layer.norm1(x[chosen]), weight, bias)
+                new = ex.linear(layer.norm1(x[chosen]), weight, bias)
                 result[chosen] = new.view(-1, *shape)
         return result
 
@@ -272,7 +274,7 @@ class _Run:
         z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options)
         z = z.transpose(1, 2).unflatten(0, q.shape[:2])
         z = self._visit("z", number, z)
-        return F.linear(z.flatten(-2), *layer.out)
+        return self.s.x.linear(z.flatten(-2), *layer.out)
 
     def _whole(self, name: str, number: int, window: Tensor) -> Tensor:
         """Keys or values of all positions: the unedited run's, then those of the window."""
@@ -284,8 +286,8 @@ class _Run:
     def _mlp(self, layer: Layer, number: int, x: Tensor) -> Tensor:
         if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
             return torch.zeros_like(x)
-        post = self._visit("mlp_post", number, self.s.x.act(F.linear(layer.norm2(x), *layer.mlp_in)))
-        return self._visit("mlp_out", number, F.linear(post, *layer.mlp_out))
+        post = self._visit("mlp_post", number, self.s.x.linear(layer.norm2(x), *layer.mlp_in, act=True))
+        return self._visit("mlp_out", number, self.s.x.linear(post, *layer.mlp_out))
 
     def _entering(self, number: int, stage: int, active: int) -> range:
         stop = active

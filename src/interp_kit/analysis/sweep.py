@@ -79,14 +79,14 @@ def sweep(
         values = baseline.expand(len(edits), -1, -1).clone()
         if suffix is not None:
             fast = np.flatnonzero(~hooked)
-            engine.harvest(as_group(edits[i]) for i in fast)
-            entries = suffix.entries(as_group(edits[i]) for i in fast)
+            engine.harvest(as_group(edits[i]) for i in fast.tolist())
+            entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
             bar.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
-                logits = suffix.run([as_group(edits[i]) for i in fast[chunk]])
+                logits = suffix.run([as_group(edits[i]) for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
                 bar.update(len(chunk))
-        for i in np.flatnonzero(hooked):
+        for i in np.flatnonzero(hooked).tolist():
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
             bar.update()

@@ -12,7 +12,8 @@ from interp_kit.core.task import AbstractTask, Example, Field
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Examples as tensors. Ragged rows are padded on the right, so a causal model sees each row as if it stood alone.
+    """Examples as tensors. Ragged rows are padded on the right, so a causal model sees each row as if it stood alone;
+    rows that are given padded on the left are moved there, and their named positions with them.
 
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
@@ -31,6 +32,21 @@ class TokenBatch:
     numeric: tuple[str, ...]
     task: str
     vocabulary: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.mask.is_meta or not (self.mask[:, 1:] > self.mask[:, :-1]).any():
+            return
+        pads = self.mask.int().argmax(1)
+        order = (torch.arange(self.mask.shape[1], device=self.mask.device) + pads[:, None]) % self.mask.shape[1]
+        tokens, mask = self.tokens.gather(1, order), self.mask.gather(1, order)
+        gaps = (mask[:, 1:] > mask[:, :-1]).any(1)
+        if gaps.any():
+            raise ValueError(f"row {int(gaps.nonzero()[0])} of the batch has padding between its tokens")
+        positions = {
+            name: torch.where(index < 0, index, index - pads.to(index)) for name, index in self.positions.items()
+        }
+        for field, value in (("tokens", tokens), ("mask", mask), ("positions", positions)):
+            object.__setattr__(self, field, value)
 
     def __len__(self) -> int:
         return self.tokens.shape[0]

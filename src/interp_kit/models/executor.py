@@ -43,6 +43,7 @@ ONEDNN = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
 }
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
+LARGE = 2**28  # multiplications from which on a product of a new shape is worth oneDNN's preparation
 MODULES = re.compile(
     "Hooked(SAE)?Transformer|(Typed)?ModuleList|Embed|PosEmbed|Unembed|TransformerBlock|Attention|MLP|LayerNorm(Pre)?"
     "|Identity|HookPoint"
@@ -92,8 +93,8 @@ class Executor:
             self.layers = [_layer(block, arrange) for block in list(whole.blocks)[:blocks]]
             self.norm = _norm(whole.ln_final) if cfg.normalization_type is not None else _same
             self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
-        with_onednn = blocks is not None and _has_onednn(self.embed)
-        self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if with_onednn else None
+        self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if _has_onednn(self.embed) else None
+        self.least = LARGE if blocks is None else 0
         self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_heads, 0, self.d_head)
         if compare and blocks is None:
             self._compare(model)
@@ -179,7 +180,7 @@ class Executor:
         up to the last new position, of which the new ones are written here; None where all are new, and only those at
         `at` (batch, read) may be wanted."""
         visit("resid_pre", number, x)
-        heads = self._linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        heads = self.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
         for name, value in zip("qkv", heads, strict=True):
             visit(name, number, value)
         q, k, v = (value.transpose(1, 2) for value in heads)
@@ -198,14 +199,14 @@ class Executor:
         z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal, scale=layer.scale)
         z = z.transpose(1, 2)
         visit("z", number, z)
-        out = self._linear(z.flatten(2), *layer.out)
+        out = self.linear(z.flatten(2), *layer.out)
         visit("attn_out", number, out)
         x = x + out
         visit("resid_mid", number, x)
         if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
-            post = self._linear(layer.norm2(x), *layer.mlp_in, act=True)
+            post = self.linear(layer.norm2(x), *layer.mlp_in, act=True)
             visit("mlp_post", number, post)
-            out = self._linear(post, *layer.mlp_out)
+            out = self.linear(post, *layer.mlp_out)
             visit("mlp_out", number, out)
             x = x + out
         visit("resid_post", number, x)
@@ -215,9 +216,9 @@ class Executor:
         """(…, vocab) logits of the residual stream before the final norm."""
         return F.linear(self.norm(x), *self.unembed)
 
-    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
-        """x through a layer of weights and, where asked, the activation."""
-        if self.fused is None:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
+        """(…, out) x (…, in) through a layer of weights and, where asked, the activation."""
+        if self.fused is None or x.numel() * len(weight) < self.least:
             return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
         kind, algorithm = self.fused if act else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
