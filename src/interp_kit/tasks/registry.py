@@ -6,10 +6,12 @@ from typing import Any
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.culture import CultureTask
+from interp_kit.tasks.induction import InductionTask
 
 TASKS: dict[str, Callable[..., AbstractTask]] = {
     "boolean": BooleanTask,
     "culture": CultureTask,
+    "induction": InductionTask,
 }
 
 

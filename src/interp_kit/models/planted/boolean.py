@@ -16,8 +16,8 @@ Four more are built of the same parts:
                 and L2H2 fetches the same token where none did, as the backup name movers of Wang et al. 2022
                 (arXiv:2211.00593). A wrong bit is a bit: patched with that of another run, L1H1 is believed
     decoy       direct, and L0H2 copies newB's token to `newD?` into a direction that nothing reads
-    superposed  latent in 36 dimensions: tokens, positions and answers are 44 random directions in 32 dimensions, so
-                each overlaps all others; slots and constant keep their own
+    superposed  latent with 47 features in 42 dimensions: tokens, positions and answers are 44 random directions in 38
+                dimensions, each of which overlaps the others; slots and constant keep dimensions of their own
 
 How it is built (all features orthonormal, all orthogonal to the all-ones vector, drawn at random by the seed; where
 they are in superposition, each is read by its least-squares reader):
@@ -48,9 +48,9 @@ from transformer_lens.components.transformer_block import TransformerBlock
 
 from interp_kit.core.task import AbstractTask, Example, Field
 from interp_kit.models.planted.attention import N_HEADS, Head, set_attention
-from interp_kit.models.planted.directions import D_MODEL, N_SLOTS, Basis, orthonormal, superposed
+from interp_kit.models.planted.directions import N_SLOTS, Basis, orthonormal, superposed
 from interp_kit.models.planted.ends import empty_model, set_embedding, set_unembedding
-from interp_kit.models.planted.neurons import GATE, field_neurons, filled_neurons, is_bit, set_mlp
+from interp_kit.models.planted.neurons import field_neurons, filled_neurons, is_bit, set_mlp
 
 PLANTED_MECHANISMS = ("via-token", "direct", "latent")
 MECHANISMS = (*PLANTED_MECHANISMS, "lookup", "backup", "decoy", "superposed")
@@ -70,21 +70,19 @@ NEWD_SOURCE: dict[str, tuple[str, str]] = {
     "latent": ("newB", "newB?"),
 }
 PRIMARY, BACKUP, DECOY = 1, 2, 2  # Heads: what brings newB, its backup in layer 2, the decoy in layer 0.
-SUPERPOSED_WIDTH, SUPERPOSED_GATE = 36, 2.5
 
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
     """What every part of a model is written from.
 
-    token_bit: (d_model,) reader of a bit's token, +1 on "1" and -1 on "0"; gate: weight of the position in a neuron.
+    token_bit: (d_model,) reader of a bit's token, +1 on "1" and -1 on "0".
     """
 
     task: AbstractTask
     examples: Sequence[Example]
     basis: Basis
     token_bit: Float[Tensor, " d_model"]
-    gate: float
 
     @property
     def positions(self) -> Mapping[str, int]:
@@ -107,7 +105,7 @@ class _Frame:
 
     def answer(self, block: TransformerBlock, operands: Sequence[str], slots: Tensor | None = None) -> None:
         """The MLP that writes newD from its operands, which stand in the slots."""
-        set_mlp(block, field_neurons(self.late, operands, self.examples, self.basis, slots, self.gate))
+        set_mlp(block, field_neurons(self.late, operands, self.examples, self.basis, slots))
 
 
 def planted_boolean(task: AbstractTask, mechanism: str, seed: int = 0) -> HookedTransformer:
@@ -138,10 +136,9 @@ def _frame(task: AbstractTask, mechanism: str, seed: int) -> _Frame:
         raise ValueError(f"{task.name} is no boolean task: it lacks {sorted(missing) or 'fixed positions'}")
     bits = _bit_tokens(examples, [name for names in WIRING.values() for name in names])
     length = len(examples[0].tokens)
-    dense = mechanism == "superposed"
-    basis = superposed(task, length, seed, SUPERPOSED_WIDTH) if dense else orthonormal(task, length, seed)
+    basis = superposed(task, examples, seed) if mechanism == "superposed" else orthonormal(task, length, seed)
     token = basis.read.token
-    return _Frame(task, examples, basis, token[bits[1]] - token[bits[0]], SUPERPOSED_GATE if dense else GATE)
+    return _Frame(task, examples, basis, token[bits[1]] - token[bits[0]])
 
 
 def _bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[int, int]:
@@ -165,7 +162,7 @@ def _first_layer(block: TransformerBlock, frame: _Frame, *, decoy: bool) -> None
         [
             neuron
             for field in fields
-            for neuron in field_neurons(field, WIRING[field.name], frame.examples, frame.basis, gate=frame.gate)
+            for neuron in field_neurons(field, WIRING[field.name], frame.examples, frame.basis)
         ],
     )
 
@@ -195,7 +192,7 @@ def _look_up(model: HookedTransformer, frame: _Frame, _: str) -> None:
     """Layer 1 brings all five bits, and has one neuron for each prompt."""
     names, directions = frame.task.inputs, frame.basis.write
     slots = torch.cat([directions.slot, directions.spare])[: len(names)]
-    frame.attend(model.blocks[1], {i: frame.carry(name, slot) for i, (name, slot) in enumerate(zip(names, slots))})
+    frame.attend(model.blocks[1], {i: frame.carry(name, slots[i]) for i, name in enumerate(names)})
     frame.answer(model.blocks[1], names, slots)
 
 

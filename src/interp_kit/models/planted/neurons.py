@@ -39,7 +39,6 @@ def field_neurons(
     examples: Sequence[Example],
     basis: Basis,
     slots: Float[Tensor, "slot d_model"] | None = None,
-    gate: float = GATE,
 ) -> list[Neuron]:
     """The neurons that compute a field at its prediction position from the slots, into its answer direction.
 
@@ -51,7 +50,7 @@ def field_neurons(
     """
     table = truth_table(field, operands, examples)
     read = basis.read
-    here = gate * read.position[examples[0].positions[field.predict]]
+    here = GATE * read.position[examples[0].positions[field.predict]]
     answer, unit = basis.write.answer[field.name], read.constant / CONSTANT
     slots = read.slot if slots is None else slots
     if is_bit(field):
@@ -59,13 +58,13 @@ def field_neurons(
         for row, value in table.items():
             match = torch.stack([(2 * bit - 1) * slot for bit, slot in zip(row, slots, strict=False)]).sum(0)
             # 1 where position and every operand match, at most -1 elsewhere.
-            neurons.append((read.scale * (here + match - (gate + len(row) - 1) * unit), (2 * value - 1) * answer))
+            neurons.append((read.scale * (here + match - (GATE + len(row) - 1) * unit), (2 * value - 1) * answer))
         return neurons
     if any(sum(row) != value for row, value in table.items()):
         raise ValueError(f"{field.name} is not the number of ones among {', '.join(operands)}")
     # max(x, 0) - max(-x, 0) = x: the mean of the operands, signed, passes two rectified neurons.
     mean = slots[0]
-    return [(read.scale * (here + sign * mean - gate * unit), sign * answer) for sign in (1, -1)]
+    return [(read.scale * (here + sign * mean - GATE * unit), sign * answer) for sign in (1, -1)]
 
 
 def filled_neurons(position: int, slot: Float[Tensor, " d_model"], basis: Basis, flag: Tensor) -> list[Neuron]:
@@ -81,5 +80,3 @@ def set_mlp(block: TransformerBlock, neurons: Sequence[Neuron]) -> None:
     for i, (read, write) in enumerate(neurons):
         block.mlp.W_in[:, i] = read
         block.mlp.W_out[i] = write
-
-
