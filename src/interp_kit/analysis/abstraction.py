@@ -1,0 +1,260 @@
+"""Interchange interventions (Geiger et al. 2021, arXiv:2106.02997; 2023, arXiv:2301.04709): is a variable of the task's
+causal model realised at one site of the network?
+
+An activation of a source run is written into a base run. Where the site realises the variable, the network answers as
+the causal model does in the base's world under do(variable = the source's value). `das` looks for a subspace of a site.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from interp_kit.analysis.counterfactual import Chosen, interchanges
+from interp_kit.analysis.sites import ACTIVATIONS, Copy, Edit, has_heads
+from interp_kit.analysis.sweep import sweep
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.plotting import heatmap
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.task import AbstractTask, Example
+from interp_kit.core.types import HookedModel, model_name
+
+ALL = "all"
+NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "pairs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterchangeResult(AbstractResult):
+    """Interchange accuracy by site: one entry an edit.
+
+    site, layer (-1: none), head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
+    accuracy: (n_edits,) share of `pairs` that the edited model answers as the causal model does under do(variable);
+    kept: the same over `controls`, whose source has the base's value of the variable, so that the answer must stay
+    although the source's own differs (nan where the task has no such pair); …_low, …_high: Wilson's 95 % interval.
+    pairs, controls: (n_edits,) distinct ones at that site. baseline, baseline_kept: the same two shares of the unedited
+    model. hits: (n_edits, all pairs), control_hits: (n_edits, all controls) each answer. dropped: pairs and controls
+    left out because the model does not solve the base.
+    """
+
+    site: tuple[str, ...]
+    layer: np.ndarray
+    head: np.ndarray
+    position: tuple[str, ...]
+    accuracy: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    pairs: np.ndarray
+    kept: np.ndarray
+    kept_low: np.ndarray
+    kept_high: np.ndarray
+    controls: np.ndarray
+    baseline: Estimate
+    baseline_kept: Estimate
+    hits: np.ndarray
+    control_hits: np.ndarray
+    dropped: int
+    config: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an edit: where, interchange accuracy and share kept, each with interval and n."""
+        return pd.DataFrame(
+            {
+                "site": self.site,
+                "layer": self.layer,
+                "head": self.head,
+                "position": self.position,
+                "accuracy": self.accuracy,
+                "low": self.low,
+                "high": self.high,
+                "n": self.pairs,
+                "baseline": self.baseline.value,
+                "kept": self.kept,
+                "kept_low": self.kept_low,
+                "kept_high": self.kept_high,
+                "n_kept": self.controls,
+            }
+        )
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
+            f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
+            f" into the base run (n = {_span(self.pairs)} distinct pairs at a site, of {c['bases']} bases and"
+            f" {c['sources']} sources, all with {c['target']} changed by do({c['variable']}); {self.dropped} unsolved"
+            f" left out; unedited: {self.baseline}). Dots: fewer than 95 % of {_span(self.controls)} control pairs,"
+            f" whose {c['variable']} is equal, keep their answer. 95 % Wilson intervals in the table."
+        )
+
+    def plot(
+        self, ax: Axes | None = None, site: str | None = None, what: Literal["accuracy", "kept"] = "accuracy"
+    ) -> Axes:
+        """Layers (or heads) by position, for one site, by default the first; what: "accuracy" or the control's "kept".
+        Raises ValueError for a site that was not edited."""
+        frame = self.to_frame()
+        site = site or self.site[0]
+        frame = frame[frame["site"] == site]
+        if frame.empty:
+            raise ValueError(f"no interchange at site {site!r}; there are {', '.join(dict.fromkeys(self.site))}")
+        rows = [
+            site if la < 0 else f"L{la}" if he < 0 else f"L{la}H{he}"
+            for la, he in zip(frame["layer"], frame["head"], strict=True)
+        ]
+        names, columns = list(dict.fromkeys(rows)), list(dict.fromkeys(frame["position"]))
+        grid, mark = np.full((len(names), len(columns)), np.nan), np.zeros((len(names), len(columns)), dtype=bool)
+        for row, position, value, kept in zip(rows, frame["position"], frame[what], frame["kept"], strict=True):
+            grid[names.index(row), columns.index(position)] = value
+            mark[names.index(row), columns.index(position)] = kept < 0.95
+        return heatmap(
+            grid,
+            names,
+            columns,
+            ax=ax,
+            title=f"{site}: do({self.config['variable']}) → {self.config['target']}",
+            label="interchange accuracy" if what == "accuracy" else "control: answer kept",
+            limits=(0.0, 1.0),
+            mark=mark if what == "accuracy" else None,
+            x_label="position",
+            y_label="layer",
+        )
+
+
+def interchange(
+    model: HookedModel,
+    task: AbstractTask,
+    variable: str,
+    target: str,
+    *,
+    sites: str | Sequence[str] = "resid_post",
+    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    by: Literal["position", "all"] = "position",
+    pairs: Sequence[tuple[Example, Example]] | None = None,
+    only_solved: bool = False,
+    limit: int = 512,
+    seed: int = 0,
+    progress: bool = False,
+) -> InterchangeResult:
+    """Copy one activation at a time from a source run into a base run, and ask whether the answer of field `target` is
+    that of the base's world under do(variable = the source's value), by `task.intervene`.
+
+    Only pairs count in which do(variable) changes the base's answer. The text is the base's own, its true completion
+    included (teacher forcing): where `variable` is written in it, the base's value stands there, and at other positions
+    nothing of the source is seen. The answer is the field's candidate with the highest logit; tokens that are no
+    candidate do not count. A model that always says the same has the share of its `baseline`, so read each site beside
+    it, or leave out with `only_solved` the pairs whose base the unedited model does not solve: the baseline is then 0.
+
+    Controls are pairs with equal values of `variable` whose targets differ: a site that carries more than the variable
+    moves them too. Pairs are counted once a site where base, source up to the edited position, and answer are the same,
+    as a causal model cannot tell them apart; they share inputs, so the intervals are for these inputs.
+
+    sites: activation sites, every layer of each; those with heads are edited head by head. positions: default those
+    that every row has, up to the target's prediction; name -> positions edits groups together. by: one position at a
+    time, or "all" together. pairs: (base, source) examples; default all that `task.pool(seed)` has, at most `limit`
+    pairs and `limit` controls, drawn by `seed`.
+
+    Raises ValueError for an unknown variable, target, site or position, for a position that stands elsewhere in base
+    and source, and where do(variable) changes the target in no pair.
+    """
+    changed, control = interchanges(task, variable, target, pairs=pairs, limit=limit, seed=seed)
+    rows = [*changed, *control]
+    base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))
+    at = base.position(base.field(target).predict)
+    if positions is None:
+        positions = [name for name, index in base.positions.items() if bool(((index >= 0) & (index <= at)).all())]
+    groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions}
+    marks = list(_marks(model, sites, Copy(source), [None] if by == "all" else list(groups)))
+    edits = [
+        [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
+        for mark in marks
+    ]
+    swept = sweep(model, base, edits, Chosen("accuracy", target), progress=progress)
+    answer = np.array([row.answer for row in rows])
+    hit, before = swept.values[:, 0] == answer, swept.baseline[0] == answer
+    solved = swept.baseline[0] == base.answer[target].cpu().numpy()
+    use = solved if only_solved else np.ones_like(solved)
+    is_pair = np.arange(len(rows)) < len(changed)
+    if not (use & is_pair).any():
+        raise ValueError(f"the model solves the base of none of the {len(changed)} pairs")
+    units = {mark.position: _distinct(base, source, at, answer, groups.get(str(mark.position))) for mark in marks}
+    shares = [
+        [_share(hit[i], units[mark.position] & use & part) for part in (is_pair, ~is_pair)]
+        for i, mark in enumerate(marks)
+    ]
+    figures = np.array([[(s.value, s.low, s.high, s.n) for s in both] for both in shares])
+    (accuracy, low, high, pairs_n), (kept, kept_low, kept_high, controls_n) = figures.transpose(1, 2, 0)
+    return InterchangeResult(
+        site=tuple(mark.site for mark in marks),
+        layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
+        head=np.array([-1 if mark.head is None else mark.head for mark in marks]),
+        position=tuple(ALL if mark.position is None else str(mark.position) for mark in marks),
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        pairs=pairs_n.astype(int),
+        kept=kept,
+        kept_low=kept_low,
+        kept_high=kept_high,
+        controls=controls_n.astype(int),
+        baseline=_share(before, use & is_pair),
+        baseline_kept=_share(before, use & ~is_pair),
+        hits=hit[:, use & is_pair],
+        control_hits=hit[:, use & ~is_pair],
+        dropped=int((~use).sum()),
+        config={
+            "analysis": "interchange",
+            "model": model_name(model),
+            "task": task.name,
+            "variable": variable,
+            "target": target,
+            "bases": len({row.base.tokens for row, used in zip(changed, use, strict=False) if used}),
+            "sources": len({row.source.tokens for row, used in zip(changed, use, strict=False) if used}),
+            "only_solved": only_solved,
+            "seed": seed,
+        },
+    )
+
+
+def _marks(
+    model: HookedModel, sites: str | Sequence[str], source: Copy, positions: Sequence[str | None]
+) -> Iterator[Edit]:
+    for site in [sites] if isinstance(sites, str) else sites:
+        template = ACTIVATIONS.get(site, ("{layer}",))[0]
+        heads: Sequence[int | None] = [None]
+        if site in ACTIVATIONS and has_heads(site):
+            grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
+            heads = range(grouped or model.cfg.n_heads)
+        for layer in range(model.cfg.n_layers) if "{layer}" in template else [None]:
+            for head in heads:
+                yield from (Edit(site, layer, source, head=head, position=name) for name in positions)
+
+
+def _distinct(
+    base: TokenBatch, source: TokenBatch, at: Tensor, answer: np.ndarray, positions: Sequence[str] | None
+) -> np.ndarray:
+    """(pairs,) True at the first of the pairs that are alike in what the model can see: the base up to the prediction,
+    the source up to the last of the edited positions (None: all), and in the answer."""
+    last = (source.mask.sum(1) - 1).cpu().numpy()
+    if positions is not None:
+        last = np.max([source.position(name).cpu().numpy() for name in positions], axis=0)
+    texts = zip(base.tokens.cpu().numpy(), at.tolist(), source.tokens.cpu().numpy(), last.tolist(), strict=True)
+    seen: set[tuple[bytes, bytes, int]] = set()
+    first = np.zeros(len(answer), dtype=bool)
+    for i, (b, end, s, until) in enumerate(texts):
+        key = (b[: end + 1].tobytes(), s[: until + 1].tobytes(), int(answer[i]))
+        first[i] = key not in seen
+        seen.add(key)
+    return first
+
+
+def _share(hit: np.ndarray, use: np.ndarray) -> Estimate:
+    return wilson(int(hit[use].sum()), int(use.sum()), "pairs") if use.any() else NONE
+
+
+def _span(n: np.ndarray) -> str:
+    return str(n.min()) if n.min() == n.max() else f"{n.min()} to {n.max()}"

@@ -1,0 +1,263 @@
+"""Distributed alignment search: does a k-dimensional subspace of one site realise a variable of the causal model?
+(Geiger, Wu et al. 2024, "Finding alignments between interpretable causal variables and distributed neural
+representations", arXiv:2303.02536.)
+
+Swapping the subspace's coordinates from a source run into a base run has to give the answer of the base's world under
+do(variable = the source's value). The basis is learnt on some inputs and scored on others; the network stays as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from tqdm.auto import tqdm
+
+from interp_kit.analysis.counterfactual import Chosen
+from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, names_before, orthonormal, split
+from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
+from interp_kit.analysis.sweep import sweep
+from interp_kit.core.plotting import heatmap, intervals
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import t_interval
+from interp_kit.core.task import AbstractTask
+from interp_kit.core.types import HookedModel, model_name
+
+COUNTS = ("train_inputs", "held_out_inputs", "train_pairs", "held_out_pairs", "held_out_controls")
+SCORES = ("train", "held_out", "kept", "random", "random_kept", "full", "full_kept")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DASResult(AbstractResult):
+    """Accuracy of swapping a learnt subspace, by cell (layer and position) and seed.
+
+    layer: (cell,); position: one name a cell; seeds: each draws its own split of the inputs and its own first basis.
+    train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
+    pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
+    equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
+    high: (cell,) of held_out, with a t interval over seeds. random, random_kept: (cell, seed) the random subspace that
+    fitting began with; full, full_kept: the whole activation copied; all on the held-out pairs, as is baseline:
+    (seed,) of the unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs, held_out_controls:
+    (seed,) how many. basis: (cell, seed, d, k), orthonormal columns.
+    """
+
+    site: str
+    layer: np.ndarray
+    position: tuple[str, ...]
+    seeds: tuple[int, ...]
+    train: np.ndarray
+    held_out: np.ndarray
+    kept: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    random: np.ndarray
+    random_kept: np.ndarray
+    full: np.ndarray
+    full_kept: np.ndarray
+    baseline: np.ndarray
+    train_inputs: np.ndarray
+    held_out_inputs: np.ndarray
+    train_pairs: np.ndarray
+    held_out_pairs: np.ndarray
+    held_out_controls: np.ndarray
+    basis: np.ndarray
+    config: Mapping[str, Any]
+
+    @property
+    def off_path(self) -> np.ndarray:
+        """(cell,) True where the learnt subspace does what the whole activation does not (over 0.05 more on average,
+        while copying all of it keeps the controls): it drives the network by a path that its own activations never
+        take, an illusion and no finding (Makelov et al. 2024, arXiv:2311.17030)."""
+        untouched = ~(self.full_kept.mean(1) < 0.95)
+        return (self.mean > self.full.mean(1) + 0.05) & untouched
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a cell and seed; mean, low, high and off_path are the cell's."""
+        columns = {name: getattr(self, name).ravel() for name in SCORES}
+        cells, seeds = self.held_out.shape
+        return pd.DataFrame(
+            {
+                "site": self.site,
+                "layer": self.layer.repeat(seeds),
+                "position": np.repeat(np.array(self.position), seeds),
+                "seed": np.tile(self.seeds, cells),
+                **columns,
+                **{name: np.tile(getattr(self, name), cells) for name in ("baseline", *COUNTS)},
+                **{name: getattr(self, name).repeat(seeds) for name in ("mean", "low", "high", "off_path")},
+            }
+        )
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Distributed alignment search on {c['model']}: share of held-out pairs in which {c['target']} becomes what"
+            f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
+            f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
+            f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
+            f" in fitting; 95 % t intervals over seeds). Mean held-out share of controls that keep their answer:"
+            f" {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
+            f" {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
+            f" {len(self.position)} cells are off the path (dots): the whole activation does less than the subspace."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Mean held-out accuracy, layers by positions; with one layer or one position, points beside the controls."""
+        layers, names = list(dict.fromkeys(self.layer.tolist())), list(dict.fromkeys(self.position))
+        title = f"{self.site}: do({self.config['variable']}) → {self.config['target']}, k = {self.config['k']}"
+        if len(layers) > 1 and len(names) > 1:
+            return heatmap(
+                self.mean.reshape(len(layers), len(names)),
+                [f"L{layer}" for layer in layers],
+                names,
+                ax=ax,
+                title=title,
+                label="held-out accuracy",
+                limits=(0.0, 1.0),
+                mark=self.off_path.reshape(len(layers), len(names)),
+                x_label="position",
+                y_label="layer",
+            )
+        shown = {"learnt": self.held_out, "learnt, control kept": self.kept, "random": self.random, "full": self.full}
+        series = {name: _over_seeds(values) for name, values in shown.items()}
+        cells = [f"L{layer} {name}" for layer, name in zip(self.layer, self.position, strict=True)]
+        unedited = {"unedited": float(self.baseline.mean())}
+        return intervals(
+            cells, series, ax=ax, title=title, x_label="held-out accuracy", reference=unedited, limits=(-0.02, 1.02)
+        )
+
+
+def das(
+    model: HookedModel,
+    task: AbstractTask,
+    variable: str,
+    target: str,
+    *,
+    site: str = "resid_post",
+    layer: int | Sequence[int] | None = None,
+    position: str | Sequence[str] | None = None,
+    k: int = 1,
+    seeds: Sequence[int] = (0, 1, 2),
+    steps: int = 100,
+    learning_rate: float = 0.05,
+    held_out: float = 0.3,
+    limit: int = 256,
+    progress: bool = False,
+) -> DASResult:
+    """Learn k orthonormal directions whose coordinates, swapped from source to base, act as do(variable) on `target`.
+
+    The pairs, the text and the answer are those of `interchange`: the base keeps its own true completion, and the
+    answer is taken among the field's candidates. Fitted is the mean cross-entropy of that answer, on pairs in which
+    do(variable) changes it and, with equal weight, on controls in which it must stay; full batches, Adam.
+
+    site: with one vector a position and a layer; layer, position: one or several, fitted apart (None: every layer;
+    every named position up to the target's prediction). k: dimensions. held_out: share of `task.pool()` left out of
+    fitting; only pairs of two inputs left out are scored, though early in the text two inputs can have the same
+    activation. limit: pairs, and controls, on either side of the split. Seeds are of splits and first bases: the
+    interval says nothing of other trained models. steps: at most; a loss below 0.01 nats ends them.
+
+    A fitted subspace can make the answer where the network never does: see `DASResult.off_path`, and fit
+    `untrained(model)` as well. A model that always says the same scores its baseline, not 0.
+
+    Weights are never written, no gradient is left on them, and the global random state is not touched. Raises
+    ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
+    elsewhere in base and source, and where do(variable) changes the target in no pair of one side.
+    """
+    options = {"k": k, "steps": steps, "learning_rate": learning_rate, "held_out": held_out, "limit": limit}
+    layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
+    if not (seeds and layers and k >= 1 and steps >= 0 and 0 < held_out < 1 and learning_rate > 0):
+        raise ValueError(f"seeds {tuple(seeds)}, layers {layers}, {options}: nothing can be fitted")
+    for number in layers:
+        hook_name(site, number)
+    if has_heads(site):
+        raise ValueError(f"site {site!r} has heads, not one vector a position; attn_out is their sum")
+    names = [position] if isinstance(position, str) else position
+    cells: list[tuple[int, str]] = []
+    scores, bases, counts = [], [], []
+    bar = tqdm(total=0, desc="cells", disable=not progress)
+    with bar, torch.inference_mode(False):  # the caller's inference mode would leave nothing to learn from
+        for seed in seeds:
+            sides = split(task, variable, target, held_out, limit, seed, model.cfg.device)
+            names = list(names_before(sides[0].base, target) if names is None else names)
+            cells = [(number, name) for number in layers for name in names]
+            bar.total = len(seeds) * len(cells)
+            whole, unedited = _full(model, sides[1], site, cells)
+            found = []
+            for cell, full in zip(cells, whole, strict=True):
+                train, held = (Cell(model, side, site, *cell) for side in sides)
+                width = train.old.shape[1]
+                if k > width:
+                    raise ValueError(f"k = {k} dimensions of the {width} of {site}")
+                free = first_basis(width, k, seed, *cell).to(train.old.device)
+                basis = fit(train, free, steps, learning_rate)
+                found.append((train.shares(basis)[0], *held.shares(basis), *held.shares(orthonormal(free)), *full))
+                bases.append(basis.cpu().numpy())
+                bar.update()
+            scores.append(found)
+            counts.append((unedited, *_counts(sides)))
+    values = dict(zip(SCORES, np.array(scores).transpose(2, 1, 0), strict=True))
+    mean, low, high = _over_seeds(values["held_out"])
+    baseline, *numbers = np.array(counts).T
+    return DASResult(
+        site=site,
+        layer=np.array([number for number, _ in cells]),
+        position=tuple(name for _, name in cells),
+        seeds=tuple(seeds),
+        mean=mean,
+        low=low,
+        high=high,
+        baseline=baseline,
+        **values,
+        **{name: number.astype(int) for name, number in zip(COUNTS, numbers, strict=True)},
+        basis=np.stack(bases).reshape(len(seeds), len(cells), -1, k).swapaxes(0, 1),
+        config={
+            "analysis": "das",
+            "model": model_name(model),
+            "task": task.name,
+            "variable": variable,
+            "target": target,
+            **options,
+        },
+    )
+
+
+def _full(
+    model: HookedModel, trials: Trials, site: str, cells: Sequence[tuple[int, str]]
+) -> tuple[list[tuple[float, float]], float]:
+    """By cell, the shares when the whole activation is copied; and the share of changed pairs without any edit."""
+    copy = Copy(trials.source)
+    edits = [Edit(site, number, copy, position=name) for number, name in cells]
+    swept = sweep(model, trials.base, edits, Chosen("accuracy", trials.target))
+    candidates = torch.tensor(trials.base.field(trials.target).candidates)
+    right = candidates[trials.right.cpu()]
+    shares = [trials.shares((torch.from_numpy(row) == right).to(trials.changes.device)) for row in swept.values[:, 0]]
+    unedited = trials.shares((torch.from_numpy(swept.baseline[0]) == right).to(trials.changes.device))
+    return shares, unedited[0]
+
+
+def _counts(sides: tuple[Trials, Trials]) -> tuple[int, ...]:
+    train, held = sides
+    pairs = [int(side.changes.sum()) for side in sides]
+    return train.inputs, held.inputs, *pairs, len(held.changes) - pairs[1]
+
+
+def _over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(cell,) mean, low and high of (cell, seed) shares; nan where a seed has none."""
+    rows = []
+    for row in values:
+        estimate = t_interval(row, "seeds", (0.0, 1.0)) if np.isfinite(row).all() else None
+        rows.append((estimate.value, estimate.low, estimate.high) if estimate else (np.nan,) * 3)
+    mean, low, high = np.array(rows).T
+    return mean, low, high
+
+
+def _span(n: np.ndarray) -> str:
+    return str(n.min()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
+
+
+def _mean(values: np.ndarray) -> str:
+    return f"{np.nanmean(values):.2f}" if np.isfinite(values).any() else "none"
