@@ -61,13 +61,27 @@ _EXPORTS = {
     "generate_under": "interp_kit.analysis.generation",
     "CultureTask": "interp_kit.tasks.culture.task",
     "report": "interp_kit.reports.report",
+    "Edge": "interp_kit.core.circuit",
+    "Circuit": "interp_kit.analysis.circuit",
+    "score_edges": "interp_kit.analysis.edge_scores",
+    "acdc": "interp_kit.analysis.acdc",
+    "path_patch": "interp_kit.analysis.paths",
+    "faithfulness": "interp_kit.analysis.faithfulness",
+    "direct_logit_attribution": "interp_kit.analysis.attribution",
+    "logit_lens": "interp_kit.analysis.attribution",
 }
 __all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from interp_kit.analysis.ablation import ablate as ablate
+    from interp_kit.analysis.acdc import acdc as acdc
     from interp_kit.analysis.attention import attention_lags as attention_lags
+    from interp_kit.analysis.attribution import direct_logit_attribution as direct_logit_attribution
+    from interp_kit.analysis.attribution import logit_lens as logit_lens
+    from interp_kit.analysis.circuit import Circuit as Circuit
+    from interp_kit.analysis.edge_scores import score_edges as score_edges
     from interp_kit.analysis.evaluation import evaluate as evaluate
+    from interp_kit.analysis.faithfulness import faithfulness as faithfulness
     from interp_kit.analysis.generation import generate_under as generate_under
     from interp_kit.analysis.harvest import harvest as harvest
     from interp_kit.analysis.harvest_files import harvest_to as harvest_to
@@ -83,6 +97,7 @@ if TYPE_CHECKING:
     from interp_kit.analysis.metrics import probability as probability
     from interp_kit.analysis.patching import patch as patch
     from interp_kit.analysis.patching import patch_senders as patch_senders
+    from interp_kit.analysis.paths import path_patch as path_patch
     from interp_kit.analysis.probing import probe as probe
     from interp_kit.analysis.readability import readability as readability
     from interp_kit.analysis.sae import train_sae as train_sae
@@ -101,6 +116,7 @@ if TYPE_CHECKING:
     from interp_kit.analysis.sweep import sweep as sweep
     from interp_kit.core.batch import PairBatch as PairBatch
     from interp_kit.core.batch import TokenBatch as TokenBatch
+    from interp_kit.core.circuit import Edge as Edge
     from interp_kit.core.result import AbstractResult as AbstractResult
     from interp_kit.core.stats import Estimate as Estimate
     from interp_kit.core.task import AbstractTask as AbstractTask

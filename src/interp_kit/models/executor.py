@@ -58,15 +58,38 @@ class Unsupported(ValueError):
 
 
 @dataclass(frozen=True)
+class Norm:
+    """LayerNorm, with weights or with its weights folded into what follows (None); nothing at all where eps is None."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, d_model) x normed."""
+        return x if self.eps is None else F.layer_norm(x, x.shape[-1:], self.weight, self.bias, eps=self.eps)
+
+    def held(
+        self, parts: Float[Tensor, "*part batch d"], x: Float[Tensor, "batch d"]
+    ) -> Float[Tensor, "*part batch d"]:
+        """What parts of x become when they are centred and scaled as x is: they add up to the norm of x, less its
+        bias."""
+        if self.eps is None:
+            return parts
+        scaled = (parts - parts.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, correction=0) + self.eps).sqrt()
+        return scaled if self.weight is None else scaled * self.weight
+
+
+@dataclass(frozen=True)
 class Layer:
     """One block. qkv, out, mlp_in, mlp_out: (out, in) weight and bias; scale: what attention scores are multiplied by;
     mlp_in is None in a model of attention alone."""
 
-    norm1: Callable[[Tensor], Tensor]
+    norm1: Norm
     qkv: tuple[Tensor, Tensor]
     scale: float
     out: tuple[Tensor, Tensor]
-    norm2: Callable[[Tensor], Tensor] | None
+    norm2: Norm | None
     mlp_in: tuple[Tensor, Tensor] | None
     mlp_out: tuple[Tensor, Tensor] | None
 
@@ -91,7 +114,7 @@ class Executor:
             self.embed, self.positions = whole.embed.W_E.detach(), whole.pos_embed.W_pos.detach()
             arrange = Tensor.contiguous if blocks is None else _same
             self.layers = [_layer(block, arrange) for block in list(whole.blocks)[:blocks]]
-            self.norm = _norm(whole.ln_final) if cfg.normalization_type is not None else _same
+            self.norm = _norm(whole.ln_final) if cfg.normalization_type is not None else Norm(None, None, None)
             self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
         self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if _has_onednn(self.embed) else None
         self.least = LARGE if blocks is None else 0
@@ -305,12 +328,11 @@ def _layer(block: Any, arrange: Callable[[Tensor], Tensor]) -> Layer:
     )
 
 
-def _norm(module: Any) -> Callable[[Tensor], Tensor]:
-    """LayerNorm, with weights or with its weights folded into what follows, or nothing."""
+def _norm(module: Any) -> "Norm":
     if isinstance(module, nn.Identity):
-        return _same
+        return Norm(None, None, None)
     weights = (module.w.detach(), module.b.detach()) if hasattr(module, "w") else (None, None)
-    return lambda x: F.layer_norm(x, x.shape[-1:], *weights, eps=float(module.eps))
+    return Norm(*weights, float(module.eps))
 
 
 def _nothing(site: str, layer: int, value: Tensor) -> None: ...

@@ -1,0 +1,88 @@
+"""A circuit found by taking out one edge after the other: ACDC (Conmy et al. 2023, arXiv:2304.14997)."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp_kit.analysis.circuit import Circuit
+from interp_kit.analysis.graph import Graph
+from interp_kit.analysis.metrics import Metric, kl
+from interp_kit.core.batch import PairBatch
+from interp_kit.core.circuit import LOGITS
+from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.types import HookedModel, model_name
+
+
+def acdc(
+    model: HookedModel,
+    pairs: PairBatch,
+    *,
+    threshold: float,
+    metric: Callable[[PairBatch], Metric] = kl,
+    progress: bool = False,
+) -> Circuit:
+    """The circuit that is left when edges are taken out one by one, from the logits backwards, wherever that moves the
+    metric by less than `threshold` (Conmy et al. 2023). What is taken out carries the corrupt run's value.
+
+    metric: by default KL of the answer's distribution from the whole model's, in nats, as in the paper. The score of an
+    edge that was kept is by how much taking it out would have moved the metric then.
+
+    Raises ValueError for a threshold that is not positive, and where no edge is left.
+    """
+    if not threshold > 0:
+        raise ValueError(f"the threshold is {threshold}, it must be positive")
+    graph, measured = Graph(model), metric(pairs)
+    into = pairs.clean
+    reference, reads = graph.outputs(pairs.corrupt.tokens), measured.reads(into)
+    removed, kept, values, runs = graph.mask(into, []), [], [], 2
+    with torch.no_grad():
+        before = graph.logits(into.tokens, reads)[0]
+
+        def measure(mask: Tensor) -> Tensor:
+            return measured.measure(graph.logits(into.tokens, reads, mask[None], reference), into, before)[0]
+
+        now = measured.measure(before[None], into, before)[0]
+        reached = {LOGITS}
+        for edge in tqdm(graph.edges[::-1], desc="edges", disable=not progress):
+            without = removed.clone()
+            without[graph.place(edge)] = 1
+            if edge.receiver not in reached:  # nothing of it is read any more
+                removed = without
+                continue
+            after, runs = measure(without), runs + 1
+            if float((after - now).mean().abs()) < threshold:
+                removed, now = without, after
+            else:
+                reached.add(edge.sender)
+                kept.append(edge)
+                values.append((after - now).cpu().numpy())
+    if not kept:
+        raise ValueError(f"no edge moves {measured.name} by {threshold}: nothing is left")
+    score, low, high = bootstrap_mean(np.stack(values), "pairs")
+    return Circuit(
+        sender=tuple(edge.sender for edge in kept),
+        receiver=tuple(edge.receiver for edge in kept),
+        input=tuple(edge.input for edge in kept),
+        position=("",) * len(kept),
+        score=score,
+        low=low,
+        high=high,
+        nodes=graph.nodes,
+        positions=tuple(into.positions),
+        n=len(pairs),
+        config={
+            "analysis": "acdc",
+            "model": model_name(model),
+            "task": into.task,
+            "variable": pairs.variable,
+            "target": pairs.target,
+            "method": "acdc",
+            "threshold": threshold,
+            "metric": measured.name,
+            "direction": "noise",
+            "forwards": runs,
+        },
+    )

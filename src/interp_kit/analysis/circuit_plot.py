@@ -1,0 +1,75 @@
+"""A circuit as a picture: nodes from left to right in the order in which they are computed, edges coloured by score."""
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.patches import FancyArrowPatch
+
+from interp_kit.core.circuit import stage
+from interp_kit.core.plotting import DIVERGING, new_axes
+
+if TYPE_CHECKING:
+    from interp_kit.analysis.circuit import Circuit
+
+SHOWN = 60  # edges, beyond which a picture says nothing
+
+
+def draw(circuit: "Circuit", ax: Axes | None = None) -> Axes:
+    """Columns are stages of the model; rows named positions where edges have them, else the nodes of a stage.
+
+    Only nodes that an edge touches are drawn, and at most SHOWN edges, those of largest score; the title says so.
+    Raises ValueError for a circuit without edges.
+    """
+    if len(circuit) == 0:
+        raise ValueError("a circuit without edges cannot be drawn")
+    shown = circuit.top(min(len(circuit), SHOWN))
+    edges = shown.edges
+    by_position = any(edge.position for edge in edges)
+    places = sorted({(n, e.position or "") for e in edges for n in (e.sender, e.receiver)}, key=lambda p: stage(p[0]))
+    columns = sorted({stage(node) for node, _ in places})
+    rows = [name for name in circuit.positions if any(name == p for _, p in places)] if by_position else []
+    cells: dict[tuple[int, str], list[str]] = {}
+    for node, position in places:
+        cells.setdefault((stage(node), position), []).append(node)
+    # a row is as high as the fullest cell in it, and nodes of one cell stand above each other
+    heights = [max(len(cells.get((c, row), [])) for c in columns) for row in rows or [""]]
+    tops = [sum(heights[:i]) for i in range(len(heights) + 1)]
+    at: dict[tuple[str, str], tuple[float, float]] = {}
+    for (level, position), nodes in cells.items():
+        row = rows.index(position) if rows else 0
+        for i, node in enumerate(sorted(nodes)):
+            gap = heights[row] / len(nodes)
+            at[node, position] = (columns.index(level), tops[row] + (i + 0.5) * gap)
+    ax = ax or new_axes(1.6 + 1.5 * len(columns), 1.4 + 0.62 * tops[-1])
+    limit = float(abs(shown.score).max()) or 1.0
+    norm, colours = Normalize(-limit, limit), matplotlib.colormaps[DIVERGING]
+    for edge, score in sorted(zip(edges, shown.score, strict=True), key=lambda pair: abs(pair[1])):
+        ends = [at[node, edge.position or ""] for node in (edge.sender, edge.receiver)]
+        way = {"q": 0.22, "k": 0.08, "v": -0.15}.get(edge.input, 0.0) + (0.12 if ends[0][1] == ends[1][1] else 0)
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 16, "shrinkB": 16, "zorder": 1}
+        width, colour = 0.8 + 2.6 * abs(score) / limit, colours(norm(score))
+        ax.add_patch(FancyArrowPatch(*ends, connectionstyle=f"arc3,rad={way}", linewidth=width, color=colour, **arrow))
+        if edge.input in ("q", "k", "v"):
+            middle = (0.3 * ends[0][0] + 0.7 * ends[1][0], 0.3 * ends[0][1] + 0.7 * ends[1][1])
+            ax.annotate(edge.input, middle, fontsize=7, ha="center", va="center", zorder=2,
+                        bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+    for (node, _), (x, y) in at.items():
+        ax.annotate(node, (x, y), fontsize=8, ha="center", va="center", zorder=3,
+                    bbox={"boxstyle": "round,pad=0.3", "facecolor": "#f4f4f4", "edgecolor": "#555555"})  # fmt: skip
+    ax.set_xlim(-0.6, len(columns) - 0.4)
+    ax.set_ylim(tops[-1] + 0.2, -0.2)
+    ax.set_xticks([])
+    ax.set_yticks([(a + b) / 2 for a, b in pairwise(tops)] if rows else [], rows)
+    for top in tops[1:-1]:
+        ax.axhline(top, color="#dddddd", linewidth=0.8, zorder=0)
+    ax.set_ylabel("position" if rows else "")
+    more = f", the {len(shown)} largest of {len(circuit)} edges" if len(shown) < len(circuit) else ""
+    c = circuit.config
+    ax.set_title(f"{c['variable']} → {c['target']} in {c['model']} (n = {circuit.n}){more}", fontsize=10)
+    label = f"fall of {c['metric']}"
+    ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, label=label, shrink=0.8)
+    return ax
