@@ -28,8 +28,9 @@ from interp_kit.analysis.readability import ReadabilityResult, readability
 from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.models.checkpoints import read_manifest
+from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
-from interp_kit.recipes.zoo import PLANTED, omitted_examples, resolve
+from interp_kit.recipes.zoo import omitted_examples, resolve
 from interp_kit.tasks.boolean import BooleanTask
 
 SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
@@ -128,7 +129,8 @@ def study(
     """
     if len(names) < 3:
         raise ValueError(f"the study compares at least three seeds, got {len(names)}")
-    beside = [*PLANTED, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
+    planted = [f"boolean-{name}" for name in PLANTED_MECHANISMS]
+    beside = [*planted, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context, initializer=one_thread) as pool:
         dictionary = pool.submit(train_report_sae, names[0]) if sae else None

@@ -7,14 +7,14 @@ from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance, load, provenance
 from interp_kit.models.convert import untrained as fresh
-from interp_kit.models.planted import PLANTED_MECHANISMS, planted_boolean
+from interp_kit.models.planted import PLANTED_TASKS, planted_model
 from interp_kit.tasks.boolean.text import GPT2_SIZE
 from interp_kit.tasks.registry import TASKS, task
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
-PLANTED = tuple(f"boolean-{mechanism}" for mechanism in PLANTED_MECHANISMS)
+PLANTED = tuple(PLANTED_TASKS)
 
 
 def planted(name: str, seed: int = 0) -> "HookedTransformer":
@@ -24,8 +24,8 @@ def planted(name: str, seed: int = 0) -> "HookedTransformer":
     """
     if name not in PLANTED:
         raise ValueError(f"no planted model {name!r}; there are {', '.join(PLANTED)}")
-    model = planted_boolean(task("boolean"), name.removeprefix("boolean-"), seed)
-    attach(model, provenance=_named(f"{name}@{seed}", f"{name}@{seed}"))
+    model = planted_model(name, task(PLANTED_TASKS[name]), seed)
+    attach(model, provenance=_named(f"{name}@{seed}", f"{name}@{seed}", PLANTED_TASKS[name]))
     return model
 
 

@@ -7,6 +7,19 @@ models these have a real LayerNorm and no privileged residual coordinate, so an 
 trained model.
 """
 
-from interp_kit.models.planted.boolean import MECHANISMS, NEWD_SOURCE, PLANTED_MECHANISMS, planted_boolean
+from interp_kit.models.planted.boolean import MECHANISMS, NEWD_SOURCE, PLANTED_MECHANISMS, WIRING, planted_boolean
+from interp_kit.models.planted.catalogue import PLANTED_TASKS, planted_model
+from interp_kit.models.planted.induction import planted_induction
+from interp_kit.models.planted.truth import ground_truth
 
-__all__ = ["MECHANISMS", "NEWD_SOURCE", "PLANTED_MECHANISMS", "planted_boolean"]
+__all__ = [
+    "MECHANISMS",
+    "NEWD_SOURCE",
+    "PLANTED_MECHANISMS",
+    "PLANTED_TASKS",
+    "WIRING",
+    "ground_truth",
+    "planted_boolean",
+    "planted_induction",
+    "planted_model",
+]
