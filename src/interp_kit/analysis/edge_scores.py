@@ -135,6 +135,9 @@ def patched(
         before = graph.logits(into.tokens, reads)[0]
         for first in tqdm(range(0, len(groups), size), desc="edges", disable=not progress):
             masks = [graph.mask(into, group) for group in groups[first : first + size]]
+            if any(mask.ndim > 2 for mask in masks):  # some have positions
+                shape = (*masks[0].shape[:2], *into.tokens.shape)
+                masks = [mask if mask.ndim > 2 else mask[..., None, None].expand(shape) for mask in masks]
             swapped = torch.stack([1 - mask for mask in masks] if inverted else masks)
             found.append(metric.measure(graph.logits(into.tokens, reads, swapped, reference), into, before))
     return torch.cat(found)
