@@ -51,6 +51,8 @@ _EXPORTS = {
     "ablate": "interp_kit.analysis.ablation",
     "jaccard": "interp_kit.analysis.similarity",
     "mechanism": "interp_kit.analysis.mediation",
+    "interchange": "interp_kit.analysis.abstraction",
+    "das": "interp_kit.analysis.das",
     "train_sae": "interp_kit.analysis.sae",
     "SAEConfig": "interp_kit.analysis.sae_training",
     "decode": "interp_kit.models.decode",
@@ -74,11 +76,13 @@ __all__ = sorted(_EXPORTS)  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
     from interp_kit.analysis.ablation import ablate as ablate
+    from interp_kit.analysis.abstraction import interchange as interchange
     from interp_kit.analysis.acdc import acdc as acdc
     from interp_kit.analysis.attention import attention_lags as attention_lags
     from interp_kit.analysis.attribution import direct_logit_attribution as direct_logit_attribution
     from interp_kit.analysis.attribution import logit_lens as logit_lens
     from interp_kit.analysis.circuit import Circuit as Circuit
+    from interp_kit.analysis.das import das as das
     from interp_kit.analysis.edge_scores import score_edges as score_edges
     from interp_kit.analysis.evaluation import evaluate as evaluate
     from interp_kit.analysis.faithfulness import faithfulness as faithfulness

@@ -8,7 +8,7 @@ do(variable = the source's value). The basis is learnt on some inputs and scored
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,10 +38,10 @@ class DASResult(AbstractResult):
     train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
     pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
     equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
-    high: (cell,) of held_out, with a t interval over seeds. random, random_kept: (cell, seed) the random subspace that
-    fitting began with; full, full_kept: the whole activation copied; all on the held-out pairs, as is baseline:
-    (seed,) of the unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs, held_out_controls:
-    (seed,) how many. basis: (cell, seed, d, k), orthonormal columns.
+    high: (cell,) of held_out, with a t interval over seeds. random, random_kept: (cell, seed) a random subspace of k
+    dimensions; full, full_kept: the whole activation copied; all on the held-out pairs, as is baseline: (seed,) of the
+    unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs, held_out_controls: (seed,) how many.
+    rank: (cell, seed) dimensions that were searched; basis: (cell, seed, d, k), orthonormal columns.
     """
 
     site: str
@@ -64,6 +64,7 @@ class DASResult(AbstractResult):
     train_pairs: np.ndarray
     held_out_pairs: np.ndarray
     held_out_controls: np.ndarray
+    rank: np.ndarray
     basis: np.ndarray
     config: Mapping[str, Any]
 
@@ -77,7 +78,7 @@ class DASResult(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a cell and seed; mean, low, high and off_path are the cell's."""
-        columns = {name: getattr(self, name).ravel() for name in SCORES}
+        columns = {name: getattr(self, name).ravel() for name in (*SCORES, "rank")}
         cells, seeds = self.held_out.shape
         return pd.DataFrame(
             {
@@ -144,6 +145,7 @@ def das(
     seeds: Sequence[int] = (0, 1, 2),
     steps: int = 100,
     learning_rate: float = 0.05,
+    span: Literal["data", "site"] = "data",
     held_out: float = 0.3,
     limit: int = 256,
     progress: bool = False,
@@ -160,14 +162,16 @@ def das(
     activation. limit: pairs, and controls, on either side of the split. Seeds are of splits and first bases: the
     interval says nothing of other trained models. steps: at most; a loss below 0.01 nats ends them.
 
-    A fitted subspace can make the answer where the network never does: see `DASResult.off_path`, and fit
-    `untrained(model)` as well. A model that always says the same scores its baseline, not 0.
+    span: "data" searches the directions in which the site's activations differ among the inputs fitted on. "site" is
+    Geiger et al.'s own search of all directions: with few inputs it finds some that no input moves, and writes an
+    answer along them where the variable never is (Makelov et al. 2024, arXiv:2311.17030; see `DASResult.off_path`).
+    Fit `untrained(model)` as well. A model that always says the same scores its baseline, not 0.
 
     Weights are never written, no gradient is left on them, and the global random state is not touched. Raises
     ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
     elsewhere in base and source, and where do(variable) changes the target in no pair of one side.
     """
-    options = {"k": k, "steps": steps, "learning_rate": learning_rate, "held_out": held_out, "limit": limit}
+    options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span, "held_out": held_out}
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     if not (seeds and layers and k >= 1 and steps >= 0 and 0 < held_out < 1 and learning_rate > 0):
         raise ValueError(f"seeds {tuple(seeds)}, layers {layers}, {options}: nothing can be fitted")
@@ -177,7 +181,7 @@ def das(
         raise ValueError(f"site {site!r} has heads, not one vector a position; attn_out is their sum")
     names = [position] if isinstance(position, str) else position
     cells: list[tuple[int, str]] = []
-    scores, bases, counts = [], [], []
+    scores, bases, ranks, counts = [], [], [], []
     bar = tqdm(total=0, desc="cells", disable=not progress)
     with bar, torch.inference_mode(False):  # the caller's inference mode would leave nothing to learn from
         for seed in seeds:
@@ -189,13 +193,16 @@ def das(
             found = []
             for cell, full in zip(cells, whole, strict=True):
                 train, held = (Cell(model, side, site, *cell) for side in sides)
-                width = train.old.shape[1]
-                if k > width:
-                    raise ValueError(f"k = {k} dimensions of the {width} of {site}")
-                free = first_basis(width, k, seed, *cell).to(train.old.device)
-                basis = fit(train, free, steps, learning_rate)
-                found.append((train.shares(basis)[0], *held.shares(basis), *held.shares(orthonormal(free)), *full))
+                axes = train.axes(span)
+                if k > axes.shape[1]:
+                    raise ValueError(
+                        f"k = {k} of {axes.shape[1]} dimensions of {site}, layer {cell[0]}, at {cell[1]!r}"
+                    )
+                free, anywhere = (first_basis(n, k, seed, *cell).to(axes) for n in (axes.shape[1], axes.shape[0]))
+                basis, random = fit(train, axes, free, steps, learning_rate), orthonormal(anywhere)
+                found.append((train.shares(basis)[0], *held.shares(basis), *held.shares(random), *full))
                 bases.append(basis.cpu().numpy())
+                ranks.append(axes.shape[1])
                 bar.update()
             scores.append(found)
             counts.append((unedited, *_counts(sides)))
@@ -213,6 +220,7 @@ def das(
         baseline=baseline,
         **values,
         **{name: number.astype(int) for name, number in zip(COUNTS, numbers, strict=True)},
+        rank=np.array(ranks).reshape(len(seeds), len(cells)).T,
         basis=np.stack(bases).reshape(len(seeds), len(cells), -1, k).swapaxes(0, 1),
         config={
             "analysis": "das",

@@ -123,6 +123,14 @@ class Cell:
             found = self.model.run_with_hooks(self.before, start_at_layer=self.start, fwd_hooks=[(self.name, write)])
         return found[self.rows, self.at][:, self.candidates].float()
 
+    def axes(self, span: str) -> Float[Tensor, "d rank"]:
+        """Orthonormal columns: all of the site's ("site"), or those in which these activations differ ("data")."""
+        if span == "site":
+            return torch.eye(self.old.shape[1], device=self.old.device)
+        seen = torch.cat([self.old, self.new]).float()
+        _, size, axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False)
+        return axes[size > 1e-4 * size.max().clamp(min=1e-30)].T
+
     def swapped(self, basis: Float[Tensor, "d k"]) -> Float[Tensor, "pair d"]:
         """The base's activation with the source's coordinates in the span of orthonormal columns."""
         old, new = self.old.float(), self.new.float()
@@ -145,18 +153,21 @@ def orthonormal(free: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:
     return torch.linalg.qr(free).Q
 
 
-def fit(cell: Cell, free: Float[Tensor, "d k"], steps: int, learning_rate: float) -> Float[Tensor, "d k"]:
-    """The basis that minimises the cell's loss, by Adam from the span of `free`. Only it gets a gradient."""
+def fit(
+    cell: Cell, axes: Float[Tensor, "d rank"], free: Float[Tensor, "rank k"], steps: int, learning_rate: float
+) -> Float[Tensor, "d k"]:
+    """The basis, within the span of orthonormal `axes`, that minimises the cell's loss, by Adam from the span of
+    `axes @ free`. Only `free` gets a gradient."""
     with torch.enable_grad():
         free = free.clone().requires_grad_()
         optimiser = torch.optim.Adam([free], lr=learning_rate)
         for _ in range(steps):
-            loss = cell.loss(orthonormal(free))
+            loss = cell.loss(axes @ orthonormal(free))
             if float(loss.detach()) < ENOUGH:
                 break
             (free.grad,) = torch.autograd.grad(loss, [free])
             optimiser.step()
-    return orthonormal(free.detach())
+    return axes @ orthonormal(free.detach())
 
 
 def first_basis(width: int, k: int, seed: int, *names: object) -> Float[Tensor, "d k"]:

@@ -1,0 +1,379 @@
+"""Interchange interventions and DAS on models whose mechanism was written into their weights, against a computation by
+hand, and on models that have no such mechanism."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp_kit.analysis.abstraction import InterchangeResult, interchange
+from interp_kit.analysis.counterfactual import interchanges
+from interp_kit.analysis.das import DASResult, das
+from interp_kit.analysis.rotation import Cell, first_basis, fit, orthonormal, split
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.task import Example
+from interp_kit.models.planted import planted_boolean
+from interp_kit.recipes.zoo import planted, untrained
+from interp_kit.tasks.boolean import EQUATIONS, BooleanTask
+
+MakeModel = Callable[..., HookedTransformer]
+SOURCE = {"latent": "newB?", "via-token": "newB", "direct": "D"}
+PLACES = tuple(SOURCE.values())
+FAST: dict[str, Any] = {"layer": 0, "seeds": (0, 1), "steps": 40}
+
+
+@pytest.fixture(scope="module")
+def models() -> dict[str, HookedTransformer]:
+    return {name: planted(f"boolean-{name}") for name in SOURCE}
+
+
+@pytest.fixture(scope="module")
+def swapped(task: BooleanTask, models: dict[str, HookedTransformer]) -> dict[str, InterchangeResult]:
+    return {name: interchange(model, task, "newB", "newD") for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
+def fitted(task: BooleanTask, models: dict[str, HookedTransformer]) -> dict[str, DASResult]:
+    subjects = {**{name: models[name] for name in ("latent", "via-token")}, "untrained": untrained(models["latent"], 1)}
+    return {name: das(model, task, "newB", "newD", position="newB?", **FAST) for name, model in subjects.items()}
+
+
+@pytest.fixture
+def unchanged(models: dict[str, HookedTransformer]) -> Iterator[HookedTransformer]:
+    """A planted model whose weights, gradients, hooks and modes must be after the test what they were before, as must
+    be the global random state."""
+    model, state = models["latent"], torch.get_rng_state()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = {name: value.requires_grad for name, value in model.named_parameters()}
+    yield model
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert modes == {name: value.requires_grad for name, value in model.named_parameters()}
+    assert all(value.grad is None for value in model.parameters())
+    assert not any(hook.fwd_hooks for hook in model.hook_dict.values())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def cell(result: InterchangeResult, position: str, layer: int = 0) -> dict[str, Any]:
+    frame = result.to_frame()
+    return frame[(frame["layer"] == layer) & (frame["position"] == position)].iloc[0].to_dict()
+
+
+# -------------------------------------------------------------------------------------------------------- interchange
+
+
+@pytest.mark.parametrize("name", SOURCE)
+def test_planted_mechanisms_are_told_apart(swapped: dict[str, InterchangeResult], name: str) -> None:
+    result = swapped[name]
+    assert (result.baseline.value, result.baseline.n) == (0, 256)  # 16 worlds with A = 0, 16 that differ in newB
+    assert (result.baseline_kept.value, result.baseline_kept.n) == (1, 128)
+    for position in PLACES:
+        found = cell(result, position)
+        assert found["accuracy"] == (position == SOURCE[name])
+        assert found["kept"] == 1
+    found = {position: cell(result, position) for position in PLACES}
+    here = found.pop(SOURCE[name])
+    assert all(here["low"] > other["high"] for other in found.values())
+
+
+def test_the_control_tells_a_variable_from_the_whole_answer(swapped: dict[str, InterchangeResult]) -> None:
+    found = cell(swapped["latent"], "newD?", layer=1)  # the whole prediction is replaced there
+    assert found["accuracy"] == 0.75  # wrong where the source has A = 1 and no newB
+    assert found["kept"] == 0
+
+
+def test_the_embedding_carries_what_stands_in_the_text(
+    task: BooleanTask, models: dict[str, HookedTransformer], swapped: dict[str, InterchangeResult]
+) -> None:
+    for name, position in (("via-token", "newB"), ("direct", "D"), ("latent", "D")):
+        for site in ("embed", "resid_pre"):
+            found = interchange(models[name], task, "newB", "newD", sites=site, positions=[position])
+            assert (found.accuracy[0], found.kept[0]) == (1, 1)
+    assert found.layer.tolist() == [0, 1]  # latent no longer looks at D in layer 1
+    assert found.accuracy[1] == 0
+
+
+def test_distinct_pairs_are_counted(swapped: dict[str, InterchangeResult]) -> None:
+    result = swapped["latent"]
+    # 16 bases; of the source nothing behind the position is seen: prefixes with either newB, or with the other one
+    expected = {"A": 16 * 2, "B": 16 * 4, "C": 16 * 8, "D": 16 * 8, "E": 16 * 16, "newB?": 256}
+    assert {name: cell(result, name)["n"] for name in expected} == expected
+    assert result.hits.shape == (len(result.position), 256)
+
+
+def test_a_cell_equals_hooks_by_hand(task: BooleanTask, tiny_model: MakeModel) -> None:
+    model = tiny_model(3)
+    found = interchange(model, task, "newB", "newD", sites=["resid_post", "z"], positions=["newB?"], only_solved=False)
+    worlds = task.enumerate()
+    at, predict = worlds[0].positions["newB?"], worlds[0].positions["newD?"]
+    candidates = list(task.field("newD").candidates)
+
+    caches = {source.tokens: model.run_with_cache(torch.tensor([source.tokens]))[1] for source in worlds}
+
+    def share(name: str, tail: tuple) -> float:
+        hits = []
+        for base in worlds:
+            for source in worlds:
+                labels = {**base.labels, "newB": source.labels["newB"]}
+                answer = labels["A"] | labels["newB"]
+                if answer == base.labels["newD"]:
+                    continue
+                cache = caches[source.tokens]
+
+                def write(value: Tensor, hook: object, cache: Any = cache) -> Tensor:
+                    value[(0, at, *tail)] = cache[name][(0, at, *tail)]
+                    return value
+
+                logits = model.run_with_hooks(torch.tensor([base.tokens]), fwd_hooks=[(name, write)])
+                hits.append(int(logits[0, predict, candidates].argmax()) == answer)
+        assert len(hits) == 256
+        return float(np.mean(hits))
+
+    by_hand = [share("blocks.0.hook_resid_post", ()), share("blocks.1.attn.hook_z", (1,))]
+    frame = found.to_frame()
+    ours = [
+        frame[(frame["site"] == site) & (frame["layer"] == layer) & (frame["head"] == head)]["accuracy"].item()
+        for site, layer, head in (("resid_post", 0, -1), ("z", 1, 1))
+    ]
+    assert ours == by_hand
+
+
+def test_a_model_that_ignores_the_variable_scores_nothing(
+    task: BooleanTask, models: dict[str, HookedTransformer]
+) -> None:
+    # solves newD = A, and is asked for newD = A or newB
+    model = planted_boolean(BooleanTask({**EQUATIONS, "newD": "A and A"}), "via-token")
+    found = interchange(model, task, "newB", "newD", only_solved=True, positions=PLACES)
+    assert (found.accuracy == 0).all()
+    assert (found.baseline.value, found.baseline.n, found.dropped) == (0, 128, 128)
+    # one that always says the same is right by chance, and not where its base must be solved
+    blind = untrained(models["latent"], 1)
+    plain = interchange(blind, task, "newB", "newD", positions=PLACES)
+    np.testing.assert_allclose(plain.accuracy, plain.baseline.value)
+    strict = interchange(blind, task, "newB", "newD", positions=PLACES, only_solved=True)
+    assert strict.baseline.value == 0
+    assert (strict.accuracy == 0).all()
+    assert strict.dropped > 0
+
+
+def test_together_and_in_groups(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
+    whole = interchange(models["latent"], task, "newB", "newD", sites="resid_pre", by="all")
+    assert whole.position == ("all", "all")
+    assert whole.accuracy.tolist() == [0.75, 0.75]  # everything is the source's
+    assert whole.kept.tolist() == [0, 0]
+    groups = {"both": ["D", "newB?"], "outputs": ["newA", "newB"]}
+    found = interchange(models["latent"], task, "newB", "newD", positions=groups)
+    assert found.position[:2] == ("both", "outputs")
+    assert found.accuracy[:2].tolist() == [1, 0]
+
+
+def test_given_pairs_are_sorted_into_pairs_and_controls(
+    task: BooleanTask, models: dict[str, HookedTransformer]
+) -> None:
+    text = {"base": "0,0,0,1,0", "other": "0,1,1,0,1", "equal": "1,0,0,1,0", "useless": "0,1,0,1,0"}
+    world = {name: task.example(value) for name, value in text.items()}
+    pairs = [(world["base"], world[name]) for name in ("other", "equal", "useless", "other")]
+    changed, control = interchanges(task, "newB", "newD", pairs=pairs)
+    assert [row.source.text[:9] for row in changed] == [text["other"]]
+    assert [row.source.text[:9] for row in control] == [text["equal"]]
+    one, zero = (task.field("newD").token(value) for value in (1, 0))
+    assert (changed[0].answer, control[0].answer) == (one, zero)
+    found = interchange(models["latent"], task, "newB", "newD", pairs=pairs, positions=["newB?"])
+    assert (found.accuracy[0], found.pairs[0], found.kept[0], found.controls[0]) == (1, 1, 1, 1)
+
+
+def test_every_variable_that_can_be_set(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
+    found = interchange(models["direct"], task, "newA", "sum2", sites="resid_pre", limit=40)
+    assert found.baseline.n == 40  # sum2 changes with newA in every world
+    assert cell(found, "newA")["accuracy"] == 1
+    alone = interchange(models["direct"], task, "D", "newB", sites="resid_pre", positions=["D"])
+    assert (alone.accuracy[0], alone.controls[0]) == (1, 0)  # newB follows from D alone
+    assert np.isnan([alone.kept[0], alone.baseline_kept.value]).all()
+    alone.plot()
+
+
+def test_bad_input_says_what_is_wrong(
+    task: BooleanTask, models: dict[str, HookedTransformer], parity: Any, tiny_model: MakeModel
+) -> None:
+    model = models["latent"]
+    with pytest.raises(ValueError, match="no variable 'newZ'"):
+        interchange(model, task, "newZ", "newD")
+    with pytest.raises(ValueError, match="no field 'A'"):
+        interchange(model, task, "newB", "A")
+    with pytest.raises(ValueError, match=r"in no pair does do\(newC .* 'newD'"):
+        interchange(model, task, "newC", "newD")
+    with pytest.raises(ValueError, match=r"in no pair .*defines no interventions"):
+        interchange(model, parity, "x", "parity")
+    with pytest.raises(ValueError, match="no position 'nowhere'"):
+        interchange(model, task, "newB", "newD", positions=["nowhere"])
+    with pytest.raises(ValueError, match="no site 'resid'"):
+        interchange(model, task, "newB", "newD", sites="resid")
+    with pytest.raises(ValueError, match="limit 0"):
+        interchange(model, task, "newB", "newD", limit=0)
+    for wrong in ({"k": 0}, {"seeds": ()}, {"held_out": 1.0}, {"steps": -1}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match="nothing can be fitted"):
+            das(model, task, "newB", "newD", **wrong)
+    with pytest.raises(ValueError, match=r"k = 2 of 1 dimensions of resid_post, layer 0, at 'newB[?]'"):
+        das(model, task, "newB", "newD", position="newB?", k=2)  # newB alone moves what stands there
+    with pytest.raises(ValueError, match="has heads"):
+        das(model, task, "newB", "newD", site="z")
+    with pytest.raises(ValueError, match="has no layer"):
+        das(model, task, "newB", "newD", site="embed")
+    with pytest.raises(ValueError, match="layers 0 to 1"):
+        das(model, task, "newB", "newD", layer=2, position="D")
+    with pytest.raises(ValueError, match=r"in no pair does do\(newC"):
+        das(model, task, "newC", "newD")
+    with pytest.raises(
+        ValueError, match=r"with 1 of 3 inputs held out, do.newB. changes 'newD' in pairs of both sides"
+    ):
+        das(model, Few(), "newB", "newD")
+
+
+class Few(BooleanTask):
+    """Three inputs: too few for a split."""
+
+    def pool(self, seed: int = 0) -> list[Example]:
+        return [self.example(text) for text in ("0,0,0,0,0", "0,0,0,1,0", "0,1,0,1,0")]
+
+
+class Moving(BooleanTask):
+    """The boolean task, but the positions of D and E are named the other way round where A is 1."""
+
+    def _example(self, world: dict[str, int]) -> Example:
+        example = super()._example(world)
+        at = dict(example.positions)
+        if world["A"]:
+            at["D"], at["E"] = at["E"], at["D"]
+        return Example(example.text, example.tokens, example.prompt_length, at, example.labels)
+
+
+def test_a_position_that_moves_is_an_error(models: dict[str, HookedTransformer]) -> None:
+    with pytest.raises(ValueError, match="position 'D' stands elsewhere in the batch copied from"):
+        interchange(models["latent"], Moving(), "newB", "newD", positions=["D"])
+    with pytest.raises(ValueError, match="position 'D' stands elsewhere"):
+        das(models["latent"], Moving(), "newB", "newD", layer=0, position="D")
+
+
+# ---------------------------------------------------------------------------------------------------------------- DAS
+
+
+def test_das_finds_the_latent_variable_on_inputs_unused_in_fitting(fitted: dict[str, DASResult]) -> None:
+    result = fitted["latent"]
+    for values in (result.train, result.held_out, result.kept, result.full):
+        assert values.tolist() == [[1, 1]]
+    assert (result.random < 0.5).all()
+    assert (result.mean[0], result.low[0], result.high[0]) == (1, 1, 1)
+    assert (result.train_inputs.tolist(), result.held_out_inputs.tolist()) == ([22, 22], [10, 10])
+    assert (result.held_out_pairs >= 10).all()
+    assert (result.train_pairs > result.held_out_pairs).all()
+    assert not result.off_path.any()
+
+
+def test_das_finds_the_planted_direction(task: BooleanTask, fitted: dict[str, DASResult]) -> None:
+    model = planted("boolean-latent")
+    worlds = task.batch(task.enumerate())
+    with torch.no_grad():
+        _, cache = model.run_with_cache(worlds.tokens)
+    here = cache["resid_post", 0][torch.arange(32), worlds.position("newB?")]
+    newb = worlds.label("newB") == 1
+    true = here[newb].mean(0) - here[~newb].mean(0)
+    for basis in torch.from_numpy(fitted["latent"].basis)[0]:
+        torch.testing.assert_close(basis.T @ basis, torch.eye(1), rtol=0, atol=1e-5)
+        assert float((basis[:, 0] @ true).abs() / true.norm()) > 0.99
+
+
+def test_das_finds_nothing_where_nothing_is(fitted: dict[str, DASResult]) -> None:
+    result = fitted["via-token"]
+    assert result.held_out.tolist() == result.full.tolist() == [[0, 0]]
+    assert not result.off_path.any()
+    blind = fitted["untrained"]
+    np.testing.assert_allclose(blind.held_out[0], blind.baseline, atol=0.15)
+    assert (blind.held_out < 0.75).all()
+
+
+def test_an_illusion_is_marked(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
+    # in all directions there is one that drives some answers although the whole activation drives none
+    result = das(models["via-token"], task, "newB", "newD", position="newB?", span="site", **FAST)
+    assert result.mean[0] > 0.1
+    assert (result.full == 0).all()
+    assert result.off_path.tolist() == [True]
+    assert "1 of 1 cells are off the path" in result.caption()
+
+
+def test_das_in_all_dimensions_is_interchange(task: BooleanTask, tiny_model: MakeModel) -> None:
+    model = tiny_model(5)
+    for site in ("resid_pre", "resid_mid", "resid_post", "mlp_out", "mlp_post"):
+        whole: dict[str, Any] = {"k": 32 if site == "mlp_post" else 16, "seeds": (0,), "steps": 0}
+        found = das(model, task, "newB", "newD", site=site, position=["D", "newD?"], span="site", **whole)
+        np.testing.assert_allclose(found.held_out, found.full)
+        np.testing.assert_allclose(found.kept, found.full_kept)
+    assert found.position == ("D", "newD?") * 2
+    assert found.layer.tolist() == [0, 0, 1, 1]
+
+
+def test_the_split_keeps_inputs_apart(task: BooleanTask) -> None:
+    train, held = split(task, "newB", "newD", 0.3, 256, 0, "cpu")
+    seen = [{tuple(row) for side in (s.base, s.source) for row in side.tokens.tolist()} for s in (train, held)]
+    assert not seen[0] & seen[1]
+    assert held.inputs == 10
+    assert len(seen[1]) <= 10
+    again = split(task, "newB", "newD", 0.3, 256, 0, "cpu")
+    assert torch.equal(held.base.tokens, again[1].base.tokens)
+    assert not torch.equal(held.base.tokens, split(task, "newB", "newD", 0.3, 256, 1, "cpu")[1].base.tokens)
+
+
+def test_the_gradient_is_that_of_finite_differences(task: BooleanTask, tiny_model: MakeModel) -> None:
+    train, _ = split(task, "newB", "newD", 0.3, 64, 0, "cpu")
+    place = Cell(tiny_model(2), train, "resid_mid", 0, "newB?")
+    free = first_basis(16, 2, 0).requires_grad_()
+    loss = place.loss(orthonormal(free))
+    (gradient,) = torch.autograd.grad(loss, [free])
+    step = torch.randn(16, 2, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ahead, behind = (place.loss(orthonormal(free + sign * 1e-2 * step)) for sign in (1, -1))
+    assert float((gradient * step).sum()) == pytest.approx(float(ahead - behind) / 2e-2, rel=0.05, abs=1e-4)
+    better = fit(place, torch.eye(16), free.detach(), 20, 0.05)
+    assert float(place.loss(better)) < float(loss.detach())
+
+
+def test_nothing_of_the_model_changes(task: BooleanTask, unchanged: HookedTransformer) -> None:
+    interchange(unchanged, task, "newB", "newD", positions=["D"])
+    with torch.inference_mode():
+        das(unchanged, task, "newB", "newD", site="mlp_out", layer=0, position="newB?", seeds=(0,), steps=2)
+
+
+def test_nothing_of_the_model_changes_when_interrupted(
+    task: BooleanTask, unchanged: HookedTransformer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(residual: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            raise KeyboardInterrupt
+        return type(unchanged.unembed).forward(unchanged.unembed, residual)
+
+    monkeypatch.setattr(unchanged.unembed, "forward", interrupted)  # while the edit's own hook is there
+    with pytest.raises(KeyboardInterrupt):
+        das(unchanged, task, "newB", "newD", site="mlp_out", layer=0, position="newB?", seeds=(0,))
+
+
+# ------------------------------------------------------------------------------------------------------------ results
+
+
+def test_results_are_saved_shown_and_read_back(
+    tmp_path: Path, swapped: dict[str, InterchangeResult], fitted: dict[str, DASResult], task: BooleanTask
+) -> None:
+    grid = das(planted("boolean-latent"), task, "newB", "newD", position=["D", "newB?"], seeds=(0,), steps=1)
+    for result in (swapped["latent"], fitted["latent"], grid):
+        back = AbstractResult.load(result.save(tmp_path / "result"))
+        assert type(back) is type(result)
+        assert back.to_frame().equals(result.to_frame())
+        assert back.caption() == result.caption()
+        assert "newD" in back.plot().get_title()
+    assert grid.low.tolist() == pytest.approx([np.nan] * 4, nan_ok=True)  # one seed has no interval
+    assert swapped["latent"].plot(what="kept").images
+    with pytest.raises(ValueError, match="no interchange at site 'z'"):
+        swapped["latent"].plot(site="z")
+    assert "256 distinct pairs" in swapped["latent"].caption()
