@@ -26,7 +26,7 @@ def empty_model(
         n_heads=n_heads,
         d_mlp=D_MLP if mlp else None,
         d_vocab=len(task.vocabulary),
-        act_fn="relu" if mlp else None,
+        act_fn="relu",
         attn_only=not mlp,
         normalization_type="LN",
         init_weights=False,  # Drawing weights only to overwrite them would move the global random stream.
