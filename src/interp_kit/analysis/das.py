@@ -171,7 +171,8 @@ def das(
     ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
     elsewhere in base and source, and where do(variable) changes the target in no pair of one side.
     """
-    options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span, "held_out": held_out}
+    options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span}
+    options |= {"held_out": held_out, "limit": limit}
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     if not (seeds and layers and k >= 1 and steps >= 0 and 0 < held_out < 1 and learning_rate > 0):
         raise ValueError(f"seeds {tuple(seeds)}, layers {layers}, {options}: nothing can be fitted")
