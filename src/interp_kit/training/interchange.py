@@ -1,0 +1,204 @@
+"""Interchange-intervention training: a network learns another's answers, and to compute them in the same nodes.
+
+After Geiger et al. 2022 (arXiv:2112.00826) and the strict form of InterpBench (Gupta et al. 2024, arXiv:2407.14494).
+The teacher is a model whose circuit is known. One node at a time, head or MLP, has its output replaced in both networks
+by that of another text, and the student has to answer as the teacher then does. Where the teacher's node is idle its
+answer stays, so the student learns that this node must not matter either. Weights stay realistic: found by gradient
+descent from a random start.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.types import HookedModel
+
+Activations = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class InterchangeConfig:
+    """steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
+    to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
+    with none; nodes_per_step: nodes interchanged in one step, one at a time; seed: of order and pairs."""
+
+    steps: int = 4000
+    batch_size: int = 64
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
+    warmup: int = 100
+    sure: float = 3.0
+    nodes_per_step: int = 1
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How far a student computes in the teacher's nodes, on pairs of texts (base, source), by node.
+
+    followed: share of the answers that the teacher changes under the interchange and the student changes alike (a node
+    that the student does not use scores 0); NaN where the teacher changes none. kept: share of those that the teacher
+    leaves and the student leaves; pairs, changes: how many pairs, and how many changed answers among them.
+    """
+
+    followed: Mapping[str, float]
+    kept: Mapping[str, float]
+    pairs: int
+    changes: Mapping[str, int]
+
+
+def components(model: HookedModel) -> tuple[str, ...]:
+    """The heads and MLPs of a model, in the order in which they are computed."""
+    every = nodes(model.cfg.n_layers, model.cfg.n_heads, with_mlp=not model.cfg.attn_only)
+    return tuple(node for node in every if node not in (EMBED, LOGITS))
+
+
+def train_interchange(
+    student: HookedModel,
+    teacher: HookedModel,
+    batch: TokenBatch,
+    config: InterchangeConfig | None = None,
+    *,
+    progress: bool = True,
+) -> list[float]:
+    """Train `student` in place; gives the loss of each step.
+
+    batch: the texts that bases and sources are drawn from; what stands behind the prompt is taught. student and
+    teacher must have the same nodes. Raises ValueError where they have not.
+    """
+    if components(student) != components(teacher):
+        raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
+    settings = config or InterchangeConfig()
+    generator = torch.Generator().manual_seed(derive_seed(settings.seed, "interchange"))
+    parameters = [parameter.requires_grad_(True) for _, parameter in student.named_parameters()]
+    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
+    taught, every, losses = _taught(batch), components(student), []
+    for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
+        base, source = torch.randint(len(batch), (2, settings.batch_size), generator=generator)
+        chosen = torch.randint(len(every), (settings.nodes_per_step,), generator=generator).tolist()
+        loss = _loss(student, teacher, batch, base, source, [every[i] for i in chosen], taught, settings.sure)
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    return losses
+
+
+@torch.no_grad()
+def fidelity(
+    student: HookedModel, teacher: HookedModel, base: TokenBatch, source: TokenBatch, *, sure: float = 3.0
+) -> Fidelity:
+    """Interchange every node of both, from `source` into `base` row by row, and compare the answers.
+
+    Only answers of which the teacher is sure (by `sure` logits) are counted. Raises ValueError where the nodes of the
+    two are not the same.
+    """
+    if components(student) != components(teacher):
+        raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
+    taught = _taught(base)
+    own = {id(model): _sources(model, source.tokens)[1] for model in (student, teacher)}
+    before = teacher(base.tokens)[taught].argmax(-1)
+    followed, kept, changes = {}, {}, {}
+    for node in components(student):
+        answers, wanted = (
+            interchanged(model, base.tokens, own[id(model)], node)[taught] for model in (student, teacher)
+        )
+        certain, truth = _sure(wanted, sure), wanted.argmax(-1)
+        right, moved = answers.argmax(-1) == truth, truth != before
+        followed[node] = float(right[certain & moved].float().mean())
+        kept[node] = float(right[certain & ~moved].float().mean())
+        changes[node] = int((certain & moved).sum())
+    return Fidelity(followed, kept, len(base), changes)
+
+
+def interchanged(
+    model: HookedModel, tokens: Int[Tensor, "batch pos"], source: Activations, node: str
+) -> Float[Tensor, "batch pos vocab"]:
+    """Logits with the output of one node, at all positions, as it is in `source`: activations by hook name."""
+    name, number = _hook(node)
+
+    def swap(value: Tensor, hook: object) -> Tensor:
+        if number is None:
+            return source[name]
+        chosen = (torch.arange(value.shape[2], device=value.device) == number)[:, None]
+        return torch.where(chosen, source[name], value)
+
+    return model.run_with_hooks(tokens, fwd_hooks=[(name, swap)])
+
+
+def _loss(
+    student: HookedModel,
+    teacher: HookedModel,
+    batch: TokenBatch,
+    base: Int[Tensor, " batch"],
+    source: Int[Tensor, " batch"],
+    chosen: list[str],
+    taught: Bool[Tensor, "examples pos"],
+    sure: float,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of the source's true text, and of the teacher's answers under each interchange."""
+    logits, own = _sources(student, batch.tokens[source])
+    with torch.no_grad():
+        _, teachers = _sources(teacher, batch.tokens[source])
+    loss = F.cross_entropy(logits[:, :-1][taught[source][:, :-1]], batch.tokens[source][:, 1:][taught[source][:, :-1]])
+    for node in chosen:
+        with torch.no_grad():
+            wanted = interchanged(teacher, batch.tokens[base], teachers, node)[taught[base]]
+        certain = _sure(wanted, sure)
+        answers = interchanged(student, batch.tokens[base], own, node)[taught[base]]
+        if certain.any():
+            loss = loss + F.cross_entropy(answers[certain], wanted[certain].argmax(-1)) / len(chosen)
+    return loss
+
+
+def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:
+    """Logits, and the output of every head (before W_O) and MLP, with their gradients."""
+    kept: Activations = {}
+
+    def keep(value: Tensor, hook: Any) -> None:
+        kept[hook.name] = value
+
+    names = {_hook(node)[0] for node in components(model)}
+    hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(name, keep) for name in sorted(names)]
+    return model.run_with_hooks(tokens, fwd_hooks=hooks), kept
+
+
+def _hook(node: str) -> tuple[str, int | None]:
+    """Where a node's output is found: the hook, and the head's number. Raises ValueError for another node."""
+    if found := HEAD.fullmatch(node):
+        return f"blocks.{found[1]}.attn.hook_z", int(found[2])
+    if found := MLP.fullmatch(node):
+        return f"blocks.{found[1]}.hook_mlp_out", None
+    raise ValueError(f"{node!r} is neither a head nor an MLP")
+
+
+def _taught(batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+    """Positions that predict what stands behind the prompt."""
+    at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    return (at >= batch.prompt_length[:, None] - 1) & (at < batch.mask.sum(1, keepdim=True) - 1)
+
+
+def _sure(logits: Float[Tensor, "row vocab"], least: float) -> Bool[Tensor, " row"]:
+    first, second = logits.topk(2, dim=-1).values.unbind(-1)
+    return first - second > least
+
+
+def _rate(step: int, config: InterchangeConfig) -> float:
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
