@@ -39,13 +39,18 @@ def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
 
 def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTransformer":
     """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
-    else whatever `load` finds: shipped, a file or directory, or a hub id."""
+    `twin:NAME` (the trained twin of a planted one), else whatever `load` finds: shipped, a file or directory, or a hub
+    id."""
     stem, _, seed = name.rpartition("@")
     stem, number = (stem, int(seed)) if stem and seed.isdigit() else (name, 0)
     if stem.startswith("untrained:"):
         return untrained(
             resolve(stem.removeprefix("untrained:"), device=device), derive_seed(number, "untrained") % 2**31
         )
+    if name.startswith("twin:"):
+        from interp_kit.recipes.circuit_twins import twin
+
+        return twin(name.removeprefix("twin:")).to(device, print_details=False)
     if stem in PLANTED:
         return planted(stem, number).to(device, print_details=False)
     return load(name, device=device, fold=fold)

@@ -1,0 +1,160 @@
+"""Recipe of the circuit twins: trained networks that compute in the nodes of a planted one.
+
+A planted model is cleaner than any that was trained: its weights are written. A twin has the same architecture, random
+initial weights and the same circuit, found by interchange-intervention training (InterpBench, Gupta et al. 2024,
+arXiv:2407.14494). So a method that finds the circuit of the planted model can be asked for it once more where weights
+look like those of a trained network. How far a twin keeps to the circuit is measured, and stands in its manifest.
+
+Rerun with `python -m interp_kit.recipes.circuit_twins` (about ten minutes on one core).
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.files import replacing_directory, write_json
+from interp_kit.core.task import AbstractTask
+from interp_kit.core.types import attach
+from interp_kit.models.checkpoints import (
+    Entry,
+    Provenance,
+    checkpoint_root,
+    read_manifest,
+    weights_hash,
+    write_manifest,
+)
+from interp_kit.models.convert import untrained
+from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.planted import PLANTED_TASKS, planted_model
+from interp_kit.tasks.registry import task as task_named
+from interp_kit.training.interchange import Fidelity, InterchangeConfig, fidelity, train_interchange
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of its own
+# Planted model -> how its twin is trained.
+TWINS = {
+    "boolean-latent": InterchangeConfig(steps=3000),
+    "induction": InterchangeConfig(steps=6000, batch_size=128),
+}
+TRAINED_ON, TESTED_ON = 8192, 1024  # texts of a task that is too large to list
+TRAIN_SEED, BASE_SEED, SOURCE_SEED = 7, 99, 98
+
+
+def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
+    """The shipped twin of a planted model (`boolean-latent`, `induction`).
+
+    Raises CheckpointError for a name without a twin, and for a file that is missing or was changed.
+    """
+    from safetensors.torch import load_file
+
+    folder = Path(root or checkpoint_root()) / FOLDER
+    entries = read_manifest(folder)
+    if name not in entries:
+        raise CheckpointError(f"no twin of {name!r} in {folder}; there are {', '.join(entries) or 'none'}")
+    entry = entries[name]
+    path = folder / entry.path
+    if not path.is_dir():
+        raise CheckpointError(f"the twin of {name!r}: {path} is missing")
+    if (digest := weights_hash(path)) != entry.sha256:
+        raise CheckpointError(
+            f"the twin of {name!r}: {path} has sha256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…"
+        )
+    model = untrained(planted_model(name, task_named(entry.task)))
+    known = model.state_dict()  # The masks of attention are part of it, and no weights.
+    model.load_state_dict(known | load_file(path / "model.safetensors"))
+    attach(
+        model,
+        provenance=Provenance(
+            name=f"twin:{name}", path=str(path), sha256=digest, initialisation=entry.initialisation, task=entry.task
+        ),
+    )
+    return model
+
+
+def train_twin(
+    name: str, config: InterchangeConfig | None = None, *, progress: bool = True
+) -> "tuple[HookedTransformer, Fidelity]":
+    """Train the twin of a planted model, and measure it on pairs of texts: all of them where the task can be listed,
+    else pairs of fresh texts. Raises ValueError for an unknown name."""
+    settings = config or TWINS.get(name, InterchangeConfig())
+    task = task_named(PLANTED_TASKS[name]) if name in PLANTED_TASKS else None
+    if task is None:
+        raise ValueError(f"no planted model {name!r}; there are {', '.join(PLANTED_TASKS)}")
+    teacher = planted_model(name, task).requires_grad_(False)
+    student = untrained(teacher, settings.seed)
+    train_interchange(student, teacher, _texts(task), settings, progress=progress)
+    return student, fidelity(student, teacher, *_pairs(task))
+
+
+def _texts(task: AbstractTask) -> TokenBatch:
+    try:
+        return task.batch(task.enumerate())
+    except ValueError:
+        return task.batch(task.sample(TRAINED_ON, TRAIN_SEED))
+
+
+def _pairs(task: AbstractTask) -> tuple[TokenBatch, TokenBatch]:
+    try:
+        everything = task.batch(task.enumerate())
+    except ValueError:
+        return task.batch(task.sample(TESTED_ON, BASE_SEED)), task.batch(task.sample(TESTED_ON, SOURCE_SEED))
+    every = torch.arange(len(everything))
+    return everything.take(every.repeat_interleave(len(every))), everything.take(every.repeat(len(every)))
+
+
+def store(name: str, model: "HookedTransformer", measured: Fidelity, root: str | Path, revision: str) -> Entry:
+    """Write a twin and its line of the manifest."""
+    from safetensors.torch import save_file
+
+    folder, config = Path(root) / FOLDER, TWINS[name]
+    with replacing_directory(folder / name) as aside:
+        save_file({key: value.contiguous() for key, value in model.named_parameters()}, aside / "model.safetensors")
+        write_json(aside / "training.json", asdict(config))
+    entry = Entry(
+        path=name,
+        sha256=weights_hash(folder / name),
+        task=PLANTED_TASKS[name],
+        recipe="interp_kit.recipes.circuit_twins",
+        seed=config.seed,
+        initialisation=f"twin-{name}-seed{config.seed}",
+        revision=revision,
+        metrics=_metrics(measured),
+    )
+    write_manifest({**read_manifest(folder), name: entry}, folder)
+    return entry
+
+
+def _metrics(measured: Fidelity) -> dict[str, Any]:
+    """For the manifest: what JSON has no number for (a node that changes nothing) is left out."""
+    followed = {node: round(value, 4) for node, value in measured.followed.items() if measured.changes[node]}
+    return {
+        "followed": followed,
+        "kept": {node: round(value, 4) for node, value in measured.kept.items()},
+        "pairs": measured.pairs,
+        "changes": {node: n for node, n in measured.changes.items() if n},
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train the twins, and write them with their manifest."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(TWINS)}; all by default")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the checkpoints are written")
+    parser.add_argument("--revision", default="unknown", help="of the code that trained them, for the manifest")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    for name in options.names or TWINS:
+        model, measured = train_twin(name)
+        print(name, store(name, model, measured, options.out, options.revision).metrics)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
