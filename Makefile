@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report test test-fast check bench notebooks clean
+.PHONY: setup report audit test test-fast check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -17,6 +17,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 report: setup
 	$(BIN)/interp-kit report
+
+audit: setup
+	$(BIN)/interp-kit audit --jobs 2
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

@@ -377,6 +377,21 @@ class CultureReport:
         print(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Every method on models whose circuit is known by construction, as a page: when to believe which."""
+
+    out: Path = Path("reports")
+    """folder for audit.html, its figures, and the tables"""
+    jobs: int = 1
+    """processes"""
+
+    def execute(self) -> None:
+        from interp_kit.recipes.audit import main as run
+
+        print(run(self.out, jobs=self.jobs))
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -390,6 +405,7 @@ Command = (
     | Annotated[TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[CultureReport, tyro.conf.subcommand("culture-report")]
+    | Annotated[Audit, tyro.conf.subcommand("audit")]
 )
 
 

@@ -1,0 +1,204 @@
+"""The audit: every method of the kit on models whose circuit was written into the weights, scored against the truth.
+
+How well a method ranks true nodes, edges or positions above all others is its AUROC: 1 where every true one is above
+every other, 0.5 for chance. The control asks the same of fresh random weights of the same architecture against the same
+truth: what a method scores there, it scores without any mechanism.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from loguru import logger
+from matplotlib.axes import Axes
+from sklearn.metrics import roc_auc_score
+
+from interp_kit.core.plotting import heatmap
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate, t_interval
+from interp_kit.models.planted import PLANTED_TASKS, ground_truth
+from interp_kit.recipes.audit_methods import METHODS, Case, Method
+from interp_kit.recipes.boolean_report import one_thread
+from interp_kit.recipes.zoo import planted, task_of, untrained
+
+SEEDS = (0, 1, 2)
+LEVELS = ("nodes", "edges", "positions")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditResult(AbstractResult):
+    """AUROC of every method on every circuit.
+
+    method, level: (method,); circuit: (circuit,); seeds: of the residual basis, (seed,); auroc: (method, circuit,
+    seed); control: (method, circuit) on an untrained model; forwards: (method, circuit) runs of the pairs, a gradient
+    counting two; seconds: (method, circuit) on one thread; fitted: (method,) whether it learns something.
+    """
+
+    method: tuple[str, ...]
+    level: tuple[str, ...]
+    circuit: tuple[str, ...]
+    seeds: tuple[int, ...]
+    auroc: np.ndarray
+    control: np.ndarray
+    forwards: np.ndarray
+    seconds: np.ndarray
+    config: Mapping[str, Any]
+
+    def over_circuits(self, method: int) -> Estimate:
+        """Mean AUROC with a t interval over circuits, each its mean over seeds."""
+        return t_interval(self.auroc[method].mean(-1), "circuits", (0.0, 1.0))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a method and circuit: AUROC with t interval over seeds, the control, cost."""
+        rows = []
+        for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
+            for j, circuit in enumerate(self.circuit):
+                found = t_interval(self.auroc[i, j], "seeds", (0.0, 1.0))
+                rows.append(
+                    {
+                        "level": level,
+                        "method": method,
+                        "circuit": circuit,
+                        "auroc": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                        "seeds": found.n,
+                        "untrained": self.control[i, j],
+                        "forwards": self.forwards[i, j],
+                        "seconds": self.seconds[i, j],
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def summary(self) -> pd.DataFrame:
+        """One row a method: mean over circuits with interval, its worst circuit, the control, and what it costs."""
+        rows = []
+        for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
+            found, worst = self.over_circuits(i), int(self.auroc[i].mean(-1).argmin())
+            rows.append(
+                {
+                    "level": level,
+                    "method": method,
+                    "AUROC": round(found.value, 3),
+                    "95 % over circuits": f"{found.low:.2f} to {found.high:.2f}",
+                    "worst": f"{self.auroc[i, worst].mean():.2f} ({self.circuit[worst]})",
+                    "untrained": round(float(self.control[i].mean()), 2),
+                    "forwards": round(float(np.median(self.forwards[i]))),
+                    "seconds": round(float(np.median(self.seconds[i])), 2),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        return (
+            f"How well each method ranks the true nodes, edges or positions of {len(self.circuit)} planted circuits"
+            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; last column: the same methods and truths"
+            " on untrained models, mean over circuits). Positions are compared at the one site where the"
+            " variable stands, with a single true one."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Methods by circuits, with the control as the last column."""
+        order = [i for level in LEVELS[::-1] for i in range(len(self.method))[::-1] if self.level[i] == level]
+        values = np.column_stack([self.auroc.mean(-1), self.control.mean(1)])[order]
+        columns = [*(name.removeprefix("boolean-") for name in self.circuit), "untrained"]
+        ax = heatmap(
+            values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(0.0, 1.0),
+            title="which methods find the planted circuit?", label="AUROC", x_label="circuit",
+        )  # fmt: skip
+        for y, x in np.ndindex(values.shape):
+            ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7,
+                    color="white" if values[y, x] < 0.6 else "black")  # fmt: skip
+        ax.axvline(len(self.circuit) - 0.5, color="white", linewidth=3)
+        for y in range(1, len(order)):
+            if self.level[order[y]] != self.level[order[y - 1]]:
+                ax.axhline(y - 0.5, color="white", linewidth=3)
+        return ax
+
+
+def auroc(case: Case, method: Method, scores: Mapping[Any, float]) -> float:
+    """How well the scores rank what is true above what is not. Raises ValueError for a score that is not finite."""
+    truth = case.truth
+    true = {"nodes": truth.nodes, "edges": truth.edges, "positions": {truth.site[2]}}[method.level]
+    if missing := true - set(scores):
+        raise ValueError(f"{method.name} gave no score to {', '.join(map(str, missing))}")
+    values = np.array(list(scores.values()))
+    if not np.isfinite(values).all():
+        raise ValueError(f"{method.name} gave {values[~np.isfinite(values)][0]} to one of the {method.level}")
+    return float(roc_auc_score([key in true for key in scores], values))
+
+
+def audit(
+    circuits: Sequence[str] = tuple(PLANTED_TASKS),
+    methods: Sequence[Method] = METHODS,
+    seeds: Sequence[int] = SEEDS,
+    *,
+    jobs: int = 1,
+) -> AuditResult:
+    """Run every method on every planted circuit at every seed, and once on an untrained model of each.
+
+    Raises ValueError for an unknown circuit, no method or no seed.
+    """
+    if not (circuits and methods and seeds):
+        raise ValueError("an audit needs a circuit, a method and a seed")
+    for name in circuits:
+        ground_truth(name)
+    names = [method.name + method.level for method in methods]
+    chosen = [i for i, method in enumerate(METHODS) if method.name + method.level in names]
+    work = [(name, seed, chosen) for name in circuits for seed in (*seeds, None)]
+    if jobs > 1 and tuple(METHODS[i] for i in chosen) == tuple(methods):
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
+            found = list(pool.map(_by_number, work))
+    else:
+        found = [_run(name, seed, methods) for name, seed, _ in work]
+    shape = (len(circuits), len(seeds) + 1, len(methods))
+    scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found, strict=True))
+    return AuditResult(
+        method=tuple(method.name for method in methods),
+        level=tuple(method.level for method in methods),
+        circuit=tuple(circuits),
+        seeds=tuple(seeds),
+        auroc=scores[:, :-1].transpose(2, 0, 1),
+        control=scores[:, -1].T,
+        forwards=forwards[:, :-1].mean(1).T,
+        seconds=seconds[:, :-1].mean(1).T,
+        config={"analysis": "audit", "circuits": tuple(circuits), "seeds": tuple(seeds)},
+    )
+
+
+def _by_number(work: tuple[str, int | None, list[int]]) -> tuple[list[float], list[int], list[float]]:
+    name, seed, chosen = work
+    return _run(name, seed, [METHODS[i] for i in chosen])
+
+
+def _run(name: str, seed: int | None, methods: Sequence[Method]) -> tuple[list[float], list[int], list[float]]:
+    """AUROC, forwards and seconds of each method on one model: that of a seed, or for None an untrained one."""
+    model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
+    case = Case(model, task_of(model), ground_truth(name))
+    _ = case.pairs, case.everything, case.graph  # built once for all, so that no method pays for them
+    found: tuple[list[float], list[int], list[float]] = ([], [], [])
+    for method in methods:
+        start = perf_counter()
+        result = method.run(case)
+        for part, value in zip(
+            found, (auroc(case, method, result.scores), result.forwards, perf_counter() - start), strict=True
+        ):
+            part.append(value)  # pyright: ignore[reportArgumentType]
+    logger.info("{} {}: done", name, "untrained" if seed is None else f"seed {seed}")
+    return found
+
+
+def main(out: Path, *, jobs: int = 1) -> Path:
+    """Run the whole audit and write its page, tables and figures into `out`."""
+    from interp_kit.recipes.audit_page import page
+
+    result = audit(jobs=jobs)
+    result.save(out / "audit")
+    return page(result).write(out / "audit.html")

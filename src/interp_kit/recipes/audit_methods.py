@@ -1,0 +1,262 @@
+"""The methods that are audited, each as one function from a planted circuit to scores: adding one is one line.
+
+A method scores nodes, edges or positions, the larger the more it says that they carry the variable to the answer. It is
+given what its user would give it: the model, the task, the question and its minimal pairs, and no ground truth but the
+site at which positions are compared.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Literal
+
+import numpy as np
+from transformer_lens import HookedTransformer
+
+from interp_kit.analysis.ablation import Kind, ablate
+from interp_kit.analysis.abstraction import interchange
+from interp_kit.analysis.acdc import acdc
+from interp_kit.analysis.attribution import direct_logit_attribution, logit_lens
+from interp_kit.analysis.das import das
+from interp_kit.analysis.edge_scores import Method as EdgeMethod
+from interp_kit.analysis.edge_scores import score_edges
+from interp_kit.analysis.graph import Graph
+from interp_kit.analysis.harvest import harvest
+from interp_kit.analysis.linear import rotate
+from interp_kit.analysis.metrics import logit_difference
+from interp_kit.analysis.patching import patch
+from interp_kit.analysis.scoring import ProbeOptions, Scorer
+from interp_kit.analysis.sites import Direction, Edit, Mean, Zero
+from interp_kit.analysis.sweep import sweep
+from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.circuit import EMBED, LOGITS, GroundTruth
+from interp_kit.core.task import AbstractTask
+
+Level = Literal["nodes", "edges", "positions"]
+PAIRS, PROBED = 128, 512  # at most: pairs, and examples that probes see
+STEPS, FITTED = 40, 64  # of DAS: steps, and pairs and controls that it is fitted on
+PROBE = ProbeOptions(folds=8, repeats=2, c=1.0, alpha=1.0, seed=0)
+THRESHOLD = 0.01  # nats, of ACDC
+
+
+@dataclass(frozen=True)
+class Case:
+    """One circuit: a model, and the question that it is asked."""
+
+    model: HookedTransformer
+    task: AbstractTask
+    truth: GroundTruth
+
+    @cached_property
+    def pairs(self) -> PairBatch:
+        """Minimal pairs in which the variable and the answer differ."""
+        return self.task.pairs(self.truth.variable, self.truth.target, limit=PAIRS)
+
+    @cached_property
+    def everything(self) -> TokenBatch:
+        """All distinct examples, or PROBED of them."""
+        examples = self.task.pool()
+        chosen = np.random.default_rng(0).permutation(len(examples))[:PROBED]
+        return self.task.batch([examples[i] for i in sorted(chosen)])
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The model's nodes and edges."""
+        return Graph(self.model)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All but embedding and logits."""
+        return tuple(node for node in self.graph.nodes if node not in (EMBED, LOGITS))
+
+    @property
+    def sites(self) -> list[str]:
+        """Where whole nodes are patched."""
+        return ["z", "mlp_out"] if any("MLP" in node for node in self.nodes) else ["z"]
+
+    @property
+    def positions(self) -> list[str]:
+        """Named positions up to the one that predicts the answer."""
+        batch = self.pairs.clean
+        at = batch.position(batch.field(self.truth.target).predict)
+        return [name for name, index in batch.positions.items() if bool(((index >= 0) & (index <= at)).all())]
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scores of nodes, edges or positions; forwards: how many runs of the pairs they took, a gradient counting two."""
+
+    scores: Mapping[Any, float]
+    forwards: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the kit. fitted: whether it learns something, and takes far longer than its runs say."""
+
+    name: str
+    level: Level
+    run: Callable[[Case], Found]
+    fitted: bool = False
+
+
+def _named(frame: Any, value: str) -> dict[str, float]:
+    """Node -> value, from a table with columns site, layer and head."""
+    rows = zip(frame["site"], frame["layer"], frame["head"], frame[value], strict=True)
+    return {f"L{la} MLP" if site == "mlp_out" else f"L{la}H{he}": float(v) for site, la, he, v in rows}
+
+
+def _patch_nodes(case: Case, direction: Direction) -> Found:
+    found = patch(case.model, case.pairs, sites=case.sites, by="all", direction=direction).to_frame()
+    return Found({node: abs(v) for node, v in _named(found, "recovered").items()}, len(found) + 2)
+
+
+def _ablate_nodes(case: Case, kind: Kind) -> Found:
+    units = ("head", "mlp") if "mlp_out" in case.sites else ("head",)
+    found = ablate(case.model, case.pairs.clean, kind=kind, units=units, fields=[case.truth.target])
+    effect = np.abs(found.effect[:, 0].mean(-1))
+    draws = 8 if kind == "resample" else 1
+    return Found(dict(zip(found.component, effect.tolist(), strict=True)), len(effect) * draws + 1)
+
+
+def _interchange_nodes(case: Case) -> Found:
+    found = interchange(case.model, case.task, case.truth.variable, case.truth.target, sites=case.sites, by="all")
+    return Found(_named(found.to_frame(), "accuracy"), len(found.accuracy) + 2)
+
+
+def _attribute_nodes(case: Case, method: EdgeMethod) -> Found:
+    found = score_edges(case.model, case.pairs, method=method)
+    scores = {node: abs(score) for node, score in found.node_scores().items() if node != EMBED}
+    return Found(scores, found.config["forwards"])
+
+
+def _direct(case: Case) -> Found:
+    found = direct_logit_attribution(case.model, case.pairs)
+    return Found({n: abs(float(v)) for n, v in zip(found.component, found.mean, strict=True) if n in case.nodes}, 1)
+
+
+def _probe(case: Case, vectors: np.ndarray, *, above_tokens: bool) -> np.ndarray:
+    """(cell, position) held-out balanced accuracy of the variable, 0 where it is not determined; or what of it a probe
+    of the visible tokens does not have. vectors: (cell, example, position, d)."""
+    batch, label = case.everything, case.truth.variable
+    values, found = batch.label(label).cpu().numpy(), np.zeros((len(vectors), len(case.positions)))
+    for k, name in enumerate(case.positions):
+        end = int(batch.position(name)[0]) + 1
+        prefixes, rows, group = np.unique(
+            batch.tokens[:, :end].cpu().numpy(), axis=0, return_index=True, return_inverse=True
+        )
+        determined = all(len(set(values[group.ravel() == g])) == 1 for g in range(len(rows)))
+        counts = np.unique(values[rows], return_counts=True)[1]
+        if not determined or len(counts) < 2 or counts.min() < 2:
+            continue
+        score = Scorer(values[rows], False, PROBE, (label, name))
+        found[:, k] = score([rotate(cell[rows, k]) for cell in vectors])
+        if above_tokens:
+            seen = np.eye(len(batch.vocabulary))[prefixes].reshape(len(rows), -1)
+            found[:, k] -= score([rotate(seen)])[0]
+    return found
+
+
+def _probe_nodes(case: Case, *, above_tokens: bool) -> Found:
+    batch = case.everything
+    at = np.stack([batch.position(name).cpu().numpy() for name in case.positions], 1)
+    outputs = case.graph.outputs(batch.tokens).double().cpu().numpy()
+    vectors = np.stack([outputs[case.graph.senders.index(n)][np.arange(len(batch))[:, None], at] for n in case.nodes])
+    best = _probe(case, vectors, above_tokens=above_tokens).max(1)
+    return Found(dict(zip(case.nodes, best.tolist(), strict=True)), 1)
+
+
+def _edges(case: Case, method: EdgeMethod, direction: Direction = "noise") -> Found:
+    found = score_edges(case.model, case.pairs, method=method, direction=direction)
+    scores = dict(zip(found.edges, np.abs(found.score).tolist(), strict=True))
+    return Found(scores, found.config["forwards"])
+
+
+def _acdc(case: Case) -> Found:
+    scores = dict.fromkeys(case.graph.edges, 0.0)
+    try:
+        found = acdc(case.model, case.pairs, threshold=THRESHOLD)
+    except ValueError:  # nothing is left: it says of every edge that it is none
+        return Found(scores, len(scores))
+    return Found(scores | dict(zip(found.edges, np.abs(found.score).tolist(), strict=True)), found.config["forwards"])
+
+
+def _patch_positions(case: Case, direction: Direction) -> Found:
+    site, layer, _ = case.truth.site
+    found = patch(case.model, case.pairs, sites=site, positions=case.positions, direction=direction).to_frame()
+    found = found[found["layer"] == layer]
+    return Found({p: abs(float(v)) for p, v in zip(found["position"], found["recovered"], strict=True)}, len(found) + 2)
+
+
+def _ablate_positions(case: Case, source: Mean | Zero) -> Found:
+    site, layer, _ = case.truth.site
+    edits = [Edit(site, layer, source, position=name) for name in case.positions]
+    swept = sweep(case.model, case.pairs.clean, edits, logit_difference(case.pairs))
+    effect = np.abs((swept.baseline[0] - swept.values[:, 0]).mean(1))
+    return Found(dict(zip(case.positions, effect.tolist(), strict=True)), len(edits) + 1)
+
+
+def _interchange_positions(case: Case) -> Found:
+    site, layer, _ = case.truth.site
+    found = interchange(
+        case.model, case.task, case.truth.variable, case.truth.target, sites=site, positions=case.positions
+    ).to_frame()
+    found = found[found["layer"] == layer]
+    return Found(dict(zip(found["position"], found["accuracy"], strict=True)), len(found) + 2)
+
+
+def _das_positions(case: Case) -> Found:
+    site, layer, _ = case.truth.site
+    found = das(
+        case.model, case.task, case.truth.variable, case.truth.target, site=site, layer=layer, position=case.positions,
+        seeds=(0,), steps=STEPS, limit=FITTED,
+    )  # fmt: skip
+    return Found(dict(zip(found.position, found.mean.tolist(), strict=True)), STEPS * 3 * len(case.positions))
+
+
+def probe_positions(case: Case, *, above_tokens: bool) -> Found:
+    """Each position's probe of the variable, by held-out balanced accuracy."""
+    site, layer, _ = case.truth.site
+    vectors = harvest(case.model, case.everything, f"{site}.{layer}", positions=case.positions)
+    found = _probe(case, next(iter(vectors.values())).double().cpu().numpy()[None], above_tokens=above_tokens)
+    return Found(dict(zip(case.positions, found[0].tolist(), strict=True)), 1)
+
+
+def _lens_positions(case: Case) -> Found:
+    site, layer, _ = case.truth.site
+    row = layer if site == "resid_pre" else layer + 1
+    metric = logit_difference(case.pairs)
+    clean, corrupt = (
+        logit_lens(case.model, side, case.truth.target, positions=case.positions, metric=metric).mean[row]
+        for side in (case.pairs.clean, case.pairs.corrupt)
+    )
+    return Found(dict(zip(case.positions, np.abs(clean - corrupt).tolist(), strict=True)), 2)
+
+
+METHODS = (
+    Method("patching, denoise", "nodes", partial(_patch_nodes, direction="denoise")),
+    Method("patching, noise", "nodes", partial(_patch_nodes, direction="noise")),
+    Method("interchange", "nodes", _interchange_nodes),
+    Method("attribution patching", "nodes", partial(_attribute_nodes, method="eap")),
+    Method("the same, integrated", "nodes", partial(_attribute_nodes, method="eap-ig")),
+    Method("ablation, mean", "nodes", partial(_ablate_nodes, kind="mean")),
+    Method("ablation, resample", "nodes", partial(_ablate_nodes, kind="resample")),
+    Method("ablation, zero", "nodes", partial(_ablate_nodes, kind="zero")),
+    Method("direct logit attribution", "nodes", _direct),
+    Method("probe", "nodes", partial(_probe_nodes, above_tokens=False), fitted=True),
+    Method("probe, above visible tokens", "nodes", partial(_probe_nodes, above_tokens=True), fitted=True),
+    Method("path patching, noise", "edges", partial(_edges, method="exact")),
+    Method("path patching, denoise", "edges", partial(_edges, method="exact", direction="denoise")),
+    Method("EAP", "edges", partial(_edges, method="eap")),
+    Method("EAP-IG", "edges", partial(_edges, method="eap-ig")),
+    Method("ACDC", "edges", _acdc),
+    Method("patching, denoise", "positions", partial(_patch_positions, direction="denoise")),
+    Method("patching, noise", "positions", partial(_patch_positions, direction="noise")),
+    Method("interchange", "positions", _interchange_positions),
+    Method("DAS, k = 1", "positions", _das_positions, fitted=True),
+    Method("ablation, mean", "positions", partial(_ablate_positions, source=Mean())),
+    Method("ablation, zero", "positions", partial(_ablate_positions, source=Zero())),
+    Method("logit lens", "positions", _lens_positions),
+    Method("probe", "positions", partial(probe_positions, above_tokens=False), fitted=True),
+    Method("probe, above visible tokens", "positions", partial(probe_positions, above_tokens=True), fitted=True),
+)
