@@ -48,6 +48,12 @@ def test_interchange_of_the_induction_head_answers_for_the_source(
     _, cache = teacher.run_with_cache(shuffled.tokens)
     swapped = interchanged(teacher, batch.tokens, dict(cache.items()), "L1H1")
     assert torch.equal(swapped[:, 3].argmax(-1), shuffled.answer["answer"])
+    answers = torch.zeros_like(batch.mask)
+    answers[:, 3] = True
+    there = interchanged(teacher, batch.tokens, dict(cache.items()), "L1H1", answers)
+    assert torch.equal(there[:, 3], swapped[:, 3])
+    elsewhere = interchanged(teacher, batch.tokens, dict(cache.items()), "L1H1", ~answers)
+    assert torch.equal(elsewhere[:, 3], teacher(batch.tokens)[:, 3])
     idle = interchanged(teacher, batch.tokens, dict(cache.items()), "L1H0")
     assert torch.equal(idle, teacher(batch.tokens))
     with pytest.raises(ValueError, match="'embed' is neither a head nor an MLP"):
@@ -79,7 +85,7 @@ def test_a_short_training_learns(teacher: HookedTransformer, batch: TokenBatch) 
 
 def test_the_same_seed_trains_the_same_weights(teacher: HookedTransformer, batch: TokenBatch) -> None:
     students = [untrained(teacher, 1), untrained(teacher, 1)]
-    config = InterchangeConfig(steps=3, batch_size=8, nodes_per_step=2)
+    config = InterchangeConfig(steps=3, batch_size=8, nodes_per_step=2, partial=0.5)
     first, second = (train_interchange(student, teacher, batch, config, progress=False) for student in students)
     assert first == second
     for (_, one), (_, other) in zip(*(student.named_parameters() for student in students), strict=True):

@@ -41,7 +41,7 @@ FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of
 # Planted model -> how its twin is trained.
 TWINS = {
     "boolean-latent": InterchangeConfig(steps=3000),
-    "induction": InterchangeConfig(steps=6000, batch_size=128),
+    "induction": InterchangeConfig(steps=5000, partial=0.5),
 }
 TRAINED_ON, TESTED_ON = 8192, 1024  # texts of a task that is too large to list
 TRAIN_SEED, BASE_SEED, SOURCE_SEED = 7, 99, 98

@@ -27,9 +27,14 @@ Activations = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class InterchangeConfig:
-    """steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
-    to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
-    with none; nodes_per_step: nodes interchanged in one step, one at a time; seed: of order and pairs."""
+    """How a student is trained.
+
+    steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls to 0
+    by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it with
+    none; nodes_per_step: nodes interchanged in one step, one at a time; partial: share of the pairs in which a node is
+    interchanged at half of the positions, drawn anew, instead of all: so the student learns at which of them the
+    teacher's node matters; seed: of order and pairs.
+    """
 
     steps: int = 4000
     batch_size: int = 64
@@ -38,6 +43,7 @@ class InterchangeConfig:
     warmup: int = 100
     sure: float = 3.0
     nodes_per_step: int = 1
+    partial: float = 0.0
     seed: int = 0
 
 
@@ -86,7 +92,9 @@ def train_interchange(
     for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
         base, source = torch.randint(len(batch), (2, settings.batch_size), generator=generator)
         chosen = torch.randint(len(every), (settings.nodes_per_step,), generator=generator).tolist()
-        loss = _loss(student, teacher, batch, base, source, [every[i] for i in chosen], taught, settings.sure)
+        where = _where(batch.tokens[base].shape, settings.partial, generator).to(batch.tokens.device)
+        named = [every[i] for i in chosen]
+        loss = _loss(student, teacher, batch, base, source, named, where, taught, settings.sure)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -126,16 +134,22 @@ def fidelity(
 
 
 def interchanged(
-    model: HookedModel, tokens: Int[Tensor, "batch pos"], source: Activations, node: str
+    model: HookedModel,
+    tokens: Int[Tensor, "batch pos"],
+    source: Activations,
+    node: str,
+    where: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch pos vocab"]:
-    """Logits with the output of one node, at all positions, as it is in `source`: activations by hook name."""
+    """Logits with the output of one node, at all positions or those in `where`, as it is in `source`: activations by
+    hook name. Raises ValueError where the node is neither a head nor an MLP."""
     name, number = _hook(node)
 
     def swap(value: Tensor, hook: object) -> Tensor:
+        chosen = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
         if number is None:
-            return source[name]
-        chosen = (torch.arange(value.shape[2], device=value.device) == number)[:, None]
-        return torch.where(chosen, source[name], value)
+            return torch.where(chosen[:, :, None], source[name], value)
+        mine = torch.arange(value.shape[2], device=value.device) == number
+        return torch.where((chosen[:, :, None] & mine)[..., None], source[name], value)
 
     return model.run_with_hooks(tokens, fwd_hooks=[(name, swap)])
 
@@ -147,6 +161,7 @@ def _loss(
     base: Int[Tensor, " batch"],
     source: Int[Tensor, " batch"],
     chosen: list[str],
+    where: Bool[Tensor, "batch pos"],
     taught: Bool[Tensor, "examples pos"],
     sure: float,
 ) -> Float[Tensor, ""]:
@@ -157,12 +172,19 @@ def _loss(
     loss = F.cross_entropy(logits[:, :-1][taught[source][:, :-1]], batch.tokens[source][:, 1:][taught[source][:, :-1]])
     for node in chosen:
         with torch.no_grad():
-            wanted = interchanged(teacher, batch.tokens[base], teachers, node)[taught[base]]
+            wanted = interchanged(teacher, batch.tokens[base], teachers, node, where)[taught[base]]
         certain = _sure(wanted, sure)
-        answers = interchanged(student, batch.tokens[base], own, node)[taught[base]]
+        answers = interchanged(student, batch.tokens[base], own, node, where)[taught[base]]
         if certain.any():
             loss = loss + F.cross_entropy(answers[certain], wanted[certain].argmax(-1)) / len(chosen)
     return loss
+
+
+def _where(shape: torch.Size, partial: float, generator: torch.Generator) -> Bool[Tensor, "batch pos"]:
+    if partial == 0:
+        return torch.ones(shape, dtype=torch.bool)
+    whole = torch.rand(shape[0], 1, generator=generator) >= partial
+    return whole | (torch.rand(shape, generator=generator) < 0.5)
 
 
 def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:
