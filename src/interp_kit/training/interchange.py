@@ -29,11 +29,11 @@ Activations = dict[str, Tensor]
 class InterchangeConfig:
     """How a student is trained.
 
-    steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls to 0
-    by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it with
-    none; nodes_per_step: nodes interchanged in one step, one at a time; partial: share of the pairs in which a node is
-    interchanged at half of the positions, drawn anew, instead of all: so the student learns at which of them the
-    teacher's node matters; seed: of order and pairs.
+    steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
+    to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
+    with none; nodes_per_step: nodes interchanged in one step, one at a time; partial: share of the pairs in which a
+    node is interchanged at half of the positions, drawn anew, instead of all, so that the student learns at which of
+    them the teacher's node matters; seed: of order and pairs.
     """
 
     steps: int = 4000
