@@ -392,6 +392,20 @@ class Audit:
         print(run(self.out, jobs=self.jobs))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Circuits:
+    """Circuits of the trained boolean models and one culture model, with faithfulness curves, as a page."""
+
+    out: Path = Path("reports/circuits.html")
+    jobs: int = 1
+    """processes"""
+
+    def execute(self) -> None:
+        from interp_kit.recipes.trained_circuits import main as run
+
+        print(run(self.out, jobs=self.jobs))
+
+
 Command = (
     Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Train, tyro.conf.subcommand("train")]
@@ -406,6 +420,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[CultureReport, tyro.conf.subcommand("culture-report")]
     | Annotated[Audit, tyro.conf.subcommand("audit")]
+    | Annotated[Circuits, tyro.conf.subcommand("circuits")]
 )
 
 

@@ -1,0 +1,169 @@
+"""Circuits of models that were trained: edges chosen on some pairs, their faithfulness measured on others.
+
+The question to the boolean models is `newB` -> `newD`, as in the audit; to a culture model, a colour of a rule and the
+first cell that it changes. Nobody knows the true circuit here: faithfulness, and what random edges give, is all there
+is to go by.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from loguru import logger
+
+from interp_kit.analysis.circuit import Circuit
+from interp_kit.analysis.edge_scores import score_edges
+from interp_kit.analysis.faithfulness import FaithfulnessResult, faithfulness
+from interp_kit.analysis.metrics import first_difference, logit_difference
+from interp_kit.analysis.sweep import sweep
+from interp_kit.core.batch import PairBatch
+from interp_kit.core.types import HookedModel
+from interp_kit.recipes.boolean_report import one_thread
+from interp_kit.recipes.culture_models import load_hooked
+from interp_kit.recipes.zoo import resolve, task_of
+from interp_kit.reports.report import Figure, Report, Section, Table
+from interp_kit.tasks.culture.grids import cell_name
+from interp_kit.tasks.culture.task import CultureTask
+
+BOOLEAN = ("boolean-gpt2", *(f"boolean-gpt2-seed{i}" for i in range(1, 5)))
+CULTURE, RULE, VARIABLE = 0, "frame", "c0"
+SHOWN = 14  # edges of a picture
+ENOUGH = 0.9
+
+
+@dataclass(frozen=True)
+class Examined:
+    """One model: edges by position for the eye and of all positions for the curve, and faithfulness on other pairs."""
+
+    circuit: Circuit
+    by_position: Circuit | None
+    curve: FaithfulnessResult
+    mean_curve: FaithfulnessResult | None
+
+
+def boolean(name: str) -> Examined:
+    """newB -> newD: edges chosen on the 16 minimal pairs, measured on all others."""
+    model = resolve(name)
+    task = task_of(model)
+    chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=())
+    used, texts = set(_texts(chosen)), _texts(rest)
+    return _examined(model, chosen, rest.take([i for i, pair in enumerate(texts) if pair not in used]))
+
+
+def _texts(pairs: PairBatch) -> list[tuple[tuple[int, ...], ...]]:
+    sides = (map(tuple, side.tokens.tolist()) for side in (pairs.clean, pairs.corrupt))
+    return list(zip(*sides, strict=True))
+
+
+def culture(id: int = CULTURE, *, pairs: int = 24, checkpoint_dir: str | Path | None = None) -> Examined:
+    """A colour of one rule and the first cell that it changes; half of the pairs choose edges, half measure them."""
+    model = load_hooked(id, checkpoint_dir=checkpoint_dir)
+    task = CultureTask(tasks=(RULE,))
+    drawn = task.pairs(VARIABLE, cell_name("f_B", 44), completion="clean", limit=4 * pairs)
+    preferred = [sweep(model, side, [], first_difference(drawn)).baseline[0] for side in (drawn.clean, drawn.corrupt)]
+    told = np.flatnonzero((preferred[0] > 0) & (preferred[1] < 0))[:pairs]
+    if len(told) < 4:
+        raise ValueError(f"the model tells only {len(told)} of {len(drawn)} pairs apart")
+    half = len(told) // 2
+    measured = first_difference
+    chosen, rest = drawn.take(told[:half].tolist()), drawn.take(told[half:].tolist())
+    circuit = score_edges(model, chosen, method="eap-ig", metric=measured, steps=16)
+    curve = faithfulness(model, rest, circuit, metric=measured, controls=2, sizes=_sizes(len(circuit)))
+    return Examined(circuit, None, curve, None)
+
+
+def _sizes(edges: int) -> list[int]:
+    return [0, *(n for n in (10, 20, 50, 100, 200, 500, 1000) if n < edges), edges]
+
+
+def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examined:
+    circuit = score_edges(model, chosen, method="eap-ig", metric=logit_difference)
+    by_position = score_edges(model, chosen, method="eap-ig", by="position", steps=circuit.config["steps"])
+    curve = faithfulness(model, rest, circuit)
+    mean = faithfulness(model, rest, circuit, ablation="mean", controls=3)
+    return Examined(circuit, by_position, curve, mean)
+
+
+def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
+    """The fewest edges from which on the whole interval stays above that share; None where it never does."""
+    good = curve.low >= share
+    kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all()]
+    return kept[0] if kept else None
+
+
+def sentences(name: str, found: Examined) -> tuple[str, ...]:
+    """What the curve says, and what it does not."""
+    curve = found.curve
+    size = smallest(curve)
+    random = curve.random.mean(0)
+    if size is None:
+        first = f"{name}: no circuit found; only with all {curve.total} edges does it answer as the whole model."
+    else:
+        at = int(np.flatnonzero(curve.sizes == size)[0])
+        first = (
+            f"{name}: {size} of {curve.total} edges keep {curve.value[at]:.2f} [{curve.low[at]:.2f},"
+            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that did not choose them; as many"
+            f" random edges keep {random[at]:.2f}."
+        )
+    second = f"CPR {curve.cpr:.2f} and CMD {curve.cmd:.2f}; random orders {curve.random_cpr.mean():.2f} and"
+    second += f" {curve.random_cmd.mean():.2f}. Gradients at {found.circuit.config['steps']} steps miss"
+    second += f" {found.circuit.config['incomplete']:.1%} of the gap."
+    return first, second
+
+
+LIMITS = (
+    "What cannot be said: edges that carry the same in both texts of a pair are outside of the question, and kept or"
+    " cut without effect under counterfactual ablation; mean ablation cuts them too, and its curve is the stricter. A"
+    " faithful circuit need not be the only one, nor the smallest: edges were ranked, not searched.",
+)
+
+
+def page(found: dict[str, Examined]) -> Report:
+    """Each model with its circuit and its curve."""
+    sections = []
+    for name, one in found.items():
+        parts = [Figure((one.by_position or one.circuit).top(SHOWN).plot(), (one.by_position or one.circuit).caption())]
+        parts.append(Figure(one.curve.plot(), one.curve.caption()))
+        if one.mean_curve is not None:
+            parts.append(Figure(one.mean_curve.plot(), one.mean_curve.caption()))
+        table = Table(one.circuit.top(50).to_frame(), "The 50 largest edges.", folded=True)
+        sections.append(Section(name, sentences(name, one), (*parts, table)))
+    rows = []
+    for name, one in found.items():
+        mean = one.mean_curve
+        rows.append(
+            {
+                "model": name,
+                "edges": one.curve.total,
+                f"kept for {ENOUGH}": smallest(one.curve),
+                f"kept for {ENOUGH}, mean ablation": None if mean is None else smallest(mean),
+                "CPR": round(one.curve.cpr, 3),
+                "random": round(float(one.curve.random_cpr.mean()), 3),
+                "CMD": round(one.curve.cmd, 3),
+                "pairs": one.curve.n,
+            }
+        )
+    summary = Section("All models", LIMITS, (Table(pd.DataFrame(rows), "Circuits and their faithfulness."),))
+    findings = tuple(sentences(name, one)[0] for name, one in found.items())
+    configs = {name: dict(one.circuit.config) for name, one in found.items()}
+    return Report("Circuits of trained models", findings, (summary, *sections), configs)
+
+
+def _one(name: str) -> Examined:
+    found = culture() if name.startswith("gpt_") else boolean(name)
+    logger.info("{}: done", name)
+    return found
+
+
+def main(out: Path, names: Sequence[str] = (*BOOLEAN, f"gpt_{CULTURE:03d}"), *, jobs: int = 1) -> Path:
+    """Examine these models and write the page."""
+    if jobs == 1:
+        found = [_one(name) for name in names]
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
+            found = list(pool.map(_one, names))
+    return page(dict(zip(names, found, strict=True))).write(out)
