@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from loguru import logger
+from scipy.stats import spearmanr
 
 from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.edge_scores import score_edges
@@ -37,19 +38,21 @@ ENOUGH = 0.9
 
 @dataclass(frozen=True)
 class Examined:
-    """One model: edges by position for the eye and of all positions for the curve, and faithfulness on other pairs."""
+    """One model: edges by position for the eye and of all positions for the curve, faithfulness on other pairs, and the
+    same edges each patched alone."""
 
     circuit: Circuit
     by_position: Circuit | None
     curve: FaithfulnessResult
     mean_curve: FaithfulnessResult | None
+    exact: Circuit | None
 
 
 def boolean(name: str) -> Examined:
-    """newB -> newD: edges chosen on the 16 minimal pairs, measured on all others."""
+    """newB -> newD: edges chosen on the 16 minimal pairs, measured on all others with equal A."""
     model = resolve(name)
     task = task_of(model)
-    chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=())
+    chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=("A",))
     used, texts = set(_texts(chosen)), _texts(rest)
     return _examined(model, chosen, rest.take([i for i, pair in enumerate(texts) if pair not in used]))
 
@@ -73,7 +76,7 @@ def culture(id: int = CULTURE, *, pairs: int = 24, checkpoint_dir: str | Path | 
     chosen, rest = drawn.take(told[:half].tolist()), drawn.take(told[half:].tolist())
     circuit = score_edges(model, chosen, method="eap-ig", metric=measured, steps=16)
     curve = faithfulness(model, rest, circuit, metric=measured, controls=2, sizes=_sizes(len(circuit)))
-    return Examined(circuit, None, curve, None)
+    return Examined(circuit, None, curve, None, None)
 
 
 def _sizes(edges: int) -> list[int]:
@@ -85,7 +88,7 @@ def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examine
     by_position = score_edges(model, chosen, method="eap-ig", by="position", steps=circuit.config["steps"])
     curve = faithfulness(model, rest, circuit)
     mean = faithfulness(model, rest, circuit, ablation="mean", controls=3)
-    return Examined(circuit, by_position, curve, mean)
+    return Examined(circuit, by_position, curve, mean, score_edges(model, chosen, method="exact"))
 
 
 def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
@@ -93,6 +96,13 @@ def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
     good = curve.low >= share
     kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all()]
     return kept[0] if kept else None
+
+
+def agreement(found: Examined) -> float:
+    """Spearman's rank correlation over edges of attributed and exact scores, by absolute value; nan without exact."""
+    if found.exact is None:
+        return float("nan")
+    return float(spearmanr(np.abs(found.circuit.score), np.abs(found.exact.score)).statistic)
 
 
 def sentences(name: str, found: Examined) -> tuple[str, ...]:
@@ -144,6 +154,7 @@ def page(found: dict[str, Examined]) -> Report:
                 "CPR": round(one.curve.cpr, 3),
                 "random": round(float(one.curve.random_cpr.mean()), 3),
                 "CMD": round(one.curve.cmd, 3),
+                "rank correlation with exact": round(agreement(one), 3),
                 "pairs": one.curve.n,
             }
         )
