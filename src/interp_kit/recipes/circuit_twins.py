@@ -5,7 +5,12 @@ initial weights and the same circuit, found by interchange-intervention training
 arXiv:2407.14494). So a method that finds the circuit of the planted model can be asked for it once more where weights
 look like those of a trained network. How far a twin keeps to the circuit is measured, and stands in its manifest.
 
-Rerun with `python -m interp_kit.recipes.circuit_twins` (about ten minutes on one core).
+The interchange fixes what stands in each node, not by which input a node reads it: the shipped twin of boolean-latent
+brings newB by the keys of L1H1 as much as by its values, so its edges are not those of the planted model. A twin of
+induction is not shipped: trained on interchanges of whole outputs (6,000 steps) it answered right, but let L0H0 point to
+the earlier letter from the last position, by Q-composition, and followed its planted model in 42 % of what L0H0 changes.
+
+Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core).
 """
 
 import argparse
@@ -41,14 +46,13 @@ FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of
 # Planted model -> how its twin is trained.
 TWINS = {
     "boolean-latent": InterchangeConfig(steps=3000),
-    "induction": InterchangeConfig(steps=5000, partial=0.5),
 }
 TRAINED_ON, TESTED_ON = 8192, 1024  # texts of a task that is too large to list
 TRAIN_SEED, BASE_SEED, SOURCE_SEED = 7, 99, 98
 
 
 def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
-    """The shipped twin of a planted model (`boolean-latent`, `induction`).
+    """The shipped twin of a planted model (`boolean-latent`).
 
     Raises CheckpointError for a name without a twin, and for a file that is missing or was changed.
     """

@@ -1,0 +1,99 @@
+"""The shipped twins answer every text, keep to the nodes of their planted model, and are what their manifest says."""
+
+import json
+import shutil
+from functools import lru_cache
+
+import pytest
+import torch
+from transformer_lens import HookedTransformer
+
+from interp_kit.core.batch import PairBatch
+from interp_kit.models.checkpoints import checkpoint_root, read_manifest
+from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.planted import PLANTED_TASKS, ground_truth, planted_model
+from interp_kit.recipes.circuit_twins import FOLDER, TWINS, train_twin, twin
+from interp_kit.recipes.zoo import resolve, task_of
+from interp_kit.tasks.registry import task
+from interp_kit.training.interchange import components, fidelity, interchanged
+
+names = pytest.mark.parametrize("name", TWINS)
+LEAST = 0.05  # of the clean-corrupt gap, as for the ground truth itself
+
+
+@lru_cache
+def shipped(name: str) -> HookedTransformer:
+    return twin(name).requires_grad_(False)
+
+
+def difference(logits: torch.Tensor, pairs: PairBatch) -> torch.Tensor:
+    """(pair,) logit of the clean answer minus that of the corrupt one."""
+    rows = torch.arange(len(pairs))
+    at = logits[rows, pairs.clean.position(pairs.clean.field(pairs.target).predict)]
+    return at[rows, pairs.clean.answer[pairs.target]] - at[rows, pairs.corrupt.answer[pairs.target]]
+
+
+@names
+def test_twin_has_the_architecture_and_none_of_the_weights(name: str) -> None:
+    model, planted = shipped(name), planted_model(name, task(PLANTED_TASKS[name]))
+    for (key, mine), (other, theirs) in zip(model.named_parameters(), planted.named_parameters(), strict=True):
+        assert key == other
+        assert mine.shape == theirs.shape
+        assert not theirs.any() or not torch.equal(mine, theirs)
+    resolved = resolve(f"twin:{name}")
+    assert task_of(resolved).name == PLANTED_TASKS[name]
+    assert torch.equal(resolved.W_E, model.W_E)
+
+
+@names
+def test_twin_answers_every_text(name: str) -> None:
+    known = task(PLANTED_TASKS[name])
+    batch = known.batch(known.enumerate())
+    logits, rows = shipped(name)(batch.tokens), torch.arange(len(batch))
+    for field in known.fields:
+        right = logits[rows, batch.position(field.predict)].argmax(-1) == batch.answer[field.name]
+        assert right.all()
+
+
+@names
+def test_twin_is_as_faithful_as_its_manifest_says(name: str) -> None:
+    known, stated = task(PLANTED_TASKS[name]), read_manifest(checkpoint_root() / FOLDER)[name].metrics
+    batch = known.batch(known.sample(128, 5))
+    found = fidelity(shipped(name), planted_model(name, known), batch, known.batch(known.sample(128, 6)))
+    for node, value in stated["followed"].items():
+        assert found.followed[node] == pytest.approx(value, abs=0.05)
+    for node, value in stated["kept"].items():
+        assert found.kept[node] == pytest.approx(value, abs=0.05)
+
+
+@names
+def test_nodes_that_change_the_answer_are_those_of_the_planted_model(name: str) -> None:
+    truth, model = ground_truth(name), shipped(name)
+    pairs = task(PLANTED_TASKS[name]).pairs(truth.variable, truth.target)
+    _, cache = model.run_with_cache(pairs.corrupt.tokens)
+    clean, corrupt = (difference(model(batch.tokens), pairs) for batch in (pairs.clean, pairs.corrupt))
+    share = {
+        node: float(
+            (difference(interchanged(model, pairs.clean.tokens, dict(cache.items()), node), pairs) - clean).abs().mean()
+            / (clean - corrupt).mean()
+        )
+        for node in components(model)
+    }
+    assert {node for node, value in share.items() if value > LEAST} == truth.nodes, share
+
+
+def test_a_changed_or_missing_twin_is_refused(tmp_path) -> None:
+    with pytest.raises(CheckpointError, match=r"no twin of 'boolean-direct' in .*; there are boolean-latent"):
+        twin("boolean-direct")
+    shutil.copytree(checkpoint_root() / FOLDER, tmp_path / FOLDER)
+    manifest = tmp_path / FOLDER / "manifest.json"
+    rows = json.loads(manifest.read_text())
+    rows["boolean-latent"]["sha256"] = "0" * 64
+    manifest.write_text(json.dumps(rows))
+    with pytest.raises(CheckpointError, match=r"has sha256 .*, its manifest says 000000000000…"):
+        twin("boolean-latent", tmp_path)
+    shutil.rmtree(tmp_path / FOLDER / "boolean-latent")
+    with pytest.raises(CheckpointError, match="is missing"):
+        twin("boolean-latent", tmp_path)
+    with pytest.raises(ValueError, match="no planted model 'bolean'"):
+        train_twin("bolean")
