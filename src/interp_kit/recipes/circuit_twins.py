@@ -7,8 +7,8 @@ look like those of a trained network. How far a twin keeps to the circuit is mea
 
 The interchange fixes what stands in each node, not by which input a node reads it: the shipped twin of boolean-latent
 brings newB by the keys of L1H1 as much as by its values, so its edges are not those of the planted model. A twin of
-induction is not shipped: trained on interchanges of whole outputs (6,000 steps) it answered right, but let L0H0 point to
-the earlier letter from the last position, by Q-composition, and followed its planted model in 42 % of what L0H0 changes.
+induction is not shipped: trained on interchanges of whole outputs (6,000 steps) it answered right, but L0H0 reached the
+queries of L1H1 more than its keys, and it followed its planted model in 42 % of the answers that L0H0 changes.
 
 Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core).
 """
