@@ -39,7 +39,10 @@ bench: setup
 notebooks: setup
 	$(BIN)/python notebooks/execute.py --write
 
-# the picture in README.md is the report's second figure
+# the pictures in README.md are figures of the reports
+docs/audit.png: audit
+	cp reports/audit_figures/figure_01.png $@
+
 docs/boolean_routes.png: report
 	cp reports/boolean_figures/figure_02.png $@
 

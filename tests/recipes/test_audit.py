@@ -64,6 +64,12 @@ def test_a_probe_falls_for_the_decoy(result: AuditResult) -> None:
     assert result.auroc[5, 1].max() < 0.95
 
 
+def test_on_a_trained_twin_patching_finds_the_nodes(result: AuditResult) -> None:
+    assert result.trained.shape == (len(result.method), 1)
+    assert result.trained[[0, 3, 4]].min() >= 0.99
+    assert result.trained[1, 0] == 0
+
+
 def test_on_an_untrained_model_interventions_find_less(result: AuditResult) -> None:
     real = [3, 4, 6, 7]
     assert result.control[real].mean() < 0.9 < result.auroc[real].mean()

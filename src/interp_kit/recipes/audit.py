@@ -19,15 +19,16 @@ from loguru import logger
 from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score
 
-from interp_kit.core.plotting import heatmap
+from interp_kit.core.plotting import heatmap, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.recipes.audit_methods import METHODS, Case, Method
 from interp_kit.recipes.boolean_report import one_thread
-from interp_kit.recipes.zoo import planted, task_of, untrained
+from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
 
 SEEDS = (0, 1, 2)
+TWIN, TWINS = "twin:", ("boolean-latent",)  # what names a trained twin, and those that are shipped
 LEVELS = ("nodes", "edges", "positions")
 
 
@@ -36,15 +37,19 @@ class AuditResult(AbstractResult):
     """AUROC of every method on every circuit.
 
     method, level: (method,); circuit: (circuit,); seeds: of the residual basis, (seed,); auroc: (method, circuit,
-    seed); control: (method, circuit) on an untrained model; forwards: (method, circuit) runs of the pairs, a gradient
-    counting two; seconds: (method, circuit) on one thread; fitted: (method,) whether it learns something.
+    seed); twins: planted models of which a trained twin is shipped, taught the same nodes, so that its edges are only
+    meant to be the same; trained: (method, twin) AUROC on it, one network each; control: (method, circuit) on an
+    untrained model; forwards: (method, circuit) runs of the pairs, a gradient counting two; seconds: (method, circuit)
+    on one thread.
     """
 
     method: tuple[str, ...]
     level: tuple[str, ...]
     circuit: tuple[str, ...]
     seeds: tuple[int, ...]
+    twins: tuple[str, ...]
     auroc: np.ndarray
+    trained: np.ndarray
     control: np.ndarray
     forwards: np.ndarray
     seconds: np.ndarray
@@ -87,6 +92,7 @@ class AuditResult(AbstractResult):
                     "method": method,
                     "AUROC": round(found.value, 3),
                     "95 % over circuits": f"{found.low:.2f} to {found.high:.2f}",
+                    "trained twin": round(float(self.trained[i].mean()), 2) if self.twins else None,
                     "worst": f"{self.auroc[i, worst].mean():.2f} ({self.circuit[worst]})",
                     "untrained": round(float(self.control[i].mean()), 2),
                     "forwards": round(float(np.median(self.forwards[i]))),
@@ -99,24 +105,27 @@ class AuditResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"How well each method ranks the true nodes, edges or positions of {len(self.circuit)} planted circuits"
-            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; last column: the same methods and truths"
-            " on untrained models, mean over circuits). Positions are compared at the one site where the"
-            " variable stands, with a single true one."
+            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; trained: one network, taught to compute"
+            " in the same nodes; untrained: the same methods and truths on untrained models, mean over circuits)."
+            " Positions are compared at the one site where the variable stands, with a single true one."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Methods by circuits, with the control as the last column."""
         order = [i for level in LEVELS[::-1] for i in range(len(self.method))[::-1] if self.level[i] == level]
-        values = np.column_stack([self.auroc.mean(-1), self.control.mean(1)])[order]
-        columns = [*(name.removeprefix("boolean-") for name in self.circuit), "untrained"]
-        ax = heatmap(
+        values = np.column_stack([self.auroc.mean(-1), self.trained, self.control.mean(1)])[order]
+        columns = [name.removeprefix("boolean-") for name in self.circuit]
+        columns += [*(f"{name.removeprefix('boolean-')}, trained" for name in self.twins), "untrained"]
+        ax = ax or new_axes(4.2 + 0.62 * len(columns), 1.6 + 0.29 * len(order))
+        heatmap(
             values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(0.0, 1.0),
-            title="which methods find the planted circuit?", label="AUROC", x_label="circuit",
+            title="Which methods find the planted circuit?", label="AUROC", x_label="circuit",
         )  # fmt: skip
         for y, x in np.ndindex(values.shape):
             ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7,
                     color="white" if values[y, x] < 0.6 else "black")  # fmt: skip
-        ax.axvline(len(self.circuit) - 0.5, color="white", linewidth=3)
+        for x in {len(self.circuit), len(columns) - 1}:
+            ax.axvline(x - 0.5, color="white", linewidth=3)
         for y in range(1, len(order)):
             if self.level[order[y]] != self.level[order[y - 1]]:
                 ax.axhline(y - 0.5, color="white", linewidth=3)
@@ -140,9 +149,10 @@ def audit(
     methods: Sequence[Method] = METHODS,
     seeds: Sequence[int] = SEEDS,
     *,
+    twins: Sequence[str] = TWINS,
     jobs: int = 1,
 ) -> AuditResult:
-    """Run every method on every planted circuit at every seed, and once on an untrained model of each.
+    """Run every method on every planted circuit at every seed, on an untrained model of each, and on trained twins.
 
     Raises ValueError for an unknown circuit, no method or no seed.
     """
@@ -153,19 +163,22 @@ def audit(
     names = [method.name + method.level for method in methods]
     chosen = [i for i, method in enumerate(METHODS) if method.name + method.level in names]
     work = [(name, seed, chosen) for name in circuits for seed in (*seeds, None)]
+    work += [(f"{TWIN}{name}", 0, chosen) for name in twins]
     if jobs > 1 and tuple(METHODS[i] for i in chosen) == tuple(methods):
         with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
             found = list(pool.map(_by_number, work))
     else:
         found = [_run(name, seed, methods) for name, seed, _ in work]
-    shape = (len(circuits), len(seeds) + 1, len(methods))
-    scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found, strict=True))
+    shape, first = (len(circuits), len(seeds) + 1, len(methods)), len(found) - len(twins)
+    scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found[:first], strict=True))
     return AuditResult(
         method=tuple(method.name for method in methods),
         level=tuple(method.level for method in methods),
         circuit=tuple(circuits),
         seeds=tuple(seeds),
+        twins=tuple(twins),
         auroc=scores[:, :-1].transpose(2, 0, 1),
+        trained=np.array([scored for scored, _, _ in found[first:]]).reshape(len(twins), len(methods)).T,
         control=scores[:, -1].T,
         forwards=forwards[:, :-1].mean(1).T,
         seconds=seconds[:, :-1].mean(1).T,
@@ -180,8 +193,11 @@ def _by_number(work: tuple[str, int | None, list[int]]) -> tuple[list[float], li
 
 def _run(name: str, seed: int | None, methods: Sequence[Method]) -> tuple[list[float], list[int], list[float]]:
     """AUROC, forwards and seconds of each method on one model: that of a seed, or for None an untrained one."""
-    model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
-    case = Case(model, task_of(model), ground_truth(name))
+    if name.startswith(TWIN):
+        model = resolve(name)
+    else:
+        model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
+    case = Case(model, task_of(model), ground_truth(name.removeprefix(TWIN)))
     _ = case.pairs, case.everything, case.graph  # built once for all, so that no method pays for them
     found: tuple[list[float], list[int], list[float]] = ([], [], [])
     for method in methods:

@@ -238,7 +238,7 @@ METHODS = (
     Method("patching, noise", "nodes", partial(_patch_nodes, direction="noise")),
     Method("interchange", "nodes", _interchange_nodes),
     Method("attribution patching", "nodes", partial(_attribute_nodes, method="eap")),
-    Method("the same, integrated", "nodes", partial(_attribute_nodes, method="eap-ig")),
+    Method("integrated gradients", "nodes", partial(_attribute_nodes, method="eap-ig")),
     Method("ablation, mean", "nodes", partial(_ablate_nodes, kind="mean")),
     Method("ablation, resample", "nodes", partial(_ablate_nodes, kind="resample")),
     Method("ablation, zero", "nodes", partial(_ablate_nodes, kind="zero")),

@@ -102,7 +102,7 @@ def agreement(found: Examined) -> float:
     """Spearman's rank correlation over edges of attributed and exact scores, by absolute value; nan without exact."""
     if found.exact is None:
         return float("nan")
-    return float(spearmanr(np.abs(found.circuit.score), np.abs(found.exact.score)).statistic)
+    return float(spearmanr(np.abs(found.circuit.score), np.abs(found.exact.score))[0])  # pyright: ignore[reportArgumentType]
 
 
 def sentences(name: str, found: Examined) -> tuple[str, ...]:
