@@ -136,7 +136,8 @@ def page(found: dict[str, Examined]) -> Report:
     """Each model with its circuit and its curve."""
     sections = []
     for name, one in found.items():
-        parts = [Figure((one.by_position or one.circuit).top(SHOWN).plot(), (one.by_position or one.circuit).caption())]
+        drawn = (one.by_position or one.circuit).top(SHOWN)
+        parts = [Figure(drawn.plot(), f"The best {drawn.caption()}")]
         parts.append(Figure(one.curve.plot(), one.curve.caption()))
         if one.mean_curve is not None:
             parts.append(Figure(one.mean_curve.plot(), one.mean_curve.caption()))
