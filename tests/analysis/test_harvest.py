@@ -98,13 +98,13 @@ def test_the_executor_reads_every_site_and_multiplies_no_more_than_it_needs(
     tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch, d_model: int
 ) -> None:
     model, batch = tiny_model(n_layers=3, d_model=d_model), ragged()
-    linear, products = Executor._linear, []
+    linear, products = Executor.linear, []
 
     def counted(self: Executor, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
         products.append(x.shape[:2])
         return linear(self, x, weight, bias, act=act)
 
-    monkeypatch.setattr(Executor, "_linear", counted)
+    monkeypatch.setattr(Executor, "linear", counted)
     within = {
         "q": 1,
         "k": 1,
@@ -137,7 +137,16 @@ def test_onednn_is_used_where_it_is_there_and_pays(tiny_model: MakeModel) -> Non
     assert (Executor(tiny_model(d_model=64), blocks=1).fused is not None) == there
     assert Executor(tiny_model(d_model=16), blocks=1).fused is None
     assert Executor(tiny_model(d_model=64, dtype=torch.float64), blocks=1).fused is None
-    assert Executor(tiny_model(d_model=64)).fused is None
+
+
+def test_small_products_of_a_sweep_are_not_worth_onednn(tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = Executor(tiny_model(d_model=64))
+    x, (weight, bias) = torch.randn(3, 64), executor.layers[0].qkv
+    expected = torch.nn.functional.linear(x, weight, bias)
+    large = executor.linear(x.repeat(-(-executor.least // x.numel() // len(weight)), 1), weight, bias)
+    torch.testing.assert_close(large[:3], expected, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(executor, "fused", ("nonsense", ""))  # which oneDNN would refuse
+    torch.testing.assert_close(executor.linear(x, weight, bias), expected)
 
 
 def test_rows_are_what_they_are_alone(tiny_model: MakeModel) -> None:
