@@ -374,6 +374,6 @@ def test_results_are_saved_shown_and_read_back(
         assert "newD" in back.plot().get_title()
     assert grid.low.tolist() == pytest.approx([np.nan] * 4, nan_ok=True)  # one seed has no interval
     assert swapped["latent"].plot(what="kept").images
-    with pytest.raises(ValueError, match="no interchange at site 'z'"):
+    with pytest.raises(ValueError, match="no edit of site 'z'"):
         swapped["latent"].plot(site="z")
     assert "256 distinct pairs" in swapped["latent"].caption()

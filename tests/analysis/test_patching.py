@@ -356,7 +356,7 @@ def test_tables_figures_and_files(tiny_model: MakeModel, task: BooleanTask, tmp_
         shown = np.ma.filled(axes.images[0].get_array(), np.nan)
         rows = frame[frame["site"] == site].reset_index()
         np.testing.assert_allclose(shown.ravel(), rows["recovered"])
-    with pytest.raises(ValueError, match="site 'mlp_out' was not patched; these were: embed, resid_pre, z"):
+    with pytest.raises(ValueError, match="no edit of site 'mlp_out'; there are embed, resid_pre, z"):
         result.plot(site="mlp_out")
     for part in ("n = 16 pairs", "newB", "own completions", "95 % bootstrap", "clean run into the corrupt run"):
         assert part in result.caption()

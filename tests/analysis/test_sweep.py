@@ -36,6 +36,7 @@ from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.decode import complete
+from interp_kit.models.executor import Executor
 from interp_kit.tasks.boolean import BooleanTask
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -881,3 +882,23 @@ def test_copies_are_independent(tiny_model: MakeModel) -> None:
     second.W_U.zero_()
     assert first.W_U.abs().max() > 0
     assert torch.equal(copy.deepcopy(first).W_E, second.W_E)
+
+
+def test_an_executor_is_used_again_only_while_the_weights_are_the_same(
+    tiny_model: MakeModel, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, edits = tiny_model(), [Edit("mlp_out", 0, Zero())]
+    first = sweep(model, batch, edits, metrics())
+    made: list[Executor] = []
+    build = Executor.__init__
+    monkeypatch.setattr(Executor, "__init__", lambda self, *a, **k: (made.append(self), build(self, *a, **k))[1])
+    again = sweep(model, batch, edits, metrics(), executor=first.executor)
+    assert again.executor is first.executor
+    assert not made
+    np.testing.assert_array_equal(again.values, first.values)
+    with torch.no_grad():
+        model.unembed.W_U.mul_(2.0)
+    changed = sweep(model, batch, edits, metrics(), executor=first.executor)
+    assert len(made) == 1
+    np.testing.assert_array_equal(changed.baseline, sweep(model, batch, edits, metrics()).baseline)
+    assert np.abs(changed.baseline - first.baseline).max() > 1e-3

@@ -5,7 +5,7 @@ An activation of a source run is written into a base run. Where the site realise
 the causal model does in the base's world under do(variable = the source's value). `das` looks for a subspace of a site.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,10 +15,10 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.analysis.counterfactual import Chosen, interchanges
-from interp_kit.analysis.sites import ACTIVATIONS, Copy, Edit, has_heads
+from interp_kit.analysis.site_map import site_map
+from interp_kit.analysis.sites import Copy, everywhere
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, wilson
 from interp_kit.core.task import AbstractTask, Example
@@ -97,31 +97,16 @@ class InterchangeResult(AbstractResult):
     ) -> Axes:
         """Layers (or heads) by position, for one site, by default the first; what: "accuracy" or the control's "kept".
         Raises ValueError for a site that was not edited."""
-        frame = self.to_frame()
         site = site or self.site[0]
-        frame = frame[frame["site"] == site]
-        if frame.empty:
-            raise ValueError(f"no interchange at site {site!r}; there are {', '.join(dict.fromkeys(self.site))}")
-        rows = [
-            site if la < 0 else f"L{la}" if he < 0 else f"L{la}H{he}"
-            for la, he in zip(frame["layer"], frame["head"], strict=True)
-        ]
-        names, columns = list(dict.fromkeys(rows)), list(dict.fromkeys(frame["position"]))
-        grid, mark = np.full((len(names), len(columns)), np.nan), np.zeros((len(names), len(columns)), dtype=bool)
-        for row, position, value, kept in zip(rows, frame["position"], frame[what], frame["kept"], strict=True):
-            grid[names.index(row), columns.index(position)] = value
-            mark[names.index(row), columns.index(position)] = kept < 0.95
-        return heatmap(
-            grid,
-            names,
-            columns,
+        return site_map(
+            self.to_frame().assign(moved=self.kept < 0.95),
+            site,
+            what,
+            mark="moved" if what == "accuracy" else None,
             ax=ax,
             title=f"{site}: do({self.config['variable']}) → {self.config['target']}",
             label="interchange accuracy" if what == "accuracy" else "control: answer kept",
             limits=(0.0, 1.0),
-            mark=mark if what == "accuracy" else None,
-            x_label="position",
-            y_label="layer",
         )
 
 
@@ -166,9 +151,9 @@ def interchange(
     base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))
     at = base.position(base.field(target).predict)
     if positions is None:
-        positions = [name for name, index in base.positions.items() if bool(((index >= 0) & (index <= at)).all())]
+        positions = base.positions_to(target)
     groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions}
-    marks = list(_marks(model, sites, Copy(source), [None] if by == "all" else list(groups)))
+    marks = everywhere(model, sites, Copy(source), [None] if by == "all" else list(groups))
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
@@ -218,20 +203,6 @@ def interchange(
             "seed": seed,
         },
     )
-
-
-def _marks(
-    model: HookedModel, sites: str | Sequence[str], source: Copy, positions: Sequence[str | None]
-) -> Iterator[Edit]:
-    for site in [sites] if isinstance(sites, str) else sites:
-        template = ACTIVATIONS.get(site, ("{layer}",))[0]
-        heads: Sequence[int | None] = [None]
-        if site in ACTIVATIONS and has_heads(site):
-            grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
-            heads = range(grouped or model.cfg.n_heads)
-        for layer in range(model.cfg.n_layers) if "{layer}" in template else [None]:
-            for head in heads:
-                yield from (Edit(site, layer, source, head=head, position=name) for name in positions)
 
 
 def _distinct(

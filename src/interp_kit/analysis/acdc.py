@@ -11,9 +11,8 @@ from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, kl
 from interp_kit.core.batch import PairBatch
-from interp_kit.core.circuit import LOGITS
-from interp_kit.core.stats import bootstrap_mean
-from interp_kit.core.types import HookedModel, model_name
+from interp_kit.core.circuit import LOGITS, Edge
+from interp_kit.core.types import HookedModel
 
 
 def acdc(
@@ -37,7 +36,8 @@ def acdc(
     graph, measured = Graph(model), metric(pairs)
     into = pairs.clean
     reference, reads = graph.outputs(pairs.corrupt.tokens), measured.reads(into)
-    removed, kept, values, runs = graph.mask(into, []), [], [], 2
+    removed, runs = graph.mask(into, []), 2
+    kept: dict[Edge, np.ndarray] = {}
     with torch.no_grad():
         before = graph.logits(into.tokens, reads)[0]
 
@@ -57,32 +57,10 @@ def acdc(
                 removed, now = without, after
             else:
                 reached.add(edge.sender)
-                kept.append(edge)
-                values.append((after - now).cpu().numpy())
+                kept[edge] = (after - now).cpu().numpy()
     if not kept:
         raise ValueError(f"no edge moves {measured.name} by {threshold}: nothing is left")
-    score, low, high = bootstrap_mean(np.stack(values), "pairs")
-    return Circuit(
-        sender=tuple(edge.sender for edge in kept),
-        receiver=tuple(edge.receiver for edge in kept),
-        input=tuple(edge.input for edge in kept),
-        position=("",) * len(kept),
-        score=score,
-        low=low,
-        high=high,
-        nodes=graph.nodes,
-        positions=tuple(into.positions),
-        n=len(pairs),
-        config={
-            "analysis": "acdc",
-            "model": model_name(model),
-            "task": into.task,
-            "variable": pairs.variable,
-            "target": pairs.target,
-            "method": "acdc",
-            "threshold": threshold,
-            "metric": measured.name,
-            "direction": "noise",
-            "forwards": runs,
-        },
-    )
+    return Circuit.scored(
+        model, pairs, graph.nodes, kept, analysis="acdc", method="acdc", threshold=threshold, metric=measured.name,
+        direction="noise", forwards=runs,
+    )  # fmt: skip

@@ -8,8 +8,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import EMBED, LOGITS, Edge
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.types import HookedModel, model_name
 
 if TYPE_CHECKING:
     import networkx
@@ -36,6 +39,37 @@ class Circuit(AbstractResult):
     positions: tuple[str, ...]
     n: int
     config: Mapping[str, Any]
+
+    @classmethod
+    def scored(
+        cls,
+        model: HookedModel,
+        pairs: PairBatch,
+        nodes: Sequence[str],
+        values: Mapping[Edge, np.ndarray],
+        **config: Any,
+    ) -> "Circuit":
+        """The circuit of edges with their score on every pair, (pairs,) each."""
+        score, low, high = bootstrap_mean(np.stack(list(values.values())), "pairs")
+        return cls(
+            sender=tuple(edge.sender for edge in values),
+            receiver=tuple(edge.receiver for edge in values),
+            input=tuple(edge.input for edge in values),
+            position=tuple(edge.position or "" for edge in values),
+            score=score,
+            low=low,
+            high=high,
+            nodes=tuple(nodes),
+            positions=tuple(pairs.clean.positions),
+            n=len(pairs),
+            config={
+                "model": model_name(model),
+                "task": pairs.clean.task,
+                "variable": pairs.variable,
+                "target": pairs.target,
+                **config,
+            },
+        )
 
     def __post_init__(self) -> None:
         if not np.isfinite(self.score).all():

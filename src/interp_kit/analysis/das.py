@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
 from interp_kit.analysis.counterfactual import Chosen
-from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, names_before, orthonormal, split
+from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
 from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.plotting import heatmap, intervals
@@ -187,7 +187,7 @@ def das(
     with bar, torch.inference_mode(False):  # the caller's inference mode would leave nothing to learn from
         for seed in seeds:
             sides = split(task, variable, target, held_out, limit, seed, model.cfg.device)
-            names = list(names_before(sides[0].base, target) if names is None else names)
+            names = list(sides[0].base.positions_to(target) if names is None else names)
             cells = [(number, name) for number in layers for name in names]
             bar.total = len(seeds) * len(cells)
             whole, unedited = _full(model, sides[1], site, cells)

@@ -16,8 +16,7 @@ from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import Direction
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.core.circuit import EMBED, Edge
-from interp_kit.core.stats import bootstrap_mean
-from interp_kit.core.types import HookedModel, model_name
+from interp_kit.core.types import HookedModel
 
 Method = Literal["exact", "eap", "eap-ig"]
 FIRST, LAST = 16, 1024  # steps of integrated gradients, where none are asked for
@@ -89,34 +88,12 @@ def score_edges(
                 break
             steps_taken, before_last = 2 * steps_taken, incomplete
         forwards = 2 + 3 * runs
-    values = sign * values.cpu().numpy()
-    score, low, high = bootstrap_mean(values, "pairs")
-    return Circuit(
-        sender=tuple(edge.sender for edge in edges),
-        receiver=tuple(edge.receiver for edge in edges),
-        input=tuple(edge.input for edge in edges),
-        position=tuple(edge.position or "" for edge in edges),
-        score=score,
-        low=low,
-        high=high,
-        nodes=graph.nodes,
-        positions=tuple(into.positions),
-        n=len(pairs),
-        config={
-            "analysis": "score_edges",
-            "model": model_name(model),
-            "task": into.task,
-            "variable": pairs.variable,
-            "target": pairs.target,
-            "method": method,
-            "steps": steps_taken,
-            "incomplete": incomplete,
-            "metric": measured.name,
-            "direction": direction,
-            "gap": float(sign * (start - goal).mean()),
-            "forwards": forwards,
-        },
-    )
+    scores = dict(zip(edges, sign * values.cpu().numpy(), strict=True))
+    return Circuit.scored(
+        model, pairs, graph.nodes, scores, analysis="score_edges", method=method, steps=steps_taken,
+        incomplete=incomplete, metric=measured.name, direction=direction, gap=float(sign * (start - goal).mean()),
+        forwards=forwards,
+    )  # fmt: skip
 
 
 def patched(

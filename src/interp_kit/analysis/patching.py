@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.metrics import Metric, logit_difference
-from interp_kit.analysis.sites import ACTIVATIONS, Copy, CopyAttended, Direction, Edit, has_heads
+from interp_kit.analysis.site_map import site_map
+from interp_kit.analysis.sites import Copy, CopyAttended, Direction, Edit, everywhere
 from interp_kit.analysis.sweep import SweepValues, sweep
 from interp_kit.core.batch import PairBatch
-from interp_kit.core.plotting import heatmap, intervals
+from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio
 from interp_kit.core.types import HookedModel, model_name
@@ -83,36 +84,14 @@ class PatchingResult(AbstractResult):
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
         """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""
-        frame = self.to_frame()
         site = site or self.site[0]
-        frame = frame[frame["site"] == site]
-        if frame.empty:
-            raise ValueError(f"site {site!r} was not patched; these were: {', '.join(dict.fromkeys(self.site))}")
         title = (
             f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
         )
         if site == "senders":
             series = {"recovered": (self.recovered, self.low, self.high)}
-            return intervals(list(frame["position"]), series, ax=ax, title=title, x_label="recovered")
-        rows = [
-            site if la < 0 else f"L{la}" if he < 0 else f"L{la}H{he}"
-            for la, he in zip(frame["layer"], frame["head"], strict=True)
-        ]
-        names, columns = list(dict.fromkeys(rows)), list(dict.fromkeys(frame["position"]))
-        grid = np.full((len(names), len(columns)), np.nan)
-        for row, position, value in zip(rows, frame["position"], frame["recovered"], strict=True):
-            grid[names.index(row), columns.index(position)] = value
-        return heatmap(
-            grid,
-            names,
-            columns,
-            ax=ax,
-            title=title,
-            label="recovered",
-            signed=True,
-            x_label="position",
-            y_label="layer",
-        )
+            return intervals(self.position, series, ax=ax, title=title, x_label="recovered")
+        return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label="recovered", signed=True)
 
 
 def patch(
@@ -142,14 +121,7 @@ def patch(
     shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
     groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions or shared}
     names = [None] if by == "all" else list(groups)
-    copy = Copy(source)
-    marks = [
-        Edit(site, layer, copy, head=head, position=name)
-        for site in ([sites] if isinstance(sites, str) else sites)
-        for layer in (range(model.cfg.n_layers) if "{layer}" in ACTIVATIONS.get(site, ("{layer}",))[0] else [None])
-        for head in (_heads(model, site) if site in ACTIVATIONS and has_heads(site) else [None])
-        for name in names
-    ]
+    marks = everywhere(model, sites, Copy(source), names)
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
@@ -191,11 +163,6 @@ def patch_senders(
     swept = sweep(model, into, edits, metric(pairs), progress=progress)
     marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
     return _result(model, pairs, marks, swept, metric, direction, dropped, receiver=receiver)
-
-
-def _heads(model: HookedModel, site: str) -> range:
-    grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
-    return range(grouped or model.cfg.n_heads)
 
 
 def _solved(model: HookedModel, pairs: PairBatch) -> tuple[PairBatch, int]:

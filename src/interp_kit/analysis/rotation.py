@@ -2,7 +2,6 @@
 position) of a network, from which on the layers are run again, with gradients to the subspace's basis alone.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -174,9 +173,3 @@ def first_basis(width: int, k: int, seed: int, *names: object) -> Float[Tensor, 
     """(width, k) normal numbers, whose span is a uniformly random subspace."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "das", "basis", *names))
     return torch.randn(width, k, generator=generator)
-
-
-def names_before(batch: TokenBatch, target: str) -> Sequence[str]:
-    """The named positions that every row has, up to the one that predicts the target."""
-    at = batch.position(batch.field(target).predict)
-    return [name for name, index in batch.positions.items() if bool(((index >= 0) & (index <= at)).all())]

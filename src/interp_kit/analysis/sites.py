@@ -235,6 +235,21 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             )
 
 
+def everywhere(
+    model: HookedModel, sites: str | Sequence[str], source: Source, positions: Sequence[str | None]
+) -> list[Edit]:
+    """One edit for every layer of the sites, every head where a site has heads, and every position (None: all)."""
+    found = []
+    for site in [sites] if isinstance(sites, str) else sites:
+        template, heads = ACTIVATIONS.get(site, ("{layer}",))[0], [None]
+        if site in ACTIVATIONS and has_heads(site):
+            grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
+            heads = range(grouped or model.cfg.n_heads)
+        for layer in range(model.cfg.n_layers) if "{layer}" in template else [None]:
+            found += [Edit(site, layer, source, head=head, position=name) for head in heads for name in positions]
+    return found
+
+
 def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
     """The parameter that a weight edit is about. Raises ValueError where there is none."""
     template = WEIGHTS[edit.site][0]

@@ -53,7 +53,7 @@ def sweep(
     Edits run together in plain torch (`analysis/suffix.py`), after its unedited logits were compared with the model's;
     through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
     compute. memory: bytes that a batch of edits may take, beside the model, one unedited run, the edits themselves and
-    the values; executor: of an earlier sweep of this model as it still is, so that it need not be compared again.
+    the values; executor: of an earlier sweep, made and compared anew only if weights have changed.
 
     Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
     where the unedited model gives nan or inf.
@@ -109,8 +109,9 @@ def _plain(engine: Engine, reads: Tensor, executor: Executor | None) -> Suffix:
     """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
     are not the model's own on the first rows, FloatingPointError where they are not finite."""
     batch = engine.batch
-    suffix = Suffix(executor or Executor(engine.model, compare=False), batch, reads, engine.new_value)
-    if executor is None:
+    known = executor if executor is not None and executor.is_of(engine.model) else None
+    suffix = Suffix(known or Executor(engine.model, compare=False), batch, reads, engine.new_value)
+    if known is None:
         few = slice(0, COMPARED)
         expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
         difference = float((suffix.logits[few] - expected).abs().max())

@@ -69,6 +69,11 @@ class TokenBatch:
             raise ValueError(f"row {row} of the batch has no position {name!r}")
         return index
 
+    def positions_to(self, target: str) -> list[str]:
+        """The named positions that every row has, up to the one that predicts the field `target`."""
+        at = self.position(self.field(target).predict)
+        return [name for name, index in self.positions.items() if bool(((index >= 0) & (index <= at)).all())]
+
     def label(self, name: str) -> Int[Tensor, " batch"]:
         """(batch,) true values of a variable. Raises ValueError for an unknown name."""
         if name not in self.labels:

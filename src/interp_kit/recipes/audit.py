@@ -8,6 +8,7 @@ truth: what a method scores there, it scores without any mechanism.
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
@@ -160,15 +161,13 @@ def audit(
         raise ValueError("an audit needs a circuit, a method and a seed")
     for name in circuits:
         ground_truth(name)
-    names = [method.name + method.level for method in methods]
-    chosen = [i for i, method in enumerate(METHODS) if method.name + method.level in names]
-    work = [(name, seed, chosen) for name in circuits for seed in (*seeds, None)]
-    work += [(f"{TWIN}{name}", 0, chosen) for name in twins]
-    if jobs > 1 and tuple(METHODS[i] for i in chosen) == tuple(methods):
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
-            found = list(pool.map(_by_number, work))
+    work = [(name, seed) for name in circuits for seed in (*seeds, None)] + [(f"{TWIN}{name}", 0) for name in twins]
+    run = partial(_run, methods=tuple(methods))
+    if jobs == 1:
+        found = [run(one) for one in work]
     else:
-        found = [_run(name, seed, methods) for name, seed, _ in work]
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
+            found = list(pool.map(run, work))
     shape, first = (len(circuits), len(seeds) + 1, len(methods)), len(found) - len(twins)
     scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found[:first], strict=True))
     return AuditResult(
@@ -186,29 +185,25 @@ def audit(
     )
 
 
-def _by_number(work: tuple[str, int | None, list[int]]) -> tuple[list[float], list[int], list[float]]:
-    name, seed, chosen = work
-    return _run(name, seed, [METHODS[i] for i in chosen])
-
-
-def _run(name: str, seed: int | None, methods: Sequence[Method]) -> tuple[list[float], list[int], list[float]]:
+def _run(
+    work: tuple[str, int | None], methods: Sequence[Method]
+) -> tuple[tuple[float, ...], tuple[int, ...], tuple[float, ...]]:
     """AUROC, forwards and seconds of each method on one model: that of a seed, or for None an untrained one."""
+    name, seed = work
     if name.startswith(TWIN):
         model = resolve(name)
     else:
         model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
     case = Case(model, task_of(model), ground_truth(name.removeprefix(TWIN)))
     _ = case.pairs, case.everything, case.graph  # built once for all, so that no method pays for them
-    found: tuple[list[float], list[int], list[float]] = ([], [], [])
+    found = []
     for method in methods:
         start = perf_counter()
         result = method.run(case)
-        for part, value in zip(
-            found, (auroc(case, method, result.scores), result.forwards, perf_counter() - start), strict=True
-        ):
-            part.append(value)  # pyright: ignore[reportArgumentType]
+        found.append((auroc(case, method, result.scores), result.forwards, perf_counter() - start))
     logger.info("{} {}: done", name, "untrained" if seed is None else f"seed {seed}")
-    return found
+    scores, forwards, seconds = zip(*found, strict=True)
+    return scores, forwards, seconds
 
 
 def main(out: Path, *, jobs: int = 1) -> Path:

@@ -11,7 +11,7 @@ from interp_kit.analysis.patching import patch
 from interp_kit.analysis.sites import Copy, Edit, Mean, Resample, Zero
 from interp_kit.analysis.sweep import sweep
 from interp_kit.models.planted import ground_truth
-from interp_kit.recipes.audit_methods import PROBE, Case, probe_positions
+from interp_kit.recipes.audit_methods import Case, probe_positions
 from interp_kit.recipes.zoo import planted, task_of
 
 
@@ -170,7 +170,7 @@ def tokens() -> Experiment:
         " from the probe, in boolean-latent, which computes newB, as in boolean-direct, which does not. A control that"
         " is this strict cannot tell them apart; interventions do.",
         (("probe at newB?", plain), ("the same above visible tokens", above)),
-        plain > 0.95 and abs(above) < 0.05 and PROBE.folds > 1,
+        plain > 0.95 and abs(above) < 0.05,
     )
 
 

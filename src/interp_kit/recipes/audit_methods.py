@@ -77,9 +77,7 @@ class Case:
     @property
     def positions(self) -> list[str]:
         """Named positions up to the one that predicts the answer."""
-        batch = self.pairs.clean
-        at = batch.position(batch.field(self.truth.target).predict)
-        return [name for name, index in batch.positions.items() if bool(((index >= 0) & (index <= at)).all())]
+        return self.pairs.clean.positions_to(self.truth.target)
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the kit. fitted: whether it learns something, and takes far longer than its runs say."""
+    """A method of the kit."""
 
     name: str
     level: Level
     run: Callable[[Case], Found]
-    fitted: bool = False
 
 
 def _named(frame: Any, value: str) -> dict[str, float]:
@@ -243,8 +240,8 @@ METHODS = (
     Method("ablation, resample", "nodes", partial(_ablate_nodes, kind="resample")),
     Method("ablation, zero", "nodes", partial(_ablate_nodes, kind="zero")),
     Method("direct logit attribution", "nodes", _direct),
-    Method("probe", "nodes", partial(_probe_nodes, above_tokens=False), fitted=True),
-    Method("probe, above visible tokens", "nodes", partial(_probe_nodes, above_tokens=True), fitted=True),
+    Method("probe", "nodes", partial(_probe_nodes, above_tokens=False)),
+    Method("probe, above visible tokens", "nodes", partial(_probe_nodes, above_tokens=True)),
     Method("path patching, noise", "edges", partial(_edges, method="exact")),
     Method("path patching, denoise", "edges", partial(_edges, method="exact", direction="denoise")),
     Method("EAP", "edges", partial(_edges, method="eap")),
@@ -253,10 +250,10 @@ METHODS = (
     Method("patching, denoise", "positions", partial(_patch_positions, direction="denoise")),
     Method("patching, noise", "positions", partial(_patch_positions, direction="noise")),
     Method("interchange", "positions", _interchange_positions),
-    Method("DAS, k = 1", "positions", _das_positions, fitted=True),
+    Method("DAS, k = 1", "positions", _das_positions),
     Method("ablation, mean", "positions", partial(_ablate_positions, source=Mean())),
     Method("ablation, zero", "positions", partial(_ablate_positions, source=Zero())),
     Method("logit lens", "positions", _lens_positions),
-    Method("probe", "positions", partial(probe_positions, above_tokens=False), fitted=True),
-    Method("probe, above visible tokens", "positions", partial(probe_positions, above_tokens=True), fitted=True),
+    Method("probe", "positions", partial(probe_positions, above_tokens=False)),
+    Method("probe, above visible tokens", "positions", partial(probe_positions, above_tokens=True)),
 )

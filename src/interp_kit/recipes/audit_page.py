@@ -16,7 +16,7 @@ def sentences(result: AuditResult) -> tuple[str, ...]:
         numbers = [i for i, name in enumerate(result.level) if name == level]
         good = [i for i in numbers if result.auroc[i].mean(-1).min() >= GOOD]
         poor = sorted((i for i in numbers if i not in good), key=lambda i: result.auroc[i].mean())
-        words = ", ".join(result.method[i] for i in good) or "none"
+        words = "; ".join(result.method[i] for i in good) or "none"
         text = f"True {level} of all {len(result.circuit)} circuits found (AUROC at least {GOOD} on each): {words}."
         if poor:
             worst = [f"{result.method[i]} ({result.over_circuits(i)})" for i in poor]
