@@ -22,8 +22,8 @@ from interp_kit.analysis.sites import (
     Zero,
     hook_name,
 )
-from interp_kit.analysis.suffix import write
 from interp_kit.analysis.weights import edited_weights
+from interp_kit.analysis.writing import write
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
 from interp_kit.models.decode import Change

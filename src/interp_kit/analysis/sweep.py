@@ -17,6 +17,7 @@ from interp_kit.analysis.engine import NOT_FINITE, Engine, needs_hooks
 from interp_kit.analysis.metrics import Metric
 from interp_kit.analysis.sites import Edit, as_group, check_edit
 from interp_kit.analysis.suffix import Suffix
+from interp_kit.analysis.suffix_run import logits_under
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
@@ -83,7 +84,7 @@ def sweep(
             entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
             bar.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
-                logits = suffix.run([as_group(edits[i]) for i in fast[chunk].tolist()])
+                logits = logits_under(suffix, [as_group(edits[i]) for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
                 bar.update(len(chunk))
         for i in np.flatnonzero(hooked).tolist():

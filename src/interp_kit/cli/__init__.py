@@ -1,0 +1,39 @@
+"""`interp-kit`: every analysis from the command line. One frozen dataclass a command; nothing heavy is imported before
+a command runs.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+from interp_kit.cli import analyses, models, studies
+
+Command = (
+    Annotated[models.Generate, tyro.conf.subcommand("generate")]
+    | Annotated[models.Train, tyro.conf.subcommand("train")]
+    | Annotated[models.Test, tyro.conf.subcommand("test")]
+    | Annotated[models.Load, tyro.conf.subcommand("load")]
+    | Annotated[analyses.Probe, tyro.conf.subcommand("probe")]
+    | Annotated[analyses.Patch, tyro.conf.subcommand("patch")]
+    | Annotated[analyses.Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
+    | Annotated[analyses.Sae, tyro.conf.subcommand("sae")]
+    | Annotated[models.TrainCulture, tyro.conf.subcommand("train-culture")]
+    | Annotated[studies.Report, tyro.conf.subcommand("report")]
+    | Annotated[studies.CultureReport, tyro.conf.subcommand("culture-report")]
+    | Annotated[studies.Audit, tyro.conf.subcommand("audit")]
+    | Annotated[studies.Circuits, tyro.conf.subcommand("circuits")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program. Exit status 1 with one clear line where the input is at fault."""
+    command = tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    try:
+        command.execute()  # pyright: ignore[reportAttributeAccessIssue]
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"interp-kit: {error}", file=sys.stderr)
+        return 1
+    return 0

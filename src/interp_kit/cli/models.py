@@ -1,0 +1,154 @@
+"""Commands that make data and models, and load and test them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from interp_kit.cli.common import Common, Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    """Write the data files of the boolean task (as `causal-experiment --generate`)."""
+
+    out: Path = Path("dataset")
+    omit: str = ""
+    """inputs to leave out, '1,1,1,1,1;0,0,0,0,0'"""
+    seed: int = 42
+
+    def execute(self) -> None:
+        from interp_kit.tasks.boolean import BooleanTask
+        from interp_kit.tasks.boolean.dataset import parse_omissions, splits, write_splits
+
+        task = BooleanTask()
+        omitted = parse_omissions(self.omit, len(task.inputs))
+        for path in write_splits(task, self.out, splits(task, omit=omitted, seed=self.seed)):
+            print(path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a small GPT-2 on a task from scratch."""
+
+    out: Path
+    task: str = "boolean"
+    data: Path | None = None
+    """boolean: a train.jsonl; default: 20,000 examples drawn by the task"""
+    examples: int = 20_000
+    epochs: float = 3.0
+    learning_rate: float = 5e-4
+    batch_size: int = 16
+    seed: int = 42
+    device: str | None = None
+    progress: bool = True
+
+    def execute(self) -> None:
+        from interp_kit.core.task import AbstractTask
+        from interp_kit.tasks.boolean import BooleanTask
+        from interp_kit.tasks.boolean.dataset import read_split
+        from interp_kit.tasks.registry import task
+        from interp_kit.training.sft import SFTConfig, train_sft
+
+        learnt: AbstractTask = task(self.task)
+        if self.data is None:
+            examples = learnt.sample(self.examples, self.seed)
+        elif isinstance(learnt, BooleanTask):
+            examples = learnt.examples(read_split(learnt, self.data))
+        else:
+            raise ValueError(f"--data is for the boolean task, not {self.task}")
+        config = SFTConfig(
+            epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size, seed=self.seed
+        )
+        print(train_sft(learnt, examples, self.out, config, device=self.device, progress=self.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainCulture:
+    """Train a group of culture models in rotation; goes on where it was stopped."""
+
+    out: Path
+    """folder of the models, their training states and the curve"""
+    ids: tuple[int, ...] = (0, 1, 2, 3)
+    preset: str = "fast"
+    """fast, or one of the original: 17K, 4M, 37M, 122M, 352M"""
+    budget: int = 240_000
+    """quizzes that each model sees"""
+    turn: int = 8_000
+    """quizzes between evaluations"""
+    quizzes: int = 0
+    """culture quizzes that the models make once all have passed the threshold"""
+    threshold: float = 0.95
+    seed: int = 0
+    making: float = 0.1
+    """share of the budget, at its start and its end, in which making quizzes is learnt, at some cost in accuracy"""
+    device: str = "cpu"
+    precision: str = "float32"
+    """bfloat16 is twice as fast on a CPU that has it"""
+    workers: int = 2
+    """processes, of one thread each"""
+    shards: int = 1
+    """processes that share every step of a model"""
+
+    def execute(self) -> None:
+        from dataclasses import asdict
+
+        from interp_kit.training.culture.rotation import CultureConfig, train
+
+        options = asdict(self)
+        train(CultureConfig(**{name: value for name, value in options.items() if name != "out"}), self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Test(Common):
+    """Exact match and accuracy by field, seen inputs apart from omitted ones, beside both baselines."""
+
+    model: Annotated[Model, tyro.conf.Positional]
+
+    def execute(self) -> None:
+        from interp_kit.analysis.evaluation import evaluate
+        from interp_kit.recipes.zoo import omitted_examples
+
+        model, task = self.open(self.model)
+        self.finish(evaluate(model, task, omitted=omitted_examples(model, task)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load(Common):
+    """Load a model and print where it comes from and how exact its conversion is."""
+
+    model: Annotated[Model, tyro.conf.Positional]
+    fold: bool = False
+    """fold LayerNorms and centre weights, as TransformerLens does by default"""
+
+    def execute(self) -> None:
+        from interp_kit.models.checkpoints import provenance
+        from interp_kit.recipes.zoo import resolve
+
+        model = resolve(self.model, device=self.device, fold=self.fold)
+        cfg, where = model.cfg, provenance(model)
+        check = getattr(model, "conversion", None)
+        facts = {
+            "model": where.name,
+            "path": where.path,
+            "sha256": where.sha256,
+            "task": where.task,
+            "initialisation": where.initialisation,
+            "omitted inputs": list(where.omitted),
+            "layers": cfg.n_layers,
+            "heads": cfg.n_heads,
+            "d_model": cfg.d_model,
+            "context": cfg.n_ctx,
+            "vocabulary": cfg.d_vocab,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "conversion": str(check) if check else "constructed, nothing to convert",
+        }
+        if self.json is not None and str(self.json) != "-":
+            from interp_kit.core.files import write_json
+
+            write_json(self.json, facts)
+        print(
+            json.dumps(facts, indent=2) if str(self.json) == "-" else "\n".join(f"{k}: {v}" for k, v in facts.items())
+        )

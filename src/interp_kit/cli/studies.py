@@ -1,0 +1,68 @@
+"""Commands that run a whole study and write its page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The main study of the boolean task, recomputed from the checkpoints, as a page."""
+
+    out: Path = Path("reports/boolean.html")
+    jobs: int | None = None
+    """processes; default: one a core"""
+    progress: bool = True
+
+    def execute(self) -> None:
+        from interp_kit.recipes.boolean_report import main as run
+
+        print(run(self.out, jobs=self.jobs, progress=self.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CultureReport:
+    """The study of the culture models, recomputed from the checkpoints, as a page with grids."""
+
+    out: Path = Path("reports/culture.html")
+    ids: tuple[int, ...] = ()
+    """numbers of the models; default: all there are"""
+    checkpoint_dir: str | None = None
+    tests: int = 1000
+    """quizzes to test the models on"""
+    jobs: int | None = None
+    """processes; default: one a core"""
+    progress: bool = True
+
+    def execute(self) -> None:
+        from interp_kit.recipes.culture_report import main as run
+
+        print(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """Every method on models whose circuit is known by construction, as a page: when to believe which."""
+
+    out: Path = Path("reports")
+    """folder for audit.html, its figures, and the tables"""
+    jobs: int = 1
+    """processes"""
+
+    def execute(self) -> None:
+        from interp_kit.recipes.audit import main as run
+
+        print(run(self.out, jobs=self.jobs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circuits:
+    """Circuits of the trained boolean models and one culture model, with faithfulness curves, as a page."""
+
+    out: Path = Path("reports/circuits.html")
+    jobs: int = 1
+    """processes"""
+
+    def execute(self) -> None:
+        from interp_kit.recipes.trained_circuits import main as run
+
+        print(run(self.out, jobs=self.jobs))
