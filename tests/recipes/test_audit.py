@@ -8,8 +8,9 @@ import pytest
 from interp_kit.core.plotting import png
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit import AuditResult, audit, auroc
+from interp_kit.recipes.audit_case import Case, Found, Method
 from interp_kit.recipes.audit_experiments import backup, decoy, lens, mean, tokens, zero
-from interp_kit.recipes.audit_methods import METHODS, Case, Found, Method
+from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.audit_page import sentences
 from interp_kit.recipes.zoo import planted, task_of
 

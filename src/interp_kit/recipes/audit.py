@@ -24,7 +24,8 @@ from interp_kit.core.plotting import heatmap, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
-from interp_kit.recipes.audit_methods import METHODS, Case, Method
+from interp_kit.recipes.audit_case import Case, Method
+from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.boolean_report import one_thread
 from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
 

@@ -11,7 +11,8 @@ from interp_kit.analysis.patching import patch
 from interp_kit.analysis.sites import Copy, Edit, Mean, Resample, Zero
 from interp_kit.analysis.sweep import sweep
 from interp_kit.models.planted import ground_truth
-from interp_kit.recipes.audit_methods import Case, probe_positions
+from interp_kit.recipes.audit_case import Case
+from interp_kit.recipes.audit_methods import probe_positions
 from interp_kit.recipes.zoo import planted, task_of
 
 

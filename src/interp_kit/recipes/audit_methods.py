@@ -5,13 +5,11 @@ given what its user would give it: the model, the task, the question and its min
 site at which positions are compared.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
-from transformer_lens import HookedTransformer
+from scipy.stats import rankdata
 
 from interp_kit.analysis.ablation import Kind, ablate
 from interp_kit.analysis.abstraction import interchange
@@ -20,81 +18,19 @@ from interp_kit.analysis.attribution import direct_logit_attribution, logit_lens
 from interp_kit.analysis.das import das
 from interp_kit.analysis.edge_scores import Method as EdgeMethod
 from interp_kit.analysis.edge_scores import score_edges
-from interp_kit.analysis.graph import Graph
-from interp_kit.analysis.harvest import harvest
 from interp_kit.analysis.linear import rotate
 from interp_kit.analysis.metrics import logit_difference
 from interp_kit.analysis.patching import patch
 from interp_kit.analysis.scoring import ProbeOptions, Scorer
-from interp_kit.analysis.sites import Direction, Edit, Mean, Zero
+from interp_kit.analysis.sites import Add, Direction, Edit, Mean, Zero
 from interp_kit.analysis.sweep import sweep
-from interp_kit.core.batch import PairBatch, TokenBatch
-from interp_kit.core.circuit import EMBED, LOGITS, GroundTruth
-from interp_kit.core.task import AbstractTask
+from interp_kit.core.circuit import EMBED
+from interp_kit.recipes.audit_case import Case, Found, Method
 
-Level = Literal["nodes", "edges", "positions"]
-PAIRS, PROBED = 128, 512  # at most: pairs, and examples that probes see
 STEPS, FITTED = 40, 64  # of DAS: steps, and pairs and controls that it is fitted on
 PROBE = ProbeOptions(folds=8, repeats=2, c=1.0, alpha=1.0, seed=0)
 THRESHOLD = 0.01  # nats, of ACDC
-
-
-@dataclass(frozen=True)
-class Case:
-    """One circuit: a model, and the question that it is asked."""
-
-    model: HookedTransformer
-    task: AbstractTask
-    truth: GroundTruth
-
-    @cached_property
-    def pairs(self) -> PairBatch:
-        """Minimal pairs in which the variable and the answer differ."""
-        return self.task.pairs(self.truth.variable, self.truth.target, limit=PAIRS)
-
-    @cached_property
-    def everything(self) -> TokenBatch:
-        """All distinct examples, or PROBED of them."""
-        examples = self.task.pool()
-        chosen = np.random.default_rng(0).permutation(len(examples))[:PROBED]
-        return self.task.batch([examples[i] for i in sorted(chosen)])
-
-    @cached_property
-    def graph(self) -> Graph:
-        """The model's nodes and edges."""
-        return Graph(self.model)
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """All but embedding and logits."""
-        return tuple(node for node in self.graph.nodes if node not in (EMBED, LOGITS))
-
-    @property
-    def sites(self) -> list[str]:
-        """Where whole nodes are patched."""
-        return ["z", "mlp_out"] if any("MLP" in node for node in self.nodes) else ["z"]
-
-    @property
-    def positions(self) -> list[str]:
-        """Named positions up to the one that predicts the answer."""
-        return self.pairs.clean.positions_to(self.truth.target)
-
-
-@dataclass(frozen=True)
-class Found:
-    """Scores of nodes, edges or positions; forwards: how many runs of the pairs they took, a gradient counting two."""
-
-    scores: Mapping[Any, float]
-    forwards: int
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the kit."""
-
-    name: str
-    level: Level
-    run: Callable[[Case], Found]
+LATENTS = 2  # of a sparse autoencoder that are patched: one that goes, one that comes
 
 
 def _named(frame: Any, value: str) -> dict[str, float]:
@@ -213,10 +149,49 @@ def _das_positions(case: Case) -> Found:
 
 def probe_positions(case: Case, *, above_tokens: bool) -> Found:
     """Each position's probe of the variable, by held-out balanced accuracy."""
-    site, layer, _ = case.truth.site
-    vectors = harvest(case.model, case.everything, f"{site}.{layer}", positions=case.positions)
-    found = _probe(case, next(iter(vectors.values())).double().cpu().numpy()[None], above_tokens=above_tokens)
+    vectors = case.site_vectors(case.everything).double().cpu().numpy()
+    found = _probe(case, vectors[None], above_tokens=above_tokens)
     return Found(dict(zip(case.positions, found[0].tolist(), strict=True)), 1)
+
+
+def _latent_read(case: Case) -> Found:
+    """Each position's best latent as a detector of the variable, chosen on half of the examples, tested on the others:
+    distance of its AUROC from chance."""
+    wanted = np.unique(case.everything.label(case.truth.variable).cpu().numpy(), return_inverse=True)[1]
+    codes = case.sae.encode(case.site_vectors(case.everything)).detach().cpu().numpy()
+    half, found = np.random.default_rng(0).permutation(len(wanted)) % 2 == 0, []
+    for k in range(len(case.positions)):
+        chosen = np.abs(_separation(codes[half, k], wanted[half])).argmax()
+        tested = _separation(codes[~half, k], wanted[~half])
+        found.append(abs(float(tested.flat[chosen])))
+    return Found(dict(zip(case.positions, found, strict=True)), 1)
+
+
+def _separation(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(latent, value) by how much more often than not an example of a value has a larger code than one of another:
+    2 AUROC - 1."""
+    ranks, found = rankdata(codes, axis=0), np.zeros((codes.shape[1], int(wanted.max()) + 1))
+    for value in range(found.shape[1]):
+        of = wanted == value
+        if of.any() and not of.all():
+            found[:, value] = 2 * (ranks[of].mean(0) - (of.sum() + 1) / 2) / (~of).sum() - 1
+    return found
+
+
+def _latents_patched(case: Case) -> Found:
+    """Each position's LATENTS latents that differ most within pairs, given the values of the other side: share of the
+    logit difference that moves."""
+    site, layer, _ = case.truth.site
+    sides = (case.site_vectors(side) for side in (case.pairs.clean, case.pairs.corrupt))
+    clean, corrupt = (case.sae.encode(side).detach() for side in sides)
+    change, written = corrupt - clean, case.sae.W_dec.detach()
+    edits = []
+    for k, name in enumerate(case.positions):
+        chosen = (change[:, k].abs().mean(0) * written.norm(dim=1)).topk(LATENTS).indices
+        edits.append(Edit(site, layer, Add(change[:, k, chosen] @ written[chosen]), position=name))
+    swept = sweep(case.model, case.pairs.clean, edits, logit_difference(case.pairs))
+    effect = np.abs((swept.baseline[0] - swept.values[:, 0]).mean(1))
+    return Found(dict(zip(case.positions, effect.tolist(), strict=True)), len(edits) + 3)
 
 
 def _lens_positions(case: Case) -> Found:
@@ -253,6 +228,8 @@ METHODS = (
     Method("DAS, k = 1", "positions", _das_positions),
     Method("ablation, mean", "positions", partial(_ablate_positions, source=Mean())),
     Method("ablation, zero", "positions", partial(_ablate_positions, source=Zero())),
+    Method("SAE latents, patched", "positions", _latents_patched),
+    Method("SAE latent, read", "positions", _latent_read),
     Method("logit lens", "positions", _lens_positions),
     Method("probe", "positions", partial(probe_positions, above_tokens=False)),
     Method("probe, above visible tokens", "positions", partial(probe_positions, above_tokens=True)),
