@@ -1,0 +1,99 @@
+"""What is audited, and by what: a circuit with its question, and a method that scores its parts."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from interp_kit.analysis.graph import Graph
+from interp_kit.analysis.harvest import harvest
+from interp_kit.analysis.sae_training import SAEConfig, fit_sae
+from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.circuit import EMBED, LOGITS, GroundTruth
+from interp_kit.core.task import AbstractTask
+
+if TYPE_CHECKING:
+    from sae_lens import SAE
+
+Level = Literal["nodes", "edges", "positions"]
+PAIRS, PROBED = 128, 512  # at most: pairs, and examples that probes see
+DICTIONARY = SAEConfig(width=64, k=4, training_samples=100_000)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One circuit: a model, and the question that it is asked."""
+
+    model: HookedTransformer
+    task: AbstractTask
+    truth: GroundTruth
+
+    @cached_property
+    def pairs(self) -> PairBatch:
+        """Minimal pairs in which the variable and the answer differ."""
+        return self.task.pairs(self.truth.variable, self.truth.target, limit=PAIRS)
+
+    @cached_property
+    def everything(self) -> TokenBatch:
+        """All distinct examples, or PROBED of them."""
+        examples = self.task.pool()
+        chosen = np.random.default_rng(0).permutation(len(examples))[:PROBED]
+        return self.task.batch([examples[i] for i in sorted(chosen)])
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The model's nodes and edges."""
+        return Graph(self.model)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """All but embedding and logits."""
+        return tuple(node for node in self.graph.nodes if node not in (EMBED, LOGITS))
+
+    @property
+    def sites(self) -> list[str]:
+        """Where whole nodes are patched."""
+        return ["z", "mlp_out"] if any("MLP" in node for node in self.nodes) else ["z"]
+
+    @property
+    def positions(self) -> list[str]:
+        """Named positions up to the one that predicts the answer."""
+        return self.pairs.clean.positions_to(self.truth.target)
+
+    def site_vectors(self, batch: TokenBatch) -> Float[Tensor, "example position d"]:
+        """What stands at the site where positions are compared, at each of `positions`."""
+        site, layer, _ = self.truth.site
+        (found,) = harvest(self.model, batch, f"{site}.{layer}", positions=self.positions).values()
+        return found
+
+    @cached_property
+    def sae(self) -> "SAE":
+        """A sparse autoencoder of that site."""
+        site, layer, _ = self.truth.site
+        vectors = self.site_vectors(self.everything).flatten(0, 1)
+        names = {"model_name": "audited", "hook_name": f"{site}.{layer}", "task": self.task.name}
+        with torch.inference_mode(False):
+            return fit_sae(vectors, DICTIONARY, names, seed=0, progress=False)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Scores of nodes, edges or positions; forwards: how many runs of the pairs they took, a gradient counting two."""
+
+    scores: Mapping[Any, float]
+    forwards: int
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the kit."""
+
+    name: str
+    level: Level
+    run: Callable[[Case], Found]
