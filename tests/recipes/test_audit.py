@@ -9,7 +9,7 @@ from interp_kit.core.plotting import png
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit import AuditResult, audit, auroc
 from interp_kit.recipes.audit_case import Case, Found, Method
-from interp_kit.recipes.audit_experiments import backup, decoy, lens, mean, tokens, zero
+from interp_kit.recipes.audit_experiments import backup, decoy, lens, mean, tokens, trained, zero
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.audit_page import sentences
 from interp_kit.recipes.zoo import planted, task_of
@@ -47,7 +47,7 @@ def result() -> AuditResult:
         named("interchange", "positions"),
         named("patching, noise", "positions"),
     )
-    return audit(CIRCUITS, judged, seeds=(0, 1))
+    return audit(CIRCUITS, judged, seeds=(0, 1), twins=("boolean-latent", "boolean-latent-seed1", "boolean-via-token"))
 
 
 def test_truth_lie_and_silence_are_judged_as_such(result: AuditResult) -> None:
@@ -66,9 +66,13 @@ def test_a_probe_falls_for_the_decoy(result: AuditResult) -> None:
 
 
 def test_on_a_trained_twin_patching_finds_the_nodes(result: AuditResult) -> None:
-    assert result.trained.shape == (len(result.method), 1)
+    assert result.trained.shape == (len(result.method), 3)
+    assert {name: auroc.shape[1] for name, auroc in result.twinned().items()} == {
+        "boolean-latent": 2,
+        "boolean-via-token": 1,
+    }
     assert result.trained[[0, 3, 4]].min() >= 0.99
-    assert result.trained[1, 0] == 0
+    assert (result.trained[1] == 0).all()
 
 
 def test_on_an_untrained_model_interventions_find_less(result: AuditResult) -> None:
@@ -86,10 +90,10 @@ def test_it_says_what_it_found_and_is_kept(result: AuditResult, tmp_path: Path) 
     result.save(tmp_path / "audit")
     again = AuditResult.load(tmp_path / "audit")
     np.testing.assert_array_equal(again.auroc, result.auroc)
-    assert len(again.to_frame()) == len(result.method) * len(CIRCUITS)
+    assert len(again.to_frame()) == len(result.method) * (len(CIRCUITS) + len(result.twinned()))
 
 
-@pytest.mark.parametrize("experiment", [decoy, tokens, backup, zero, mean, lens], ids=lambda e: e.__name__)
+@pytest.mark.parametrize("experiment", [decoy, tokens, trained, backup, zero, mean, lens], ids=lambda e: e.__name__)
 def test_what_explains_a_failure_holds(experiment) -> None:
     found = experiment()
     assert found.holds, found.figures
@@ -98,6 +102,8 @@ def test_what_explains_a_failure_holds(experiment) -> None:
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="no planted model 'boolean-magic'"):
         audit(["boolean-magic"], METHODS[:1], (0,))
+    with pytest.raises(ValueError, match="no twin boolean-direct; there are boolean-latent"):
+        audit(["boolean-latent"], METHODS[:1], (0,), twins=["boolean-direct"])
     with pytest.raises(ValueError, match="a circuit, a method and a seed"):
         audit([], METHODS[:1], (0,))
     model = planted("boolean-latent")

@@ -35,19 +35,19 @@ def difference(logits: torch.Tensor, pairs: PairBatch) -> torch.Tensor:
 
 @names
 def test_twin_has_the_architecture_and_none_of_the_weights(name: str) -> None:
-    model, planted = shipped(name), planted_model(name, task(PLANTED_TASKS[name]))
+    model, planted = shipped(name), planted_model(TWINS[name][0], task(PLANTED_TASKS[TWINS[name][0]]))
     for (key, mine), (other, theirs) in zip(model.named_parameters(), planted.named_parameters(), strict=True):
         assert key == other
         assert mine.shape == theirs.shape
         assert not theirs.any() or not torch.equal(mine, theirs)
     resolved = resolve(f"twin:{name}")
-    assert task_of(resolved).name == PLANTED_TASKS[name]
+    assert task_of(resolved).name == PLANTED_TASKS[TWINS[name][0]]
     assert torch.equal(resolved.W_E, model.W_E)
 
 
 @names
 def test_twin_answers_every_text(name: str) -> None:
-    known = task(PLANTED_TASKS[name])
+    known = task(PLANTED_TASKS[TWINS[name][0]])
     batch = known.batch(known.enumerate())
     logits, rows = shipped(name)(batch.tokens), torch.arange(len(batch))
     for field in known.fields:
@@ -57,9 +57,9 @@ def test_twin_answers_every_text(name: str) -> None:
 
 @names
 def test_twin_is_as_faithful_as_its_manifest_says(name: str) -> None:
-    known, stated = task(PLANTED_TASKS[name]), read_manifest(checkpoint_root() / FOLDER)[name].metrics
+    known, stated = task(PLANTED_TASKS[TWINS[name][0]]), read_manifest(checkpoint_root() / FOLDER)[name].metrics
     batch = known.batch(known.sample(128, 5))
-    found = fidelity(shipped(name), planted_model(name, known), batch, known.batch(known.sample(128, 6)))
+    found = fidelity(shipped(name), planted_model(TWINS[name][0], known), batch, known.batch(known.sample(128, 6)))
     for node, value in stated["followed"].items():
         assert found.followed[node] == pytest.approx(value, abs=0.05)
     for node, value in stated["kept"].items():
@@ -68,8 +68,8 @@ def test_twin_is_as_faithful_as_its_manifest_says(name: str) -> None:
 
 @names
 def test_nodes_that_change_the_answer_are_those_of_the_planted_model(name: str) -> None:
-    truth, model = ground_truth(name), shipped(name)
-    pairs = task(PLANTED_TASKS[name]).pairs(truth.variable, truth.target)
+    truth, model = ground_truth(TWINS[name][0]), shipped(name)
+    pairs = task(PLANTED_TASKS[TWINS[name][0]]).pairs(truth.variable, truth.target)
     _, cache = model.run_with_cache(pairs.corrupt.tokens)
     clean, corrupt = (difference(model(batch.tokens), pairs) for batch in (pairs.clean, pairs.corrupt))
     share = {
@@ -83,7 +83,7 @@ def test_nodes_that_change_the_answer_are_those_of_the_planted_model(name: str) 
 
 
 def test_a_changed_or_missing_twin_is_refused(tmp_path) -> None:
-    with pytest.raises(CheckpointError, match=r"no twin of 'boolean-direct' in .*; there are boolean-latent"):
+    with pytest.raises(CheckpointError, match=r"no twin 'boolean-direct' in .*; there are boolean-latent"):
         twin("boolean-direct")
     shutil.copytree(checkpoint_root() / FOLDER, tmp_path / FOLDER)
     manifest = tmp_path / FOLDER / "manifest.json"

@@ -64,13 +64,24 @@ def test_fidelity_of_the_teacher_itself_and_of_an_untrained_model(
     teacher: HookedTransformer, batch: TokenBatch, shuffled: TokenBatch
 ) -> None:
     itself = fidelity(teacher, teacher, batch, shuffled)
-    assert {node for node, n in itself.changes.items() if n} == {"L0H0", "L1H1"}
+    assert {node for node, n in itself.changes.items() if n} == {"embed", "L0H0", "L1H1"}
     assert itself.followed["L0H0"] == itself.followed["L1H1"] == 1
     assert math.isnan(itself.followed["L0H1"])
     assert set(itself.kept.values()) == {1.0}
     assert itself.pairs == len(batch)
     fresh = fidelity(untrained(teacher), teacher, batch, shuffled)
     assert fresh.followed["L1H1"] < 0.5 > fresh.followed["L0H0"]
+
+
+def test_mixed_texts_tell_which_of_two_tokens_that_agree_is_read() -> None:
+    """boolean-direct takes newD from D's token, boolean-via-token from newB's: equal on every text of the task."""
+    known = BooleanTask()
+    base, source = known.batch(known.sample(64, 1)), known.batch(known.sample(64, 2))
+    direct, via_token = (planted_boolean(known, name) for name in ("direct", "via-token"))
+    assert fidelity(via_token, via_token, base, source).followed["embed"] == 1
+    other = fidelity(direct, via_token, base, source)
+    assert other.followed["embed"] < 0.99
+    assert {value for node, value in other.followed.items() if node != "embed" and other.changes[node]} == {1.0}
 
 
 def test_a_short_training_learns(teacher: HookedTransformer, batch: TokenBatch) -> None:

@@ -27,10 +27,11 @@ from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.recipes.audit_case import Case, Method
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.boolean_report import one_thread
+from interp_kit.recipes.circuit_twins import TWINS
 from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
 
 SEEDS = (0, 1, 2)
-TWIN, TWINS = "twin:", ("boolean-latent",)  # what names a trained twin, and those that are shipped
+TWIN = "twin:"  # what names a trained twin
 LEVELS = ("nodes", "edges", "positions")
 
 
@@ -39,8 +40,8 @@ class AuditResult(AbstractResult):
     """AUROC of every method on every circuit.
 
     method, level: (method,); circuit: (circuit,); seeds: of the residual basis, (seed,); auroc: (method, circuit,
-    seed); twins: planted models of which a trained twin is shipped, taught the same nodes, so that its edges are only
-    meant to be the same; trained: (method, twin) AUROC on it, one network each; control: (method, circuit) on an
+    seed); twins: trained networks; twin_of: (twin,) the planted model in whose nodes each was taught to compute, so
+    that its edges are only meant to be the same; trained: (method, twin) AUROC; control: (method, circuit) on an
     untrained model; forwards: (method, circuit) runs of the pairs, a gradient counting two; seconds: (method, circuit)
     on one thread.
     """
@@ -50,6 +51,7 @@ class AuditResult(AbstractResult):
     circuit: tuple[str, ...]
     seeds: tuple[int, ...]
     twins: tuple[str, ...]
+    twin_of: tuple[str, ...]
     auroc: np.ndarray
     trained: np.ndarray
     control: np.ndarray
@@ -61,8 +63,12 @@ class AuditResult(AbstractResult):
         """Mean AUROC with a t interval over circuits, each its mean over seeds."""
         return t_interval(self.auroc[method].mean(-1), "circuits", (0.0, 1.0))
 
+    def twinned(self) -> dict[str, np.ndarray]:
+        """Planted model -> (method, twin) AUROC on the networks that were taught to compute as it does."""
+        return {name: self.trained[:, [of == name for of in self.twin_of]] for name in dict.fromkeys(self.twin_of)}
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a method and circuit: AUROC with t interval over seeds, the control, cost."""
+        """One row a method and circuit, planted or trained: AUROC with t interval over seeds; the control, cost."""
         rows = []
         for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
             for j, circuit in enumerate(self.circuit):
@@ -81,6 +87,19 @@ class AuditResult(AbstractResult):
                         "seconds": self.seconds[i, j],
                     }
                 )
+            for circuit, scores in self.twinned().items():
+                found = t_interval(scores[i], "networks", (0.0, 1.0))
+                rows.append(
+                    {
+                        "level": level,
+                        "method": method,
+                        "circuit": f"{circuit}, trained",
+                        "auroc": found.value,
+                        "low": found.low,
+                        "high": found.high,
+                        "seeds": found.n,
+                    }
+                )
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
@@ -94,7 +113,7 @@ class AuditResult(AbstractResult):
                     "method": method,
                     "AUROC": round(found.value, 3),
                     "95 % over circuits": f"{found.low:.2f} to {found.high:.2f}",
-                    "trained twin": round(float(self.trained[i].mean()), 2) if self.twins else None,
+                    **{f"{name}, trained": round(float(auroc[i].mean()), 2) for name, auroc in self.twinned().items()},
                     "worst": f"{self.auroc[i, worst].mean():.2f} ({self.circuit[worst]})",
                     "untrained": round(float(self.control[i].mean()), 2),
                     "forwards": round(float(np.median(self.forwards[i]))),
@@ -107,17 +126,19 @@ class AuditResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"How well each method ranks the true nodes, edges or positions of {len(self.circuit)} planted circuits"
-            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; trained: one network, taught to compute"
-            " in the same nodes; untrained: the same methods and truths on untrained models, mean over circuits)."
+            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; trained: {len(self.twins)} networks,"
+            " taught to compute in the same nodes; untrained: the same methods and truths on untrained models, mean"
+            " over circuits)."
             " Positions are compared at the one site where the variable stands, with a single true one."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Methods by circuits, with the control as the last column."""
         order = [i for level in LEVELS[::-1] for i in range(len(self.method))[::-1] if self.level[i] == level]
-        values = np.column_stack([self.auroc.mean(-1), self.trained, self.control.mean(1)])[order]
+        trained = [auroc.mean(1) for auroc in self.twinned().values()]
+        values = np.column_stack([self.auroc.mean(-1), *trained, self.control.mean(1)])[order]
         columns = [name.removeprefix("boolean-") for name in self.circuit]
-        columns += [*(f"{name.removeprefix('boolean-')}, trained" for name in self.twins), "untrained"]
+        columns += [*(f"{name.removeprefix('boolean-')}, trained" for name in self.twinned()), "untrained"]
         ax = ax or new_axes(4.2 + 0.62 * len(columns), 1.6 + 0.29 * len(order))
         heatmap(
             values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(0.0, 1.0),
@@ -151,17 +172,19 @@ def audit(
     methods: Sequence[Method] = METHODS,
     seeds: Sequence[int] = SEEDS,
     *,
-    twins: Sequence[str] = TWINS,
+    twins: Sequence[str] = tuple(TWINS),
     jobs: int = 1,
 ) -> AuditResult:
     """Run every method on every planted circuit at every seed, on an untrained model of each, and on trained twins.
 
-    Raises ValueError for an unknown circuit, no method or no seed.
+    Raises ValueError for an unknown circuit or twin, no method or no seed.
     """
     if not (circuits and methods and seeds):
         raise ValueError("an audit needs a circuit, a method and a seed")
     for name in circuits:
         ground_truth(name)
+    if unknown := set(twins) - set(TWINS):
+        raise ValueError(f"no twin {', '.join(sorted(unknown))}; there are {', '.join(TWINS)}")
     work = [(name, seed) for name in circuits for seed in (*seeds, None)] + [(f"{TWIN}{name}", 0) for name in twins]
     run = partial(_run, methods=tuple(methods))
     if jobs == 1:
@@ -177,6 +200,7 @@ def audit(
         circuit=tuple(circuits),
         seeds=tuple(seeds),
         twins=tuple(twins),
+        twin_of=tuple(TWINS[name][0] for name in twins),
         auroc=scores[:, :-1].transpose(2, 0, 1),
         trained=np.array([scored for scored, _, _ in found[first:]]).reshape(len(twins), len(methods)).T,
         control=scores[:, -1].T,
@@ -195,7 +219,8 @@ def _run(
         model = resolve(name)
     else:
         model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
-    case = Case(model, task_of(model), ground_truth(name.removeprefix(TWIN)))
+    truth = ground_truth(TWINS[name.removeprefix(TWIN)][0] if name.startswith(TWIN) else name)
+    case = Case(model, task_of(model), truth)
     _ = case.pairs, case.everything, case.graph  # built once for all, so that no method pays for them
     found = []
     for method in methods:

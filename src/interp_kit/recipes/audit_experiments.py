@@ -13,7 +13,8 @@ from interp_kit.analysis.sweep import sweep
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit_case import Case
 from interp_kit.recipes.audit_methods import probe_positions
-from interp_kit.recipes.zoo import planted, task_of
+from interp_kit.recipes.circuit_twins import TWINS
+from interp_kit.recipes.zoo import planted, resolve, task_of
 
 
 @dataclass(frozen=True)
@@ -175,4 +176,37 @@ def tokens() -> Experiment:
     )
 
 
-EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (decoy, tokens, backup, zero, mean, lens, pattern)
+def trained() -> Experiment:
+    """Networks that were trained, and answer alike, compute in two ways."""
+    figures, holds = [], True
+    site, layer, latent = ground_truth("boolean-latent").site
+    token = ground_truth("boolean-via-token").site[2]
+    probes, accuracy = {}, {}
+    for twin, (name, _) in TWINS.items():
+        model = resolve(f"twin:{twin}")
+        case = Case(model, task_of(model), ground_truth(name))
+        probes.setdefault(name, []).append(probe_positions(case, above_tokens=False).scores[latent])
+        swapped = interchange(model, case.task, "newB", "newD", sites=site, positions=[latent, token]).to_frame()
+        swapped = swapped[swapped["layer"] == layer].set_index("position")["accuracy"]
+        for position in (latent, token):
+            accuracy.setdefault((name, position), []).append(float(swapped[position]))
+    for name, values in probes.items():
+        figures.append((f"probe at {latent}, lowest of {len(values)} twins of {name}", min(values)))
+        holds &= min(values) > 0.95
+    for (name, position), values in accuracy.items():
+        right = (position == latent) == (name == "boolean-latent")
+        figures.append(
+            (f"interchange at {position}, {'lowest' if right else 'highest'} of {len(values)} twins of {name}",
+             min(values) if right else max(values))
+        )  # fmt: skip
+        holds &= min(values) > 0.95 if right else max(values) < 0.05
+    return Experiment(
+        f"Trained from random weights to compute as boolean-latent or as boolean-via-token does, six networks"
+        f" answer alike, and a probe reads newB at {latent} in all of them. Interchange tells the two kinds apart: newD"
+        f" follows what stands at {latent} in the one, at the token {token} in the other.",
+        tuple(figures),
+        holds,
+    )
+
+
+EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (decoy, tokens, trained, backup, zero, mean, lens, pattern)

@@ -5,12 +5,12 @@ initial weights and the same circuit, found by interchange-intervention training
 arXiv:2407.14494). So a method that finds the circuit of the planted model can be asked for it once more where weights
 look like those of a trained network. How far a twin keeps to the circuit is measured, and stands in its manifest.
 
-The interchange fixes what stands in each node, not by which input a node reads it: the shipped twin of boolean-latent
+The interchange fixes what stands in each node, not by which input a node reads it: the first twin of boolean-latent
 brings newB by the keys of L1H1 as much as by its values, so its edges are not those of the planted model. A twin of
 induction is not shipped: trained on interchanges of whole outputs (6,000 steps) it answered right, but L0H0 reached the
 queries of L1H1 more than its keys, and it followed its planted model in 42 % of the answers that L0H0 changes.
 
-Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core).
+Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core for each of the six).
 """
 
 import argparse
@@ -43,16 +43,19 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of its own
-# Planted model -> how its twin is trained.
+TWINNED, SEEDS = ("boolean-latent", "boolean-via-token"), (0, 1, 2)
+# Twin -> the planted model that it follows, and how it is trained.
 TWINS = {
-    "boolean-latent": InterchangeConfig(steps=3000),
+    name if seed == 0 else f"{name}-seed{seed}": (name, InterchangeConfig(steps=3000, seed=seed))
+    for name in TWINNED
+    for seed in SEEDS
 }
 TRAINED_ON, TESTED_ON = 8192, 1024  # texts of a task that is too large to list
 TRAIN_SEED, BASE_SEED, SOURCE_SEED = 7, 99, 98
 
 
 def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
-    """The shipped twin of a planted model (`boolean-latent`).
+    """A shipped twin by name: one of TWINS (`boolean-latent`, `boolean-latent-seed1`, …).
 
     Raises CheckpointError for a name without a twin, and for a file that is missing or was changed.
     """
@@ -60,17 +63,17 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
 
     folder = Path(root or checkpoint_root()) / FOLDER
     entries = read_manifest(folder)
-    if name not in entries:
-        raise CheckpointError(f"no twin of {name!r} in {folder}; there are {', '.join(entries) or 'none'}")
+    if name not in entries or name not in TWINS:
+        raise CheckpointError(f"no twin {name!r} in {folder}; there are {', '.join(entries) or 'none'}")
     entry = entries[name]
     path = folder / entry.path
     if not path.is_dir():
-        raise CheckpointError(f"the twin of {name!r}: {path} is missing")
+        raise CheckpointError(f"the twin {name!r}: {path} is missing")
     if (digest := weights_hash(path)) != entry.sha256:
         raise CheckpointError(
-            f"the twin of {name!r}: {path} has sha256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…"
+            f"the twin {name!r}: {path} has sha256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…"
         )
-    model = untrained(planted_model(name, task_named(entry.task)))
+    model = untrained(planted_model(TWINS[name][0], task_named(entry.task)))
     known = model.state_dict()  # The masks of attention are part of it, and no weights.
     model.load_state_dict(known | load_file(path / "model.safetensors"))
     attach(
@@ -85,13 +88,13 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
 def train_twin(
     name: str, config: InterchangeConfig | None = None, *, progress: bool = True
 ) -> "tuple[HookedTransformer, Fidelity]":
-    """Train the twin of a planted model, and measure it on pairs of texts: all of them where the task can be listed,
-    else pairs of fresh texts. Raises ValueError for an unknown name."""
-    settings = config or TWINS.get(name, InterchangeConfig())
-    task = task_named(PLANTED_TASKS[name]) if name in PLANTED_TASKS else None
-    if task is None:
+    """Train a twin, one of TWINS by name, or of any planted model by its name, and measure it on pairs of texts: all of
+    them where the task can be listed, else pairs of fresh texts. Raises ValueError for an unknown name."""
+    planted, settings = TWINS.get(name, (name, InterchangeConfig()))
+    if planted not in PLANTED_TASKS:
         raise ValueError(f"no planted model {name!r}; there are {', '.join(PLANTED_TASKS)}")
-    teacher = planted_model(name, task).requires_grad_(False)
+    settings, task = config or settings, task_named(PLANTED_TASKS[planted])
+    teacher = planted_model(planted, task).requires_grad_(False)
     student = untrained(teacher, settings.seed)
     train_interchange(student, teacher, _texts(task), settings, progress=progress)
     return student, fidelity(student, teacher, *_pairs(task))
@@ -117,17 +120,17 @@ def store(name: str, model: "HookedTransformer", measured: Fidelity, root: str |
     """Write a twin and its line of the manifest."""
     from safetensors.torch import save_file
 
-    folder, config = Path(root) / FOLDER, TWINS[name]
+    folder, (planted, config) = Path(root) / FOLDER, TWINS[name]
     with replacing_directory(folder / name) as aside:
         save_file({key: value.contiguous() for key, value in model.named_parameters()}, aside / "model.safetensors")
         write_json(aside / "training.json", asdict(config))
     entry = Entry(
         path=name,
         sha256=weights_hash(folder / name),
-        task=PLANTED_TASKS[name],
+        task=PLANTED_TASKS[planted],
         recipe="interp_kit.recipes.circuit_twins",
         seed=config.seed,
-        initialisation=f"twin-{name}-seed{config.seed}",
+        initialisation=f"twin-{planted}-seed{config.seed}",
         revision=revision,
         metrics=_metrics(measured),
     )

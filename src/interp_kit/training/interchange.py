@@ -3,8 +3,9 @@
 After Geiger et al. 2022 (arXiv:2112.00826) and the strict form of InterpBench (Gupta et al. 2024, arXiv:2407.14494).
 The teacher is a model whose circuit is known. One node at a time, head or MLP, has its output replaced in both networks
 by that of another text, and the student has to answer as the teacher then does. Where the teacher's node is idle its
-answer stays, so the student learns that this node must not matter either. Weights stay realistic: found by gradient
-descent from a random start.
+answer stays, so the student learns that this node must not matter either. Some texts are mixed from two, token by
+token: only there two tokens that otherwise always agree say different things, and a student learns which its teacher
+reads. Weights stay realistic: found by gradient descent from a random start.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +32,10 @@ class InterchangeConfig:
 
     steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
     to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
-    with none; nodes_per_step: nodes interchanged in one step, one at a time; partial: share of the pairs in which a
-    node is interchanged at half of the positions, drawn anew, instead of all, so that the student learns at which of
-    them the teacher's node matters; seed: of order and pairs.
+    with none; nodes_per_step: nodes interchanged in one step, one at a time; mixed: share of the texts that are mixed
+    from two, each token from either; partial: share of the pairs in which a node is interchanged at half of the
+    positions, drawn anew, instead of all, so that the student learns at which of them the teacher's node matters; seed:
+    of order and pairs.
     """
 
     steps: int = 4000
@@ -43,13 +45,15 @@ class InterchangeConfig:
     warmup: int = 100
     sure: float = 3.0
     nodes_per_step: int = 1
+    mixed: float = 0.5
     partial: float = 0.0
     seed: int = 0
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far a student computes in the teacher's nodes, on pairs of texts (base, source), by node.
+    """How far a student computes in the teacher's nodes, on pairs of texts (base, source), by node; the node "embed"
+    stands for the tokens at half of the positions.
 
     followed: share of the answers that the teacher changes under the interchange and the student changes alike (a node
     that the student does not use scores 0); NaN where the teacher changes none. kept: share of those that the teacher
@@ -90,11 +94,17 @@ def train_interchange(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
     taught, every, losses = _taught(batch), components(student), []
     for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
-        base, source = torch.randint(len(batch), (2, settings.batch_size), generator=generator)
+        base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
         chosen = torch.randint(len(every), (settings.nodes_per_step,), generator=generator).tolist()
-        where = _where(batch.tokens[base].shape, settings.partial, generator).to(batch.tokens.device)
+        size = batch.tokens[base].shape
+        mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
+        where = _where(size, settings.partial, generator, whole=True)
+        bases, sources = (
+            _mix(batch.tokens[rows], batch.tokens[other], half)
+            for rows, half in zip((base, source), mixed, strict=True)
+        )
         named = [every[i] for i in chosen]
-        loss = _loss(student, teacher, batch, base, source, named, where, taught, settings.sure)
+        loss = _loss(student, teacher, bases, sources, taught[base], taught[source], named, where, settings.sure)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -121,10 +131,15 @@ def fidelity(
     own = {id(model): _sources(model, source.tokens)[1] for model in (student, teacher)}
     before = teacher(base.tokens)[taught].argmax(-1)
     followed, kept, changes = {}, {}, {}
-    for node in components(student):
-        answers, wanted = (
-            interchanged(model, base.tokens, own[id(model)], node)[taught] for model in (student, teacher)
-        )
+    half = _where(base.tokens.shape, 1.0, torch.Generator().manual_seed(0), whole=False)
+    for node in (EMBED, *components(student)):
+        if node == EMBED:
+            tokens = _mix(base.tokens, source.tokens, half)
+            answers, wanted = student(tokens)[taught], teacher(tokens)[taught]
+        else:
+            answers, wanted = (
+                interchanged(model, base.tokens, own[id(model)], node)[taught] for model in (student, teacher)
+            )
         certain, truth = _sure(wanted, sure), wanted.argmax(-1)
         right, moved = answers.argmax(-1) == truth, truth != before
         followed[node] = float(right[certain & moved].float().mean())
@@ -145,7 +160,7 @@ def interchanged(
     name, number = _hook(node)
 
     def swap(value: Tensor, hook: object) -> Tensor:
-        chosen = torch.ones_like(tokens, dtype=torch.bool) if where is None else where
+        chosen = torch.ones_like(tokens, dtype=torch.bool) if where is None else where.to(tokens.device)
         if number is None:
             return torch.where(chosen[:, :, None], source[name], value)
         mine = torch.arange(value.shape[2], device=value.device) == number
@@ -157,34 +172,45 @@ def interchanged(
 def _loss(
     student: HookedModel,
     teacher: HookedModel,
-    batch: TokenBatch,
-    base: Int[Tensor, " batch"],
-    source: Int[Tensor, " batch"],
+    base: Int[Tensor, "batch pos"],
+    source: Int[Tensor, "batch pos"],
+    of_base: Bool[Tensor, "batch pos"],
+    of_source: Bool[Tensor, "batch pos"],
     chosen: list[str],
     where: Bool[Tensor, "batch pos"],
-    taught: Bool[Tensor, "examples pos"],
     sure: float,
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of the source's true text, and of the teacher's answers under each interchange."""
-    logits, own = _sources(student, batch.tokens[source])
+    """Cross-entropy of the teacher's answers to the sources, and to the bases under each interchange."""
+    logits, own = _sources(student, source)
     with torch.no_grad():
-        _, teachers = _sources(teacher, batch.tokens[source])
-    loss = F.cross_entropy(logits[:, :-1][taught[source][:, :-1]], batch.tokens[source][:, 1:][taught[source][:, :-1]])
+        answers, teachers = _sources(teacher, source)
+    loss = _alike(logits[of_source], answers[of_source], sure)
     for node in chosen:
         with torch.no_grad():
-            wanted = interchanged(teacher, batch.tokens[base], teachers, node, where)[taught[base]]
-        certain = _sure(wanted, sure)
-        answers = interchanged(student, batch.tokens[base], own, node, where)[taught[base]]
-        if certain.any():
-            loss = loss + F.cross_entropy(answers[certain], wanted[certain].argmax(-1)) / len(chosen)
+            wanted = interchanged(teacher, base, teachers, node, where)[of_base]
+        answers = interchanged(student, base, own, node, where)[of_base]
+        loss = loss + _alike(answers, wanted, sure) / len(chosen)
     return loss
 
 
-def _where(shape: torch.Size, partial: float, generator: torch.Generator) -> Bool[Tensor, "batch pos"]:
-    if partial == 0:
-        return torch.ones(shape, dtype=torch.bool)
-    whole = torch.rand(shape[0], 1, generator=generator) >= partial
-    return whole | (torch.rand(shape, generator=generator) < 0.5)
+def _alike(answers: Float[Tensor, "row vocab"], wanted: Float[Tensor, "row vocab"], sure: float) -> Float[Tensor, ""]:
+    """Cross-entropy of the teacher's answers where it is sure; 0 where it never is."""
+    certain = _sure(wanted, sure)
+    if not certain.any():
+        return answers.new_zeros(())
+    return F.cross_entropy(answers[certain], wanted[certain].argmax(-1))
+
+
+def _mix(
+    base: Int[Tensor, "batch pos"], source: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
+) -> Int[Tensor, "batch pos"]:
+    return torch.where(where.to(base.device), source, base)
+
+
+def _where(shape: torch.Size, share: float, generator: torch.Generator, *, whole: bool) -> Bool[Tensor, "batch pos"]:
+    """Half of the positions, in a `share` of the rows; in the others all (`whole`) or none."""
+    halved = torch.rand(shape[0], 1, generator=generator) < share
+    return torch.where(halved, torch.rand(shape, generator=generator) < 0.5, torch.tensor(whole))
 
 
 def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:
