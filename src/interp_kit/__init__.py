@@ -19,6 +19,8 @@ _EXPORTS = {
     "load": "interp_kit.models.checkpoints",
     "CheckpointError": "interp_kit.models.gpt2",
     "planted": "interp_kit.recipes.zoo",
+    "ground_truth": "interp_kit.models.planted",
+    "twin": "interp_kit.recipes.circuit_twins",
     "untrained": "interp_kit.recipes.zoo",
     "complete": "interp_kit.models.decode",
     "completer": "interp_kit.models.decode",
@@ -130,6 +132,8 @@ if TYPE_CHECKING:
     from interp_kit.models.decode import completer as completer
     from interp_kit.models.decode import decode as decode
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
+    from interp_kit.models.planted import ground_truth as ground_truth
+    from interp_kit.recipes.circuit_twins import twin as twin
     from interp_kit.recipes.zoo import planted as planted
     from interp_kit.recipes.zoo import untrained as untrained
     from interp_kit.reports.report import report as report

@@ -118,12 +118,19 @@ def train_interchange(
 
 @torch.no_grad()
 def fidelity(
-    student: HookedModel, teacher: HookedModel, base: TokenBatch, source: TokenBatch, *, sure: float = 3.0
+    student: HookedModel,
+    teacher: HookedModel,
+    base: TokenBatch,
+    source: TokenBatch,
+    *,
+    partial: bool = False,
+    sure: float = 3.0,
 ) -> Fidelity:
     """Interchange every node of both, from `source` into `base` row by row, and compare the answers.
 
-    Only answers of which the teacher is sure (by `sure` logits) are counted. Raises ValueError where the nodes of the
-    two are not the same.
+    partial: at half of the positions, drawn for each row, instead of all, which a student only follows that has the
+    same things at the same positions. Only answers of which the teacher is sure (by `sure` logits) are counted. Raises
+    ValueError where the nodes of the two are not the same.
     """
     if components(student) != components(teacher):
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
@@ -138,7 +145,8 @@ def fidelity(
             answers, wanted = student(tokens)[taught], teacher(tokens)[taught]
         else:
             answers, wanted = (
-                interchanged(model, base.tokens, own[id(model)], node)[taught] for model in (student, teacher)
+                interchanged(model, base.tokens, own[id(model)], node, half if partial else None)[taught]
+                for model in (student, teacher)
             )
         certain, truth = _sure(wanted, sure), wanted.argmax(-1)
         right, moved = answers.argmax(-1) == truth, truth != before
