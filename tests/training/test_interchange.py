@@ -96,7 +96,7 @@ def test_a_short_training_learns(teacher: HookedTransformer, batch: TokenBatch) 
 
 def test_the_same_seed_trains_the_same_weights(teacher: HookedTransformer, batch: TokenBatch) -> None:
     students = [untrained(teacher, 1), untrained(teacher, 1)]
-    config = InterchangeConfig(steps=3, batch_size=8, nodes_per_step=2, partial=0.5)
+    config = InterchangeConfig(steps=3, batch_size=8)
     first, second = (train_interchange(student, teacher, batch, config, progress=False) for student in students)
     assert first == second
     for (_, one), (_, other) in zip(*(student.named_parameters() for student in students), strict=True):

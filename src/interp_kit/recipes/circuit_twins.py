@@ -46,7 +46,7 @@ FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of
 TWINNED, SEEDS = ("boolean-latent", "boolean-via-token"), (0, 1, 2)
 # Twin -> the planted model that it follows, and how it is trained.
 TWINS = {
-    name if seed == 0 else f"{name}-seed{seed}": (name, InterchangeConfig(steps=3000, seed=seed))
+    name if seed == 0 else f"{name}-seed{seed}": (name, InterchangeConfig(seed=seed))
     for name in TWINNED
     for seed in SEEDS
 }

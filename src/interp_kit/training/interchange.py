@@ -1,15 +1,17 @@
 """Interchange-intervention training: a network learns another's answers, and to compute them in the same nodes.
 
 After Geiger et al. 2022 (arXiv:2112.00826) and the strict form of InterpBench (Gupta et al. 2024, arXiv:2407.14494).
-The teacher is a model whose circuit is known. One node at a time, head or MLP, has its output replaced in both networks
-by that of another text, and the student has to answer as the teacher then does. Where the teacher's node is idle its
-answer stays, so the student learns that this node must not matter either. Some texts are mixed from two, token by
-token: only there two tokens that otherwise always agree say different things, and a student learns which its teacher
-reads. Weights stay realistic: found by gradient descent from a random start.
+The teacher is a model whose circuit is known. A node, head or MLP, has its output replaced in both networks by that of
+another text, and the student has to answer as the teacher then does. Where the teacher's node is idle its answer stays,
+so the student learns that this node must not matter either. Beyond that form: several nodes are replaced together, or a
+student may do the work of one in two others, each of which alone can be missed; nodes are replaced at half of the
+positions, or it may do the work elsewhere; and texts are mixed from two, token by token, where alone two tokens that
+otherwise always agree say different things. Weights stay realistic: found by gradient descent from a random start.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,10 +34,9 @@ class InterchangeConfig:
 
     steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
     to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
-    with none; nodes_per_step: nodes interchanged in one step, one at a time; mixed: share of the texts that are mixed
-    from two, each token from either; partial: share of the pairs in which a node is interchanged at half of the
-    positions, drawn anew, instead of all, so that the student learns at which of them the teacher's node matters; seed:
-    of order and pairs.
+    with none; several: share of the steps in which not one node is interchanged but a set, each being in it or not by
+    chance; partial: share of the pairs in which that is done at half of the positions, drawn anew, instead of all;
+    mixed: share of the texts that are mixed from two, each token from either; seed: of order and pairs.
     """
 
     steps: int = 4000
@@ -44,9 +45,9 @@ class InterchangeConfig:
     weight_decay: float = 0.0
     warmup: int = 100
     sure: float = 3.0
-    nodes_per_step: int = 1
+    several: float = 0.5
+    partial: float = 0.5
     mixed: float = 0.5
-    partial: float = 0.0
     seed: int = 0
 
 
@@ -95,7 +96,7 @@ def train_interchange(
     taught, every, losses = _taught(batch), components(student), []
     for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
         base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
-        chosen = torch.randint(len(every), (settings.nodes_per_step,), generator=generator).tolist()
+        chosen = _nodes(every, settings.several, generator)
         size = batch.tokens[base].shape
         mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
         where = _where(size, settings.partial, generator, whole=True)
@@ -103,8 +104,7 @@ def train_interchange(
             _mix(batch.tokens[rows], batch.tokens[other], half)
             for rows, half in zip((base, source), mixed, strict=True)
         )
-        named = [every[i] for i in chosen]
-        loss = _loss(student, teacher, bases, sources, taught[base], taught[source], named, where, settings.sure)
+        loss = _loss(student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -123,12 +123,12 @@ def fidelity(
     base: TokenBatch,
     source: TokenBatch,
     *,
-    partial: bool = False,
+    halved: bool = False,
     sure: float = 3.0,
 ) -> Fidelity:
     """Interchange every node of both, from `source` into `base` row by row, and compare the answers.
 
-    partial: at half of the positions, drawn for each row, instead of all, which a student only follows that has the
+    halved: at half of the positions, drawn for each row, instead of all, which a student only follows that has the
     same things at the same positions. Only answers of which the teacher is sure (by `sure` logits) are counted. Raises
     ValueError where the nodes of the two are not the same.
     """
@@ -145,7 +145,7 @@ def fidelity(
             answers, wanted = student(tokens)[taught], teacher(tokens)[taught]
         else:
             answers, wanted = (
-                interchanged(model, base.tokens, own[id(model)], node, half if partial else None)[taught]
+                interchanged(model, base.tokens, own[id(model)], node, half if halved else None)[taught]
                 for model in (student, teacher)
             )
         certain, truth = _sure(wanted, sure), wanted.argmax(-1)
@@ -160,21 +160,22 @@ def interchanged(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
     source: Activations,
-    node: str,
+    changed: str | Sequence[str],
     where: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch pos vocab"]:
-    """Logits with the output of one node, at all positions or those in `where`, as it is in `source`: activations by
-    hook name. Raises ValueError where the node is neither a head nor an MLP."""
-    name, number = _hook(node)
+    """Logits with the output of a node, or of several together, at all positions or those in `where`, as it is in
+    `source`: activations by hook name. Raises ValueError where a node is neither a head nor an MLP."""
+    hooks = [_hook(node) for node in ([changed] if isinstance(changed, str) else changed)]
 
-    def swap(value: Tensor, hook: object) -> Tensor:
+    def swap(value: Tensor, hook: object, name: str, number: int | None) -> Tensor:
         chosen = torch.ones_like(tokens, dtype=torch.bool) if where is None else where.to(tokens.device)
         if number is None:
             return torch.where(chosen[:, :, None], source[name], value)
         mine = torch.arange(value.shape[2], device=value.device) == number
         return torch.where((chosen[:, :, None] & mine)[..., None], source[name], value)
 
-    return model.run_with_hooks(tokens, fwd_hooks=[(name, swap)])
+    swaps = [(name, partial(swap, name=name, number=number)) for name, number in hooks]
+    return model.run_with_hooks(tokens, fwd_hooks=swaps)
 
 
 def _loss(
@@ -192,13 +193,9 @@ def _loss(
     logits, own = _sources(student, source)
     with torch.no_grad():
         answers, teachers = _sources(teacher, source)
-    loss = _alike(logits[of_source], answers[of_source], sure)
-    for node in chosen:
-        with torch.no_grad():
-            wanted = interchanged(teacher, base, teachers, node, where)[of_base]
-        answers = interchanged(student, base, own, node, where)[of_base]
-        loss = loss + _alike(answers, wanted, sure) / len(chosen)
-    return loss
+        wanted = interchanged(teacher, base, teachers, chosen, where)[of_base]
+    changed = interchanged(student, base, own, chosen, where)[of_base]
+    return _alike(logits[of_source], answers[of_source], sure) + _alike(changed, wanted, sure)
 
 
 def _alike(answers: Float[Tensor, "row vocab"], wanted: Float[Tensor, "row vocab"], sure: float) -> Float[Tensor, ""]:
@@ -213,6 +210,14 @@ def _mix(
     base: Int[Tensor, "batch pos"], source: Int[Tensor, "batch pos"], where: Bool[Tensor, "batch pos"]
 ) -> Int[Tensor, "batch pos"]:
     return torch.where(where.to(base.device), source, base)
+
+
+def _nodes(every: tuple[str, ...], several: float, generator: torch.Generator) -> list[str]:
+    """One of the nodes, or with chance `several` each of them by chance, and one at least."""
+    chosen = [every[int(torch.randint(len(every), (), generator=generator))]]
+    if float(torch.rand((), generator=generator)) < several:
+        chosen += [node for node in every if float(torch.rand((), generator=generator)) < 0.5 and node not in chosen]
+    return chosen
 
 
 def _where(shape: torch.Size, share: float, generator: torch.Generator, *, whole: bool) -> Bool[Tensor, "batch pos"]:
