@@ -24,7 +24,7 @@ from interp_kit.core.plotting import heatmap, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
-from interp_kit.recipes.audit_case import Case, Method
+from interp_kit.recipes.audit_case import Case, Method, with_own_edges
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.boolean_report import one_thread
 from interp_kit.recipes.circuit_twins import TWINS
@@ -40,8 +40,9 @@ class AuditResult(AbstractResult):
     """AUROC of every method on every circuit.
 
     method, level: (method,); circuit: (circuit,); seeds: of the residual basis, (seed,); auroc: (method, circuit,
-    seed); twins: trained networks; twin_of: (twin,) the planted model in whose nodes each was taught to compute, so
-    that its edges are only meant to be the same; trained: (method, twin) AUROC; control: (method, circuit) on an
+    seed); twins: trained networks; twin_of: (twin,) the planted model in whose nodes each was taught to compute;
+    trained: (method, twin) AUROC, its edges being those that path patching finds to carry more than 5 % of the gap, and
+    nan for that method; control: (method, circuit) on an
     untrained model; forwards: (method, circuit) runs of the pairs, a gradient counting two; seconds: (method, circuit)
     on one thread.
     """
@@ -88,6 +89,8 @@ class AuditResult(AbstractResult):
                     }
                 )
             for circuit, scores in self.twinned().items():
+                if np.isnan(scores[i]).any():
+                    continue
                 found = t_interval(scores[i], "networks", (0.0, 1.0))
                 rows.append(
                     {
@@ -127,8 +130,8 @@ class AuditResult(AbstractResult):
         return (
             f"How well each method ranks the true nodes, edges or positions of {len(self.circuit)} planted circuits"
             f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; trained: {len(self.twins)} networks,"
-            " taught to compute in the same nodes; untrained: the same methods and truths on untrained models, mean"
-            " over circuits)."
+            " taught to compute in the same nodes, their true edges those that path patching finds; untrained: the same"
+            " methods and truths on untrained models, mean over circuits)."
             " Positions are compared at the one site where the variable stands, with a single true one."
         )
 
@@ -145,8 +148,9 @@ class AuditResult(AbstractResult):
             title="Which methods find the planted circuit?", label="AUROC", x_label="circuit",
         )  # fmt: skip
         for y, x in np.ndindex(values.shape):
-            ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7,
-                    color="white" if values[y, x] < 0.6 else "black")  # fmt: skip
+            if np.isfinite(values[y, x]):
+                ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7,
+                        color="white" if values[y, x] < 0.6 else "black")  # fmt: skip
         for x in {len(self.circuit), len(columns) - 1}:
             ax.axvline(x - 0.5, color="white", linewidth=3)
         for y in range(1, len(order)):
@@ -219,14 +223,16 @@ def _run(
         model = resolve(name)
     else:
         model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
-    truth = ground_truth(TWINS[name.removeprefix(TWIN)][0] if name.startswith(TWIN) else name)
-    case = Case(model, task_of(model), truth)
+    is_twin = name.startswith(TWIN)
+    case = Case(model, task_of(model), ground_truth(TWINS[name.removeprefix(TWIN)][0] if is_twin else name))
+    case = with_own_edges(case) if is_twin else case
     _ = case.pairs, case.everything, case.graph  # built once for all, so that no method pays for them
     found = []
     for method in methods:
         start = perf_counter()
         result = method.run(case)
-        found.append((auroc(case, method, result.scores), result.forwards, perf_counter() - start))
+        judged = np.nan if is_twin and method.defines_edges else auroc(case, method, result.scores)
+        found.append((judged, result.forwards, perf_counter() - start))
     logger.info("{} {}: done", name, "untrained" if seed is None else f"seed {seed}")
     scores, forwards, seconds = zip(*found, strict=True)
     return scores, forwards, seconds

@@ -1,7 +1,7 @@
 """What is audited, and by what: a circuit with its question, and a method that scores its parts."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,9 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
+from interp_kit.analysis.edge_scores import score_edges
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.harvest import harvest
+from interp_kit.analysis.metrics import logit_difference
 from interp_kit.analysis.sae_training import SAEConfig, fit_sae
+from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.core.circuit import EMBED, LOGITS, GroundTruth
 from interp_kit.core.task import AbstractTask
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 
 Level = Literal["nodes", "edges", "positions"]
 PAIRS, PROBED = 128, 512  # at most: pairs, and examples that probes see
+LEAST = 0.05  # of the gap between clean and corrupt, that a true edge moves
 DICTIONARY = SAEConfig(width=64, k=4, training_samples=100_000)
 
 
@@ -92,8 +96,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the kit."""
+    """A method of the kit. defines_edges: whether its scores say what the true edges of a trained network are, so that
+    it cannot be judged by them."""
 
     name: str
     level: Level
     run: Callable[[Case], Found]
+    defines_edges: bool = False
+
+
+def with_own_edges(case: Case) -> Case:
+    """The case of a trained network, its true edges being those by which more than LEAST of the gap passes when each is
+    patched alone: the definition of ground truth, measured on this network. Interchange training fixes what stands in
+    its nodes, not by which input a node reads it."""
+    found, metric = score_edges(case.model, case.pairs, method="exact"), logit_difference(case.pairs)
+    sides = (sweep(case.model, side, [], metric).baseline for side in (case.pairs.clean, case.pairs.corrupt))
+    clean, corrupt = (float(side.mean()) for side in sides)
+    carries = np.abs(found.score) > LEAST * (clean - corrupt)
+    edges = frozenset(edge for edge, true in zip(found.edges, carries, strict=True) if true)
+    return replace(case, truth=replace(case.truth, edges=edges))

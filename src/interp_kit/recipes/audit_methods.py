@@ -217,7 +217,7 @@ METHODS = (
     Method("direct logit attribution", "nodes", _direct),
     Method("probe", "nodes", partial(_probe_nodes, above_tokens=False)),
     Method("probe, above visible tokens", "nodes", partial(_probe_nodes, above_tokens=True)),
-    Method("path patching, noise", "edges", partial(_edges, method="exact")),
+    Method("path patching, noise", "edges", partial(_edges, method="exact"), defines_edges=True),
     Method("path patching, denoise", "edges", partial(_edges, method="exact", direction="denoise")),
     Method("EAP", "edges", partial(_edges, method="eap")),
     Method("EAP-IG", "edges", partial(_edges, method="eap-ig")),
