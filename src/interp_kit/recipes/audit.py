@@ -161,8 +161,8 @@ class AuditResult(AbstractResult):
 
 def auroc(case: Case, method: Method, scores: Mapping[Any, float]) -> float:
     """How well the scores rank what is true above what is not. Raises ValueError for a score that is not finite."""
-    truth = case.truth
-    true = {"nodes": truth.nodes, "edges": truth.edges, "positions": {truth.site[2]}}[method.level]
+    truth, edges = case.truth, case.truth.edges if case.edges is None else case.edges
+    true = {"nodes": truth.nodes, "edges": edges, "positions": {truth.site[2]}}[method.level]
     if missing := true - set(scores):
         raise ValueError(f"{method.name} gave no score to {', '.join(map(str, missing))}")
     values = np.array(list(scores.values()))

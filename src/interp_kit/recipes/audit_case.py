@@ -18,7 +18,7 @@ from interp_kit.analysis.metrics import logit_difference
 from interp_kit.analysis.sae_training import SAEConfig, fit_sae
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch, TokenBatch
-from interp_kit.core.circuit import EMBED, LOGITS, GroundTruth
+from interp_kit.core.circuit import EMBED, LOGITS, Edge, GroundTruth
 from interp_kit.core.task import AbstractTask
 
 if TYPE_CHECKING:
@@ -32,11 +32,13 @@ DICTIONARY = SAEConfig(width=64, k=4, training_samples=100_000)
 
 @dataclass(frozen=True)
 class Case:
-    """One circuit: a model, and the question that it is asked."""
+    """One circuit: a model, and the question that it is asked. edges: the true ones, where they are not those of
+    `truth`."""
 
     model: HookedTransformer
     task: AbstractTask
     truth: GroundTruth
+    edges: frozenset[Edge] | None = None
 
     @cached_property
     def pairs(self) -> PairBatch:
@@ -114,4 +116,4 @@ def with_own_edges(case: Case) -> Case:
     clean, corrupt = (float(side.mean()) for side in sides)
     carries = np.abs(found.score) > LEAST * (clean - corrupt)
     edges = frozenset(edge for edge, true in zip(found.edges, carries, strict=True) if true)
-    return replace(case, truth=replace(case.truth, edges=edges))
+    return replace(case, edges=edges)
