@@ -19,7 +19,7 @@ report: setup
 	$(BIN)/interp-kit report
 
 audit: setup
-	$(BIN)/interp-kit audit --jobs 2
+	$(BIN)/interp-kit audit
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile

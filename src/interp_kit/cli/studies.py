@@ -45,13 +45,14 @@ class Audit:
 
     out: Path = Path("reports")
     """folder for audit.html, its figures, and the tables"""
-    jobs: int = 1
-    """processes"""
+    jobs: int | None = None
+    """processes; default: one a core"""
+    progress: bool = True
 
     def execute(self) -> None:
         from interp_kit.recipes.audit import main as run
 
-        print(run(self.out, jobs=self.jobs))
+        print(run(self.out, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,11 @@ class Circuits:
     """Circuits of the trained boolean models and one culture model, with faithfulness curves, as a page."""
 
     out: Path = Path("reports/circuits.html")
-    jobs: int = 1
-    """processes"""
+    jobs: int | None = None
+    """processes; default: one a core"""
+    progress: bool = True
 
     def execute(self) -> None:
         from interp_kit.recipes.trained_circuits import main as run
 
-        print(run(self.out, jobs=self.jobs))
+        print(run(self.out, jobs=self.jobs, progress=self.progress))

@@ -6,17 +6,14 @@ truth: what a method scores there, it scores without any mechanism.
 """
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from loguru import logger
 from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score
 
@@ -26,8 +23,8 @@ from interp_kit.core.stats import Estimate, t_interval
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.recipes.audit_case import Case, Method, with_own_edges
 from interp_kit.recipes.audit_methods import METHODS
-from interp_kit.recipes.boolean_report import one_thread
 from interp_kit.recipes.circuit_twins import TWINS
+from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
 
 SEEDS = (0, 1, 2)
@@ -177,7 +174,8 @@ def audit(
     seeds: Sequence[int] = SEEDS,
     *,
     twins: Sequence[str] = tuple(TWINS),
-    jobs: int = 1,
+    jobs: int | None = 1,
+    progress: bool = False,
 ) -> AuditResult:
     """Run every method on every planted circuit at every seed, on an untrained model of each, and on trained twins.
 
@@ -191,11 +189,7 @@ def audit(
         raise ValueError(f"no twin {', '.join(sorted(unknown))}; there are {', '.join(TWINS)}")
     work = [(name, seed) for name in circuits for seed in (*seeds, None)] + [(f"{TWIN}{name}", 0) for name in twins]
     run = partial(_run, methods=tuple(methods))
-    if jobs == 1:
-        found = [run(one) for one in work]
-    else:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
-            found = list(pool.map(run, work))
+    found = in_processes(run, work, jobs, name="models", progress=progress)
     shape, first = (len(circuits), len(seeds) + 1, len(methods)), len(found) - len(twins)
     scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found[:first], strict=True))
     return AuditResult(
@@ -233,15 +227,14 @@ def _run(
         result = method.run(case)
         judged = np.nan if is_twin and method.defines_edges else auroc(case, method, result.scores)
         found.append((judged, result.forwards, perf_counter() - start))
-    logger.info("{} {}: done", name, "untrained" if seed is None else f"seed {seed}")
     scores, forwards, seconds = zip(*found, strict=True)
     return scores, forwards, seconds
 
 
-def main(out: Path, *, jobs: int = 1) -> Path:
+def main(out: Path, *, jobs: int | None = None, progress: bool = False) -> Path:
     """Run the whole audit and write its page, tables and figures into `out`."""
     from interp_kit.recipes.audit_page import page
 
-    result = audit(jobs=jobs)
+    result = audit(jobs=jobs, progress=progress)
     result.save(out / "audit")
     return page(result).write(out / "audit.html")

@@ -187,9 +187,9 @@ def trained() -> Experiment:
         case = Case(model, task_of(model), ground_truth(name))
         probes.setdefault(name, []).append(probe_positions(case, above_tokens=False).scores[latent])
         swapped = interchange(model, case.task, "newB", "newD", sites=site, positions=[latent, token]).to_frame()
-        swapped = swapped[swapped["layer"] == layer].set_index("position")["accuracy"]
-        for position in (latent, token):
-            accuracy.setdefault((name, position), []).append(float(swapped[position]))
+        swapped = swapped[swapped["layer"] == layer]
+        for position, found in zip(swapped["position"], swapped["accuracy"], strict=True):
+            accuracy.setdefault((name, position), []).append(float(found))
     for name, values in probes.items():
         figures.append((f"probe at {latent}, lowest of {len(values)} twins of {name}", min(values)))
         holds &= min(values) > 0.95

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from loguru import logger
-from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from interp_kit.analysis.ablation import AblationResult, ablate
@@ -30,6 +27,7 @@ from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.models.checkpoints import read_manifest
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
+from interp_kit.recipes.processes import one_thread
 from interp_kit.recipes.zoo import omitted_examples, resolve
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -64,14 +62,6 @@ class Study:
     head_similarity: JaccardResult
     held_out: HeldOutResult | None
     sae: SAEResult | None
-
-
-def one_thread() -> None:
-    """Keep this worker to one thread, in torch and in numpy (processes that share cores get in each other's way, and
-    matrices this small gain nothing from a second thread), and quiet: the parent draws a progress bar."""
-    logger.disable("interp_kit")
-    torch.set_num_threads(1)
-    threadpool_limits(1)
 
 
 def examine(

@@ -6,15 +6,12 @@ its direction can be read, and in which grid they stand; and whether models that
 parts. Every measure is also taken on an untrained network.
 """
 
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from interp_kit.analysis.ablation import AblationResult, ablate
 from interp_kit.analysis.attention import AttentionLags, attention_lags
@@ -29,10 +26,10 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.checkpoints import checkpoint_root
-from interp_kit.recipes.boolean_report import one_thread
 from interp_kit.recipes.culture_models import FOLDER, culture_ids, load_culture, load_hooked
 from interp_kit.recipes.culture_page import DIRECTED, page
 from interp_kit.recipes.culture_tests import run_tests
+from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import untrained
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
@@ -164,6 +161,11 @@ def whole_grids() -> dict[str, list[str]]:
     return {grid: [grid, *(cell_name(grid, cell) for cell in range(QUARTER - 1))] for grid in GRIDS}
 
 
+def _one(which: tuple[int, bool], checkpoint_dir: str | Path | None, sizes: Sizes | None) -> Examination:
+    id, control = which
+    return examine(id, checkpoint_dir, control=control, sizes=sizes)
+
+
 def study(
     ids: Sequence[int],
     checkpoint_dir: str | Path | None = None,
@@ -175,13 +177,10 @@ def study(
     """Examine these models and, as a control, the first of them untrained. Raises ValueError for no model."""
     if not ids:
         raise ValueError("no culture model to examine")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context, initializer=one_thread) as pool:
-        tasks: list[Future[Examination]] = [pool.submit(examine, id, checkpoint_dir, sizes=sizes) for id in ids]
-        tasks.append(pool.submit(examine, ids[0], checkpoint_dir, control=True, sizes=sizes))
-        for job in tqdm(tasks, desc="models", disable=not progress):
-            job.result()
-    *models, control = (job.result() for job in tasks)
+    run = partial(_one, checkpoint_dir=checkpoint_dir, sizes=sizes)
+    *models, control = in_processes(
+        run, [*((id, False) for id in ids), (ids[0], True)], jobs, name="models", progress=progress
+    )
     similarity = jaccard(*(m.parts for m in models), k=5, match="functional") if len(models) > 1 else None
     return Study(tuple(models), control, similarity)
 

@@ -6,9 +6,7 @@ is to go by.
 """
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +21,8 @@ from interp_kit.analysis.metrics import first_difference, logit_difference
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.types import HookedModel
-from interp_kit.recipes.boolean_report import one_thread
 from interp_kit.recipes.culture_models import load_hooked
+from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import resolve, task_of
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.tasks.culture.grids import cell_name
@@ -171,11 +169,13 @@ def _one(name: str) -> Examined:
     return found
 
 
-def main(out: Path, names: Sequence[str] = (*BOOLEAN, f"gpt_{CULTURE:03d}"), *, jobs: int = 1) -> Path:
+def main(
+    out: Path,
+    names: Sequence[str] = (*BOOLEAN, f"gpt_{CULTURE:03d}"),
+    *,
+    jobs: int | None = None,
+    progress: bool = False,
+) -> Path:
     """Examine these models and write the page."""
-    if jobs == 1:
-        found = [_one(name) for name in names]
-    else:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:
-            found = list(pool.map(_one, names))
+    found = in_processes(_one, names, jobs, name="models", progress=progress)
     return page(dict(zip(names, found, strict=True))).write(out)
