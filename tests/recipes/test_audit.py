@@ -9,7 +9,7 @@ from interp_kit.core.plotting import png
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit import AuditResult, audit, auroc
 from interp_kit.recipes.audit_case import Case, Found, Method
-from interp_kit.recipes.audit_experiments import backup, decoy, lens, mean, tokens, trained, zero
+from interp_kit.recipes.audit_experiments import backup, decoy, illusion, lens, mean, tokens, trained, zero
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.audit_page import sentences
 from interp_kit.recipes.zoo import planted, task_of
@@ -95,7 +95,9 @@ def test_it_says_what_it_found_and_is_kept(result: AuditResult, tmp_path: Path) 
     assert len(again.to_frame()) == len(result.method) * (len(CIRCUITS) + len(result.twinned())) - len(result.twinned())
 
 
-@pytest.mark.parametrize("experiment", [decoy, tokens, trained, backup, zero, mean, lens], ids=lambda e: e.__name__)
+@pytest.mark.parametrize(
+    "experiment", [decoy, tokens, trained, illusion, backup, zero, mean, lens], ids=lambda e: e.__name__
+)
 def test_what_explains_a_failure_holds(experiment) -> None:
     found = experiment()
     assert found.holds, found.figures

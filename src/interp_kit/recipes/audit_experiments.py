@@ -12,7 +12,7 @@ from interp_kit.analysis.sites import Copy, Edit, Mean, Resample, Zero
 from interp_kit.analysis.sweep import sweep
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit_case import Case
-from interp_kit.recipes.audit_methods import probe_positions
+from interp_kit.recipes.audit_methods import FITTED, STEPS, probe_positions
 from interp_kit.recipes.circuit_twins import TWINS
 from interp_kit.recipes.zoo import planted, resolve, task_of
 
@@ -209,4 +209,42 @@ def trained() -> Experiment:
     )
 
 
-EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (decoy, tokens, trained, backup, zero, mean, lens, pattern)
+def illusion() -> Experiment:
+    """A direction that is searched for can be found where the whole does nothing."""
+    site, layer, latent = ground_truth("boolean-latent").site
+    learnt, whole = {}, {}
+    for twin, (name, _) in TWINS.items():
+        model = resolve(f"twin:{twin}")
+        found = das(
+            model, task_of(model), "newB", "newD", site=site, layer=layer, position=latent, seeds=(0, 1), steps=STEPS,
+            limit=FITTED,
+        )  # fmt: skip
+        learnt.setdefault(name, []).append(float(found.mean[0]))
+        whole.setdefault(name, []).append(float(found.full[0].mean()))
+    highest, lowest = max(learnt["boolean-via-token"]), min(learnt["boolean-latent"])
+    return Experiment(
+        f"In trained networks DAS can miss and invent. Of three that compute newB at {latent}, one direction does not"
+        f" carry it in all, though all that stands there does; where nothing reads {latent}, a direction is found that"
+        " moves newD on held-out pairs, though all that stands there moves nothing (the illusion of Makelov et al."
+        " 2024). Interchange of the whole activation, beside it, tells.",
+        (
+            ("DAS, k = 1, lowest of 3 twins of boolean-latent", lowest),
+            ("the whole activation, lowest of them", min(whole["boolean-latent"])),
+            ("DAS, k = 1, highest of 3 twins of boolean-via-token", highest),
+            ("the whole activation, highest of them", max(whole["boolean-via-token"])),
+        ),
+        lowest < 0.8 < min(whole["boolean-latent"]) and highest > 0.2 > max(whole["boolean-via-token"]),
+    )
+
+
+EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
+    decoy,
+    tokens,
+    trained,
+    illusion,
+    backup,
+    zero,
+    mean,
+    lens,
+    pattern,
+)

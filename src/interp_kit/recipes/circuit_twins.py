@@ -5,10 +5,10 @@ initial weights and the same circuit, found by interchange-intervention training
 arXiv:2407.14494). So a method that finds the circuit of the planted model can be asked for it once more where weights
 look like those of a trained network. How far a twin keeps to the circuit is measured, and stands in its manifest.
 
-The interchange fixes what stands in each node, not by which input a node reads it: the first twin of boolean-latent
-brings newB by the keys of L1H1 as much as by its values, so its edges are not those of the planted model. A twin of
-induction is not shipped: trained on interchanges of whole outputs (6,000 steps) it answered right, but L0H0 reached the
-queries of L1H1 more than its keys, and it followed its planted model in 42 % of the answers that L0H0 changes.
+The interchange fixes what stands in each node and where, not whether a head brings it by its keys or its values, so the
+edges of a twin are not all those of the planted model. A twin of induction is not shipped: trained on interchanges of
+whole outputs of one node (6,000 steps) it answered right, but L0H0 reached the queries of L1H1 more than its keys, and it
+followed its planted model in 42 % of the answers that L0H0 changes.
 
 Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core for each of the six).
 """
