@@ -7,8 +7,8 @@ look like those of a trained network. How far a twin keeps to the circuit is mea
 
 The interchange fixes what stands in each node and where, not whether a head brings it by its keys or its values, so the
 edges of a twin are not all those of the planted model. A twin of induction is not shipped: trained on interchanges of
-whole outputs of one node (6,000 steps) it answered right, but L0H0 reached the queries of L1H1 more than its keys, and it
-followed its planted model in 42 % of the answers that L0H0 changes.
+whole outputs of one node (6,000 steps) it answered right, but L0H0 reached the queries of L1H1 more than its keys, and
+it followed its planted model in 42 % of the answers that L0H0 changes.
 
 Rerun with `python -m interp_kit.recipes.circuit_twins` (three to ten minutes on one core for each of the six).
 """
