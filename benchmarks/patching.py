@@ -179,7 +179,7 @@ def cells() -> list[Row]:
     at[0] = length - 2
     names = [f"t{i}" for i in range(length - 101, length - 1)]
     work = f"resid_pre of 100 cells, culture model (4 layers, d 128), {rows} quizzes of {length - 1} tokens"
-    return _beside(work, model, pairs, at, "resid_pre", "position", names, part=21, repeats=3)
+    return _beside(work, model, pairs, at, "resid_pre", "position", names, part=57, repeats=3)
 
 
 def ranking() -> list[Row]:
