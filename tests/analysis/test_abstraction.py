@@ -2,6 +2,7 @@
 hand, and on models that have no such mechanism."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp_kit.analysis.abstraction import InterchangeResult, interchange
+from interp_kit.analysis.abstraction import InterchangeResult, _distinct, interchange
 from interp_kit.analysis.counterfactual import interchanges
 from interp_kit.analysis.das import DASResult, das
-from interp_kit.analysis.rotation import Cell, first_basis, fit, orthonormal, split
+from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
+from interp_kit.analysis.sites import hook_name
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.task import Example
 from interp_kit.models.planted import planted_boolean
@@ -103,6 +106,29 @@ def test_distinct_pairs_are_counted(swapped: dict[str, InterchangeResult]) -> No
     expected = {"A": 16 * 2, "B": 16 * 4, "C": 16 * 8, "D": 16 * 8, "E": 16 * 16, "newB?": 256}
     assert {name: cell(result, name)["n"] for name in expected} == expected
     assert result.hits.shape == (len(result.position), 256)
+
+
+def test_pairs_that_look_alike_count_once(task: BooleanTask) -> None:
+    rng, rows, width = np.random.default_rng(0), 200, 5
+
+    def side() -> TokenBatch:
+        """Random texts so short that many are the same, with two positions that stand elsewhere in each row."""
+        places = {name: torch.from_numpy(rng.integers(0, width, rows)) for name in ("here", "there")}
+        tokens = torch.from_numpy(rng.integers(0, 2, (rows, width)))
+        whole = task.batch([task.enumerate()[0]] * rows)
+        return replace(whole, tokens=tokens, mask=torch.ones_like(tokens, dtype=torch.bool), positions=places)
+
+    base, source = side(), side()
+    at, answer = base.positions["here"] // 2, rng.integers(0, 2, rows)
+    for names in (["here"], ["here", "there"], ["there", "here"], None):
+        seen, expected = set(), []
+        for i in range(rows):
+            last = max(int(source.positions[name][i]) for name in names) if names else width - 1
+            looks = (base.tokens[i, : at[i] + 1].tolist(), source.tokens[i, : last + 1].tolist(), answer[i])
+            expected.append(str(looks) not in seen)
+            seen.add(str(looks))
+        assert _distinct(base, source, at, answer, names).tolist() == expected
+        assert 20 < sum(expected) < rows
 
 
 def test_a_cell_equals_hooks_by_hand(task: BooleanTask, tiny_model: MakeModel) -> None:
@@ -313,6 +339,63 @@ def test_das_in_all_dimensions_is_interchange(task: BooleanTask, tiny_model: Mak
         np.testing.assert_allclose(found.kept, found.full_kept)
     assert found.position == ("D", "newD?") * 2
     assert found.layer.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("site", "layer"), [("resid_pre", 1), ("resid_post", 0), ("mlp_out", 0), ("resid_mid", 1)])
+def test_a_cell_answers_as_the_model_under_a_hook(
+    task: BooleanTask, tiny_model: MakeModel, site: str, layer: int
+) -> None:
+    model, trials = tiny_model(2), split(task, "newB", "newD", 0.3, 64, 0, "cpu")[0]
+    place, name = Cell(model, trials, site, layer, "newB?"), hook_name(site, layer)
+    basis = orthonormal(first_basis(16, 3, 1))
+    at, predict = (int(trials.base.position(name)[0]) for name in ("newB?", "newD?"))
+    old, new = (model.run_with_cache(side.tokens)[1][name][:, at] for side in (trials.base, trials.source))
+    written = torch.stack([o + sum(((n - o) @ b) * b for b in basis.T) for o, n in zip(old, new, strict=True)])
+
+    def write(value: Tensor, hook: object) -> Tensor:
+        value[:, at] = written
+        return value
+
+    with torch.no_grad():
+        found = model.run_with_hooks(trials.base.tokens, fwd_hooks=[(name, write)])[:, predict, place.candidates]
+        torch.testing.assert_close(place.logits(place.swapped(basis)), found, atol=1e-4, rtol=0)
+        missed = -found.log_softmax(-1)[torch.arange(len(found)), trials.right]
+        changed, control = missed[trials.changes], missed[~trials.changes]
+        assert float(place.loss(basis)) == pytest.approx(float(changed.mean() + control.mean()), abs=1e-4)
+        assert len(control) > 5 < len(changed)
+
+
+def test_axes_span_how_bases_and_sources_differ(task: BooleanTask, tiny_model: MakeModel) -> None:
+    worlds = task.batch(task.enumerate())
+    base, source = worlds.take([0, 1, 0, 1, 0]), worlds.take([4, 9, 18, 23, 30])  # two bases differ in one way alone
+    changes = torch.ones(5, dtype=torch.bool)
+    place = Cell(tiny_model(2), Trials(base, source, "newD", changes.long(), changes, 7), "resid_post", 0, "newB?")
+    axes = place.axes("data")
+    torch.testing.assert_close(axes.T @ axes, torch.eye(axes.shape[1]), atol=1e-5, rtol=0)
+    apart = torch.cat([place.old, place.new]) - place.old[0]
+    torch.testing.assert_close(apart @ axes @ axes.T, apart, atol=1e-4, rtol=0)
+    assert axes.shape[1] == int(torch.linalg.matrix_rank(apart, atol=1e-3)) == 6
+
+
+def test_cells_fitted_together_are_those_fitted_alone(task: BooleanTask, tiny_model: MakeModel) -> None:
+    model = tiny_model(5)
+    options: dict[str, Any] = {"layer": 0, "seeds": (0, 1), "steps": 3}
+    names = ["C", "D", "newB?"]
+    grid = das(model, task, "newB", "newD", position=names, **options)
+    for i, name in enumerate(names):
+        alone = das(model, task, "newB", "newD", position=name, **options)
+        for field in ("basis", "rank", "train", "held_out", "kept", "random", "full"):
+            np.testing.assert_allclose(getattr(grid, field)[i], getattr(alone, field)[0], atol=1e-5, err_msg=field)
+    assert np.abs(grid.basis[0, 0] - grid.basis[0, 1]).max() > 0.01  # seeds differ, cells too
+    assert np.abs(grid.basis[0, 0] - grid.basis[2, 0]).max() > 0.01
+    assert len(np.unique(grid.rank)) > 1
+
+
+def test_a_cell_that_moves_the_controls_is_no_illusion(fitted: dict[str, DASResult]) -> None:
+    result = replace(fitted["via-token"], mean=np.array([0.5]))
+    assert result.off_path.tolist() == [True]  # the whole activation does nothing
+    assert replace(result, full_kept=np.full_like(result.full_kept, 0.5)).off_path.tolist() == [False]
+    assert replace(result, full=np.full_like(result.full, 0.46)).off_path.tolist() == [False]
 
 
 def test_the_split_keeps_inputs_apart(task: BooleanTask) -> None:

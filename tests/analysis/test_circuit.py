@@ -1,25 +1,32 @@
 """Edge scores, circuits and their faithfulness: against finite differences, completeness, and circuits known by
 construction."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import networkx
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedTransformer
+from torch import Tensor
+from transformer_lens import ActivationCache, HookedTransformer
 
 import interp_kit as ik
 from interp_kit.analysis.attribution import BIAS
 from interp_kit.analysis.circuit import Circuit
-from interp_kit.analysis.edge_scores import score_edges
+from interp_kit.analysis.edge_scores import COMPLETE, FIRST, patched, score_edges
 from interp_kit.analysis.graph import Graph
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
 from interp_kit.core.plotting import png
+from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 
+MakeModel = Callable[..., HookedTransformer]
+DIRECTIONS: tuple[Literal["noise", "denoise"], ...] = ("noise", "denoise")
 LATENT = {
     Edge("embed", "L0H0", "v"),
     Edge("L0H0", "L0 MLP", "mlp"),
@@ -45,25 +52,92 @@ def untrained(latent: HookedTransformer) -> HookedTransformer:
 
 
 @pytest.fixture(scope="module")
+def random(tiny_model: MakeModel) -> HookedTransformer:
+    """Random weights, biases and norms: nothing in it is 0, no score is equal to another."""
+    return tiny_model(4, eps=0.5)
+
+
+@pytest.fixture(scope="module")
+def one_way(pairs: PairBatch) -> PairBatch:
+    """Each two texts in one order alone: averages from clean to corrupt and back are then no longer the same."""
+    sides = zip(pairs.clean.tokens.tolist(), pairs.corrupt.tokens.tolist(), strict=True)
+    return pairs.take([i for i, (clean, corrupt) in enumerate(sides) if clean < corrupt])
+
+
+@pytest.fixture(scope="module")
+def seen(random: HookedTransformer, pairs: PairBatch) -> ActivationCache:
+    """What TransformerLens has of the random model on the clean side, each head's output apart."""
+    random.set_use_attn_result(True)
+    _, cache = random.run_with_cache(pairs.clean.tokens)
+    random.set_use_attn_result(False)
+    return cache
+
+
+def difference(logits: Tensor, pairs: PairBatch) -> Tensor:
+    """(pair,) logit of the clean answer minus that of the corrupt one, of logits (pair, vocab)."""
+    rows = torch.arange(len(pairs))
+    return logits[rows, pairs.clean.answer["newD"]] - logits[rows, pairs.corrupt.answer["newD"]]
+
+
+@pytest.fixture(scope="module")
 def scored(latent: HookedTransformer, pairs: PairBatch) -> Circuit:
     return score_edges(latent, pairs, method="exact")
 
 
-def test_a_gradient_is_what_a_small_part_of_the_patch_does(latent: HookedTransformer, pairs: PairBatch) -> None:
+def test_a_gradient_is_what_a_small_part_of_the_patch_does(latent: HookedTransformer, one_way: PairBatch) -> None:
     model = ik.untrained(latent).to(torch.float64)
     model.cfg.dtype = torch.float64
-    found = score_edges(model, pairs, method="eap")
-    graph, metric = Graph(model), ik.logit_difference(pairs)
-    reference, reads, share = graph.outputs(pairs.corrupt.tokens), metric.reads(pairs.clean), 1e-4
-    masks = torch.stack([graph.mask(pairs.clean, [edge]).double() * share for edge in graph.edges])
+    found = score_edges(model, one_way, method="eap")
+    graph, metric = Graph(model), ik.logit_difference(one_way)
+    reference, reads, share = graph.outputs(one_way.corrupt.tokens), metric.reads(one_way.clean), 1e-4
+    masks = torch.stack([graph.mask(one_way.clean, [edge]).double() * share for edge in graph.edges])
     with torch.no_grad():
-        start = metric.measure(graph.logits(pairs.clean.tokens, reads), pairs.clean)[0]
-        moved = metric.measure(graph.logits(pairs.clean.tokens, reads, masks, reference), pairs.clean)
+        start = metric.measure(graph.logits(one_way.clean.tokens, reads), one_way.clean)[0]
+        moved = metric.measure(graph.logits(one_way.clean.tokens, reads, masks, reference), one_way.clean)
     expected = ((start - moved) / share).mean(1).numpy()
     np.testing.assert_allclose(found.score, expected, atol=1e-3 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("direction", ["noise", "denoise"])
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_true_edge_alone_is_worth_the_whole_gap(
+    latent: HookedTransformer, pairs: PairBatch, direction: Literal["noise", "denoise"]
+) -> None:
+    found = score_edges(latent, pairs, method="exact", direction=direction).top(5)
+    assert set(found.edges) == LATENT
+    assert found.config["gap"] > 1
+    assert found.score == pytest.approx([found.config["gap"]] * 5, rel=1e-3)
+
+
+def test_edges_that_run_in_parts_have_the_scores_of_all_together(
+    random: HookedTransformer, pairs: PairBatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = score_edges(random, pairs, method="exact")
+    monkeypatch.setattr(Graph, "chunk", lambda graph, tokens: 7)
+    np.testing.assert_allclose(score_edges(random, pairs, method="exact").score, together.score, atol=1e-5)
+
+
+def test_double_precision_is_kept(tiny_model: MakeModel, random: HookedTransformer, pairs: PairBatch) -> None:
+    double = score_edges(tiny_model(4, eps=0.5).to(torch.float64), pairs, method="exact")
+    np.testing.assert_allclose(double.score, score_edges(random, pairs, method="exact").score, atol=1e-4)
+
+
+def test_midpoints_are_the_same_from_either_end(random: HookedTransformer, one_way: PairBatch) -> None:
+    noise, denoise = (score_edges(random, one_way, steps=3, direction=direction) for direction in DIRECTIONS)
+    assert noise.config["steps"] == denoise.config["steps"] == 3
+    np.testing.assert_allclose(noise.score, denoise.score, atol=1e-4)
+    ends = [score_edges(random, one_way, method="eap", direction=direction).score for direction in DIRECTIONS]
+    assert np.abs(ends[0] - ends[1]).max() > 0.01  # the gradient is another at each end
+
+
+def test_steps_double_until_they_are_complete_twice(random: HookedTransformer, pairs: PairBatch) -> None:
+    found = score_edges(random, pairs).config
+    last, before = (score_edges(random, pairs, steps=found["steps"] // by).config["incomplete"] for by in (1, 2))
+    assert found["incomplete"] == pytest.approx(last, abs=1e-5)
+    assert max(last, before) <= COMPLETE
+    assert found["steps"] >= 2 * FIRST
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["boolean-latent", "boolean-direct", "untrained:boolean-latent"])
 def test_what_leaves_the_embedding_adds_up_to_the_gap(name: str, direction: str, pairs: PairBatch) -> None:
     from interp_kit.recipes.zoo import resolve
@@ -77,6 +151,14 @@ def test_what_leaves_the_embedding_adds_up_to_the_gap(name: str, direction: str,
 def test_scores_by_position_add_up(latent: HookedTransformer, pairs: PairBatch) -> None:
     whole = score_edges(latent, pairs, method="eap")
     parts = score_edges(latent, pairs, method="eap", by="position")
+    summed = parts.score.reshape(len(whole), len(pairs.clean.positions)).sum(1)
+    np.testing.assert_allclose(summed, whole.score, atol=1e-4)
+
+
+def test_a_position_that_a_row_has_not_adds_nothing(tiny_model: MakeModel, parity: AbstractTask) -> None:
+    model, pairs = tiny_model(4, d_vocab=5, n_ctx=8), parity.pairs("x", "parity", hold=("bits",))
+    assert (pairs.clean.positions["bit2"] < 0).any()
+    whole, parts = score_edges(model, pairs, method="eap"), score_edges(model, pairs, method="eap", by="position")
     summed = parts.score.reshape(len(whole), len(pairs.clean.positions)).sum(1)
     np.testing.assert_allclose(summed, whole.score, atol=1e-4)
 
@@ -103,6 +185,23 @@ def test_acdc_leaves_the_true_edges(latent: HookedTransformer, pairs: PairBatch)
         ik.acdc(latent, pairs, threshold=0.0)
 
 
+def test_acdc_goes_edge_by_edge_as_it_says(random: HookedTransformer, one_way: PairBatch) -> None:
+    threshold = 0.02
+    found = ik.acdc(random, one_way, threshold=threshold, metric=ik.logit_difference)
+    graph, kept = Graph(random), dict(zip(found.edges, found.score, strict=True))
+    reference, removed = graph.outputs(one_way.corrupt.tokens), []
+    for edge in reversed(graph.edges):
+        without = [removed, [*removed, edge]]
+        before, after = patched(graph, one_way.clean, reference, without, ik.logit_difference(one_way)).mean(1).tolist()
+        if edge in kept:
+            assert kept[edge] == pytest.approx(after - before, abs=1e-5)
+        else:
+            removed.append(edge)
+        assert (abs(after - before) >= threshold) == (edge in kept)
+    assert 5 < len(kept) < len(graph.edges) - 5
+    assert found.score.min() < 0 < found.score.max()
+
+
 def test_paths_recover_what_they_carry(latent: HookedTransformer, pairs: PairBatch) -> None:
     wrong = Edge("embed", "L1H1", "v")
     found = ik.path_patch(latent, pairs, {"true": [Edge("L0 MLP", "L1H1", "v", "newB?")], "wrong": [wrong]})
@@ -112,12 +211,72 @@ def test_paths_recover_what_they_carry(latent: HookedTransformer, pairs: PairBat
     assert noise.path[0] == "L1H1 → L1 MLP"
 
 
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_paths_lead_from_one_run_to_the_other(
+    random: HookedTransformer, pairs: PairBatch, direction: Literal["noise", "denoise"]
+) -> None:
+    found = ik.path_patch(random, pairs, [Edge("embed", "L0 MLP", "mlp")], direction=direction)
+    sides = (pairs.clean, pairs.corrupt) if direction == "noise" else (pairs.corrupt, pairs.clean)
+    for ours, side in zip((found.start, found.goal), sides, strict=True):
+        logits = random(side.tokens)[torch.arange(len(pairs)), side.position("newD?")]
+        np.testing.assert_allclose(ours, difference(logits, pairs), atol=1e-4)
+
+
+def test_an_edge_without_position_is_that_edge_at_every_position(random: HookedTransformer, pairs: PairBatch) -> None:
+    whole, there = Edge("embed", "L0 MLP", "mlp"), Edge("L0 MLP", "L1H0", "v", "newB?")
+    spread = [replace(whole, position=name) for name in pairs.clean.positions]
+    found = ik.path_patch(random, pairs, [[whole, there], [*spread, there], [there]])
+    np.testing.assert_allclose(found.values[0], found.values[1], atol=1e-4)
+    assert np.abs(found.values[0] - found.values[2]).max() > 0.01
+
+
 def test_true_edges_alone_do_all(latent: HookedTransformer, pairs: PairBatch, scored: Circuit) -> None:
     for ablation in ("counterfactual", "mean", "resample"):
         found = ik.faithfulness(latent, pairs, scored, sizes=[0, 4, 5, 110], ablation=ablation)  # pyright: ignore[reportArgumentType]
         assert found.value[[0, 2, 3]] == pytest.approx([0, 1, 1], abs=0.02), ablation
         assert found.value[1] < 0.1  # four of five carry nothing through
     assert found.random[:, 2].max() < 0.1
+
+
+def test_with_no_edge_the_answer_is_read_from_what_ablation_gives(
+    random: HookedTransformer, one_way: PairBatch
+) -> None:
+    scores, n = score_edges(random, one_way, method="eap"), len(one_way)
+
+    def answers(stream: Tensor) -> Tensor:
+        return difference(random.unembed(random.ln_final(stream.expand(n, 1, -1)))[:, 0], one_way)
+
+    streams = [random.run_with_cache(side.tokens)[1]["resid_post", 1] for side in (one_way.clean, one_way.corrupt)]
+    stream = torch.cat(streams)[:, int(one_way.clean.position("newD?")[0])]
+    by_stream = torch.stack([answers(one) for one in stream], 1)  # (pair, stream read from)
+
+    def ablated(ablation: Literal["counterfactual", "mean", "resample"], seed: int = 0) -> Tensor:
+        found = ik.faithfulness(random, one_way, scores, sizes=[0], ablation=ablation, controls=0, seed=seed)
+        return torch.from_numpy(found.values[0])
+
+    torch.testing.assert_close(
+        ablated("counterfactual"), by_stream[torch.arange(n), torch.arange(n) + n], atol=1e-4, rtol=0
+    )
+    torch.testing.assert_close(ablated("mean"), answers(stream.mean(0)), atol=1e-4, rtol=0)
+    donors = []
+    for seed in range(5):
+        away = (by_stream - ablated("resample", seed)[:, None]).abs().min(1)
+        assert away.values.max() < 1e-4
+        assert (away.indices % n != torch.arange(n)).all()
+        donors += (away.indices // n).tolist()
+    assert set(donors) == {0, 1}  # prompts of either side
+
+
+def test_areas_are_those_under_the_curves(random: HookedTransformer, pairs: PairBatch) -> None:
+    scores = score_edges(random, pairs, method="eap")
+    found = ik.faithfulness(random, pairs, scores, sizes=[0, 5, 20, 40], controls=4)
+    cprs, cmds = [found.cpr, *found.random_cpr], [found.cmd, *found.random_cmd]
+    for curve, cpr, cmd in zip([found.value, *found.random], cprs, cmds, strict=True):
+        ends = pairwise(zip([*found.sizes / found.total, 1], [*curve, 1], strict=True))  # all edges are the whole model
+        spans = [(b - a, (u + v) / 2, (abs(1 - u) + abs(1 - v)) / 2) for (a, u), (b, v) in ends]
+        assert cpr == pytest.approx(sum(width * height for width, height, _ in spans))
+        assert cmd == pytest.approx(sum(width * height for width, _, height in spans))
+    assert max(found.value.max(), found.random.max()) > 1.05  # above 1 is as far from the model as below
 
 
 def test_areas_tell_a_true_ranking_from_a_wrong_one(
@@ -158,6 +317,38 @@ def test_direct_contributions_add_up_to_the_logit_difference(name: str, pairs: P
     assert lens.values.shape == (model.cfg.n_layers + 1, 2, len(pairs))
 
 
+def test_a_direct_contribution_is_an_output_through_the_norm_of_all(
+    random: HookedTransformer, pairs: PairBatch, seen: ActivationCache
+) -> None:
+    found = ik.direct_logit_attribution(random, pairs)
+    rows, at = torch.arange(len(pairs)), pairs.clean.position("newD?")
+    scale = seen["ln_final.hook_scale"][rows, at]
+    outs = {"embed": seen["resid_pre", 0]}
+    for layer in (0, 1):
+        outs |= {f"L{layer}H{head}": seen["result", layer][:, :, head] for head in (0, 1)}
+        outs |= {f"L{layer} MLP": seen["mlp_out", layer]}
+    assert found.component == (*outs, BIAS)
+    for node, values in zip(outs, found.values, strict=False):
+        out = outs[node][rows, at]
+        held = (out - out.mean(-1, keepdim=True)) / scale * random.ln_final.w
+        np.testing.assert_allclose(values, difference(held @ random.W_U, pairs), atol=1e-4, err_msg=node)
+    logits = random(pairs.clean.tokens)[rows, at]
+    np.testing.assert_allclose(found.values.sum(0), difference(logits, pairs), atol=1e-4)
+
+
+def test_the_lens_reads_the_stream_after_each_block(
+    random: HookedTransformer, pairs: PairBatch, seen: ActivationCache
+) -> None:
+    found = ik.logit_lens(random, pairs, positions=["D", "newB?", "newD?"])
+    for values, stream in zip(
+        found.values, (seen["resid_pre", 0], seen["resid_post", 0], seen["resid_post", 1]), strict=True
+    ):
+        logits = random.unembed(random.ln_final(stream))
+        for here, name in zip(values, found.position, strict=True):
+            at = logits[torch.arange(len(pairs)), pairs.clean.position(name)]
+            np.testing.assert_allclose(here, difference(at, pairs), atol=1e-4)
+
+
 def test_direct_attribution_of_a_field(latent: HookedTransformer, task: BooleanTask) -> None:
     batch = task.batch(task.enumerate())
     found = ik.direct_logit_attribution(latent, batch, "newA")
@@ -180,6 +371,20 @@ def test_a_circuit_is_a_graph_and_a_picture_and_a_file(scored: Circuit, tmp_path
     assert again.edges == best.edges
     np.testing.assert_array_equal(again.score, best.score)
     assert scored.node_scores()["L0H3"] == pytest.approx(0, abs=1e-3)
+
+
+def test_a_part_of_a_circuit_keeps_what_its_edges_have(scored: Circuit) -> None:
+    best = scored.top(7)
+    for edge, *figures in zip(best.edges, best.score, best.low, best.high, strict=True):
+        i = scored.edges.index(edge)
+        assert figures == [scored.score[i], scored.low[i], scored.high[i]]
+    for node, total in scored.node_scores().items():
+        parts = [score for sender, score in zip(scored.sender, scored.score, strict=True) if sender == node]
+        assert total == pytest.approx(sum(parts), abs=1e-5)
+    loose = {Edge("embed", "L0H1", "q"), Edge("L1H0", "logits", "logits"), Edge("L0H2", "L1H3", "k")}
+    some = scored.take([i for i, edge in enumerate(scored.edges) if edge in LATENT | loose])
+    assert len(some) == 8
+    assert set(some.connected().edges) == LATENT
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -13,9 +13,11 @@ from interp_kit.analysis import sweep as sweeping
 from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.metrics import Metric, log_probability
 from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resample, Scale, Set, Zero, has_heads
+from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.decode import decode
+from interp_kit.models.executor import Executor
 
 ROWS, LENGTH, VOCABULARY = 3, 7, 11
 
@@ -93,8 +95,9 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
     other = dataclasses.replace(other, tokens=(other.tokens * 3 + 1) % VOCABULARY)
     one = edits(layers, attn_only, d_head, other)
     groups = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=6))
-    at = batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))]
-    metrics = [Metric("kl", "answer", at=at), Metric("probability", "answer", at=at), log_probability()]
+    places = [batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))] for _ in range(2)]
+    each = [Metric("kl", "answer", at=places[0]), Metric("probability", "answer", at=places[1]), log_probability()]
+    metrics = data.draw(st.permutations(each))
     found = sweep(model, batch, groups, metrics, memory=data.draw(st.sampled_from([1, 30_000, 2**29])))
     assert found.by_hooks == 0, found.why
     with torch.inference_mode():
@@ -104,6 +107,67 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
             for j, metric in enumerate(metrics):
                 expected = metric(logits, batch, engine.logits)
                 assert found.values[i, j] == pytest.approx(expected.numpy(), abs=1e-4, rel=1e-4), (group, metric.name)
+
+
+def test_one_head_and_all_heads_of_a_layer_in_one_group() -> None:
+    model, batch = network(0, d_head=3, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    for layer in (0, 1):
+        every, one = (
+            Edit("z", layer, Scale(-0.5), position="query"),
+            Edit("z", layer, Scale(3.0), head=1, position="t1"),
+        )
+        groups = [[every, one], [one, every], [every], [one]]
+        found = sweep(model, batch, groups, log_probability()).values[:, 0]
+        with torch.inference_mode():
+            expected = [log_probability()(Engine(model, batch).run(tuple(group)), batch).numpy() for group in groups]
+        assert found == pytest.approx(np.stack(expected), abs=1e-5)
+        assert np.abs(found[0] - found[2:]).max(1).min() > 1e-3
+
+
+@pytest.mark.parametrize("memory", [1, 50_000, 400_000, 2**29])
+def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int) -> None:
+    model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    groups = [(Edit("z", i % 2, Zero(), position=(0, 3, 5)[i % 3]),) for i in range(300)]
+    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], Engine(model, batch).new_value)
+    entries = suffix.entries(groups)
+    chunks = list(suffix.chunks(entries, memory))
+    assert sorted(np.concatenate(chunks).tolist()) == list(range(len(groups)))
+    for chunk in chunks:
+        window = suffix.end - int(entries.start[chunk].min())  # what all rows of the chunk carry
+        assert len(chunk) == 1 or len(chunk) * len(batch) * suffix._bytes(window) <= memory
+    if memory > 1:
+        assert max(map(len, chunks)) > 1
+
+
+def test_text_behind_the_batch_is_not_edited() -> None:
+    model, g = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), torch.Generator()
+    whole, short = ragged(1), 4
+    texts = torch.randint(0, VOCABULARY, (2, ROWS, LENGTH), generator=g.manual_seed(0))
+    batch, other = (
+        dataclasses.replace(
+            whole, tokens=text[:, :short], mask=torch.ones(ROWS, short, dtype=torch.bool),
+            positions={f"t{i}": torch.full((ROWS,), i) for i in range(short)},
+        )
+        for text in texts
+    )  # fmt: skip
+    each = torch.randn(ROWS, short, 8, generator=g)
+    groups: list[list[Edit]] = [
+        [Edit("resid_pre", 1, Add(each))],
+        [Edit("resid_post", 0, Set(each)), Edit("mlp_out", 1, Scale(-3.0))],
+        [Edit("attn_out", 1, Copy(other)), Edit("z", 0, Mean())],
+        [Edit("resid_mid", 1, Copy(other), position="t3")],
+    ]
+    free = torch.arange(LENGTH) >= 2  # pieces begin within the batch, and behind it
+    plain = decode(model, texts[0], free, batch_size=None)
+    for group in groups:
+        with editing(model, batch, group) as edited:
+            expected = decode(edited, texts[0], free, cached=False, batch_size=None)
+        with torch.inference_mode():
+            change = Engine(model, batch).change(tuple(group))
+        found = decode(model, texts[0], free, edit=change, batch_size=None)
+        assert torch.equal(found.tokens, expected.tokens)
+        torch.testing.assert_close(found.log_prob, expected.log_prob, atol=1e-4, rtol=1e-4, equal_nan=True)
+        assert not torch.allclose(found.log_prob, plain.log_prob, equal_nan=True)
 
 
 def test_a_model_that_is_not_computed_goes_by_hooks() -> None:

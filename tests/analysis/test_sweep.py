@@ -202,6 +202,21 @@ def test_resampling_over_another_batch_takes_its_rows(
     assert same.any(0).sum() > 1  # More than one donor.
 
 
+def test_what_edits_of_one_site_refer_to_is_kept_apart(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    model, rows = tiny_model(0), batch.take(range(0, 32, 4))
+    overs = [None, batch.take([1, 2, 5]), batch.take([30, 11, 7])]
+    sources: list[Source] = [
+        *(Mean(over) for over in overs),
+        *(Resample(seed, over) for seed in (0, 1) for over in overs),
+        *(Copy(batch.take(range(i, 32, 4))) for i in (1, 3)),
+    ]
+    edits = [Edit("resid_mid", 1, source, position=at) for source in sources for at in (None, "newD?")]
+    together = sweep(model, rows, edits, metrics()).values
+    for edit, values in zip(edits, together, strict=True):
+        close(values, sweep(model, rows, [edit], metrics()).values[0], 1e-4)
+    assert len(np.unique(together.round(3), axis=0)) == len(edits)
+
+
 # --------------------------------------------------------------------------------------------- values, entry by entry
 
 
@@ -675,6 +690,21 @@ def test_ragged_resampling_goes_by_name(parity: Any, ragged_model: HookedTransfo
     assert crossed > 3
 
 
+def test_ragged_donors_of_another_batch_have_every_name(
+    parity: Any, ragged_model: HookedTransformer, activation: Callable
+) -> None:
+    over = parity.batch(parity.enumerate())  # rows of one, two and three bits
+    rows = over.take([i for i, e in enumerate(parity.enumerate()) if e.labels["bits"] == 2])
+    there = activation(ragged_model, over, "resid_mid", 1)
+    donors = set()
+    for seed in range(4):
+        after = activation(ragged_model, rows, "resid_mid", 1, (Edit("resid_mid", 1, Resample(seed, over)),))
+        away = (after[:, None] - there[None]).abs().amax((2, 3)).min(1)
+        assert away.values.max() < 1e-5
+        donors |= {int(over.labels["bits"][i]) for i in away.indices}
+    assert donors == {2}
+
+
 def test_a_row_that_no_other_can_stand_in_for_is_an_error(parity: Any, ragged_model: HookedTransformer) -> None:
     batch = parity.batch([parity.example((0, 1, 1)), parity.example((1,)), parity.example((0,))])
     with pytest.raises(ValueError, match=r"row 0 .* no other row .* same positions"):
@@ -858,6 +888,9 @@ def test_batches_that_do_not_line_up_are_refused(
         sweep(tiny_model(0), batch, [Edit("z", 0, Copy(batch.take([0, 1, 2])))], metrics())
     long, short = parity.batch([parity.example((0, 1, 1))]), parity.batch([parity.example((0, 1))])
     assert long.tokens.shape == short.tokens.shape
+    ragged = parity.batch([parity.example((0, 1, 1)), parity.example((1,))])
+    with pytest.raises(ValueError, match=r"copied from .* rows must be of equal length"):
+        sweep(ragged_model, ragged, [Edit("z", 0, Copy(ragged.take([1, 0])))], logit_difference("parity"))
     with pytest.raises(ValueError, match="position 'parity\\?' stands elsewhere in the batch copied from"):
         sweep(ragged_model, long, [Edit("z", 0, Copy(short), position="parity?")], logit_difference("parity"))
     with pytest.raises(ValueError, match='CopyAttended is for site "z" at a named position'):

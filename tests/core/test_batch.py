@@ -89,6 +89,17 @@ def test_named_position(ragged: TokenBatch) -> None:
     assert ragged.take([2]).position("dot").tolist() == [4]
 
 
+def test_positions_to_a_field_are_those_of_every_row_up_to_its_prediction(
+    ragged: TokenBatch, task: BooleanTask
+) -> None:
+    assert ragged.positions_to("parity") == ["bit0", "parity?"]  # bit1 and dot are not in every row
+    assert ragged.take([2, 1]).positions_to("parity") == ["bit0", "bit1", "parity?"]
+    batch = task.batch(task.enumerate())
+    names = list(batch.positions)
+    for field in task.fields:
+        assert batch.positions_to(field.name) == names[: names.index(field.predict) + 1]
+
+
 def test_unknown_names_list_the_known_ones(ragged: TokenBatch) -> None:
     with pytest.raises(ValueError, match="no label 'z'; there are x, y, bits, parity"):
         ragged.label("z")

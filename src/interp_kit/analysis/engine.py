@@ -197,7 +197,8 @@ class Engine:
                 return value
             return value.narrow(axis, where[1].start, where[1].stop - where[1].start)
         if where[0].ndim == 2:  # some positions of each row
-            return value.expand(*self.batch.tokens.shape, *value.shape[max(0, axis + 1) :])[where[:2]]
+            value = value[(None,) * (behind + 2 - value.ndim)]
+            return value.expand(*self.batch.tokens.shape, *value.shape[2:])[where[:2]]
         return value
 
     def _check_aligned(self, other: TokenBatch, edit: Edit) -> None:
