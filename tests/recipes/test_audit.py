@@ -47,7 +47,7 @@ def result() -> AuditResult:
         named("interchange", "positions"),
         named("patching, noise", "positions"),
     )
-    return audit(CIRCUITS, judged, seeds=(0, 1), twins=("boolean-latent", "boolean-latent-seed1", "boolean-via-token"))
+    return audit(CIRCUITS, judged, seeds=(0, 1), twins=("boolean-latent-seed1", "boolean-via-token"))
 
 
 def test_truth_lie_and_silence_are_judged_as_such(result: AuditResult) -> None:
@@ -66,11 +66,11 @@ def test_a_probe_falls_for_the_decoy(result: AuditResult) -> None:
 
 
 def test_on_a_trained_twin_patching_finds_the_nodes(result: AuditResult) -> None:
-    assert result.trained.shape == (len(result.method), 3)
-    assert {name: auroc.shape[1] for name, auroc in result.twinned().items()} == {
-        "boolean-latent": 2,
-        "boolean-via-token": 1,
-    }
+    assert result.trained.shape == (len(result.method), 2)
+    assert [(name, auroc.shape[1]) for name, auroc in result.twinned().items()] == [
+        ("boolean-latent", 1),
+        ("boolean-via-token", 1),
+    ]
     assert result.trained[[0, 3, 4]].min() >= 0.99
     assert np.isnan(result.trained[6]).all()  # by which the edges of a twin are defined
     assert np.isfinite(np.delete(result.trained, 6, axis=0)).all()
