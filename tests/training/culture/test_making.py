@@ -16,6 +16,7 @@ from interp_kit.training.culture import making
 from interp_kit.training.culture.making import (
     Agreement,
     agreed_quizzes,
+    judge,
     load_quizzes,
     make_quizzes,
     save_quizzes,
@@ -62,20 +63,49 @@ def test_probability_of_solving_is_the_product_over_cells_of_both_grids(quizzes:
     white = quizzes.copy()
     white.reshape(-1, 4, 101)[:, 2:, 1:] *= (np.random.default_rng(1).random((6, 2, 100)) < 0.005).astype(int)
     found = solving_probability(model, white, seed=5, rounds=2, noise=noise)
-    rng = np.random.default_rng(derive_seed(5, "noise"))
     total = np.zeros(6)
-    for _ in range(2):
-        p = np.ones(6)
-        for name in ("A f_A B f_B", "f_A A f_B B"):
-            clean = grids.reconfigure(white, grids.structure(name))
-            read = grids.add_noise(clean, grids.noisy_cells(grids.structure(name)), rng, noise)
-            for row in range(6):
-                probabilities = model(torch.as_tensor(read[row : row + 1])).softmax(-1)[0].detach().double()
+    for row in range(6):
+        rng = np.random.default_rng(derive_seed(5, "noise", white[row].astype(np.uint8).tobytes()))
+        for _ in range(2):
+            p = 1.0
+            for name in ("A f_A B f_B", "f_A A f_B B"):
+                clean = grids.reconfigure(white[row : row + 1], grids.structure(name))
+                read = grids.add_noise(clean, grids.noisy_cells(grids.structure(name)), rng, noise)
+                probabilities = model(torch.as_tensor(read)).softmax(-1)[0].detach().double()
                 for t in range(304, 404):
-                    p[row] *= float(probabilities[t, clean[row, t]])
-        total += p / 2
+                    p *= float(probabilities[t, clean[0, t]])
+            total[row] += p / 2
     assert found == pytest.approx(total, rel=1e-4)
     assert found.max() > 1e-3
+
+
+def test_noise_of_a_quiz_does_not_depend_on_the_others(quizzes: np.ndarray) -> None:
+    model = MyGPT(SIZES, seed=0)
+    with torch.no_grad():
+        model.readout.weight.mul_(0.3)  # noise matters, and nothing is too small to be told
+    whole = np.log(solving_probability(model, quizzes, 5, noise=0.5))
+    parts = [solving_probability(model, quizzes[[n]], 5, noise=0.5)[0] for n in range(6)]
+    assert np.log(parts) == pytest.approx(whole, rel=1e-4)
+    assert np.log(solving_probability(model, quizzes, 6, noise=0.5)) != pytest.approx(whole, rel=1e-3)
+
+
+def test_quizzes_that_cannot_be_kept_are_not_shown_to_the_next_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = np.random.default_rng(0).choice([0.1, 0.7, 0.99], size=(4, 300), p=[0.2, 0.1, 0.7])
+    shown: list[int] = []
+
+    def probability(model: int, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
+        shown.append(len(quizzes))
+        return told[model, quizzes[:, 0]]
+
+    monkeypatch.setattr(making, "solving_probability", probability)
+    at, p = judge.__wrapped__(range(4), np.arange(300)[:, None], 0, Agreement())  # type: ignore[attr-defined]
+    assert at.tolist() == np.flatnonzero(by_hand(told, 1)).tolist()
+    assert np.array_equal(p, told[:, at])
+    possible = [
+        sum(all(v <= 0.5 or v >= 0.95 for v in c[:k]) and sum(v <= 0.5 for v in c[:k]) <= 1 for c in told.T)
+        for k in range(4)
+    ]
+    assert shown == possible
 
 
 def test_quizzes_are_made_by_the_model_and_are_well_formed() -> None:

@@ -41,15 +41,25 @@ def test_batches_are_noisy_where_the_structure_says_and_true_elsewhere() -> None
     assert grids.structure_of(clean).tolist() == structure.tolist()
 
 
+def test_the_first_grid_is_smudged_where_quizzes_are_made_and_nowhere_else() -> None:
+    structure = np.arange(200) % len(grids.STRUCTURES)
+    noisy, clean = quiz_batch(np.arange(200) % 8, structure, np.random.default_rng(0), 0.0, 0.5)
+    makes, first = ~np.isin(structure, grids.EVALUATED), slice(1, grids.QUARTER)
+    differs = noisy != clean
+    assert 0.4 < differs[makes, first].mean() < 0.5
+    differs[makes, first] = False
+    assert not differs.any()
+
+
 def test_draws_follow_what_is_still_wrong() -> None:
     right = np.ones((len(TASKS), len(grids.STRUCTURES)))
     right[3, 1] = 0.0
-    task, structure = rotation._draw(20_000, right, 0.8, False, np.random.default_rng(0))
+    task, structure = rotation._draw(20_000, right, 0.8, 0.0, np.random.default_rng(0))
     share = ((task == 3) & (structure == 1)).mean()
     assert share == pytest.approx(0.8 + 0.2 / 32, abs=0.01)
     assert set(structure) == set(grids.EVALUATED)
-    _, structure = rotation._draw(20_000, right, 0.0, True, np.random.default_rng(0))
-    assert (~np.isin(structure, grids.EVALUATED)).mean() == pytest.approx(0.2, abs=0.01)
+    _, structure = rotation._draw(20_000, right, 0.0, 0.3, np.random.default_rng(0))
+    assert (~np.isin(structure, grids.EVALUATED)).mean() == pytest.approx(0.3, abs=0.01)
 
 
 def test_weights_of_the_loss() -> None:

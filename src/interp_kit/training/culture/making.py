@@ -38,9 +38,12 @@ class Agreement:
 
     def kept(self, p: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(n,) whether each quiz is kept, of (model, n) probabilities."""
-        fails = (p <= self.lost).sum(0)
+        return self.open(p) & ((p <= self.lost).sum(0) >= 1)
+
+    def open(self, p: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """(n,) whether each quiz may still be kept, of (model, n) probabilities by the first of the models."""
         decided = ((p >= self.sure) | (p <= self.lost)).all(0)
-        return decided & (fails >= 1) & (fails <= self.max_fail)
+        return decided & ((p <= self.lost).sum(0) <= self.max_fail)
 
 
 def make_quizzes(model: MyGPT, n: int, seed: int, temperature: float = 1.5) -> NDArray[np.int64]:
@@ -84,15 +87,17 @@ def solving_probability(
     batch: int = 16,
 ) -> NDArray[np.float64]:
     """(n,) probability that the model samples f_B from A f_A B and B from f_A A f_B, both all right: the product of the
-    two, averaged over rounds of noise on the third grid."""
+    two, averaged over rounds of noise on the third grid. The noise on a quiz follows from `seed` and the quiz alone, so
+    that whoever has a quiz and the seed finds the same probability, whichever other quizzes it came with."""
     model.eval()
-    rng = np.random.default_rng(derive_seed(seed, "noise"))
+    rngs = [np.random.default_rng(derive_seed(seed, "noise", quiz.astype(np.uint8).tobytes())) for quiz in quizzes]
     total = np.zeros(len(quizzes))
     for _ in range(rounds):
         log_p = np.zeros(len(quizzes))
         for structure in (FORWARD, BACKWARD):
             clean = grids.reconfigure(quizzes, structure)
-            noisy = grids.add_noise(clean, grids.noisy_cells(structure), rng, noise)
+            where = grids.noisy_cells(structure)
+            noisy = np.array([grids.add_noise(c, where, rng, noise) for c, rng in zip(clean, rngs, strict=True)])
             for part in range(0, len(clean), batch):
                 rows = slice(part, part + batch)
                 log_probs = model(torch.as_tensor(noisy[rows]).long())[:, -grids.CELLS :].double().log_softmax(-1)
@@ -100,6 +105,24 @@ def solving_probability(
                 log_p[rows] += log_probs.gather(-1, truth)[..., 0].sum(1).numpy()
         total += np.exp(log_p)
     return total / rounds
+
+
+def judge(
+    models: Sequence[MyGPT], quizzes: NDArray[np.int64], seed: int, rule: Agreement
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(k,) which of n quizzes the models keep, and their (model, k) probabilities of solving them.
+
+    The models judge one after the other, all with the same noise; a quiz that can no longer be kept is not shown to
+    the next.
+    """
+    at, p = np.arange(len(quizzes)), np.zeros((0, len(quizzes)))
+    for model in models:
+        own = solving_probability(model, quizzes[at], seed, rounds=rule.rounds)
+        p = np.concatenate([p, own[None]])
+        open_ = rule.open(p)
+        at, p = at[open_], p[:, open_]
+    kept = rule.kept(p)
+    return at[kept], p[:, kept]
 
 
 def agreed_quizzes(
@@ -115,7 +138,8 @@ def agreed_quizzes(
     """(k, 404) quizzes that the group keeps, their (model, k) probabilities, and how many were made to find them.
 
     Quizzes are made `made` at a time, each time by one of `makers` drawn at random, by default of the group itself,
-    until `wanted` are kept or `most` were made. No quiz is kept twice.
+    until `wanted` are kept or `most` were made. No quiz is kept twice. The probabilities are those that
+    `solving_probability` gives with `judging_seed(seed)`.
     """
     makers = models if makers is None else makers
     rule = rule or Agreement()
@@ -125,19 +149,19 @@ def agreed_quizzes(
     while len(kept) < wanted and count < most:
         maker = makers[int(rng.integers(len(makers)))]
         quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
-        p = np.stack(
-            [
-                solving_probability(model, quizzes, derive_seed(seed, "round", count, k), rounds=rule.rounds)
-                for k, model in enumerate(models)
-            ]
-        )
-        for quiz, column in zip(quizzes[rule.kept(p)], p.T[rule.kept(p)], strict=True):
+        at, p = judge(models, quizzes, judging_seed(seed), rule)
+        for quiz, column in zip(quizzes[at], p.T, strict=True):
             kept.setdefault(quiz.tobytes(), (quiz, column))
         count += made
     found = list(kept.values())[:wanted]
     if not found:
         return np.zeros((0, grids.LENGTH), np.int64), np.zeros((len(models), 0)), count
     return np.stack([quiz for quiz, _ in found]), np.stack([p for _, p in found], axis=1), count
+
+
+def judging_seed(seed: int) -> int:
+    """The seed of the noise with which a round of that seed is judged."""
+    return derive_seed(seed, "judging")
 
 
 def save_quizzes(path: str | Path, train: Sequence[NDArray[np.int64]], test: Sequence[NDArray[np.int64]]) -> None:

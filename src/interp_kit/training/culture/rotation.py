@@ -42,9 +42,11 @@ class CultureConfig:
     quizzes that each model sees; turn: quizzes between evaluations; tested: quizzes of an evaluation; noise: of the
     prompt; focus: how strongly quizzes are drawn from the (task, structure) pairs that are still answered wrongly, 0
     for uniformly; making: the share of the budget, at its start and again at its end, in which the structure that makes
-    quizzes joins and every position is learnt, as a model that makes quizzes needs; rest: the weight then of positions
-    that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a round of
-    making is to keep, 0 for no round; makers: numbers of the models that make them, by default those of `ids`, which
+    quizzes joins and every position is learnt, as a model that makes quizzes needs; share: the share of that structure
+    in what is drawn then; smudge: noise on its first grid, which makers sample at a high temperature and so smudge
+    themselves (the original has none); rest: the weight then of positions that are no answer; threshold: the accuracy
+    at which models begin to make quizzes; quizzes: how many a round of making is to keep, 0 for no round; makers:
+    numbers of the models that make them, by default those of `ids`, which
     judge them; max_fail: how many models may fail at one; precision: of the passes on a CPU,
     "float32" or "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every
     step of a model.
@@ -58,6 +60,8 @@ class CultureConfig:
     noise: float = grids.NOISE
     focus: float = 0.8
     making: float = 0.1
+    share: float = 0.2
+    smudge: float = 0.0
     rest: float = 0.1
     threshold: float = THRESHOLD
     quizzes: int = 0
@@ -93,11 +97,16 @@ class Point:
 
 
 def quiz_batch(
-    task: NDArray[np.int64], structure: NDArray[np.int64], rng: np.random.Generator, noise: float
+    task: NDArray[np.int64], structure: NDArray[np.int64], rng: np.random.Generator, noise: float, smudge: float = 0.0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(n, 404) world quizzes as they are read, with noise on the prompt, and as they should be."""
+    """(n, 404) world quizzes as they are read, with noise on the prompt (`smudge` where quizzes are made: on the first
+    grid), and as they should be."""
     clean = grids.reconfigure(draw_worlds(task, rng).quizzes(), structure)
-    return grids.add_noise(clean, grids.noisy_cells(structure), rng, noise), clean
+    noisy = grids.add_noise(clean, grids.noisy_cells(structure), rng, noise)
+    if smudge:
+        first = ~np.isin(structure, grids.EVALUATED)[:, None] & grids.cells_of(np.eye(len(grids.GRIDS), dtype=bool)[0])
+        noisy = grids.add_noise(noisy, first, rng, smudge)
+    return noisy, clean
 
 
 def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None = None, rank: int = 0) -> Point:
@@ -140,8 +149,8 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
         n = -(-min(64 * learner.preset.batch, last - learner.seen) // config.shards)
         done = learner.seen / config.budget
         making = done < config.making or done >= 1 - config.making
-        task, structure = _draw(n, learner.right, config.focus, making, rng)
-        noisy, clean = quiz_batch(task, structure, rng, config.noise)
+        task, structure = _draw(n, learner.right, config.focus, config.share if making else 0.0, rng)
+        noisy, clean = quiz_batch(task, structure, rng, config.noise, config.smudge)
         from_models = rng.random(n) < min(0.5, len(made) / config.turn)
         if from_models.any():
             chosen = made[rng.integers(len(made), size=int(from_models.sum()))]
@@ -169,18 +178,18 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
 
 
 def _draw(
-    n: int, right: NDArray[np.float64], focus: float, making: bool, rng: np.random.Generator
+    n: int, right: NDArray[np.float64], focus: float, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(n,) tasks and structures: uniform with weight 1 - focus, in proportion to the share of wrong answers with weight
-    focus; one in five quizzes in the structure that makes them, where that is learnt."""
+    focus; `share` of the quizzes in the structure that makes them."""
     evaluated = list(grids.EVALUATED)
     wrong = 1 - right[:, evaluated]
     weight = (1 - focus) / wrong.size + focus * wrong / max(wrong.sum(), 1e-9)
     task, at = np.divmod(rng.choice(wrong.size, size=n, p=(weight / weight.sum()).ravel()), len(evaluated))
     structure = np.array(evaluated)[at]
-    if making:
+    if share:
         makes = [k for k in range(len(grids.STRUCTURES)) if k not in evaluated]
-        structure = np.where(rng.random(n) < 0.2, rng.choice(makes, size=n), structure)
+        structure = np.where(rng.random(n) < share, rng.choice(makes, size=n), structure)
     return task, structure
 
 
