@@ -917,21 +917,34 @@ def test_copies_are_independent(tiny_model: MakeModel) -> None:
     assert torch.equal(copy.deepcopy(first).W_E, second.W_E)
 
 
-def test_an_executor_is_used_again_only_while_the_weights_are_the_same(
-    tiny_model: MakeModel, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fast", [True, False])
+def test_another_batch_is_measured_in_the_run_that_is_copied_from(
+    tiny_model: MakeModel, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch, fast: bool
 ) -> None:
-    model, edits = tiny_model(), [Edit("mlp_out", 0, Zero())]
-    first = sweep(model, batch, edits, metrics())
-    made: list[Executor] = []
-    build = Executor.__init__
-    monkeypatch.setattr(Executor, "__init__", lambda self, *a, **k: (made.append(self), build(self, *a, **k))[1])
-    again = sweep(model, batch, edits, metrics(), executor=first.executor)
-    assert again.executor is first.executor
-    assert not made
-    np.testing.assert_array_equal(again.values, first.values)
+    model = tiny_model(0) if fast else tiny_model(0, positional_embedding_type="rotary", rotary_dim=4)
+    other = batch.take(list(range(len(batch)))[::-1])
+    expected = sweep(model, other, [], metrics()).baseline
+    runs: list[torch.Tensor] = []
+    run = Executor.run
+    monkeypatch.setattr(Executor, "run", lambda self, tokens, *a, **k: (runs.append(tokens), run(self, tokens, *a))[1])
+    for edits in ([Edit("mlp_out", 0, Zero())], [Edit("resid_pre", 0, Copy(other))], []):
+        runs.clear()
+        swept = sweep(model, batch, edits, metrics(), other=other)
+        assert swept.other is not None
+        np.testing.assert_allclose(swept.other, expected, atol=1e-5)
+        assert sum(tokens is other.tokens for tokens in runs) == fast
+        assert (swept.by_hooks == len(edits)) != fast or not edits
+    assert sweep(model, batch, [], metrics()).other is None
+    assert np.abs(expected - swept.baseline).max() > 1e-3
+
+
+def test_another_batch_that_is_not_finite_is_said(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    model = tiny_model(0)
+    token = next(t for t in range(model.cfg.d_vocab) if 0 < (batch.tokens == t).any(1).sum() < len(batch))
+    has = (batch.tokens == token).any(1)
+    only, rest = batch.take(has.nonzero()[:1, 0]), batch.take((~has).nonzero()[:, 0])
     with torch.no_grad():
-        model.unembed.W_U.mul_(2.0)
-    changed = sweep(model, batch, edits, metrics(), executor=first.executor)
-    assert len(made) == 1
-    np.testing.assert_array_equal(changed.baseline, sweep(model, batch, edits, metrics()).baseline)
-    assert np.abs(changed.baseline - first.baseline).max() > 1e-3
+        model.embed.W_E[token] = torch.nan
+    sweep(model, rest, [], metrics())
+    with pytest.raises(FloatingPointError, match="nan or infinite"):
+        sweep(model, rest, [], metrics(), other=only)

@@ -46,6 +46,7 @@ class Engine:
         self.executor: Executor | None = None  # what computes reference activations, else the model itself does
         self._cache: dict[tuple[object, ...], Tensor] = {}
         self._kept: list[object] = []  # keeps the batches alive whose id is a key
+        self._aligned: set[tuple[int, str | None]] = set()  # batches, and names in them, that were found aligned
 
     @functools.cached_property
     def logits(self) -> Tensor:
@@ -84,8 +85,14 @@ class Engine:
 
         return apply
 
-    def harvest(self, groups: Iterable[EditGroup]) -> None:
-        """Compute what activations the edits refer to, each batch in one run."""
+    def check(self, edit: Edit) -> None:
+        """Raise ValueError where an edit copies from a batch that is not aligned with this one."""
+        if isinstance(edit.source, Copy | CopyAttended):
+            self._check_aligned(edit.source.batch, edit)
+
+    def harvest(self, groups: Iterable[EditGroup], whole: TokenBatch | None = None) -> Tensor | None:
+        """Compute what activations the edits refer to, each batch in one run. Gives (batch, pos, d_model) the residual
+        stream behind the last block of `whole`, one of these batches or another, where there is an executor."""
         needed: dict[int, tuple[TokenBatch, set[tuple[str, int | None]]]] = {}
         for edit in (edit for group in groups for edit in group):
             match edit.source:
@@ -96,28 +103,34 @@ class Engine:
                 case _:
                     continue
             needed.setdefault(id(over), (over, set()))[1].add((edit.site, edit.layer))
+        if whole is not None and self.executor is not None:
+            needed.setdefault(id(whole), (whole, set()))
+        hidden = None
         for over, sites in needed.values():
-            self._harvest(over, sites)
+            found = self._harvest(over, sites, to_end=over is whole)
+            hidden = found if over is whole else hidden
+        return hidden
 
-    def _harvest(self, over: TokenBatch, sites: set[tuple[str, int | None]]) -> None:
-        names = {hook_name(site, layer): (site, layer or 0) for site, layer in sites}
+    def _harvest(self, over: TokenBatch, sites: set[tuple[str, int | None]], *, to_end: bool = False) -> Tensor | None:
+        names, hidden = {hook_name(site, layer): (site, layer or 0) for site, layer in sites}, None
         if self.executor is None:
             _, found = self.model.run_with_cache(
                 over.tokens, names_filter=list(names), return_type=None, **unpadded(self.model, over.tokens)
             )
         else:
             here: dict[tuple[str, int], Tensor] = {}
-            wanted, last = set(names.values()), max(layer for _, layer in names.values())
+            wanted, stop = set(names.values()), max((layer for _, layer in names.values()), default=0) + 1
 
             def keep(site: str, layer: int, value: Tensor) -> None:
                 if (site, layer) in wanted:
                     here[site, layer] = value
 
-            self.executor.run(over.tokens, keep, last + 1)
+            hidden = self.executor.run(over.tokens, keep, None if to_end else stop)
             found = {name: here[at] for name, at in names.items()}
         for name in names:
             value = found[name].expand(len(over), *found[name].shape[1:])  # pos_embed is one row for all
             self._once(("activation", id(over), name), over, lambda value=value: value)
+        return hidden
 
     def activation(self, batch: TokenBatch, site: str, layer: int | None) -> Tensor:
         """(batch, pos, …) the activation of a site on `batch`, computed once."""
@@ -202,15 +215,20 @@ class Engine:
         return value
 
     def _check_aligned(self, other: TokenBatch, edit: Edit) -> None:
+        names = [edit.position] if isinstance(edit.position, str) else []
+        names += edit.source.senders if isinstance(edit.source, CopyAttended) else ()
+        if {(id(other), name) for name in (None, *names)} <= self._aligned:
+            return
         if other.tokens.shape != self.batch.tokens.shape or not torch.equal(other.mask, self.batch.mask):
             raise ValueError(
                 f"{edit}: the batch copied from has tokens {tuple(other.tokens.shape)},"
                 f" the edited one {tuple(self.batch.tokens.shape)}; rows must be of equal length"
             )
-        names = (edit.position,) if isinstance(edit.position, str) else ()
-        for name in (*names, *(edit.source.senders if isinstance(edit.source, CopyAttended) else ())):
+        for name in names:
             if not torch.equal(other.position(name), self.batch.position(name)):
                 raise ValueError(f"{edit}: position {name!r} stands elsewhere in the batch copied from")
+        self._aligned |= {(id(other), name) for name in (None, *names)}
+        self._kept.append(other)
 
     def _named(self) -> Tensor:
         """(batch, pos) the number of each token's position name, -1 where it has none."""

@@ -205,8 +205,9 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     predicts = clean.field(mediator).predict
     metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
     edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
-    swept = sweep(model, clean, edits, metrics)
-    goal = sweep(model, other, [], metrics, executor=swept.executor).baseline
+    swept = sweep(model, clean, edits, metrics, other=other)
+    goal = swept.other
+    assert goal is not None
     held = [
         bootstrap_ratio(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
         if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6

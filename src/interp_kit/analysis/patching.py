@@ -126,7 +126,7 @@ def patch(
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
     ]
-    swept = sweep(model, into, edits, metric(pairs), progress=progress)
+    swept = sweep(model, into, edits, metric(pairs), other=source, progress=progress)
     return _result(model, pairs, marks, swept, metric, direction, dropped)
 
 
@@ -160,7 +160,7 @@ def patch_senders(
         [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
         for group in groups
     ]
-    swept = sweep(model, into, edits, metric(pairs), progress=progress)
+    swept = sweep(model, into, edits, metric(pairs), other=source, progress=progress)
     marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
     return _result(model, pairs, marks, swept, metric, direction, dropped, receiver=receiver)
 
@@ -187,9 +187,8 @@ def _result(
     dropped: int,
     **config: object,
 ) -> PatchingResult:
-    other = pairs.clean if direction == "denoise" else pairs.corrupt
-    values, start = swept.values[:, 0], swept.baseline[0]
-    goal = sweep(model, other, [], metric(pairs), executor=swept.executor).baseline[0]
+    assert swept.other is not None
+    values, start, goal = swept.values[:, 0], swept.baseline[0], swept.other[0]
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(
             f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"

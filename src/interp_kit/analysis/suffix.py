@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp_kit.analysis.sites import Edit, EditGroup
-from interp_kit.analysis.writing import NewValue
+from interp_kit.analysis.writing import NewValue, position_of
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.executor import Executor
 
@@ -79,6 +79,7 @@ class Suffix:
         self.end = int(reads.max()) + 1
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.sites: dict[tuple[str, int], Tensor] = {}
+        self._at: dict[str | int, Tensor] = {}
         self._starts: dict[str, int] = {}  # first place of a named position
         tokens = batch.tokens[:, : self.end]
         hidden = executor.run(tokens, lambda site, layer, value: self.sites.__setitem__((site, layer), value))
@@ -111,8 +112,15 @@ class Suffix:
         if not isinstance(edit.position, str):
             return edit.position or 0
         if edit.position not in self._starts:
-            self._starts[edit.position] = int(self.batch.position(edit.position).min())
+            self._starts[edit.position] = int(self.at(edit).min())
         return self._starts[edit.position]
+
+    def at(self, edit: Edit) -> Tensor:
+        """(batch,) the position of an edit that has one."""
+        assert edit.position is not None
+        if edit.position not in self._at:
+            self._at[edit.position] = position_of(edit, self.batch)
+        return self._at[edit.position]
 
     def chunks(self, entries: Entries, memory: int) -> Iterator[NDArray[np.intp]]:
         """Numbers of groups to run together: by first position, as many as `memory` bytes take, and at least one."""

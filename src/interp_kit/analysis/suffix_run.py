@@ -1,14 +1,15 @@
 """Groups of edits through the layers as one growing batch, as `Suffix` planned them."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_kit.analysis.sites import Edit, EditGroup
+from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
-from interp_kit.analysis.writing import position_of, write
+from interp_kit.analysis.writing import write
 from interp_kit.models.executor import Layer
 
 
@@ -113,7 +114,7 @@ class _Run:
             edits = [
                 (slot, edit) for site in ("embed", "pos_embed", "resid_pre") for slot, edit in self._later(site, number)
             ]
-            where = [(slot, position_of(edit, self.s.batch)) for slot, edit in edits if before <= slot < active]
+            where = [(slot, self.s.at(edit)) for slot, edit in edits if before <= slot < active]
             if where:
                 slots = torch.tensor([slot for slot, _ in where], device=x.device)[:, None]
                 places = torch.stack([place for _, place in where]) - self.start
@@ -188,7 +189,9 @@ class _Run:
     def _enter_mid(self, number: int, active: int, state: Tensor) -> int:
         entering = self._entering(number, 1, active)
         layer = self.s.x.layers[number]
-        for slot in entering:
+        if entering:
+            state[entering.start : entering.stop] = self._base("resid_mid", number, copy=False)
+        for slot in self._heads_copied(number, entering, state):
             edits = self.groups[slot].edits
             out = self._base("attn_out", number)
             out = self._difference("z", number, edits, out, layer.out[0])
@@ -198,6 +201,37 @@ class _Run:
             for edit in self._of(edits, "resid_mid", number):
                 self._write(state[slot], edit)
         return max(active, entering.stop)
+
+    def _heads_copied(self, number: int, entering: range, state: Tensor) -> list[int]:
+        """Add to rows that hold the unedited run what changes where one head's output at a single position is copied;
+        gives the slots whose edits behind this layer's attention are others."""
+        single, size = [], self.s.x.d_head
+        for slot in entering:
+            own = [edit for edit in self.groups[slot].edits if (edit.layer, STAGE[edit.site]) == (number, 1)]
+            if len(own) == 1 and own[0].site == "z" and own[0].head is not None and own[0].neuron is None:
+                single.append((slot, own[0]))
+        copied, others = _copies(single)
+        for copies in copied:
+            slots, rows, at, places = self._places(copies)
+            edit = copies[0][1]
+            assert edit.head is not None
+            old = self.s.sites["z", number][rows, at, edit.head]
+            new = self.s.new_value(edit, (rows, at, *edit.tail))(old)
+            weight = self.s.x.layers[number].out[0][:, edit.head * size : (edit.head + 1) * size]
+            state[slots, rows, places] += F.linear(new - old, weight)
+        done = {slot for slot, _ in single} - {slot for slot, _ in others}
+        return [slot for slot in entering if slot not in done]
+
+    def _places(self, edits: Sequence[tuple[int, Edit]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Slots, rows, positions and places among those that are now carried, of all that edits at single positions
+        write."""
+        at = torch.stack([self.s.at(edit) for _, edit in edits])
+        if self.at_read:
+            number, rows, places = (self.s.reads == at[..., None]).nonzero().unbind(1)
+        else:
+            number, rows = ((at >= self.start) & (at < self.end)).nonzero().unbind(1)
+            places = at[number, rows] - self.start
+        return torch.tensor([slot for slot, _ in edits], device=at.device)[number], rows, at[number, rows], places
 
     def _enter_post(self, number: int, active: int, state: Tensor) -> int:
         entering = self._entering(number, 2, active)
@@ -246,11 +280,31 @@ class _Run:
 
     def _visit(self, site: str, number: int, value: Tensor) -> Tensor:
         """Apply what edits there are at a site to the rows that are under way."""
-        for slot, edit in self._later(site, number):
-            if slot < len(value):
-                self._write(value[slot], edit)
+        copied, others = _copies([(slot, edit) for slot, edit in self._later(site, number) if slot < len(value)])
+        for copies in copied:
+            slots, rows, at, places = self._places(copies)
+            edit = copies[0][1]
+            here = (slots, rows, places, *edit.tail)
+            old = value[here]
+            value[here] = self.s.new_value(edit, (rows, at, *edit.tail))(old).to(old.dtype)
+        for slot, edit in others:
+            self._write(value[slot], edit)
         return value
 
     def _write(self, value: Tensor, edit: Edit) -> None:
         """Edit (batch, carried, …) in place."""
         write(value, edit, self.s.reads if self.at_read else self.window, self.s.batch, self.s.new_value)
+
+
+def _copies(edits: Sequence[tuple[int, Edit]]) -> tuple[list[list[tuple[int, Edit]]], list[tuple[int, Edit]]]:
+    """Edits (slot, edit) of one site: those that can be written together (copies from one batch into one part of the
+    activation, at a single position each and alone in their slots), and the others in their order."""
+    count = Counter(slot for slot, _ in edits)
+    alike: dict[tuple, list[tuple[int, Edit]]] = {}
+    others = []
+    for slot, edit in edits:
+        if isinstance(edit.source, Copy) and edit.position is not None and count[slot] == 1:
+            alike.setdefault((id(edit.source.batch), edit.head, edit.neuron), []).append((slot, edit))
+        else:
+            others.append((slot, edit))
+    return list(alike.values()), others

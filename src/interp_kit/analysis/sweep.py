@@ -30,13 +30,14 @@ COMPARED = 4  # rows of a batch on which the plain run is held against the model
 @dataclass(frozen=True)
 class SweepValues:
     """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
-    through TransformerLens hooks, and why ("" where none did); executor: what the others ran on, if any."""
+    through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that
+    was asked for, if any."""
 
     values: np.ndarray
     baseline: np.ndarray
     by_hooks: int = 0
     why: str = ""
-    executor: Executor | None = None
+    other: np.ndarray | None = None
 
 
 def sweep(
@@ -46,7 +47,7 @@ def sweep(
     metrics: Metric | Sequence[Metric],
     *,
     memory: int = MEMORY,
-    executor: Executor | None = None,
+    other: TokenBatch | None = None,
     progress: bool = False,
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
@@ -54,25 +55,27 @@ def sweep(
     Edits run together in plain torch (`analysis/suffix.py`), after its unedited logits were compared with the model's;
     through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
     compute. memory: bytes that a batch of edits may take, beside the model, one unedited run, the edits themselves and
-    the values; executor: of an earlier sweep, made and compared anew only if weights have changed.
+    the values; other: a batch whose unedited metrics are wanted too, such as the one that is copied from: one run of it
+    then serves both.
 
     Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
     where the unedited model gives nan or inf.
     """
     metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
-    hooked = np.zeros(len(edits), dtype=bool)
+    hooked, engine = np.zeros(len(edits), dtype=bool), Engine(model, batch)
     for i, one in enumerate(edits):
         for edit in as_group(one):
             check_edit(model, batch, edit)
+            engine.check(edit)
             hooked[i] |= needs_hooks(edit)
     why = "weights or senders are edited" if hooked.any() else ""
     parts = [metric.reads(batch) for metric in metrics]
     reads = torch.cat(parts, 1)
     bar = tqdm(total=len(edits), desc="edits", disable=not progress)
     with bar, torch.inference_mode():
-        engine = Engine(model, batch)
+        hidden = None
         try:
-            suffix = _plain(engine, reads, executor)
+            suffix = _plain(engine, reads)
         except Unsupported as reason:
             suffix, hooked[:], why = None, True, str(reason)
         before = engine.logits[engine.rows[:, None], reads] if suffix is None else suffix.logits
@@ -80,7 +83,7 @@ def sweep(
         values = baseline.expand(len(edits), -1, -1).clone()
         if suffix is not None:
             fast = np.flatnonzero(~hooked)
-            engine.harvest(as_group(edits[i]) for i in fast.tolist())
+            hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other)
             entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
             bar.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
@@ -91,7 +94,24 @@ def sweep(
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
             bar.update()
-    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, suffix and suffix.x)
+        there = None if other is None else _unedited(model, other, metrics, hidden, suffix)
+    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, there)
+
+
+def _unedited(
+    model: HookedModel, batch: TokenBatch, metrics: Sequence[Metric], hidden: Tensor | None, suffix: Suffix | None
+) -> np.ndarray:
+    """(metric, row) of another batch, from the residual stream behind its last block, by the model itself where that is
+    None. Raises FloatingPointError where it is not finite."""
+    parts = [metric.reads(batch) for metric in metrics]
+    at = torch.arange(len(batch), device=batch.tokens.device)[:, None], torch.cat(parts, 1)
+    if hidden is None or suffix is None:
+        logits = Engine(model, batch).logits[at]
+    else:
+        logits = suffix.x.read_out(hidden[at])
+        if not (hidden[batch.mask].isfinite().all() and logits.isfinite().all()):
+            raise FloatingPointError(NOT_FINITE)
+    return _measure(metrics, parts, batch, logits, logits).numpy()
 
 
 def _measure(
@@ -106,18 +126,16 @@ def _measure(
     return torch.stack(found)
 
 
-def _plain(engine: Engine, reads: Tensor, executor: Executor | None) -> Suffix:
+def _plain(engine: Engine, reads: Tensor) -> Suffix:
     """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
     are not the model's own on the first rows, FloatingPointError where they are not finite."""
     batch = engine.batch
-    known = executor if executor is not None and executor.is_of(engine.model) else None
-    suffix = Suffix(known or Executor(engine.model, compare=False), batch, reads, engine.new_value)
-    if known is None:
-        few = slice(0, COMPARED)
-        expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
-        difference = float((suffix.logits[few] - expected).abs().max())
-        if expected.isfinite().all() and not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
-            raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
+    suffix = Suffix(Executor(engine.model, compare=False), batch, reads, engine.new_value)
+    few = slice(0, COMPARED)
+    expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
+    difference = float((suffix.logits[few] - expected).abs().max())
+    if expected.isfinite().all() and not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
     if not suffix.finite():
         raise FloatingPointError(NOT_FINITE)
     engine.executor = suffix.x

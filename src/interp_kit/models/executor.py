@@ -118,15 +118,9 @@ class Executor:
             self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
         self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if _has_onednn(self.embed) else None
         self.least = LARGE if blocks is None else 0
-        self._made_of = _state(model)
         self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_heads, 0, self.d_head)
         if compare and blocks is None:
             self._compare(model)
-
-    def is_of(self, model: HookedModel) -> bool:
-        """Whether it was made of this model, and the weights were not written since (but through `.data`, which leaves
-        no trace)."""
-        return self._made_of == _state(model)
 
     def prefill(
         self,
@@ -286,11 +280,6 @@ def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
 def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
     """(batch, pos, vocab) logits of the model itself, no token taken for padding."""
     return model(tokens, **unpadded(model, tokens))
-
-
-def _state(model: Any) -> list[tuple[int, int]]:
-    """Where every parameter lies, and how often it was written."""
-    return [(p.data_ptr(), -1 if p.is_inference() else p._version) for p in model.parameters()]
 
 
 def _refuse(model: Any) -> None:
