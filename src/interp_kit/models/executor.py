@@ -43,7 +43,9 @@ ONEDNN = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
 }
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
-LARGE = 2**28  # multiplications from which on a product of a new shape is worth oneDNN's preparation
+# Multiplications from which on a product of a new shape is worth oneDNN's preparation (a millisecond), where it takes an
+# activation along that torch would make a second pass of, and where it does not.
+ACTIVATED, LARGE = 2**23, 2**28
 MODULES = re.compile(
     "Hooked(SAE)?Transformer|(Typed)?ModuleList|Embed|PosEmbed|Unembed|TransformerBlock|Attention|MLP|LayerNorm(Pre)?"
     "|Identity|HookPoint"
@@ -241,7 +243,7 @@ class Executor:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
         """(…, out) x (…, in) through a layer of weights and, where asked, the activation."""
-        if self.fused is None or x.numel() * len(weight) < self.least:
+        if self.fused is None or x.numel() * len(weight) < (min(self.least, ACTIVATED) if act else self.least):
             return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
         kind, algorithm = self.fused if act else ("none", "")
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
