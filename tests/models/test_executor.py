@@ -1,6 +1,7 @@
 """The executor against the hooked model it was made from, in one piece and in many; and what it refuses."""
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,25 @@ def test_a_text_in_pieces_is_the_whole_text(tiny_model: MakeModel, cuts: set[int
     executor.prefill(other[:, :7])
     with torch.inference_mode():
         assert (executor.step(other[:, 7]) - model(other)[:, 7]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("name", sorted(ACTIVATIONS))
+@pytest.mark.parametrize("rows", [3, 400])  # below and above what is worth oneDNN's preparation
+def test_large_products_take_their_activation_along(
+    tiny_model: MakeModel, name: str, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = Executor(tiny_model(0, act_fn=name, d_model=128, d_mlp=512), compare=False)
+    calls = Counter[str]()
+    plain = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda *a: (calls.update(["plain"]), plain(*a))[1])
+    weight, bias = executor.layers[0].mlp_in or pytest.fail("no MLP")
+    x = torch.randn(2, rows, 128, generator=torch.Generator().manual_seed(0))
+    found = executor.linear(x, weight, bias, act=True)
+    expected = ACTIVATIONS[name](x.double() @ weight.double().T + bias.double())
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
+    assert calls["plain"] == (rows == 3 or executor.fused is None)
+    assert executor.linear(x, weight, bias).min() < -0.1
+    assert calls["plain"] == 1 + (rows == 3 or executor.fused is None)  # without one, only far larger ones
 
 
 def test_weights_are_those_of_the_moment(tiny_model: MakeModel) -> None:

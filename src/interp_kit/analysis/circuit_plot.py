@@ -1,6 +1,7 @@
 """A circuit as a picture: nodes from left to right in the order in which they are computed, edges coloured by score."""
 
 from itertools import pairwise
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -47,6 +48,7 @@ def draw(circuit: "Circuit", ax: Axes | None = None) -> Axes:
     ax = ax or new_axes(1.6 + 1.5 * len(columns), 1.4 + 0.62 * tops[-1])
     limit = float(abs(shown.score).max()) or 1.0
     norm, colours = Normalize(-limit, limit), matplotlib.colormaps[DIVERGING]
+    letters = []
     for edge, score in sorted(zip(edges, shown.score, strict=True), key=lambda pair: abs(pair[1])):
         ends = [at[node, edge.position or ""] for node in (edge.sender, edge.receiver)]
         way = {"q": 0.22, "k": 0.08, "v": -0.15}.get(edge.input, 0.0) + (0.12 if ends[0][1] == ends[1][1] else 0)
@@ -54,9 +56,7 @@ def draw(circuit: "Circuit", ax: Axes | None = None) -> Axes:
         width, colour = 0.8 + 2.6 * abs(score) / limit, colours(norm(score))
         ax.add_patch(FancyArrowPatch(*ends, connectionstyle=f"arc3,rad={way}", linewidth=width, color=colour, **arrow))
         if edge.input in ("q", "k", "v"):
-            middle = (0.3 * ends[0][0] + 0.7 * ends[1][0], 0.3 * ends[0][1] + 0.7 * ends[1][1])
-            ax.annotate(edge.input, middle, fontsize=7, ha="center", va="center", zorder=2,
-                        bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+            letters.append((edge.input, *ends, way))
     for (node, _), (x, y) in at.items():
         ax.annotate(node, (x, y), fontsize=8, ha="center", va="center", zorder=3,
                     bbox={"boxstyle": "round,pad=0.3", "facecolor": "#f4f4f4", "edgecolor": "#555555"})  # fmt: skip
@@ -71,5 +71,23 @@ def draw(circuit: "Circuit", ax: Axes | None = None) -> Axes:
     c = circuit.config
     ax.set_title(f"{c['variable']} → {c['target']} in {c['model']} (n = {circuit.n}){more}", fontsize=10)
     label = f"fall of {c['metric']}"
-    ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, label=label, shrink=0.8)
+    ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, label=fill(label, 30), shrink=0.8)
+    whole = ax.get_figure(root=True)
+    assert whole is not None
+    whole.draw_without_rendering()  # how an arrow bends follows from the shape of the axes, which is settled now
+    for letter, *bent in letters:
+        ax.annotate(letter, _on_curve(ax, *bent), fontsize=7, ha="center", va="center", zorder=2,
+                    bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
     return ax
+
+
+def _on_curve(
+    ax: Axes, start: tuple[float, float], end: tuple[float, float], way: float, t: float = 0.7
+) -> tuple[float, float]:
+    """The point (x, y) of matplotlib's arc3 from start to end, a quadratic Bezier curve in pixels, at t of its way."""
+    (x1, y1), (x2, y2) = ax.transData.transform([start, end])
+    control = (x1 + x2) / 2 + way * (y2 - y1), (y1 + y2) / 2 - way * (x2 - x1)
+    first, middle, last = (1 - t) ** 2, 2 * t * (1 - t), t**2
+    pixel = first * x1 + middle * control[0] + last * x2, first * y1 + middle * control[1] + last * y2
+    x, y = ax.transData.inverted().transform(pixel)
+    return float(x), float(y)

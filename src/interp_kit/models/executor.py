@@ -43,8 +43,8 @@ ONEDNN = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
 }
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
-# Multiplications from which on a product of a new shape is worth oneDNN's preparation (a millisecond), where it takes an
-# activation along that torch would make a second pass of, and where it does not.
+# Multiplications from which on a product of a new shape is worth oneDNN's preparation (a millisecond), where it takes
+# an activation along that torch would make a second pass of, and where it does not.
 ACTIVATED, LARGE = 2**23, 2**28
 MODULES = re.compile(
     "Hooked(SAE)?Transformer|(Typed)?ModuleList|Embed|PosEmbed|Unembed|TransformerBlock|Attention|MLP|LayerNorm(Pre)?"

@@ -115,7 +115,7 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
         first = (
             f"{name}: {size} of {curve.total} edges keep {curve.value[at]:.2f} [{curve.low[at]:.2f},"
             f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that did not choose them; as many"
-            f" random edges keep {random[at]:.2f}."
+            f" random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
         )
     second = f"CPR {curve.cpr:.2f} and CMD {curve.cmd:.2f}; random orders {curve.random_cpr.mean():.2f} and"
     second += f" {curve.random_cmd.mean():.2f}. Gradients at {found.circuit.config['steps']} steps miss"
@@ -148,8 +148,8 @@ def page(found: dict[str, Examined]) -> Report:
             {
                 "model": name,
                 "edges": one.curve.total,
-                f"kept for {ENOUGH}": smallest(one.curve),
-                f"kept for {ENOUGH}, mean ablation": None if mean is None else smallest(mean),
+                f"kept for {ENOUGH}": str(smallest(one.curve) or "all"),
+                f"kept for {ENOUGH}, mean ablation": "not run" if mean is None else str(smallest(mean) or "all"),
                 "CPR": round(one.curve.cpr, 3),
                 "random": round(float(one.curve.random_cpr.mean()), 3),
                 "CMD": round(one.curve.cmd, 3),
