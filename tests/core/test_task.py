@@ -64,6 +64,20 @@ def test_pairs_are_exactly_those_promised(
             assert task.vocabulary[side.answer[target][row]].strip() == str(world[target])
 
 
+@given(variable=st.sampled_from(VARIABLES), target=st.sampled_from(TARGETS))
+def test_pairs_apart_share_no_text_and_cannot_be_more(task: BooleanTask, variable: str, target: str) -> None:
+    try:
+        pairs = task.pairs(variable, target, hold=())
+    except ValueError:
+        return
+    apart = inputs(pairs.apart())
+    used = [text for pair in apart for text in pair]
+    assert len(set(used)) == len(used)
+    assert set(apart) <= set(inputs(pairs))
+    assert all(not set(pair).isdisjoint(used) for pair in inputs(pairs))
+    assert apart[0] == inputs(pairs)[0]
+
+
 def test_the_documented_counts(task: BooleanTask) -> None:
     with pytest.raises(ValueError, match=r"\b80 ordered pairs differ in 'newB' with newA, newC, newD held"):
         task.pairs("newB", "newD", hold=["newA", "newC", "newD"])

@@ -19,7 +19,7 @@ def test_the_planted_circuit_is_what_is_left(latent: Examined) -> None:
     size = smallest(latent.curve)
     assert size == len(ground_truth("boolean-latent").edges)
     assert set(latent.circuit.top(size).edges) == ground_truth("boolean-latent").edges
-    assert latent.curve.n == 112  # 128 pairs with A = 0, less those that chose the edges
+    assert latent.curve.n == 8  # of 112 pairs of the 16 texts with A = 0, less those that chose the edges
     assert smallest(latent.mean_curve) is not None  # pyright: ignore[reportArgumentType]
 
 

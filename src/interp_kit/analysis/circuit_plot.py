@@ -82,7 +82,7 @@ def draw(circuit: "Circuit", ax: Axes | None = None) -> Axes:
 
 
 def _on_curve(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], way: float, t: float = 0.7
+    ax: Axes, start: tuple[float | int, ...], end: tuple[float | int, ...], way: float | int, t: float = 0.7
 ) -> tuple[float, float]:
     """The point (x, y) of matplotlib's arc3 from start to end, a quadratic Bezier curve in pixels, at t of its way."""
     (x1, y1), (x2, y2) = ax.transData.transform([start, end])

@@ -158,6 +158,22 @@ class PairBatch:
             differs=tuple(self.differs[int(i)] for i in rows),
         )
 
+    def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The tokens of both sides of each pair."""
+        sides = (map(tuple, side.tokens.tolist()) for side in (self.clean, self.corrupt))
+        return list(zip(*sides, strict=True))
+
+    def apart(self) -> "PairBatch":
+        """Pairs of which no two share a text, taken in order: they are independent, which all pairs of few texts are
+        not."""
+        seen: set[tuple[int, ...]] = set()
+        rows = []
+        for row, pair in enumerate(self.texts()):
+            if seen.isdisjoint(pair):
+                rows.append(row)
+                seen.update(pair)
+        return self.take(rows)
+
 
 def collate(task: AbstractTask, examples: list[Example], device: str | torch.device = "cpu") -> TokenBatch:
     """Examples of `task` as one right-padded batch; see AbstractTask.batch."""

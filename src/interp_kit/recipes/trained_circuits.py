@@ -47,17 +47,14 @@ class Examined:
 
 
 def boolean(name: str) -> Examined:
-    """newB -> newD: edges chosen on the 16 minimal pairs, measured on all others with equal A."""
+    """newB -> newD: edges chosen on the 16 minimal pairs, measured on others with equal A, no two of which share a
+    text."""
     model = resolve(name)
     task = task_of(model)
     chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=("A",))
-    used, texts = set(_texts(chosen)), _texts(rest)
-    return _examined(model, chosen, rest.take([i for i, pair in enumerate(texts) if pair not in used]))
-
-
-def _texts(pairs: PairBatch) -> list[tuple[tuple[int, ...], ...]]:
-    sides = (map(tuple, side.tokens.tolist()) for side in (pairs.clean, pairs.corrupt))
-    return list(zip(*sides, strict=True))
+    used = set(chosen.texts())
+    others = rest.take([i for i, pair in enumerate(rest.texts()) if pair not in used])
+    return _examined(model, chosen, others.apart())
 
 
 def culture(id: int = CULTURE, *, pairs: int = 24, checkpoint_dir: str | Path | None = None) -> Examined:
@@ -114,8 +111,8 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
         at = int(np.flatnonzero(curve.sizes == size)[0])
         first = (
             f"{name}: {size} of {curve.total} edges keep {curve.value[at]:.2f} [{curve.low[at]:.2f},"
-            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that did not choose them; as many"
-            f" random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
+            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that share no text and did not choose"
+            f" them; as many random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
         )
     second = f"CPR {curve.cpr:.2f} and CMD {curve.cmd:.2f}; random orders {curve.random_cpr.mean():.2f} and"
     second += f" {curve.random_cmd.mean():.2f}. Gradients at {found.circuit.config['steps']} steps miss"

@@ -101,11 +101,28 @@ def test_quizzes_that_cannot_be_kept_are_not_shown_to_the_next_judge(monkeypatch
     at, p = judge.__wrapped__(range(4), np.arange(300)[:, None], 0, Agreement())  # type: ignore[attr-defined]
     assert at.tolist() == np.flatnonzero(by_hand(told, 1)).tolist()
     assert np.array_equal(p, told[:, at])
-    possible = [
-        sum(all(v <= 0.5 or v >= 0.95 for v in c[:k]) and sum(v <= 0.5 for v in c[:k]) <= 1 for c in told.T)
-        for k in range(4)
-    ]
-    assert shown == possible
+    # one round first: 0.1 and 0.7 cannot become 0.95 with two more, and one such model is allowed
+    first = [sum(sum(v < 0.85 for v in c[:k]) <= 1 for c in told.T) for k in range(4)]
+    hopeful = [c for c in told.T if sum(v < 0.85 for v in c) <= 1]
+    possible = [sum(all(v <= 0.5 or v >= 0.95 for v in c[:k]) for c in hopeful) for k in range(4)]
+    assert shown == first + possible
+
+
+def test_screening_by_one_round_loses_no_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds of noise differ; what is kept is what the rule keeps of all of them."""
+    told = np.random.default_rng(1).choice(
+        [0.2, 0.84, 0.86, 0.95, 1.0], size=(4, 3000, 3), p=[0.1, 0.05, 0.05, 0.1, 0.7]
+    )
+
+    def probability(model: int, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
+        return told[model, quizzes[:, 0], :rounds].mean(1)
+
+    monkeypatch.setattr(making, "solving_probability", probability)
+    for rule in (Agreement(), Agreement(max_fail=2)):
+        at, p = judge.__wrapped__(range(4), np.arange(3000)[:, None], 0, rule)  # type: ignore[attr-defined]
+        assert at.tolist() == np.flatnonzero(rule.kept(told.mean(2))).tolist()
+        assert np.array_equal(p, told.mean(2)[:, at])
+        assert len(at) > 3
 
 
 def test_quizzes_are_made_by_the_model_and_are_well_formed() -> None:

@@ -113,9 +113,14 @@ def judge(
     """(k,) which of n quizzes the models keep, and their (model, k) probabilities of solving them.
 
     The models judge one after the other, all with the same noise; a quiz that can no longer be kept is not shown to
-    the next.
+    the next. One round of noise comes first: it tells which model cannot be sure any more, whatever the others bring.
     """
-    at, p = np.arange(len(quizzes)), np.zeros((0, len(quizzes)))
+    at, unsure = np.arange(len(quizzes)), np.zeros(len(quizzes), int)
+    for model in models:
+        first = solving_probability(model, quizzes[at], seed, rounds=1)
+        unsure[at] += first < rule.sure - (rule.rounds - 1) * (1 - rule.sure)
+        at = at[unsure[at] <= rule.max_fail]
+    p = np.zeros((0, len(at)))
     for model in models:
         own = solving_probability(model, quizzes[at], seed, rounds=rule.rounds)
         p = np.concatenate([p, own[None]])
