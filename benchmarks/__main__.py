@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from benchmarks import cost, memory
 from benchmarks.decoding import decoding
@@ -39,6 +40,7 @@ def main(names: list[str]) -> None:
     if unknown := set(names) - set(PARTS):
         raise SystemExit(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
+    threadpool_limits(1)  # numpy's and scikit-learn's
     print(HEADER, flush=True)
     rows = []
     for name in names or PARTS:

@@ -57,15 +57,16 @@ def draw() -> Path:
         (f"layer of {EDITS} edits", layers, [[(la, at) for at in range(0, LENGTH, LENGTH // EDITS)] for la in layers]),
         (f"position of {EDITS} edits", positions, [[(i % LAYERS, at) for i in range(EDITS)] for at in positions]),
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
     for ax, (label, x, work) in zip(axes, panels, strict=True):
         found = np.array([milliseconds(edits) for edits in work])
         for column, name, colour in ((1, "TransformerLens, a loop under no_grad", "#E69F00"), (0, "sweep", "#0072B2")):
             ax.plot(list(x), found[:, column], "o-", color=colour, label=name)
         ax.set(xlabel=label, yscale="log", xscale="log" if x is counts else "linear")
+        ax.set_ylim(bottom=10)
     axes[0].set_ylabel("milliseconds")
-    axes[0].legend(frameon=False)
     figure.suptitle(f"Cost of patching resid_pre: {LAYERS} layers, d 128, {ROWS} texts of {LENGTH} tokens, one thread")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(FIGURE, dpi=110)
     plt.close(figure)
     return FIGURE

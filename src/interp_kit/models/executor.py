@@ -43,9 +43,7 @@ ONEDNN = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
 }
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
-# Multiplications from which on a product of a new shape is worth oneDNN's preparation (a millisecond), where it takes
-# an activation along that torch would make a second pass of, and where it does not.
-ACTIVATED, LARGE = 2**23, 2**28
+BLOCK = 256  # rows that go through oneDNN at once: each new shape costs it a millisecond, and memory that it keeps
 MODULES = re.compile(
     "Hooked(SAE)?Transformer|(Typed)?ModuleList|Embed|PosEmbed|Unembed|TransformerBlock|Attention|MLP|LayerNorm(Pre)?"
     "|Identity|HookPoint"
@@ -119,7 +117,7 @@ class Executor:
             self.norm = _norm(whole.ln_final) if cfg.normalization_type is not None else Norm(None, None, None)
             self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
         self.fused = ONEDNN.get(cfg.act_fn or "", ("none", "")) if _has_onednn(self.embed) else None
-        self.least = LARGE if blocks is None else 0
+        self.alike = blocks is not None  # whether all calls have the same few shapes
         self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_heads, 0, self.d_head)
         if compare and blocks is None:
             self._compare(model)
@@ -243,10 +241,18 @@ class Executor:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
         """(…, out) x (…, in) through a layer of weights and, where asked, the activation."""
-        if self.fused is None or x.numel() * len(weight) < (min(self.least, ACTIVATED) if act else self.least):
+        kind, algorithm = self.fused if act and self.fused is not None else ("none", "")
+        if self.alike and self.fused is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+        if not act or self.fused is None or len(rows := x.flatten(0, -2)) < BLOCK:
             return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
-        kind, algorithm = self.fused if act else ("none", "")
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        for here, into in zip(rows.split(BLOCK), out.flatten(0, -2).split(BLOCK), strict=True):
+            if len(here) == BLOCK:
+                into.copy_(torch.ops.mkldnn._linear_pointwise(here, weight, bias, kind, [], algorithm))
+            else:
+                into.copy_(self.act(F.linear(here, weight, bias)))
+        return out
 
     def _room(self, batch: int, capacity: int) -> Tensor:
         """(layer, 2, batch, head, capacity, d_head) memory for keys and values; the last one again where it fits."""
