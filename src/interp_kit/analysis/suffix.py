@@ -37,7 +37,7 @@ ORDER = (
 )
 STAGE = {site: 0 if i < 6 else 1 if i < 9 else 2 for i, site in enumerate(ORDER)}
 LOGITS = 4  # copies of logits that a metric makes
-FILLED = 0.67  # of the memory that is allowed: the rest is for what allocators keep
+FILLED = 0.6  # of the memory that is allowed: the rest is for what allocators keep
 WORTH = 1024  # tokens from which on a batch is large enough to start a new one for later positions
 
 
