@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.plotting import heatmap
@@ -146,13 +147,13 @@ def _measure(model: HookedModel, batch: TokenBatch, asked: Tensor, lags: Sequenc
         rows = slice(start, start + batch_size)
         layers: dict[str, Tensor] = {}
 
-        def keep(pattern: Tensor, hook: object, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
+        def keep(pattern: Tensor, hook: HookPoint, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
             values = []
             for lag in lags:
                 diagonal = pattern.diagonal(-lag, 2, 3)
                 here = asked[rows, lag:].to(diagonal.dtype)
                 values.append((diagonal * here[:, None]).sum(-1) / here.sum(-1)[:, None])
-            layers[hook.name] = torch.stack(values, -1).cpu()  # type: ignore[attr-defined]
+            layers[str(hook.name)] = torch.stack(values, -1).cpu()
 
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
         model.run_with_hooks(batch.tokens[rows], fwd_hooks=[(name, keep) for name in names])

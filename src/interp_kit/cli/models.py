@@ -73,7 +73,7 @@ class TrainCulture:
     """folder of the models, their training states and the curve"""
     ids: tuple[int, ...] = (0, 1, 2, 3)
     preset: str = "fast"
-    """fast, or one of the original: 17K, 4M, 37M, 122M, 352M"""
+    """fast (four layers), deep (six), or one of the original: 17K, 4M, 37M, 122M, 352M; fast goes on as deep"""
     budget: int = 240_000
     """quizzes that each model sees"""
     turn: int = 8_000
@@ -82,6 +82,10 @@ class TrainCulture:
     """culture quizzes that the models make once all have passed the threshold"""
     threshold: float = 0.95
     seed: int = 0
+    hint: float = 1.0
+    """weight of the second grid in the loss, written before the rule is known"""
+    finish: float = 0.0
+    """share of the budget, at its end, in which whole answers are made more probable; needs --making 0"""
     making: float = 0.1
     """share of the budget, at its start and its end, in which making quizzes is learnt, at some cost in accuracy"""
     device: str = "cpu"

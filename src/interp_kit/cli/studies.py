@@ -43,8 +43,8 @@ class CultureReport:
 class Audit:
     """Every method on models whose circuit is known by construction, as a page: when to believe which."""
 
-    out: Path = Path("reports")
-    """folder for audit.html, its figures, and the tables"""
+    out: Path = Path("reports/audit.html")
+    """the page; its figures and tables go into folders beside it"""
     jobs: int | None = None
     """processes; default: one a core"""
     progress: bool = True

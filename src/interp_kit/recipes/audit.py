@@ -232,9 +232,9 @@ def _run(
 
 
 def main(out: Path, *, jobs: int | None = None, progress: bool = False) -> Path:
-    """Run the whole audit and write its page, tables and figures into `out`."""
+    """Run the whole audit and write its page to `out`, its tables and figures into folders beside it."""
     from interp_kit.recipes.audit_page import page
 
     result = audit(jobs=jobs, progress=progress)
-    result.save(out / "audit")
-    return page(result).write(out / "audit.html")
+    result.save(out.with_suffix(""))
+    return page(result).write(out)

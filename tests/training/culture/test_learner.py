@@ -27,22 +27,29 @@ def weights(quarters: tuple[bool, ...], n: int) -> torch.Tensor:
     return torch.as_tensor(np.tile(grids.cells_of(np.array(quarters)), (n, 1))).float()
 
 
+def gradients_of_a_step(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> dict[str, torch.Tensor]:
+    """Fills with the gradients that the next step gives to its optimisers, which then leave the weights alone."""
+    grads: dict[str, torch.Tensor] = {}
+
+    def keep() -> None:
+        grads.update({name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None})
+
+    for optimiser in learner.optimisers:
+        monkeypatch.setattr(optimiser, "step", keep)
+    return grads
+
+
 @pytest.mark.parametrize("quarters", [(False, True, False, True), (True, True, True, True)])
 @pytest.mark.parametrize("micro_batch", [3, 8])
 def test_gradient_and_loss_are_those_of_the_whole_network(
-    quizzes: torch.Tensor, quarters: tuple[bool, ...], micro_batch: int
+    quizzes: torch.Tensor, quarters: tuple[bool, ...], micro_batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner = Learner(dataclasses.replace(TINY, clip=0.0), seed=1, budget=100, micro_batch=micro_batch)
     for parameter in learner.model.parameters():  # the quiet start has no gradients below the readout
         torch.nn.init.normal_(parameter, std=0.3)
     weight = weights(quarters, 8) * torch.rand(8, 404, generator=torch.Generator().manual_seed(3))
-    grads: dict[str, torch.Tensor] = {}
-    for optimiser in learner.optimisers:
-        optimiser.step = lambda: grads.update(  # type: ignore[method-assign]
-            {name: p.grad.clone() for name, p in learner.model.named_parameters() if p.grad is not None}
-        )
+    grads = gradients_of_a_step(learner, monkeypatch)
     loss, right = learner.step(quizzes, quizzes, weight)
-    learner.model.zero_grad()
     logits = learner.model(quizzes)
     each = F.cross_entropy(logits.flatten(0, 1), quizzes.flatten(), reduction="none")
     expected = (each * weight.flatten()).sum() / weight.sum()
@@ -53,7 +60,51 @@ def test_gradient_and_loss_are_those_of_the_whole_network(
     assert right.tolist() == (logits[:, -100:].argmax(-1) == quizzes[:, -100:]).all(1).tolist()
 
 
-def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(quizzes: torch.Tensor) -> None:
+@pytest.mark.parametrize("whole", [0.0, 0.7, 1.0])
+def test_raising_the_probability_of_the_whole_answer(
+    quizzes: torch.Tensor, whole: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient is that of the mean probability that a sampled grid is right, from logits of the whole network."""
+    learner = Learner(dataclasses.replace(TINY, clip=0.0), seed=1, budget=100, micro_batch=3)
+    generator = torch.Generator().manual_seed(4)
+    quizzes = quizzes.clone()
+    quizzes[:, -100:] = 3
+    for parameter in learner.model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1, generator=generator)
+    with torch.no_grad():
+        learner.model.readout.bias[3] = 7.0  # so sure of threes that whole answers are probable
+    grads = gradients_of_a_step(learner, monkeypatch)
+    weight = weights((False, False, False, True), 8)
+    loss, _ = learner.step(quizzes, quizzes, weight, whole=whole)
+    logits = learner.model(quizzes)
+    log_probs = logits.log_softmax(-1)[:, -100:].gather(-1, quizzes[:, -100:, None]).squeeze(-1).sum(1)
+    assert log_probs.exp().min() > 0.01
+    assert loss == pytest.approx(-log_probs.mean().item() / 100, rel=1e-4)
+    goal = whole * (1 - log_probs.exp()).mean() / 100 - (1 - whole) * log_probs.mean() / 100
+    goal.backward()
+    for name, parameter in learner.model.named_parameters():
+        assert grads[name] == pytest.approx(parameter.grad, abs=1e-6), name
+
+
+def test_a_deeper_network_begins_as_the_shallow_one_and_learns_in_every_block(quizzes: torch.Tensor) -> None:
+    learner, weight = Learner(TINY, seed=1, budget=1000), weights((False, True, False, True), 8)
+    for _ in range(3):
+        learner.step(quizzes, quizzes, weight)
+    deep = learner.deepened(5)
+    assert (len(deep.model.blocks), deep.preset.n_layers, deep.seen) == (5, 5, learner.seen)
+    assert torch.equal(deep.model(quizzes), learner.model(quizzes))
+    before = {name: p.detach().clone() for name, p in deep.model.named_parameters()}
+    for _ in range(2):
+        deep.step(quizzes, quizzes, weight)
+    for name, p in deep.model.named_parameters():
+        assert not torch.equal(p, before[name]), name
+    with pytest.raises(ValueError, match="5 layers cannot be deepened to 5"):
+        deep.deepened(5)
+
+
+def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(
+    quizzes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     grads = {}
     for precision in ("float32", "bfloat16"):
         learner = Learner(dataclasses.replace(TINY, clip=0.0), seed=1, budget=100, precision=precision)
@@ -62,11 +113,9 @@ def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(quizzes: torch.Te
                 torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
         learner._refresh()
         before = {name: p.detach().clone() for name, p in learner.model.named_parameters()}
-        for optimiser in learner.optimisers:
-            optimiser.step = lambda: None  # type: ignore[method-assign]
-            optimiser.zero_grad = lambda set_to_none: None  # type: ignore[method-assign]
+        found = gradients_of_a_step(learner, monkeypatch)
         learner.step(quizzes, quizzes, weights((False, True, False, True), 8))
-        grads[precision] = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+        grads[precision] = torch.cat([grad.flatten() for grad in found.values()])
         assert all(torch.equal(p, before[name]) for name, p in learner.model.named_parameters())
     assert grads["bfloat16"].dtype == torch.float32
     error = (grads["bfloat16"] - grads["float32"]).norm() / grads["float32"].norm()

@@ -65,3 +65,16 @@ def test_decay_is_of_the_weight_and_the_rate() -> None:
     weight.grad = torch.zeros(4, 4)
     Muon([weight], lr=0.1, weight_decay=0.5).step()
     assert weight.detach() == pytest.approx(0.95 * torch.eye(4), abs=1e-6)
+
+
+def test_a_closure_is_run_first_with_gradients() -> None:
+    weight = torch.nn.Parameter(torch.eye(4))
+    optimiser = Muon([weight], lr=0.1)
+
+    def closure() -> float:
+        loss = weight.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimiser.step(closure) == 4.0
+    assert weight.diagonal().max() < 1

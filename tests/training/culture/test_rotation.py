@@ -1,5 +1,6 @@
 """Rotation: quizzes and weights as they should be, resuming after kill -9, the weakest first, and rounds of quizzes."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from interp_kit.models.mygpt import load_mygpt
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture import rotation
+from interp_kit.training.culture.learner import Learner
 from interp_kit.training.culture.making import save_quizzes
 from interp_kit.training.culture.rotation import CultureConfig, Point, quiz_batch, read_curve, train, turn
 
@@ -69,6 +71,9 @@ def test_weights_of_the_loss() -> None:
     assert (weight[0, 203:303] == np.float32(0.1)).all()
     assert (weight[0, 304:] == 1).all()
     assert (weight[1, 203:303] == 1).all()  # the structure that makes quizzes writes three grids
+    last = rotation._weight_of(np.array([0, 4]), 0.0, 0.0)
+    assert last[0].nonzero()[0].tolist() == list(range(304, 404))
+    assert last[1].sum() == 300
     assert set(weight[0, ::101]) == {np.float32(0.1)}
 
 
@@ -184,14 +189,16 @@ def test_culture_quizzes_are_at_most_half_of_what_is_learnt(tmp_path: Path, monk
     mark = grids.compose(np.full((50, 4, 100), 7, np.int64))
     save_quizzes(tmp_path / "c_quizzes.pth", [mark], [mark[:0]])
     seen: list[float] = []
-    step = rotation.Learner.step
+    step = Learner.step
 
-    def watched(self: rotation.Learner, tokens: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor):
+    def watched(
+        self: Learner, tokens: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, *, whole: float
+    ) -> tuple[float, torch.Tensor]:
         seen.extend((targets.reshape(-1, 4, 101)[:, :, 1:] == 7).all(-1).all(-1).tolist())
         assert not tokens[~torch.as_tensor(weight > 0)].lt(0).any()
-        return step(self, tokens, targets, weight)
+        return step(self, tokens, targets, weight, whole=whole)
 
-    monkeypatch.setattr(rotation.Learner, "step", watched)
+    monkeypatch.setattr(Learner, "step", watched)
     turn(CultureConfig(**{**SMALL, "budget": 400, "turn": 400}), 0, tmp_path)
     assert np.mean(seen) == pytest.approx(50 / 400, abs=0.06)
     assert rotation.load_quizzes(tmp_path / "c_quizzes.pth")[0].shape == (50, 404)
@@ -214,12 +221,35 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
         ({"turn": 0}, "a turn"),
         ({"shards": 2, "workers": 1}, "a worker for each shard"),
         ({"precision": "float16"}, "precision is 'float16'"),
+        ({"finish": 0.1, "making": 0.1}, "not for both"),
     ],
 )
 def test_bad_configs(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(CultureConfig(**{**SMALL, **options}), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_model_goes_on_with_more_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(rotation.PRESETS, "17K deep", dataclasses.replace(rotation.PRESETS["17K"], n_layers=3))
+    before = turn(CultureConfig(**{**SMALL, "budget": 32}), 0, tmp_path)
+    after = turn(CultureConfig(**{**SMALL, "budget": 64, "preset": "17K deep"}), 0, tmp_path)
+    assert (before.seen, after.seen) == (32, 64)
+    assert len(load_mygpt(tmp_path / "gpt_000.pth")[0].blocks) == 3
+
+
+def test_the_end_of_a_budget_is_for_the_whole_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[tuple[int, float]] = []
+    step = Learner.step
+
+    def watched(self: Learner, *args: torch.Tensor, whole: float = 0.0) -> tuple[float, torch.Tensor]:
+        shares.append((self.seen, whole))
+        return step(self, *args, whole=whole)
+
+    monkeypatch.setattr(Learner, "step", watched)
+    for _ in range(2):
+        turn(CultureConfig(**{**SMALL, "turn": 64, "making": 0.0, "finish": 0.4}), 0, tmp_path)
+    assert dict(shares) == {0: 0.0, 32: 0.0, 64: rotation.WHOLE}
 
 
 def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ _ADAM = {
 }
 PRESETS = {
     "fast": GPTPreset(),
+    "deep": GPTPreset(n_layers=6),
     "17K": GPTPreset(32, 32, 32, 2, 2, **_ADAM),
     "4M": GPTPreset(256, 32, 1024, 4, 6, **_ADAM),
     "37M": GPTPreset(512, 64, 2048, 8, 12, **_ADAM),
@@ -112,10 +113,16 @@ class Learner:
             return warm
         return min(warm, max(0.0, (self.budget - self.seen) / (self.preset.decay * self.budget)))
 
-    def step(self, tokens: Tensor, targets: Tensor, weight: Tensor) -> tuple[float, Tensor]:
+    def step(
+        self, tokens: Tensor, targets: Tensor, weight: Tensor, *, whole: float | int = 0.0
+    ) -> tuple[float, Tensor]:
         """One update on quizzes `tokens` (batch, 404), as they are read (noisy), towards `targets`, each position with
         its weight (batch, 404) in the loss. Gives the weighted mean loss, in nats, and (batch,) whether the last grid
         was all right.
+
+        whole: the share, in what is minimised, of the probability that a sampled last grid is not all right. As just
+        one answer is right, its gradient is the policy gradient (Williams 1992) of reward 1 for that answer, exactly
+        and without sampling. The rest is the loss. Both have the same scale where the answer is uncertain.
 
         Raises FloatingPointError where the loss is not finite.
         """
@@ -130,7 +137,11 @@ class Learner:
             target = _quarters(targets[rows], quarters)
             each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
             loss = each @ _quarters(weight[rows], quarters).flatten() / everything
-            loss.backward()
+            goal = loss
+            if whole:
+                nats = each.view_as(target)[:, -QUARTER + 1 :].sum(1)
+                goal = (1 - whole) * loss + whole * (1 - (-nats).exp()).sum() / everything
+            goal.backward()
             total += float(loss.detach())
             right.append((logits[:, -QUARTER + 1 :].argmax(-1) == target[:, -QUARTER + 1 :]).all(1))
         self._gather_gradients()
@@ -211,6 +222,30 @@ class Learner:
         self._refresh()
         return float(dead.float().mean())
 
+    def deepened(self, n_layers: int) -> "Learner":
+        """A learner that computes the same with more layers: new blocks, which add nothing yet, stand evenly between
+        and behind the old ones. The momentum of the optimisers is not taken along.
+
+        Raises ValueError where there are as many layers already.
+        """
+        old = self.preset.n_layers
+        if n_layers <= old:
+            raise ValueError(f"a network of {old} layers cannot be deepened to {n_layers}")
+        preset = replace(self.preset, n_layers=n_layers)
+        precision = "float32" if self._precision == torch.float32 else "bfloat16"
+        deep = Learner(
+            preset, seed=self.seed, budget=self.budget, device=self.device, precision=precision,
+            micro_batch=self.micro_batch,
+        )  # fmt: skip
+        _silence(deep.model)
+        deep.model.embed.load_state_dict(self.model.embed.state_dict())
+        deep.model.readout.load_state_dict(self.model.readout.state_dict())
+        for layer, block in enumerate(self.model.blocks):
+            deep.model.blocks[layer * n_layers // old].load_state_dict(block.state_dict())
+        deep.seen, deep.right = self.seen, self.right.copy()
+        deep._refresh()
+        return deep
+
     def _logits(self, tokens: Tensor, quarters: list[int]) -> Tensor:
         """(batch, 101 * quarters, vocab) logits of those quarters; the last block skips all others where it can."""
         model = self._working
@@ -279,15 +314,21 @@ def _through(block: Block, x: Tensor, quarters: list[int]) -> Tensor:
 
 def _quiet_start(model: MyGPT, embedding_scale: float) -> None:
     """Zero what each block adds and the readout, so that the first steps are taken from the embeddings alone."""
+    _silence(model)
     with torch.no_grad():
         model.embed.weight.mul_(embedding_scale)
-        for block in model.blocks:
-            assert isinstance(block, Block)
-            block.w_o.zero_()
-            block.fc2.weight.zero_()
-            block.fc2.bias.zero_()
         model.readout.weight.zero_()
         model.readout.bias.zero_()
+
+
+@torch.no_grad()
+def _silence(model: MyGPT) -> None:
+    """Zero what each block adds."""
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        block.w_o.zero_()
+        block.fc2.weight.zero_()
+        block.fc2.bias.zero_()
 
 
 def _quarters(x: Tensor, quarters: list[int]) -> Tensor:

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,24 +32,27 @@ from interp_kit.training.culture.making import Agreement, agreed_quizzes, load_q
 
 THRESHOLD = 0.95
 QUIZZES = "c_quizzes.pth"
+WHOLE = 5 / 6
 
 
 @dataclass(frozen=True)
 class CultureConfig:
     """How a group of GPTs is trained.
 
-    ids: numbers of the models, from which with `seed` their own seeds are derived; preset: name in PRESETS; budget:
-    quizzes that each model sees; turn: quizzes between evaluations; tested: quizzes of an evaluation; noise: of the
-    prompt; focus: how strongly quizzes are drawn from the (task, structure) pairs that are still answered wrongly, 0
-    for uniformly; making: the share of the budget, at its start and again at its end, in which the structure that makes
-    quizzes joins and every position is learnt, as a model that makes quizzes needs; share: the share of that structure
-    in what is drawn then; smudge: noise on its first grid, which makers sample at a high temperature and so smudge
-    themselves (the original has none); rest: the weight then of positions that are no answer; threshold: the accuracy
-    at which models begin to make quizzes; quizzes: how many a round of making is to keep, 0 for no round; makers:
-    numbers of the models that make them, by default those of `ids`, which
-    judge them; max_fail: how many models may fail at one; precision: of the passes on a CPU,
-    "float32" or "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every
-    step of a model.
+    ids: numbers of the models, from which with `seed` their own seeds are derived; preset: name in PRESETS, where a
+    state of fewer layers goes on with new blocks between (`Learner.deepened`); budget: quizzes that each model sees;
+    turn: quizzes between evaluations; tested: quizzes of an evaluation; noise: of the prompt; focus: how strongly
+    quizzes are drawn from the (task, structure) pairs that are still answered wrongly, 0 for uniformly; hint: weight of
+    the second grid, written before the rule is known; finish: the share of the budget, at its end, in which mostly the
+    probability of the whole answer is raised (`Learner.step`, whole = WHOLE); making: the share of the budget, at its
+    start and again at its end, in which the structure that makes quizzes joins and every position is learnt, as a model
+    that makes quizzes needs; share: the share of that structure in what is drawn then; smudge: noise on its first grid,
+    which makers sample at a high temperature and so smudge themselves (the original has none); rest: the weight then of
+    positions that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a
+    round of making is to keep, 0 for no round; makers: numbers of the models that make them, by default those of `ids`,
+    which judge them; max_fail: how many models may fail at one; precision: of the passes on a CPU, "float32" or
+    "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every step of a
+    model.
     """
 
     ids: tuple[int, ...] = (0, 1, 2, 3)
@@ -59,6 +62,8 @@ class CultureConfig:
     tested: int = 512
     noise: float = grids.NOISE
     focus: float = 0.8
+    hint: float = 1.0
+    finish: float = 0.0
     making: float = 0.1
     share: float = 0.2
     smudge: float = 0.0
@@ -133,7 +138,10 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
     if state.exists():
         learner = Learner.load(state, config.device, config.precision)
         learner.budget = config.budget
-        if learner.preset != PRESETS[config.preset]:
+        wanted, n_layers = PRESETS[config.preset], learner.preset.n_layers
+        if n_layers < wanted.n_layers and learner.preset == replace(wanted, n_layers=n_layers):
+            learner = learner.deepened(wanted.n_layers)
+        if learner.preset != wanted:
             raise ValueError(f"{state} is of {learner.preset}, not of preset {config.preset!r}")
     else:
         seed = derive_seed(config.seed, "gpt", id) % 2**31
@@ -158,12 +166,13 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
             noisy[from_models] = grids.add_noise(
                 clean[from_models], grids.noisy_cells(structure[from_models]), rng, config.noise
             )
-        weight = _weight_of(structure, config.rest if making else 0.0)
+        weight = _weight_of(structure, config.rest if making else 0.0, config.hint)
+        whole = WHOLE if done >= 1 - config.finish else 0.0
         if learner.preset.optimiser == "muon" and learner.rate() > 0.2:
             revived.append(learner.revive(torch.as_tensor(noisy[:16], device=config.device).long()))
         for rows in np.array_split(np.arange(n), max(1, n * config.shards // learner.preset.batch)):
             tensors = [torch.as_tensor(x[rows], device=config.device) for x in (noisy, clean, weight)]
-            loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2])
+            loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2], whole=whole)
             losses.append(loss)
             for t, s, ok in zip(task[rows], structure[rows], correct.tolist(), strict=True):
                 learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
@@ -193,11 +202,11 @@ def _draw(
     return task, structure
 
 
-def _weight_of(structure: NDArray[np.int64], rest: float) -> NDArray[np.float32]:
-    """(n, 404) 1 on the second and the fourth grid, which can be told from the grids before them (on all three that are
-    made, where quizzes are made), `rest` elsewhere."""
-    answers = grids.cells_of(np.array([False, True, False, True])) | grids.predicted_cells(structure)
-    return np.where(answers, 1.0, rest).astype(np.float32)
+def _weight_of(structure: NDArray[np.int64], rest: float, hint: float = 1.0) -> NDArray[np.float32]:
+    """(n, 404) 1 on the last grid (on all three that are made, where quizzes are made), `hint` on the second, of which
+    its first can say much, `rest` elsewhere."""
+    second = grids.cells_of(np.array([False, True, False, False]))
+    return np.where(grids.predicted_cells(structure), 1.0, np.where(second, hint, rest)).astype(np.float32)
 
 
 def _evaluate(config: CultureConfig, id: int, learner: Learner, loss: float, started: float, revived: float) -> Point:
@@ -264,6 +273,8 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
         raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
     if not config.ids or min(config.budget, config.turn, config.shards) < 1 or config.workers < config.shards:
         raise ValueError("training needs a model, a budget, a turn and a worker for each shard")
+    if config.finish and config.making:
+        raise ValueError("the end of a budget is for `finish` or for `making`, not for both")
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is {config.precision!r}, it must be 'float32' or 'bfloat16'")
     directory = Path(directory)
