@@ -158,8 +158,15 @@ def test_verdicts(
 ) -> None:
     lows = np.where(np.array(route) == max(route), low, 0.0)
     four = (*latent, NONE, NONE)
-    found = _verdict(estimate(solved), estimate(token), estimate(0.0), np.array(route), lows, np.ones(4), four, pairs)
+    found = _verdict(estimate(solved), estimate(token), np.array(route), lows, four, pairs)
     assert found == verdict
+
+
+def test_a_second_route_that_surely_carries_much_is_not_passed_by() -> None:
+    route, latent = [0.4, 0.6, 0.0, 0.0], (FULL, NONE)
+    for second, verdict in ((0.1, "direct"), (0.39, "mixed")):
+        lows = np.array([second, 0.56, 0.0, 0.0])
+        assert _verdict(estimate(1.0), estimate(0.4), np.array(route), lows, (*latent, NONE, NONE), 8) == verdict
 
 
 def test_summary_is_a_mean_over_models(found: dict[tuple[str, int], MechanismResult]) -> None:
@@ -190,11 +197,16 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
     assert frame.loc[frame["experiment"] == "route", "value"].tolist() == result.route.tolist()
     assert frame.loc[frame["experiment"] == "free-running, newD", "value"].tolist() == [1, 0]
     assert frame.loc[frame["experiment"] == "accuracy", "n"].tolist() == [32]
-    assert set(frame["n"]) == {16, 32}
+    assert set(frame["n"]) == {8, 16, 32}  # pairs of texts, worlds of the conflict prompts, inputs
     axes = result.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == list(ROUTES)
     assert "latent" in axes.get_title()
-    for part in ("n = 16 minimal pairs that flip newB and newD", "0 unsolved left out", "95 % bootstrap", "newD"):
+    for part in (
+        "n = 8 independent minimal pairs that flip newB and newD",
+        "0 unsolved left out",
+        "95 % bootstrap",
+        "newD",
+    ):
         assert part in result.caption()
     loaded = MechanismResult.load(result.save(tmp_path / "mechanism"))
     for name, value in vars(result).items():

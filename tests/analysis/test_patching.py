@@ -180,8 +180,9 @@ def test_what_does_not_differ_recovers_nothing(
     result = patch(model, pairs, sites=sites, direction=direction)
     before = np.isin(result.position, ["bit0", "bit1"])
     assert before.sum() == 2 * (1 + 3 * model.cfg.n_layers)
-    for found in (result.recovered, result.low, result.high):  # edits run in larger batches, which round differently
-        np.testing.assert_allclose(found[before], 0, atol=1e-3)
+    np.testing.assert_allclose(result.recovered[before], 0, atol=1e-3)  # larger batches round differently
+    for ends in (result.low, result.high):  # some draws of four units have next to no gap, which magnifies that
+        np.testing.assert_allclose(ends[before], 0, atol=1e-2)
     behind = np.isin(result.position, ["parity", "eos"])  # Nothing behind the prediction reaches it.
     assert np.abs(result.recovered[behind]).max() < 1e-6
     first = [
@@ -232,13 +233,15 @@ def test_recovered_is_a_ratio_of_means_with_a_bootstrap_over_pairs(tiny_model: M
     gain, gap = result.values - result.start, result.goal - result.start
     np.testing.assert_allclose(result.recovered, gain.mean(1) / gap.mean(), rtol=1e-5, atol=1e-9)
     rng = np.random.default_rng(1)
-    draws = rng.integers(0, len(gap), size=(4000, len(gap)))
-    ratios = gain[:, draws].mean(-1) / gap[draws].mean(-1)
+    units = [np.flatnonzero(result.unit == unit) for unit in np.unique(result.unit)]  # drawn whole
+    draws = [np.concatenate([units[i] for i in rng.integers(0, len(units), size=len(units))]) for _ in range(4000)]
+    ratios = np.stack([gain[:, draw].mean(-1) / gap[draw].mean(-1) for draw in draws], -1)
     low, high = np.percentile(ratios, [2.5, 97.5], axis=-1)
     width = high - low
     assert (np.abs(result.low - low) <= 0.15 * width + 1e-6).all()
     assert (np.abs(result.high - high) <= 0.15 * width + 1e-6).all()
-    assert result.n == len(pairs) == result.values.shape[1]
+    assert result.n == len(units) == len(np.unique(pairs.units()))
+    assert result.values.shape[1] == len(pairs)
 
 
 # --------------------------------------------------------------------------------------------------- planted mechanisms
@@ -269,7 +272,7 @@ def test_only_solved_pairs_are_kept_and_the_rest_counted(task: BooleanTask) -> N
     pairs = task.pairs("newB", "newD")
     model = planted_boolean(task, "direct")
     everything = patch(model, pairs, sites="resid_post", by="all", only_solved=True)
-    assert (everything.dropped, everything.n) == (0, len(pairs))
+    assert (everything.dropped, everything.values.shape[1]) == (0, len(pairs))
     # Where C = 1 a strong bias of the residual stream at D spoils the answer: do it by hand to the rows' own
     # embeddings.
     by_answer = planted_boolean(task, "direct")
@@ -288,8 +291,9 @@ def test_only_solved_pairs_are_kept_and_the_rest_counted(task: BooleanTask) -> N
     )
     mixed.clean.answer["newD"][:5] = task.field("sum2").candidates[0]  # An answer the model never gives.
     result = patch(spoiled, mixed, sites="resid_post", by="all", only_solved=True)
-    assert (result.dropped, result.n) == (5, 11)
-    assert result.to_frame()["n"].eq(11).all()
+    assert (result.dropped, result.values.shape[1]) == (5, 11)
+    assert result.to_frame()["n"].eq(result.n).all()
+    assert result.n == len(np.unique(pairs.take(range(5, 16)).units()))
     assert "5 unsolved pairs left out" in result.caption()
 
 
@@ -343,7 +347,7 @@ def test_tables_figures_and_files(tiny_model: MakeModel, task: BooleanTask, tmp_
     result = patch(tiny_model(0), pairs, sites=["embed", "resid_pre", "z"], positions=["D", "newB", "newD?"])
     frame = result.to_frame()
     assert len(frame) == 3 + 6 + 12
-    assert frame["n"].eq(16).all()
+    assert frame["n"].eq(8).all()  # 16 texts, paired both ways
     assert ((frame["low"] <= frame["recovered"] + 1e-9) & (frame["recovered"] <= frame["high"] + 1e-9)).all()
     assert frame.loc[frame["site"] == "z", "head"].tolist() == [0, 0, 0, 1, 1, 1] * 2
     for site, names in (("embed", ["embed"]), ("resid_pre", ["L0", "L1"]), ("z", ["L0H0", "L0H1", "L1H0", "L1H1"])):
@@ -358,7 +362,13 @@ def test_tables_figures_and_files(tiny_model: MakeModel, task: BooleanTask, tmp_
         np.testing.assert_allclose(shown.ravel(), rows["recovered"])
     with pytest.raises(ValueError, match="no edit of site 'mlp_out'; there are embed, resid_pre, z"):
         result.plot(site="mlp_out")
-    for part in ("n = 16 pairs", "newB", "own completions", "95 % bootstrap", "clean run into the corrupt run"):
+    for part in (
+        "n = 8 (16 pairs, some of the same texts)",
+        "newB",
+        "own completions",
+        "95 % bootstrap",
+        "clean run into the corrupt run",
+    ):
         assert part in result.caption()
     noise = patch(tiny_model(0), pairs, by="all", direction="noise")
     assert "corrupt run into the clean run" in noise.caption()

@@ -13,6 +13,7 @@ from interp_kit.core.stats import (
     bootstrap_indices,
     bootstrap_mean,
     bootstrap_ratio,
+    counted,
     expected_jaccard,
     jaccard,
     permutation_p,
@@ -133,6 +134,43 @@ def test_bootstrap_ratio_covers_the_true_ratio() -> None:
         _, low, high = bootstrap_ratio(0.4 * gap + rng.normal(0, 0.5, size=60), gap, resamples=400)
         covered += bool(low <= 0.4 <= high)
     assert 0.88 < covered / 400 <= 0.99
+
+
+def test_pairs_of_one_unit_are_drawn_together() -> None:
+    """Each pair twice over says no more than once, in whatever order."""
+    rng = np.random.default_rng(3)
+    gap = rng.uniform(1, 2, size=12)
+    gain = 0.4 * gap + rng.normal(0, 0.3, size=(5, 12))
+    once = bootstrap_ratio(gain, gap)
+    order = rng.permutation(24)
+    doubled = bootstrap_ratio(
+        np.tile(gain, 2)[:, order], np.tile(gap, 2)[order], groups=np.tile(np.arange(12), 2)[order]
+    )
+    for a, b in zip(once, doubled, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9)
+    alone = bootstrap_ratio(gain, gap, groups=np.arange(12))
+    np.testing.assert_allclose(alone, once)
+    pretended = bootstrap_ratio(np.tile(gain, 2), np.tile(gap, 2))
+    assert ((pretended[2] - pretended[1]) < 0.85 * (once[2] - once[1])).all()
+
+
+def test_one_unit_has_no_interval() -> None:
+    value, low, high = bootstrap_ratio(np.array([[1.0, 2.0]]), np.array([2.0, 2.0]), groups=np.zeros(2))
+    assert value.tolist() == [0.75]
+    assert np.isnan(low).all()
+    assert np.isnan(high).all()
+
+
+def test_what_n_counts() -> None:
+    assert counted(np.array([3, 1, 2]), "pairs") == "3 pairs"
+    assert counted(np.array([3, 1, 3]), "pairs") == "2 (3 pairs, some of the same texts)"
+
+
+def test_bootstraps_take_views_of_any_kind() -> None:
+    values = np.arange(6.0)[::-1]
+    values.flags.writeable = False
+    assert bootstrap_mean(values)[0] == 2.5
+    assert bootstrap_ratio(values[None], np.ones(6))[0] == 2.5
 
 
 def test_bootstrap_ratio_without_a_gap_is_refused() -> None:

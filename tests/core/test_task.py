@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -343,3 +344,17 @@ def test_examples_are_not_changed_by_pairing(task: BooleanTask) -> None:
     task.conflict_pairs("newB", "newD")
     task.pairs("newB", "newD", completion="clean")
     assert task.example("1,0,1,0,1") == copy == example
+
+
+def test_pairs_that_share_a_text_are_one_unit() -> None:
+    task = BooleanTask()
+    both_ways = task.pairs("newB", "newD")
+    unit = both_ways.units()
+    assert len(unit) == 16
+    assert sorted(np.bincount(unit)) == [2] * 8
+    texts = both_ways.texts()
+    for pair, number in zip(texts, unit, strict=True):
+        assert unit[texts.index(pair[::-1])] == number
+    assert len(set(both_ways.apart().units())) == 8
+    chained = task.pairs("newB", "newD", hold=("A",))
+    assert len(set(chained.units())) == 1  # every text is paired with several others

@@ -11,6 +11,7 @@ from interp_kit.models.checkpoints import checkpoint_root, read_manifest
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_checkpoints import _argmax, _quizzes, package
 from interp_kit.recipes.culture_models import load_culture
+from interp_kit.training.culture.learner import PRESETS, Learner
 from interp_kit.training.culture.rotation import Point
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
@@ -31,6 +32,10 @@ def test_package(tmp_path: Path) -> None:
     noisy, _ = _quizzes(16)
     assert _argmax(stored, noisy).equal(_argmax(model, noisy))
     assert (root / "culture" / "curve.jsonl").exists()
+    assert entries["culture/gpt_004"].seed == 4
+    Learner(PRESETS["17K"], seed=77, budget=10).save(source / "gpt_004.state")
+    entry = package(source, root, "abc", n=16)["culture/gpt_004"]
+    assert (entry.seed, entry.initialisation) == (77, "mygpt-culture-seed77")
 
 
 def test_weights_that_half_precision_would_change_are_kept_whole(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel
+from interp_kit.models.executor import unpadded
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
 SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
@@ -155,7 +156,9 @@ def answer_cross_entropy(
                 inside = (activations.row >= start) & (activations.row < start + ROWS)
                 new = replacement[inside].unflatten(1, activations.shape)
                 hooks = [(activations.hook, _writer(part.mask, new))]
-            values.append(_field_loss(model.run_with_hooks(part.tokens, fwd_hooks=hooks), part))
+            values.append(
+                _field_loss(model.run_with_hooks(part.tokens, fwd_hooks=hooks, **unpadded(model, part.tokens)), part)
+            )
     return torch.cat(values).double().cpu().numpy()
 
 

@@ -19,6 +19,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.convert import untrained
+from interp_kit.models.executor import unpadded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +157,7 @@ def _measure(model: HookedModel, batch: TokenBatch, asked: Tensor, lags: Sequenc
             layers[str(hook.name)] = torch.stack(values, -1).cpu()
 
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(model.cfg.n_layers)]
-        model.run_with_hooks(batch.tokens[rows], fwd_hooks=[(name, keep) for name in names])
+        texts = batch.tokens[rows]
+        model.run_with_hooks(texts, fwd_hooks=[(name, keep) for name in names], **unpadded(model, texts))
         found.append(torch.cat([layers[name] for name in names], dim=1).permute(1, 2, 0).double().numpy())
     return np.concatenate(found, axis=2)

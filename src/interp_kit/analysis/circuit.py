@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import EMBED, LOGITS, Edge
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import bootstrap_ratio
 from interp_kit.core.types import HookedModel, model_name
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Circuit(AbstractResult):
 
     sender, receiver, input, position ("" where all positions together): (edge,); score: (edge,) by how much the metric
     falls, on average over pairs, where the edge alone carries what it does in the other run, exactly or as attributed;
-    low, high: its bootstrap 95 % over pairs; nodes: of the whole model; positions: named ones, as they stand in the
-    text; n: pairs.
+    low, high: its bootstrap 95 % over units of pairs; nodes: of the whole model; positions: named ones, as they stand
+    in the text; n: independent units of pairs (PairBatch.units), all that share a text being one.
     """
 
     sender: tuple[str, ...]
@@ -50,7 +50,8 @@ class Circuit(AbstractResult):
         **config: Any,
     ) -> "Circuit":
         """The circuit of edges with their score on every pair, (pairs,) each."""
-        score, low, high = bootstrap_mean(np.stack(list(values.values())), "pairs")
+        groups, found = pairs.units(), np.stack(list(values.values()))
+        score, low, high = bootstrap_ratio(found, np.ones(len(pairs)), groups=groups)
         return cls(
             sender=tuple(edge.sender for edge in values),
             receiver=tuple(edge.receiver for edge in values),
@@ -61,7 +62,7 @@ class Circuit(AbstractResult):
             high=high,
             nodes=tuple(nodes),
             positions=tuple(pairs.clean.positions),
-            n=len(pairs),
+            n=len(np.unique(groups)),
             config={
                 "model": model_name(model),
                 "task": pairs.clean.task,
@@ -141,7 +142,7 @@ class Circuit(AbstractResult):
         return (
             f"{len(self)} edges of {c['model']}, {how.get(c['method'], 'attributed by ' + c['method'].upper())}: by how"
             f" much {c['metric']} falls where an edge carries the other run's value ({c['direction']}; n = {self.n}"
-            f" pairs that differ in {c['variable']}; 95 % bootstrap intervals in the table)."
+            f" independent pairs that differ in {c['variable']}; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -20,6 +20,7 @@ from interp_kit.core.stats import Estimate, t_interval, wilson
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, initialisation, model_name
 from interp_kit.models.decode import complete
+from interp_kit.models.executor import whole_text
 
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"
@@ -221,7 +222,7 @@ def completions(
         chunk = examples[start : start + batch_size]
         batch = task.batch(chunk, model.cfg.device)
         with torch.inference_mode():
-            if not torch.isfinite(model(batch.tokens)[batch.mask]).all():
+            if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
                 raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
         rows = complete(model, batch).tolist()
         written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]

@@ -29,10 +29,11 @@ SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of 
 class FaithfulnessResult(AbstractResult):
     """Faithfulness by size: (m(circuit) - m(no edges)) / (m(model) - m(no edges)), a ratio of means over pairs.
 
-    sizes: (size,) edges kept; total: edges of the model; value, low, high: (size,) with bootstrap 95 % over pairs;
-    random: (order, size) of edges in random orders, the control; cpr: area under the curve over the share of edges
-    kept, 1 where the smallest circuit does all; cmd: area between the curve and 1, 0 at best; both nan where the
-    circuit does not rank all edges. random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric.
+    sizes: (size,) edges kept; total: edges of the model; value, low, high: (size,) with bootstrap 95 % over units of
+    pairs; random: (order, size) of edges in random orders, the control; cpr: area under the curve over the share of
+    edges kept, 1 where the smallest circuit does all; cmd: area between the curve and 1, 0 at best; both nan where the
+    circuit does not rank all edges. random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
+    n: independent units of pairs (PairBatch.units).
     """
 
     sizes: np.ndarray
@@ -72,7 +73,7 @@ class FaithfulnessResult(AbstractResult):
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} pairs, 95 % bootstrap;"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, 95 % bootstrap;"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
@@ -147,7 +148,8 @@ def faithfulness(
         raise ValueError(
             f"{measured.name} is the same with all edges and with none: there is nothing to be faithful to"
         )
-    found, low, high = bootstrap_ratio(values[:-2] - nothing, gap)
+    unit = pairs.units()
+    found, low, high = bootstrap_ratio(values[:-2] - nothing, gap, groups=unit)
     curves = found.reshape(len(orders), len(sizes))
     areas = [_areas(np.asarray(sizes) / total, curve) if whole else (np.nan, np.nan) for curve in curves]
     return FaithfulnessResult(
@@ -162,7 +164,7 @@ def faithfulness(
         random_cpr=np.array([a for a, _ in areas[1:]]),
         random_cmd=np.array([b for _, b in areas[1:]]),
         values=values[: len(sizes)],
-        n=len(pairs),
+        n=len(np.unique(unit)),
         config={
             "analysis": "faithfulness",
             "model": model_name(model),

@@ -21,7 +21,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import wilson
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import decode
-from interp_kit.models.executor import Unsupported
+from interp_kit.models.executor import Unsupported, whole_text
 
 INTACT = "intact"
 
@@ -166,11 +166,11 @@ def generate_under(
     logits = torch.full((2, *shape), torch.nan)
     rows = torch.arange(len(batch), device=intact.device)
     with torch.inference_mode():
-        before = model(intact)
+        before = whole_text(model, intact)
     for c, group in enumerate(groups.values(), 1):
         written = _write_under(model, batch, group, asked, batch_size, progress)
         with editing(model, batch, group) as edited, torch.inference_mode():
-            after = edited(intact)
+            after = whole_text(edited, intact)
         differs = (written != intact) & asked
         first = torch.where(differs.any(1), differs.int().argmax(1), -1)
         has = first >= 0

@@ -27,6 +27,7 @@ from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import complete
 
 SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
+SHARED = 0.2  # of the recovery: a second route with more is not passed by
 ROUTES = ("via token", "direct", "latent", "relayed")
 
 
@@ -42,7 +43,8 @@ class MechanismResult(AbstractResult):
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
     and target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of
-    ROUTES, "mixed", or "none" where the model does not solve the target or nothing carries it.
+    ROUTES, "mixed", or "none" where the model does not solve the target or nothing carries it. Intervals are over
+    `config["units"]` independent units of pairs (PairBatch.units): of two texts paired both ways, both are one.
     """
 
     mediator: str
@@ -67,7 +69,7 @@ class MechanismResult(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row a measurement: experiment, what was changed, value, interval, n."""
-        pairs = self.config["pairs"]
+        pairs = self.config["units"]
         rows: list[tuple] = [("accuracy", self.target, *_parts(self.solved))]
         rows.append(("conflict", f"only {self.mediator}'s token", *_parts(self.token_flips)))
         rows.append(("conflict", f"only {self.mediator}'s causes", *_parts(self.cause_flips)))
@@ -91,8 +93,9 @@ class MechanismResult(AbstractResult):
         c = self.config
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
-            f" prediction reads one route's keys and values from the other run (n = {c['pairs']} {c['pair_kind']},"
-            f" {self.dropped} unsolved left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the other run)."
+            f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
+            f" {c['pair_kind']}, {self.dropped} unsolved left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the"
+            " other run)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -109,9 +112,9 @@ def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
 def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
-    A route is named where its recovery is above one half with its whole interval and the conflict prompts agree;
-    "mixed" where two share it. Raises ValueError where the task has no such pair, or the two runs of the pairs do not
-    differ at all.
+    A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
+    own, and the conflict prompts agree; "mixed" where two share it. Raises ValueError where the task has no such pair,
+    or the two runs of the pairs do not differ at all.
     """
     device = model.cfg.device
     natural = task.pairs(mediator, target).to(device)
@@ -130,7 +133,8 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     single = patch_senders(model, pairs)
     latent = _latent(model, pairs, mediator, target)
     route, low, high = grouped
-    verdict = _verdict(solved, token, cause, route, low, high, latent, len(kept))
+    units = len(np.unique(pairs.units()))
+    verdict = _verdict(solved, token, route, low, latent, units if len(kept) else 0)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -156,6 +160,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
             "task": task.name,
             "metric": "logit difference",
             "pairs": len(pairs),
+            "units": units,
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },
     )
@@ -227,19 +232,19 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
 def _verdict(
     solved: Estimate,
     token: Estimate,
-    cause: Estimate,
     route: np.ndarray,
     low: np.ndarray,
-    high: np.ndarray,
     latent: tuple[np.ndarray, ...],
-    pairs: int,
+    units: int,
 ) -> str:
-    if solved.value < SOLVED or pairs < 4:
+    if solved.value < SOLVED or units < 4:
         return "none"
     best = int(np.argmax(route))
     name = ROUTES[best]
     if low[best] <= 0.5:
         return "mixed" if route.sum() > 0.5 else "none"
+    if (np.delete(low, best) > SHARED).any():
+        return "mixed"
     by_token = token.value > 0.5
     if by_token != (name == "via token") and name != "relayed":
         return "mixed"

@@ -18,7 +18,7 @@ from interp_kit.analysis.sweep import SweepValues, sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.stats import bootstrap_ratio, counted
 from interp_kit.core.types import HookedModel, model_name
 
 ALL = "all"
@@ -31,7 +31,8 @@ class PatchingResult(AbstractResult):
 
     site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
     recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: bootstrap 95 %
-    over pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched runs;
+    over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched
+    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
     dropped: pairs left out because the model does not solve both sides; sender patching has sender positions instead.
     """
 
@@ -45,16 +46,17 @@ class PatchingResult(AbstractResult):
     values: np.ndarray
     start: np.ndarray
     goal: np.ndarray
+    unit: np.ndarray
     dropped: int
     config: Mapping[str, Any]
 
     @property
     def n(self) -> int:
-        """Pairs behind every figure."""
-        return len(self.start)
+        """Independent units of pairs behind every figure."""
+        return len(np.unique(self.unit))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edit: where, recovered with interval, mean metric, n pairs."""
+        """One row an edit: where, recovered with interval, mean metric, n units of pairs."""
         return pd.DataFrame(
             {
                 "site": self.site,
@@ -78,8 +80,9 @@ class PatchingResult(AbstractResult):
         )
         return (
             f"Recovered {c['metric']} when {what} from the {sides[0]} run into the {sides[1]} run of {c['model']} (0:"
-            f" as unpatched, 1: as the other run; n = {self.n} pairs that differ in {c['variable']}, {c['completion']}"
-            f" completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
+            f" as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ in"
+            f" {c['variable']}, {c['completion']} completions, {self.dropped} unsolved pairs left out; 95 %"
+            " bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -194,7 +197,8 @@ def _result(
             f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"
             f" {len(pairs)} pairs), so there is nothing to recover"
         )
-    recovered, low, high = bootstrap_ratio(values - start, goal - start)
+    unit = pairs.units()
+    recovered, low, high = bootstrap_ratio(values - start, goal - start, groups=unit)
     return PatchingResult(
         site=tuple(edit.site for edit in edits),
         layer=np.array([-1 if edit.layer is None else edit.layer for edit in edits]),
@@ -206,6 +210,7 @@ def _result(
         values=values,
         start=start,
         goal=goal,
+        unit=unit,
         dropped=dropped,
         config={
             "analysis": "patch",

@@ -17,7 +17,7 @@ from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.stats import bootstrap_ratio, counted
 from interp_kit.core.types import HookedModel, model_name
 
 
@@ -26,7 +26,8 @@ class PathPatchingResult(AbstractResult):
     """Recovered metric by path: one entry a group of edges.
 
     path: (path,) names; recovered, low, high: (path,) ratio of means, 0 = the run patched into, 1 = the other run, with
-    bootstrap 95 % over pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched runs.
+    bootstrap 95 % over units of pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched
+    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units).
     """
 
     path: tuple[str, ...]
@@ -36,25 +37,31 @@ class PathPatchingResult(AbstractResult):
     values: np.ndarray
     start: np.ndarray
     goal: np.ndarray
+    unit: np.ndarray
     config: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Independent units of pairs behind every figure."""
+        return len(np.unique(self.unit))
 
     def to_frame(self) -> pd.DataFrame:
         """One row a path."""
         columns = {"path": self.path, "recovered": self.recovered, "low": self.low, "high": self.high}
-        return pd.DataFrame(columns | {"metric": self.values.mean(1), "n": len(self.start)})
+        return pd.DataFrame(columns | {"metric": self.values.mean(1), "n": self.n})
 
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
         return (
             f"Path patching on {c['model']}: recovered {c['metric']} where single edges carry the other run's value"
-            f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {len(self.start)} pairs that differ in"
-            f" {c['variable']}; 95 % bootstrap)."
+            f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
+            f" in {c['variable']}; 95 % bootstrap)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Paths as points with intervals."""
-        title = f"path patching, {self.config['model']} (n = {len(self.start)})"
+        title = f"path patching, {self.config['model']} (n = {self.n})"
         series = {"recovered": (self.recovered, self.low, self.high)}
         return intervals(self.path, series, ax=ax, title=title, x_label=f"recovered {self.config['metric']}")
 
@@ -94,7 +101,8 @@ def path_patch(
     start, goal, *_ = values = found.cpu().numpy()
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(f"clean and corrupt do not differ in {measured.name}, so there is nothing to recover")
-    recovered, low, high = bootstrap_ratio(values[2:] - start, goal - start)
+    unit = pairs.units()
+    recovered, low, high = bootstrap_ratio(values[2:] - start, goal - start, groups=unit)
     return PathPatchingResult(
         path=tuple(listed),
         recovered=recovered,
@@ -103,6 +111,7 @@ def path_patch(
         values=values[2:],
         start=start,
         goal=goal,
+        unit=unit,
         config={
             "analysis": "path_patch",
             "model": model_name(model),

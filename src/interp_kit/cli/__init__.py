@@ -1,6 +1,4 @@
-"""`interp-kit`: every analysis from the command line. One frozen dataclass a command; nothing heavy is imported before
-a command runs.
-"""
+"""Show, with evidence, how small transformers compute: every analysis from the command line."""
 
 import sys
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ import tyro
 
 from interp_kit.cli import analyses, models, studies
 
+# One frozen dataclass a command; nothing heavy is imported before a command runs.
 Command = (
     Annotated[models.Generate, tyro.conf.subcommand("generate")]
     | Annotated[models.Train, tyro.conf.subcommand("train")]

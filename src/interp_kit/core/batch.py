@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from interp_kit.core.task import AbstractTask, Example, Field
@@ -162,6 +165,15 @@ class PairBatch:
         """The tokens of both sides of each pair."""
         sides = (map(tuple, side.tokens.tolist()) for side in (self.clean, self.corrupt))
         return list(zip(*sides, strict=True))
+
+    def units(self) -> np.ndarray:
+        """(batch,) the number of the independent unit that each pair belongs to: pairs that share a text, or are joined
+        by others that do, are one. Of two texts paired both ways, both pairs are one unit."""
+        number: dict[tuple[int, ...], int] = {}
+        pairs = self.texts()
+        clean, corrupt = np.array([[number.setdefault(text, len(number)) for text in pair] for pair in pairs]).T
+        joined = coo_array((np.ones(len(pairs)), (clean, corrupt)), shape=(len(number),) * 2)
+        return connected_components(joined, directed=False)[1][clean]
 
     def apart(self) -> "PairBatch":
         """Pairs of which no two share a text, taken in order: they are independent, which all pairs of few texts are

@@ -69,7 +69,20 @@ def _bootstrap_weights(n: int, resamples: int, seed: int) -> np.ndarray:
 
 def _product(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """values @ weights, on torch's threads: numpy's own wait for one another, many milliseconds beside other work."""
-    return (torch.from_numpy(values) @ torch.from_numpy(weights)).numpy()
+    own = np.require(values, requirements=["C", "W"])
+    return (torch.from_numpy(own) @ torch.from_numpy(weights)).numpy()
+
+
+def counted(groups: np.ndarray, unit: str) -> str:
+    """What n is, for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
+    n = len(np.unique(groups))
+    return f"{n} {unit}" if n == len(groups) else f"{n} ({len(groups)} {unit}, some of the same texts)"
+
+
+def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """(..., group) sums of (..., n) over the members of each group."""
+    _, at = np.unique(groups, return_inverse=True)
+    return _product(values, np.eye(int(at.max()) + 1)[at])
 
 
 def bootstrap_mean(
@@ -91,18 +104,30 @@ def bootstrap_mean(
 
 
 def bootstrap_ratio(
-    numerator: np.ndarray, denominator: np.ndarray, resamples: int = 2000, seed: int = 0
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    resamples: int = 2000,
+    seed: int = 0,
+    *,
+    groups: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Ratio of means with a percentile bootstrap interval over pairs.
 
     numerator: (..., n); denominator: (n,). A ratio of means, not a mean of ratios: one pair with a small gap must not
-    decide the figure. Raises ValueError where the mean denominator is zero.
+    decide the figure. groups: (n,) which independent unit each pair belongs to, where several belong to one: whole
+    units are resampled (Davison & Hinkley 1997, 3.8), and the interval is nan where there is only one. Raises
+    ValueError where the mean denominator is zero.
     """
     numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    if groups is not None and len(np.unique(groups)) < len(groups):
+        numerator, denominator = _by_group(numerator, groups), _by_group(denominator, groups)
     total = denominator.mean()
     if total == 0:
         raise ValueError("the mean denominator is zero: there is nothing to recover")
     n = len(denominator)
+    if n == 1 and groups is not None:
+        nothing = np.full(numerator.shape[:-1], np.nan)
+        return np.asarray(numerator[..., 0] / total), nothing, nothing.copy()
     weights = _bootstrap_weights(n, resamples, seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = _product(numerator, weights) / _product(denominator, weights)

@@ -26,6 +26,7 @@ from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.circuit_twins import TWINS
 from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
+from interp_kit.reports.report import page_path
 
 SEEDS = (0, 1, 2)
 TWIN = "twin:"  # what names a trained twin
@@ -235,6 +236,8 @@ def main(out: Path, *, jobs: int | None = None, progress: bool = False) -> Path:
     """Run the whole audit and write its page to `out`, its tables and figures into folders beside it."""
     from interp_kit.recipes.audit_page import page
 
+    out = page_path(out)
     result = audit(jobs=jobs, progress=progress)
-    result.save(out.with_suffix(""))
-    return page(result).write(out)
+    written = page(result).write(out)
+    result.save(out.with_name(f"{out.stem}_tables"))
+    return written

@@ -47,9 +47,10 @@ def page(result: AuditResult) -> Report:
         Section(
             "Which methods find the planted circuit?",
             (
-                "Each model's weights were written by hand, and its true nodes and edges put down before any method"
-                " ran; tests prove them by exhaustive intervention. Attribution and patching are given minimal pairs,"
-                " probes all examples.",
+                "The weights of the planted models were written by hand, and their true nodes and edges put down"
+                " before any method ran; tests prove them by exhaustive intervention. The twins are networks trained"
+                " to compute in the nodes of a planted one, three of each. Attribution and patching are given minimal"
+                " pairs, probes all examples.",
             ),
             (
                 Figure(result.plot(), result.caption()),

@@ -69,7 +69,7 @@ def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
             "D flips newD": r.cause_flips.value,
             "free-running flip": float(r.free_target[-1]),
             "latent flip, token held": float(np.nanmax(r.latent_target)),
-            "n": r.config["pairs"],
+            "n": r.config["units"],
             "verdict": r.verdict,
         }
         rows.append(row)
@@ -127,7 +127,7 @@ def _task_section(study: "Study") -> Section:
 
 def _path_section(study: "Study") -> Section:
     everyone = (*study.models, *study.yardsticks)
-    n = study.models[0].mechanism.config["pairs"]
+    n = study.models[0].mechanism.config["units"]
     yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
     text = (
         "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D."
@@ -140,8 +140,8 @@ def _path_section(study: "Study") -> Section:
     routes = Figure(
         routes_figure(everyone),
         "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        f" the other world (n = {n} ordered pairs of worlds that differ in D alone, A = 0; 95 % bootstrap intervals"
-        " over pairs). 0: nothing"
+        f" the other world (n = {n} pairs of worlds that differ in D alone, A = 0, each taken both ways; 95 %"
+        " bootstrap intervals over pairs). 0: nothing"
         " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
     )
     conflict = Figure(

@@ -29,6 +29,7 @@ from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
 from interp_kit.recipes.processes import one_thread
 from interp_kit.recipes.zoo import omitted_examples, resolve
+from interp_kit.reports.report import page_path
 from interp_kit.tasks.boolean import BooleanTask
 
 SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
@@ -155,4 +156,5 @@ def _present(value):
 def main(path: str | Path = "reports/boolean.html", *, progress: bool = True, jobs: int | None = None) -> Path:
     """Run the study on the shipped checkpoints and write the page. Returns its path."""
     np.seterr(all="raise", under="ignore")
+    path = page_path(path)
     return write_report(study(held_out=omitted_models(), progress=progress, jobs=jobs), path)

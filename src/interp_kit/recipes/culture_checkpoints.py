@@ -18,7 +18,7 @@ from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_models import FOLDER, MODEL
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
-from interp_kit.training.culture.learner import answers
+from interp_kit.training.culture.learner import Learner, answers
 from interp_kit.training.culture.rotation import quiz_batch, read_curve
 
 
@@ -27,7 +27,8 @@ def package(source: str | Path, root: str | Path, revision: str = "unknown", n: 
 
     Weights are stored in float16 where that changes no argument of the maximum over the answers of n quizzes; the
     accuracy stored with a model, and in its entry, is that of the stored weights on those quizzes (with noise, mean
-    probability of a right sample). Raises ValueError for a folder without models.
+    probability of a right sample). Its seed is that of its training state, or its number where there is none. Raises
+    ValueError for a folder without models.
     """
     source, folder = Path(source), Path(root) / FOLDER
     entries: dict[str, Entry] = {}
@@ -45,6 +46,8 @@ def package(source: str | Path, root: str | Path, revision: str = "unknown", n: 
         dtype = torch.float16 if same else torch.float32
         target = folder / path.name
         save_mygpt(stored, float(sampled.mean()), target, dtype=dtype)
+        state = path.with_suffix(".state")
+        seed = Learner.load(state).seed if state.exists() else int(match[1])
         seen = [point.seen for point in points if point.id == int(match[1])]
         metrics: dict[str, Any] = {
             "dtype": str(dtype).removeprefix("torch."),
@@ -58,8 +61,8 @@ def package(source: str | Path, root: str | Path, revision: str = "unknown", n: 
             sha256=digest,
             task="culture",
             recipe="interp_kit.training.culture.rotation",
-            seed=int(match[1]),
-            initialisation=f"mygpt-{FOLDER}-seed{int(match[1])}",
+            seed=seed,
+            initialisation=f"mygpt-{FOLDER}-seed{seed}",
             revision=revision,
             metrics=metrics,
         )

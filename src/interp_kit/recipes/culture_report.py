@@ -31,6 +31,7 @@ from interp_kit.recipes.culture_page import DIRECTED, page
 from interp_kit.recipes.culture_tests import run_tests
 from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import untrained
+from interp_kit.reports.report import page_path
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
@@ -195,7 +196,7 @@ def main(
     progress: bool = True,
 ) -> Path:
     """Test the models, examine them and write the page. Returns its path."""
-    ids = list(ids) or culture_ids(checkpoint_dir)
+    path, ids = page_path(path), list(ids) or culture_ids(checkpoint_dir)
     models = {f"gpt_{id:03d}": model for id, model in zip(ids, load_culture(ids, checkpoint_dir), strict=True)}
     scores = run_tests(models, tests, workers=jobs, progress=progress)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None else checkpoint_root() / FOLDER

@@ -24,7 +24,7 @@ from interp_kit.core.types import HookedModel
 from interp_kit.recipes.culture_models import load_hooked
 from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import resolve, task_of
-from interp_kit.reports.report import Figure, Report, Section, Table
+from interp_kit.reports.report import Figure, Report, Section, Table, page_path
 from interp_kit.tasks.culture.grids import cell_name
 from interp_kit.tasks.culture.task import CultureTask
 
@@ -47,8 +47,8 @@ class Examined:
 
 
 def boolean(name: str) -> Examined:
-    """newB -> newD: edges chosen on the 16 minimal pairs, measured on others with equal A, no two of which share a
-    text."""
+    """newB -> newD: edges chosen on the 16 minimal pairs, measured on other pairings of the same 16 texts (there are no
+    others in which newB decides newD), no two of which share a text."""
     model = resolve(name)
     task = task_of(model)
     chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=("A",))
@@ -87,9 +87,10 @@ def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examine
 
 
 def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
-    """The fewest edges from which on the whole interval stays above that share; None where it never does."""
+    """The fewest edges, but not all of them, from which on the whole interval stays above that share; None where it
+    does for none."""
     good = curve.low >= share
-    kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all()]
+    kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all() and size < curve.total]
     return kept[0] if kept else None
 
 
@@ -111,8 +112,8 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
         at = int(np.flatnonzero(curve.sizes == size)[0])
         first = (
             f"{name}: {size} of {curve.total} edges keep {curve.value[at]:.2f} [{curve.low[at]:.2f},"
-            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that share no text and did not choose"
-            f" them; as many random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
+            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that did not choose them, no two"
+            f" of which share a text; as many random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
         )
     second = f"CPR {curve.cpr:.2f} and CMD {curve.cmd:.2f}; random orders {curve.random_cpr.mean():.2f} and"
     second += f" {curve.random_cmd.mean():.2f}. Gradients at {found.circuit.config['steps']} steps miss"
@@ -122,8 +123,10 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
 
 LIMITS = (
     "What cannot be said: edges that carry the same in both texts of a pair are outside of the question, and kept or"
-    " cut without effect under counterfactual ablation; mean ablation cuts them too, and its curve is the stricter. A"
-    " faithful circuit need not be the only one, nor the smallest: edges were ranked, not searched.",
+    " cut without effect under counterfactual ablation; mean ablation cuts them too, and puts an average in their"
+    " place. Of the boolean models edges were chosen and measured on different pairings of the same 16 texts, which are"
+    " all in which newB decides newD. A faithful circuit need not be the only one, nor the smallest: edges were ranked,"
+    " not searched.",
 )
 
 
@@ -174,5 +177,6 @@ def main(
     progress: bool = False,
 ) -> Path:
     """Examine these models and write the page."""
+    out = page_path(out)
     found = in_processes(_one, names, jobs, name="models", progress=progress)
     return page(dict(zip(names, found, strict=True))).write(out)

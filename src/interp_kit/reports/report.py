@@ -23,6 +23,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
 
 
+def page_path(path: str | Path) -> Path:
+    """Where a page is to be written; asked before the work begins. Raises ValueError unless it ends in .html."""
+    path = Path(path)
+    if path.suffix != ".html":
+        raise ValueError(f"a report is written to a .html file, not {path}")
+    return path
+
+
 @dataclass(frozen=True)
 class Figure:
     """A drawn Axes with the sentence that says what it shows, with n, interval and control."""
@@ -62,9 +70,7 @@ class Report:
     def write(self, path: str | Path) -> Path:
         """Write PATH (.html), and beside it the same as PATH with .md and a folder of figures; each whole or not at
         all."""
-        path = Path(path)
-        if path.suffix != ".html":
-            raise ValueError(f"a report is written to a .html file, not {path}")
+        path = page_path(path)
         write_text(path, self.to_html())
         folder = path.with_name(f"{path.stem}_figures")
         with replacing_directory(folder) as aside:

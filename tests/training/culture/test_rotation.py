@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -163,26 +164,55 @@ def point(id: int, seen: int, accuracy: float) -> Point:
     return Point(id, seen, 0.0, accuracy, 0.0, {}, {}, [[0.0] * 5] * 8, 0.0)
 
 
-def test_the_weakest_learns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[int] = []
+def turns_at_once(monkeypatch: pytest.MonkeyPatch, order: list[int], accuracy: dict[int, float]) -> None:
+    """Make every turn end at once, with the accuracy that is told; `order` says whose turns there were."""
 
-    class Pool:  # runs each turn at once, with accuracies that are told
+    class Pool:
         def __init__(self, *_: object, **__: object) -> None: ...
         def __enter__(self) -> "Pool":
             return self
 
         def __exit__(self, *_: object) -> None: ...
         def submit(self, _f: object, config: CultureConfig, id: int, *_: object):
-            from concurrent.futures import Future
-
             order.append(id)
             future: Future[Point] = Future()
-            future.set_result(point(id, 32 * order.count(id), {0: 0.9, 1: 0.2, 2: 0.5}[id]))
+            future.set_result(point(id, 32 * order.count(id), accuracy[id]))
             return future
 
     monkeypatch.setattr(rotation, "ProcessPoolExecutor", Pool)
+
+
+def test_the_weakest_learns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[int] = []
+
+    turns_at_once(monkeypatch, order, {0: 0.9, 1: 0.2, 2: 0.5})
     train(CultureConfig(**{**SMALL, "ids": (0, 1, 2)}), tmp_path, report=lambda _: None)
     assert order == [0, 1, 2, 1, 1, 2, 2, 0, 0]
+
+
+def test_rounds_that_keep_nothing_are_tried_again_and_leave_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[int] = []
+    turns_at_once(monkeypatch, order, {0: 0.9, 1: 0.9})
+    found = [0, 0, 1]  # quizzes of each round
+    rounds: list[list[int]] = []
+
+    def agreed(models: list[object], *_: object, **__: object):
+        rounds.append([order.count(0), order.count(1)])
+        n = found[len(rounds) - 1]
+        quizzes = grids.compose(np.full((n, 4, 100), 7, np.int64))
+        return quizzes, np.zeros((len(models), n)), 200
+
+    monkeypatch.setattr(rotation, "agreed_quizzes", agreed)
+    monkeypatch.setattr(rotation, "load_mygpt", lambda path: (path, 0.9))
+    options = {**SMALL, "ids": (0, 1), "quizzes": 10, "threshold": 0.8}
+    train(CultureConfig(**{**options, "budget": 64}), tmp_path, report=lambda _: None)
+    assert rounds == [[1, 1], [2, 2]]
+    assert not (tmp_path / "c_quizzes.pth").exists()
+    train(CultureConfig(**options), tmp_path, report=lambda _: None)
+    assert len(rounds) == 3
+    assert [len(part) for part in rotation.load_quizzes(tmp_path / "c_quizzes.pth")] == [1, 0]
 
 
 def test_culture_quizzes_are_at_most_half_of_what_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,8 +174,10 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
             tensors = [torch.as_tensor(x[rows], device=config.device) for x in (noisy, clean, weight)]
             loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2], whole=whole)
             losses.append(loss)
-            for t, s, ok in zip(task[rows], structure[rows], correct.tolist(), strict=True):
-                learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
+            for row, ok in zip(rows, correct.tolist(), strict=True):
+                if not from_models[row]:  # which are of no task
+                    t, s = task[row], structure[row]
+                    learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
     point = _evaluate(config, id, learner, float(np.mean(losses)), started, float(np.mean(revived or [0.0])))
     if rank:
         return point
@@ -250,14 +252,17 @@ def read_curve(directory: str | Path) -> list[Point]:
 
 def make_round(config: CultureConfig, directory: Path) -> int:
     """Let the models make quizzes for one another, and keep those they agree on: four fifths to train on, a fifth for
-    tests, in `c_quizzes.pth`. Gives how many were kept."""
+    tests, in `c_quizzes.pth`, which is not written where there are none. Gives how many were kept."""
     models, makers = (
         [load_mygpt(directory / f"gpt_{id:03d}.pth")[0] for id in ids]
         for ids in (config.ids, config.makers or config.ids)
     )
     rule = Agreement(max_fail=config.max_fail)
     quizzes, _, made = agreed_quizzes(models, config.quizzes, derive_seed(config.seed, "making"), rule, makers=makers)
-    cut = len(quizzes) * 4 // 5
+    if len(quizzes) == 0:
+        logger.warning("none of {} quizzes was kept; {} is not written", made, directory / QUIZZES)
+        return 0
+    cut = -(-len(quizzes) * 4 // 5)
     save_quizzes(directory / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
     logger.info("{} quizzes kept of {} made", len(quizzes), made)
     return len(quizzes)
@@ -267,7 +272,8 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     """Train every model to its budget, turn by turn, the weakest of those at rest first. Goes on where it stopped.
 
     Once all models have passed the threshold they make quizzes, which from then on are at most half of what they learn
-    from. Raises ValueError for an unknown preset or no model.
+    from. A round of which none is kept is tried again when every model has had its turn. Raises ValueError for an
+    unknown preset or no model.
     """
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
@@ -282,6 +288,7 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     write_text(directory / "config.json", json.dumps(asdict(config), indent=2) + "\n")
     latest = {point.id: point for point in read_curve(directory)}
     running: dict[Future[Point], tuple[int, int]] = {}
+    tried: dict[int, int] = {}  # what each model had seen at the last round
     with (
         TemporaryDirectory() as meetings,
         ProcessPoolExecutor(
@@ -290,6 +297,7 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     ):
         while True:
             making = config.quizzes > 0 and not (directory / QUIZZES).exists() and passed(config, latest)
+            making = making and all(latest[id].seen > tried.get(id, -1) for id in config.ids)
             for id in sorted(config.ids, key=lambda i: _strength(latest.get(i))):
                 open_ = not making and (id not in latest or latest[id].seen < config.budget)
                 free = len(running) + config.shards <= config.workers and id not in {i for i, _ in running.values()}
@@ -299,6 +307,7 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
                     for rank in range(config.shards):
                         running[pool.submit(turn, config, id, directory, meeting, rank)] = id, rank
             if not running and making:
+                tried = {id: latest[id].seen for id in config.ids}
                 make_round(config, directory)
                 continue
             if not running:
