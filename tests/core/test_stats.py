@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +20,7 @@ from interp_kit.core.stats import (
     permutation_p,
     t_interval,
     wilson,
+    wilson_share,
 )
 
 Z = 1.959963984540054  # 97.5 % point of the normal distribution
@@ -152,6 +154,22 @@ def test_pairs_of_one_unit_are_drawn_together() -> None:
     np.testing.assert_allclose(alone, once)
     pretended = bootstrap_ratio(np.tile(gain, 2), np.tile(gap, 2))
     assert ((pretended[2] - pretended[1]) < 0.85 * (once[2] - once[1])).all()
+
+
+@given(n=st.integers(1, 60), k=st.integers(0, 60))
+def test_wilson_is_that_of_scipy_and_takes_shares_between(n: int, k: int) -> None:
+    k = min(k, n)
+    expected = scipy.stats.binomtest(k, n).proportion_ci(0.95, method="wilson")
+    found = wilson_share(k / n, n)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    if k < n:
+        between = wilson_share((k + 0.5) / n, n)
+        assert found.low < between.low < wilson_share((k + 1) / n, n).low
+
+
+def test_a_share_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no units"):
+        wilson_share(0.5, 0)
 
 
 def test_one_unit_has_no_interval() -> None:

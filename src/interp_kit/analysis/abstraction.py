@@ -20,12 +20,12 @@ from interp_kit.analysis.sites import Copy, everywhere
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.stats import Estimate, wilson_share
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, model_name
 
 ALL = "all"
-NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "pairs")
+NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "bases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +35,9 @@ class InterchangeResult(AbstractResult):
     site, layer (-1: none), head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
     accuracy: (n_edits,) share of `pairs` that the edited model answers as the causal model does under do(variable);
     kept: the same over `controls`, whose source has the base's value of the variable, so that the answer must stay
-    although the source's own differs (nan where the task has no such pair); …_low, …_high: Wilson's 95 % interval.
-    pairs, controls: (n_edits,) distinct ones at that site. baseline, baseline_kept: the same two shares of the unedited
+    although the source's own differs (nan where the task has no such pair); …_low, …_high: Wilson's 95 % interval over
+    bases, as pairs of one base are not independent. bases, control_bases: (n_edits,) how many those are; pairs,
+    controls: (n_edits,) distinct pairs at that site. baseline, baseline_kept: the same two shares of the unedited
     model. hits: (n_edits, all pairs), control_hits: (n_edits, all controls) each answer. dropped: pairs and controls
     left out because the model does not solve the base.
     """
@@ -48,10 +49,12 @@ class InterchangeResult(AbstractResult):
     accuracy: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    bases: np.ndarray
     pairs: np.ndarray
     kept: np.ndarray
     kept_low: np.ndarray
     kept_high: np.ndarray
+    control_bases: np.ndarray
     controls: np.ndarray
     baseline: Estimate
     baseline_kept: Estimate
@@ -71,12 +74,13 @@ class InterchangeResult(AbstractResult):
                 "accuracy": self.accuracy,
                 "low": self.low,
                 "high": self.high,
-                "n": self.pairs,
+                "n": self.bases,
+                "pairs": self.pairs,
                 "baseline": self.baseline.value,
                 "kept": self.kept,
                 "kept_low": self.kept_low,
                 "kept_high": self.kept_high,
-                "n_kept": self.controls,
+                "n_kept": self.control_bases,
             }
         )
 
@@ -86,10 +90,10 @@ class InterchangeResult(AbstractResult):
         return (
             f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
-            f" into the base run (n = {_span(self.pairs)} distinct pairs at a site, of {c['bases']} bases and"
-            f" {c['sources']} sources, all with {c['target']} changed by do({c['variable']}); {self.dropped} unsolved"
+            f" into the base run (n = {_span(self.bases)} bases with {c['sources']} sources, {_span(self.pairs)}"
+            f" distinct pairs at a site, all with {c['target']} changed by do({c['variable']}); {self.dropped} unsolved"
             f" left out; unedited: {self.baseline}). Dots: fewer than 95 % of {_span(self.controls)} control pairs,"
-            f" whose {c['variable']} is equal, keep their answer. 95 % Wilson intervals in the table."
+            f" whose {c['variable']} is equal, keep their answer. 95 % Wilson intervals over bases in the table."
         )
 
     def plot(
@@ -136,7 +140,7 @@ def interchange(
 
     Controls are pairs with equal values of `variable` whose targets differ: a site that carries more than the variable
     moves them too. Pairs are counted once a site where base, source up to the edited position, and answer are the same,
-    as a causal model cannot tell them apart; they share inputs, so the intervals are for these inputs.
+    as a causal model cannot tell them apart; intervals are over bases, for these sources.
 
     sites: activation sites, every layer of each; those with heads are edited head by head. positions: default those
     that every row has, up to the target's prediction; name -> positions edits groups together. by: one position at a
@@ -167,12 +171,14 @@ def interchange(
     if not (use & is_pair).any():
         raise ValueError(f"the model solves the base of none of the {len(changed)} pairs")
     units = {mark.position: _distinct(base, source, at, answer, groups.get(str(mark.position))) for mark in marks}
+    texts = np.array([row.base.text for row in rows])
     shares = [
-        [_share(hit[i], units[mark.position] & use & part) for part in (is_pair, ~is_pair)]
+        [_share(hit[i], units[mark.position] & use & part, texts) for part in (is_pair, ~is_pair)]
         for i, mark in enumerate(marks)
     ]
     figures = np.array([[(s.value, s.low, s.high, s.n) for s in both] for both in shares])
-    (accuracy, low, high, pairs_n), (kept, kept_low, kept_high, controls_n) = figures.transpose(1, 2, 0)
+    (accuracy, low, high, bases), (kept, kept_low, kept_high, control_bases) = figures.transpose(1, 2, 0)
+    counts = np.array([[(units[m.position] & use & part).sum() for m in marks] for part in (is_pair, ~is_pair)])
     return InterchangeResult(
         site=tuple(mark.site for mark in marks),
         layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
@@ -181,13 +187,15 @@ def interchange(
         accuracy=accuracy,
         low=low,
         high=high,
-        pairs=pairs_n.astype(int),
+        bases=bases.astype(int),
+        pairs=counts[0],
         kept=kept,
         kept_low=kept_low,
         kept_high=kept_high,
-        controls=controls_n.astype(int),
-        baseline=_share(before, use & is_pair),
-        baseline_kept=_share(before, use & ~is_pair),
+        control_bases=control_bases.astype(int),
+        controls=counts[1],
+        baseline=_share(before, use & is_pair, texts),
+        baseline_kept=_share(before, use & ~is_pair, texts),
         hits=hit[:, use & is_pair],
         control_hits=hit[:, use & ~is_pair],
         dropped=int((~use).sum()),
@@ -197,7 +205,6 @@ def interchange(
             "task": task.name,
             "variable": variable,
             "target": target,
-            "bases": len({row.base.tokens for row, used in zip(changed, use, strict=False) if used}),
             "sources": len({row.source.tokens for row, used in zip(changed, use, strict=False) if used}),
             "only_solved": only_solved,
             "seed": seed,
@@ -223,8 +230,9 @@ def _distinct(
     return first
 
 
-def _share(hit: np.ndarray, use: np.ndarray) -> Estimate:
-    return wilson(int(hit[use].sum()), int(use.sum()), "pairs") if use.any() else NONE
+def _share(hit: np.ndarray, use: np.ndarray, texts: np.ndarray) -> Estimate:
+    """The share of hits among the pairs in use, its interval over their distinct bases."""
+    return wilson_share(hit[use].mean(), len(np.unique(texts[use])), "bases") if use.any() else NONE
 
 
 def _span(n: np.ndarray) -> str:

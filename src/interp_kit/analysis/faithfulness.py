@@ -88,7 +88,7 @@ class FaithfulnessResult(AbstractResult):
         ax.plot(self.sizes, self.value, "o-", ms=4, color=COLOURS[0], label=f"best by {self.config['method']}")
         ax.set_xscale("symlog", linthresh=1)
         shown = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if s <= self.total]
-        ax.set_xticks(shown, [str(s) for s in shown])
+        ax.set_xticks(shown, [str(s) if s < 1000 else f"{s // 1000}k" for s in shown])
         ax.set_xticks([], minor=True)
         title = f"{self.config['model']}, {self.config['ablation']} ablation (n = {self.n})"
         ax.set(xlabel=f"edges kept, of {self.total}", ylabel="faithfulness", title=title)

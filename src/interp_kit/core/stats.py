@@ -34,8 +34,18 @@ def wilson(successes: int, n: int, unit: str = "inputs") -> Estimate:
         raise ValueError("a proportion of no units has no value")
     if not 0 <= successes <= n:
         raise ValueError(f"{successes} successes of {n}")
-    interval = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
-    return Estimate(successes / n, float(interval.low), float(interval.high), int(n), unit)
+    return wilson_share(successes / n, int(n), unit)
+
+
+def wilson_share(share: float | np.floating, n: int, unit: str = "inputs") -> Estimate:
+    """A mean share of n independent units, each of which may itself be a share, with Wilson's score interval: as wide
+    as where every unit were 0 or 1, so wide enough. Raises ValueError for n = 0."""
+    if n < 1:
+        raise ValueError("a share of no units has no value")
+    z = float(stats.norm.ppf(0.975))
+    middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    return Estimate(float(share), max(0.0, float(low)), min(1.0, float(high)), n, unit)
 
 
 def t_interval(
