@@ -59,7 +59,7 @@ def main(names: list[str]) -> None:
             "",
             "Both sides run alternately in one process; range: of the ratios of the single repetitions. Floor: the"
             " multiplications that the work cannot do without, at the rate at which a plain forward of the same model"
-            " and batch does its own.",
+            " and batch does its own: an estimate, below which larger batches can come, as their products are faster.",
             "",
             HEADER,
             *rows,
