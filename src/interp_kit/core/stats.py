@@ -45,7 +45,7 @@ def wilson_share(share: float | np.floating, n: int, unit: str = "inputs") -> Es
     z = float(stats.norm.ppf(0.975))
     middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
-    return Estimate(float(share), max(0.0, float(low)), min(1.0, float(high)), n, unit)
+    return Estimate(float(share), float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0, n, unit)
 
 
 def t_interval(

@@ -246,7 +246,7 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "18K"}, "no preset '18K'; there are fast, 17K"),
+        ({"preset": "18K"}, "no preset '18K'; there are fast, deep, 17K"),
         ({"ids": ()}, "needs a model"),
         ({"turn": 0}, "a turn"),
         ({"shards": 2, "workers": 1}, "a worker for each shard"),
