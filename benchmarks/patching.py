@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -42,10 +43,15 @@ def _batch(tokens: torch.Tensor, vocabulary: int) -> TokenBatch:
     )
 
 
-def random_pairs(rows: int, length: int = LENGTH + 1, vocabulary: int = VOCABULARY) -> PairBatch:
-    """Pairs of unrelated texts, with different answers."""
+def random_pairs(
+    rows: int, length: int = LENGTH + 1, vocabulary: int = VOCABULARY, differ: int | None = None
+) -> PairBatch:
+    """Pairs of unrelated texts, or of texts that differ in the token `differ` alone, with different answers."""
     generator = torch.Generator().manual_seed(0)
     clean, corrupt = torch.randint(0, vocabulary, (2, rows, length), generator=generator)
+    if differ is not None:
+        corrupt = clean.clone()
+        corrupt[:, differ] = (clean[:, differ] + 1) % vocabulary
     corrupt[:, -1] = (clean[:, -1] + 1) % vocabulary
     sides = (_batch(clean, vocabulary), _batch(corrupt, vocabulary))
     return PairBatch(*sides, variable="text", target="answer", completion="own", differs=(("text",),) * rows)
@@ -100,6 +106,7 @@ def _beside(
     right, wrong = (getattr(pairs, side).answer["answer"] for side in ("clean", "corrupt"))
     n, layers = torch.arange(rows), range(model.cfg.n_layers)
     starts = [int(pairs.clean.positions[name][0]) for name in names] if by == "position" else [0]
+    differ = int((pairs.clean.tokens != pairs.corrupt.tokens).any(0).nonzero()[0, 0])
     heads = range(model.cfg.n_heads) if site == "z" else [None]
     axes = ["layer", "pos", *(["head_index"] if site == "z" else [])]
     setter = {
@@ -137,7 +144,8 @@ def _beside(
 
     difference = np.abs(ours()[::part] - peer_without_grad()).max()
     assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
-    entries = [(layer, site == "z", start) for layer in layers for start in starts for _ in heads]
+    needed = [start for start in starts if start >= differ] if by == "position" else [differ]
+    entries = [(layer, site == "z", start) for layer in layers for start in needed for _ in heads]
     timed = "" if part == 1 else f" ({len(index[::part])} of {len(index)} timed)"
     peers_ = {
         f"transformer_lens.patching, as it comes{timed}": peer,
@@ -150,7 +158,8 @@ def _beside(
 
 
 def patching() -> list[Row]:
-    """Residual streams and heads, by position and at all positions, on three sizes; and cells of a grid."""
+    """Residual streams and heads, by position and at all positions, on three sizes: of unrelated texts, and of texts
+    that differ in one token, before which copies change nothing and need no run."""
     small, large = random_model(4, 128, 4), random_model(12, 768, 12)
     sizes = [("4 layers, d 128", small, 64), ("4 layers, d 128", small, 4), ("12 layers, d 768", large, 4)]
     found = []
@@ -159,12 +168,13 @@ def patching() -> list[Row]:
         ("heads, all positions", "z", "all"),
         ("heads by position", "z", "position"),
     ]
-    for work, site, by in works:
+    for (work, site, by), differ in product(works, (None, LENGTH // 2)):
         for size, model, rows in sizes if by == "all" or site == "resid_pre" else sizes[:2]:
-            pairs, at = random_pairs(rows), torch.full((rows,), LENGTH - 1)
+            pairs, at = random_pairs(rows, differ=differ), torch.full((rows,), LENGTH - 1)
             names = [f"t{i}" for i in range(LENGTH)]
             part = 7 if model is large or (rows, site, by) == (64, "z", "position") else 1
             name = f"{work}, {size}, {rows} pairs of {LENGTH} tokens"
+            name += "" if differ is None else f", of which token {differ + 1} differs"
             repeats = REPEATS if model is small else 3
             found += _beside(name, model, pairs, at, site, by, names, part=part, repeats=repeats)
     return found

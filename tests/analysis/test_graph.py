@@ -9,7 +9,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from interp_kit.analysis.graph import Graph
 from interp_kit.core.circuit import HEAD, MLP, Edge, edges, nodes
-from interp_kit.models.executor import Unsupported
+from interp_kit.models.plain import Unsupported
 
 ROWS, LENGTH, VOCABULARY = 3, 5, 7
 

@@ -21,7 +21,8 @@ from interp_kit.analysis.harvest import Reader, harvest
 from interp_kit.analysis.harvest_files import HarvestFiles, harvest_to, open_harvest
 from interp_kit.analysis.sites import ACTIVATIONS, hook_name
 from interp_kit.core.batch import TokenBatch
-from interp_kit.models.executor import ONEDNN, Executor
+from interp_kit.models.executor import Executor
+from interp_kit.models.products import ONEDNN, Products
 
 MakeModel = Callable[..., HookedTransformer]
 ROWS, LENGTH, VOCABULARY = 7, 11, 15
@@ -98,13 +99,13 @@ def test_the_executor_reads_every_site_and_multiplies_no_more_than_it_needs(
     tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch, d_model: int
 ) -> None:
     model, batch = tiny_model(n_layers=3, d_model=d_model), ragged()
-    linear, products = Executor.linear, []
+    linear, products = Products.__call__, []
 
-    def counted(self: Executor, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
+    def counted(self: Products, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
         products.append(x.shape[:2])
         return linear(self, x, weight, bias, act=act)
 
-    monkeypatch.setattr(Executor, "linear", counted)
+    monkeypatch.setattr(Products, "__call__", counted)
     within = {
         "q": 1,
         "k": 1,
@@ -134,19 +135,19 @@ def test_the_executor_reads_every_site_and_multiplies_no_more_than_it_needs(
 
 def test_onednn_is_used_where_it_is_there_and_pays(tiny_model: MakeModel) -> None:
     there = torch.backends.mkldnn.is_available()
-    assert (Executor(tiny_model(d_model=64), blocks=1).fused is not None) == there
-    assert Executor(tiny_model(d_model=16), blocks=1).fused is None
-    assert Executor(tiny_model(d_model=64, dtype=torch.float64), blocks=1).fused is None
+    assert (Executor(tiny_model(d_model=64), blocks=1).linear.fused is not None) == there
+    assert Executor(tiny_model(d_model=16), blocks=1).linear.fused is None
+    assert Executor(tiny_model(d_model=64, dtype=torch.float64), blocks=1).linear.fused is None
 
 
 def test_small_products_of_a_sweep_are_not_worth_onednn(tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     executor = Executor(tiny_model(d_model=64))
     x, (weight, bias) = torch.randn(3, 64), executor.layers[0].qkv
     expected = torch.nn.functional.linear(x, weight, bias)
-    monkeypatch.setattr(executor, "fused", ("nonsense", ""))  # which oneDNN would refuse
+    monkeypatch.setattr(executor.linear, "fused", ("nonsense", ""))  # which oneDNN would refuse
     torch.testing.assert_close(executor.linear(x, weight, bias), expected)
     activated = executor.linear(x, weight, bias, act=True)
-    torch.testing.assert_close(activated, executor.act(expected))
+    torch.testing.assert_close(activated, executor.linear.act(expected))
 
 
 def test_rows_are_what_they_are_alone(tiny_model: MakeModel) -> None:

@@ -91,8 +91,10 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
         data.draw(st.integers(0, 5)), d_head=d_head, layers=layers, attn_only=attn_only,
         final_norm=data.draw(st.booleans()), act=data.draw(st.sampled_from(["relu", "gelu_new"])),
     )  # fmt: skip
-    batch, other = ragged(1), ragged(1)
-    other = dataclasses.replace(other, tokens=(other.tokens * 3 + 1) % VOCABULARY)
+    batch = ragged(1)
+    shared = torch.tensor([[data.draw(st.sampled_from([0, 1, 3, LENGTH]))] for _ in range(ROWS)])
+    alike = torch.arange(LENGTH) < shared
+    other = dataclasses.replace(batch, tokens=batch.tokens.where(alike, (batch.tokens * 3 + 1) % VOCABULARY))
     one = edits(layers, attn_only, d_head, other)
     groups = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=6))
     places = [batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))] for _ in range(2)]
@@ -107,6 +109,34 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
             for j, metric in enumerate(metrics):
                 expected = metric(logits, batch, engine.logits)
                 assert found.values[i, j] == pytest.approx(expected.numpy(), abs=1e-4, rel=1e-4), (group, metric.name)
+
+
+def test_what_two_texts_share_is_run_only_where_it_undoes_another_edit() -> None:
+    model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    batch = dataclasses.replace(batch, positions={**batch.positions, "apart": torch.tensor([LENGTH - 1, 0, 0])})
+    tokens = batch.tokens.clone()
+    tokens[0, 4:], tokens[1, 3:], tokens[2, 5:] = 1 - tokens[0, 4:].clamp(max=1), 5, 6
+    other = dataclasses.replace(batch, tokens=tokens)
+    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], Engine(model, batch).new_value)
+    add = Edit("resid_pre", 0, Add(torch.arange(8.0)), position=1)
+    groups = [
+        [Edit("resid_pre", 0, Copy(other), position=2)],
+        [Edit("resid_pre", 0, Copy(other), position=3)],
+        [Edit("resid_pre", 0, Copy(other))],
+        [add, Edit("resid_pre", 1, Copy(other), position=2)],
+        [add, Edit("resid_pre", 1, Copy(other), position=0)],
+        [Edit("z", 0, Copy(batch))],
+        [Edit("resid_pre", 0, Copy(other), position="apart")],
+    ]
+    assert suffix.entries(map(tuple, groups)).start.tolist() == [-1, 3, 3, 1, 1, -1, LENGTH - 1]
+    kept = [len(plan.edits) if (plan := suffix.plan(tuple(group))) else 0 for group in groups]
+    assert kept == [0, 1, 1, 2, 1, 0, 1]
+    found = sweep(model, batch, groups, log_probability()).values[:, 0]
+    with torch.inference_mode():
+        expected = [log_probability()(Engine(model, batch).run(tuple(group)), batch).numpy() for group in groups]
+    assert found == pytest.approx(np.stack(expected), abs=1e-5)
+    alone = sweep(model, batch, [add], log_probability()).values[0, 0]
+    assert np.abs(found[3] - alone).max() > 1e-3, "the second edit undoes part of the first"
 
 
 def test_one_head_and_all_heads_of_a_layer_in_one_group() -> None:

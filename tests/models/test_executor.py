@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
 from interp_kit.models.convert import convert_mygpt
-from interp_kit.models.executor import ACTIVATIONS, BLOCK, Executor, Unsupported
+from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
+from interp_kit.models.plain import Unsupported
+from interp_kit.models.products import ACTIVATIONS, BLOCK
 
 MakeModel = Callable[..., HookedTransformer]
 
@@ -97,8 +99,8 @@ def test_large_products_take_their_activation_along(
     expected = ACTIVATIONS[name](x.double() @ weight.double().T + bias.double())
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     assert calls["plain"] == 1  # all of it, or what a block left over
-    if executor.fused is not None and rows == 200:
-        monkeypatch.setattr(executor, "fused", ("relu", ""))
+    if executor.linear.fused is not None and rows == 200:
+        monkeypatch.setattr(executor.linear, "fused", ("relu", ""))
         relu = (x.double() @ weight.double().T + bias.double()).relu().flatten(0, 1)[:BLOCK]
         mixed = executor.linear(x, weight, bias, act=True).flatten(0, 1)[:BLOCK]
         torch.testing.assert_close(mixed.double(), relu, atol=1e-5, rtol=1e-5)  # a block does go there

@@ -11,7 +11,8 @@ from interp_kit.models.checkpoints import checkpoint_root, read_manifest
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_checkpoints import _argmax, _quizzes, package
 from interp_kit.recipes.culture_models import load_culture
-from interp_kit.training.culture.learner import PRESETS, Learner
+from interp_kit.training.culture.learner import Learner
+from interp_kit.training.culture.presets import PRESETS
 from interp_kit.training.culture.rotation import Point
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
@@ -65,7 +66,7 @@ def test_shipped_models_are_what_the_manifest_says(name: str) -> None:
     path = checkpoint_root() / entry.path
     assert path.stat().st_size < 8_000_000
     noisy, clean = _quizzes(64)
-    from interp_kit.training.culture.learner import answers
+    from interp_kit.training.culture.passes import answers
 
     sampled = answers(model, noisy, clean)[1].mean()
     assert sampled == pytest.approx(entry.metrics["sampled, noise 0.05"]["value"], abs=0.15)

@@ -21,7 +21,7 @@ from interp_kit.recipes.culture_tests import MADE, draw_quizzes, run_tests
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.solver import solve
 from interp_kit.tasks.culture.world import TASKS
-from interp_kit.training.culture.learner import answers
+from interp_kit.training.culture.passes import answers
 
 STRUCTURES = tuple(grids.STRUCTURES[s].name for s in grids.EVALUATED)
 N = 160

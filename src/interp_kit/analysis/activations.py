@@ -13,7 +13,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import unpadded
+from interp_kit.models.calling import unpadded
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
 SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise

@@ -18,8 +18,8 @@ from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.calling import unpadded
 from interp_kit.models.convert import untrained
-from interp_kit.models.executor import unpadded
 
 
 @dataclass(frozen=True, kw_only=True)

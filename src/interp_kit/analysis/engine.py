@@ -26,8 +26,10 @@ from interp_kit.analysis.weights import edited_weights
 from interp_kit.analysis.writing import write
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
+from interp_kit.models.calling import unpadded, whole_text
 from interp_kit.models.decode import Change
-from interp_kit.models.executor import Executor, Unsupported, unpadded, whole_text
+from interp_kit.models.executor import Executor
+from interp_kit.models.plain import Unsupported
 
 NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
 

@@ -19,8 +19,8 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval, wilson
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, initialisation, model_name
+from interp_kit.models.calling import whole_text
 from interp_kit.models.decode import complete
-from interp_kit.models.executor import whole_text
 
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"

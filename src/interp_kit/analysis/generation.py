@@ -20,8 +20,9 @@ from interp_kit.core.plotting import intervals, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import wilson
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.calling import whole_text
 from interp_kit.models.decode import decode
-from interp_kit.models.executor import Unsupported, whole_text
+from interp_kit.models.plain import Unsupported
 
 INTACT = "intact"
 

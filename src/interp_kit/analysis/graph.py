@@ -17,7 +17,8 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import Edge, edges, inputs, nodes, stage
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import Executor, Layer
+from interp_kit.models.executor import Executor
+from interp_kit.models.plain import Layer
 
 MEMORY = 2**28  # bytes that the outputs of all nodes may take, of the graphs that run together
 
@@ -151,7 +152,7 @@ class Graph:
                 continue
             read = self._read(_Inputs(slice(done, done + 1), len(outs)), total, outs, swapped, reference, probes)[0]
             done += 1
-            outs.append(F.linear(self.executor.act(F.linear(layer.norm2(read), *layer.mlp_in)), *layer.mlp_out))
+            outs.append(F.linear(self.executor.linear.act(F.linear(layer.norm2(read), *layer.mlp_in)), *layer.mlp_out))
             total = total + outs[-1]
         return outs, total
 

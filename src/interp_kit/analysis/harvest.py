@@ -14,7 +14,9 @@ from torch import Tensor
 from interp_kit.analysis.sites import ACTIVATIONS, find_hook
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import TOLERANCE, Executor, Unsupported, unpadded
+from interp_kit.models.calling import unpadded
+from interp_kit.models.executor import TOLERANCE, Executor
+from interp_kit.models.plain import Unsupported
 
 TOKENS = 2048  # of one forward pass: enough for full speed, and little enough for the caches
 SAMPLE = (2, 8)  # rows and positions on which the executor has to give what hooks give

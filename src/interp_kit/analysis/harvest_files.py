@@ -20,7 +20,7 @@ from interp_kit.analysis.sites import as_hook
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.files import read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import has_hooks
+from interp_kit.models.calling import has_hooks
 
 INDEX = "index.json"
 MARKS = "interp_kit"  # one key: the order of several would be another one in every file

@@ -15,7 +15,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import unpadded
+from interp_kit.models.calling import unpadded
 
 SPLITS = 50  # drawn before a seed is given up because one side has no pair
 ENOUGH = 0.01  # nats

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from interp_kit.analysis.sites import Edit, EditGroup
+from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.writing import NewValue, position_of
 from interp_kit.core.batch import TokenBatch
 from interp_kit.models.executor import Executor
@@ -80,7 +80,7 @@ class Suffix:
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.sites: dict[tuple[str, int], Tensor] = {}
         self._at: dict[str | int, Tensor] = {}
-        self._starts: dict[str, int] = {}  # first place of a named position
+        self._reach: dict[tuple[int | str | None, int], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
         hidden = executor.run(tokens, lambda site, layer, value: self.sites.__setitem__((site, layer), value))
         self.hidden, self.logits = hidden, executor.read_out(self.take(hidden, reads))
@@ -100,20 +100,34 @@ class Suffix:
 
     def plan(self, group: EditGroup) -> Planned | None:
         """None where none of the edits can reach what is read."""
-        kept = tuple(edit for edit in group if self._first(edit) < self.end)
-        if not kept:
+        reach = [self._reach_of(edit) for edit in group]
+        start = min((first for first, _ in reach), default=self.end)
+        if start >= self.end:
             return None
+        # a copy that changes nothing by itself may undo what an earlier edit changed
+        kept = tuple(edit for edit, (_, last) in zip(group, reach, strict=True) if last >= start)
         entry = min((edit.layer or 0, STAGE[edit.site]) for edit in kept)
         before = [edit for edit in kept if ((edit.layer or 0), STAGE[edit.site]) == (entry[0], 0)]
         local = all(edit.position is not None or edit.site in ("q", "k", "v") for edit in before)
-        return Planned(kept, entry, min(self._first(edit) for edit in kept), local)
+        return Planned(kept, entry, start, local)
 
-    def _first(self, edit: Edit) -> int:
-        if not isinstance(edit.position, str):
-            return edit.position or 0
-        if edit.position not in self._starts:
-            self._starts[edit.position] = int(self.at(edit).min())
-        return self._starts[edit.position]
+    def _reach_of(self, edit: Edit) -> tuple[int, int]:
+        """The first position at which an edit alone can change anything, `end` where there is none before it, and the
+        last that it writes. Up to where two texts first differ their activations are the same, so that copying one
+        between them changes nothing there."""
+        other = edit.source.batch if isinstance(edit.source, Copy) else None
+        key = edit.position, id(other)
+        if key not in self._reach:
+            at = torch.zeros_like(self.rows) if edit.position is None else self.at(edit)
+            last = self.end - 1 if edit.position is None else int(at.max())
+            if other is not None:
+                tokens = self.batch.tokens[:, : self.end]
+                differ = (tokens != other.tokens[:, : self.end]).cummax(1).values
+                reached = differ.sum(1)  # how many of the last positions stand behind a difference
+                since = self.end - reached
+                at = torch.maximum(at, since) if edit.position is None else at.where(at >= since, self.end)
+            self._reach[key] = min(int(at.min()), self.end), last
+        return self._reach[key]
 
     def at(self, edit: Edit) -> Tensor:
         """(batch,) the position of an edit that has one."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
-from interp_kit.models.executor import Layer
+from interp_kit.models.plain import Layer
 
 
 def logits_under(suffix: Suffix, groups: Sequence[EditGroup]) -> Tensor:
@@ -118,7 +118,7 @@ class _Run:
             if where:
                 slots = torch.tensor([slot for slot, _ in where], device=x.device)[:, None]
                 places = torch.stack([place for _, place in where]) - self.start
-                rows, reached = self.s.rows.expand(len(places), -1), places < x.shape[2]
+                rows, reached = self.s.rows.expand(len(places), -1), (places >= 0) & (places < x.shape[2])
                 chosen = slots.expand_as(places)[reached], rows[reached], places[reached]
                 new = ex.linear(layer.norm1(x[chosen]), weight, bias)
                 result[chosen] = new.view(-1, *shape)

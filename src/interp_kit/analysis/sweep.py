@@ -21,7 +21,9 @@ from interp_kit.analysis.suffix_run import logits_under
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
-from interp_kit.models.executor import TOLERANCE, Executor, Unsupported, whole_text
+from interp_kit.models.calling import whole_text
+from interp_kit.models.executor import TOLERANCE, Executor
+from interp_kit.models.plain import Unsupported
 
 MEMORY = 2**29
 COMPARED = 4  # rows of a batch on which the plain run is held against the model itself

@@ -14,8 +14,10 @@ from tqdm.auto import tqdm
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
+from interp_kit.models.calling import has_hooks, whole_text
 from interp_kit.models.convert import key_value_cache
-from interp_kit.models.executor import Executor, Unsupported, has_hooks, whole_text
+from interp_kit.models.executor import Executor
+from interp_kit.models.plain import Unsupported
 
 # (batch, vocab) logits that predict column t of a text (batch, pos) whose columns before t are written.
 Predict = Callable[[Tensor, int], Tensor]

@@ -18,7 +18,8 @@ from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_models import FOLDER, MODEL
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
-from interp_kit.training.culture.learner import Learner, answers
+from interp_kit.training.culture.learner import Learner
+from interp_kit.training.culture.passes import answers
 from interp_kit.training.culture.rotation import quiz_batch, read_curve
 
 

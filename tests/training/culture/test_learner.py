@@ -13,7 +13,9 @@ from interp_kit.models.decode import decode
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import sample_worlds
-from interp_kit.training.culture.learner import PRESETS, GPTPreset, Learner, answers
+from interp_kit.training.culture.learner import Learner
+from interp_kit.training.culture.passes import answers
+from interp_kit.training.culture.presets import PRESETS, GPTPreset
 
 TINY = GPTPreset(d_model=16, d_key=4, d_mlp=16, n_heads=2, n_layers=2, batch=4, warm_up=1)
 

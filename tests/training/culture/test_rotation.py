@@ -107,7 +107,8 @@ import dataclasses, sys
 import numpy as np, torch
 from torch import distributed
 from interp_kit.tasks.culture.world import sample_worlds
-from interp_kit.training.culture.learner import GPTPreset, Learner
+from interp_kit.training.culture.learner import Learner
+from interp_kit.training.culture.presets import GPTPreset
 rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 torch.set_num_threads(1)
 if ranks > 1:

@@ -1,8 +1,8 @@
-"""One MyGPT and its optimisers: a training step, an exact evaluation, and a state that goes to disk and back."""
+"""One MyGPT and its optimisers: a training step, and a state that goes to disk and back."""
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,60 +14,12 @@ from torch import Tensor, distributed, nn
 from interp_kit.core.files import replacing
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.gpt2 import CheckpointError
-from interp_kit.models.mygpt import Block, MyGPT, MyGPTConfig
-from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES, VOCABULARY
+from interp_kit.models.mygpt import Block, MyGPT
+from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES
 from interp_kit.tasks.culture.world import TASKS
-from interp_kit.training.culture.attention import causal_attention
 from interp_kit.training.culture.muon import Muon
-
-
-@dataclass(frozen=True)
-class GPTPreset:
-    """A network and how one step updates it. optimiser "muon": Muon on the matrices of the blocks, AdamW on the rest;
-    "adam": Adam on everything, as the original has it. weight_decay: of the matrices, decoupled, with Muon; warm_up:
-    steps; decay: the share of the budget, at its end, over which learning rates fall linearly to 0; clip: of the
-    gradient's norm, 0 for none."""
-
-    d_model: int = 128
-    d_key: int = 16
-    d_mlp: int = 512
-    n_heads: int = 8
-    n_layers: int = 4
-    dropout: float = 0.0
-    optimiser: str = "muon"
-    matrix_lr: float = 0.02
-    lr: float = 1e-3
-    batch: int = 16
-    warm_up: int = 100
-    weight_decay: float = 0.1
-    decay: float = 1.0
-    clip: float = 1.0
-    embedding_scale: float = 0.3
-
-    def network(self) -> MyGPTConfig:
-        d_value = self.d_model // self.n_heads
-        return MyGPTConfig(VOCABULARY, self.d_model, self.d_key, d_value, self.d_mlp, self.n_heads, self.n_layers)
-
-
-_ADAM = {
-    "optimiser": "adam",
-    "lr": 5e-4,
-    "batch": 25,
-    "dropout": 0.1,
-    "decay": 0.0,
-    "clip": 0.0,
-    "warm_up": 0,
-    "weight_decay": 0.0,
-}
-PRESETS = {
-    "fast": GPTPreset(),
-    "deep": GPTPreset(n_layers=6),
-    "17K": GPTPreset(32, 32, 32, 2, 2, **_ADAM),
-    "4M": GPTPreset(256, 32, 1024, 4, 6, **_ADAM),
-    "37M": GPTPreset(512, 64, 2048, 8, 12, **_ADAM),
-    "122M": GPTPreset(768, 64, 2048, 8, 24, **_ADAM),
-    "352M": GPTPreset(1024, 64, 2048, 8, 48, **_ADAM),
-}
+from interp_kit.training.culture.passes import logits_of, quarters_of
+from interp_kit.training.culture.presets import GPTPreset
 
 
 class Learner:
@@ -129,14 +81,15 @@ class Learner:
         self.model.train()
         everything = float(weight.sum())
         total, right = 0.0, []
+        kernel = self.device == "cpu" and not self.preset.dropout
         for part in range(0, len(tokens), self.micro_batch):
             rows = slice(part, part + self.micro_batch)
             quarters = (weight[rows] > 0).unflatten(1, (len(GRIDS), QUARTER)).any(2).any(0).nonzero()[:, 0].tolist()
             with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu"):
-                logits = self._logits(tokens[rows], quarters)
-            target = _quarters(targets[rows], quarters)
+                logits = logits_of(self._working, tokens[rows], quarters, kernel=kernel)
+            target = quarters_of(targets[rows], quarters)
             each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
-            loss = each @ _quarters(weight[rows], quarters).flatten() / everything
+            loss = each @ quarters_of(weight[rows], quarters).flatten() / everything
             goal = loss
             if whole:
                 nats = each.view_as(target)[:, -QUARTER + 1 :].sum(1)
@@ -246,20 +199,6 @@ class Learner:
         deep._refresh()
         return deep
 
-    def _logits(self, tokens: Tensor, quarters: list[int]) -> Tensor:
-        """(batch, 101 * quarters, vocab) logits of those quarters; the last block skips all others where it can."""
-        model = self._working
-        x = model._start(tokens)
-        every, last = list(range(len(GRIDS))), len(model.blocks) - 1
-        for layer, block in enumerate(model.blocks):
-            assert isinstance(block, Block)
-            wanted = quarters if layer == last else every
-            if self.device == "cpu" and not self.preset.dropout:
-                x = _through(block, x, wanted)
-            else:
-                x = block(x, lambda y, wanted=wanted: _quarters(y, wanted))
-        return model.readout(x)
-
     def save(self, path: str | Path) -> None:
         """Write everything that training goes on from, whole or not at all."""
         state = {
@@ -298,20 +237,6 @@ def shards() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
-def _through(block: Block, x: Tensor, quarters: list[int]) -> Tensor:
-    """(batch, 101 * quarters, d_model) those quarters of (batch, 404, d_model), after the block."""
-    n_heads, d_key, _ = block.w_q.shape
-    weights = torch.cat([w.flatten(0, 1) for w in (block.w_q * d_key**-0.5, block.w_k, block.w_v)])
-    sizes = [n_heads * w.shape[1] for w in (block.w_q, block.w_k, block.w_v)]
-    q, k, v = (
-        a.unflatten(-1, (n_heads, -1)).transpose(1, 2).flatten(0, 1)
-        for a in F.linear(block.ln1(x), weights).split(sizes, -1)
-    )
-    z = causal_attention(q, k, v, [(QUARTER * i, QUARTER * (i + 1)) for i in quarters])
-    x = _quarters(x, quarters) + z.unflatten(0, (-1, n_heads)).transpose(1, 2).flatten(2) @ block.w_o
-    return x + block.fc2(F.relu(block.fc1(block.ln2(x))))
-
-
 def _quiet_start(model: MyGPT, embedding_scale: float) -> None:
     """Zero what each block adds and the readout, so that the first steps are taken from the embeddings alone."""
     _silence(model)
@@ -329,29 +254,3 @@ def _silence(model: MyGPT) -> None:
         block.w_o.zero_()
         block.fc2.weight.zero_()
         block.fc2.bias.zero_()
-
-
-def _quarters(x: Tensor, quarters: list[int]) -> Tensor:
-    """(batch, 101 * quarters, …) those quarters of (batch, 404, …)."""
-    if len(quarters) == len(GRIDS):
-        return x
-    return x.unflatten(1, (len(GRIDS), QUARTER))[:, quarters].flatten(1, 2)
-
-
-@torch.inference_mode()
-def answers(model: MyGPT, tokens: Tensor, targets: Tensor, batch: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) whether greedy decoding of the last grid would be all right, and (n,) the probability that sampling it at
-    temperature 1 would be.
-
-    Both are exact without decoding: with the truth before each cell, all 100 arguments of the maximum are right if and
-    only if greedy decoding is, and the product of the cells' probabilities is that of the whole grid.
-    """
-    model.eval()
-    greedy, sampled = [], []
-    for part in range(0, len(tokens), batch):
-        rows = slice(part, part + batch)
-        log_probs = model(tokens[rows])[:, -QUARTER + 1 :].float().log_softmax(-1)
-        truth = targets[rows, -QUARTER + 1 :]
-        greedy.append((log_probs.argmax(-1) == truth).all(1))
-        sampled.append(log_probs.gather(-1, truth[..., None])[..., 0].double().sum(1).exp())
-    return torch.cat(greedy).cpu().numpy(), torch.cat(sampled).cpu().numpy()

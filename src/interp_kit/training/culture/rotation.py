@@ -27,8 +27,10 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS, draw_worlds
-from interp_kit.training.culture.learner import PRESETS, Learner, answers
+from interp_kit.training.culture.learner import Learner
 from interp_kit.training.culture.making import Agreement, agreed_quizzes, load_quizzes, save_quizzes
+from interp_kit.training.culture.passes import answers
+from interp_kit.training.culture.presets import PRESETS
 
 THRESHOLD = 0.95
 QUIZZES = "c_quizzes.pth"

@@ -1,0 +1,23 @@
+"""Calling a HookedTransformer itself, so that no token is taken for padding."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from interp_kit.core.types import HookedModel
+
+
+def has_hooks(model: Any) -> bool:
+    """Whether anything is hooked into the model that may change what it computes."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
+    """What a call of the model needs beside tokens so that it takes none for padding, whatever tokenizer it carries."""
+    return {} if getattr(model, "tokenizer", None) is None else {"attention_mask": torch.ones_like(tokens)}
+
+
+def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
+    """(batch, pos, vocab) logits of the model itself, no token taken for padding."""
+    return model(tokens, **unpadded(model, tokens))

@@ -1,0 +1,77 @@
+"""Products with weights as fast as the machine has them: by oneDNN where it is the faster and computes the same."""
+
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_new": partial(F.gelu, approximate="tanh"),
+    "gelu_fast": partial(F.gelu, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(F.gelu, approximate="tanh"),
+}
+# What oneDNN calls them, so that a product takes its activation along.
+ONEDNN = {
+    "relu": ("relu", ""),
+    "silu": ("swish", ""),
+    "gelu": ("gelu", "none"),
+    **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
+}
+WIDE = 64  # d_model from which on oneDNN's products are the faster ones
+BLOCK = 256  # rows that go through oneDNN at once: each new shape costs it a millisecond, and memory that it keeps
+TOLERANCE = 1e-4  # of the largest number, between a product of oneDNN and torch's own
+
+
+class Products:
+    """What weights make of activations, for one model.
+
+    activation: its name, in ACTIVATIONS, None for a model without; like: one of its weights; alike: whether all calls
+    have the same few shapes, which oneDNN then keeps.
+    """
+
+    def __init__(self, activation: str | None, like: Tensor, *, alike: bool = False) -> None:
+        self.act = ACTIVATIONS[activation or "relu"]
+        self.fused = ONEDNN.get(activation or "", ("none", "")) if _has_onednn(like) else None
+        if self.fused is not None and not _multiplies(self.act, *self.fused):
+            self.fused = None
+        self.alike = alike
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
+        """(…, out) x (…, in) times weight (out, in), plus bias, and the activation where asked."""
+        kind, algorithm = self.fused if act and self.fused is not None else ("none", "")
+        if self.alike and self.fused is not None:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+        if not act or self.fused is None or len(rows := x.flatten(0, -2)) < BLOCK:
+            return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
+        out = x.new_empty(*x.shape[:-1], len(weight))
+        for here, into in zip(rows.split(BLOCK), out.flatten(0, -2).split(BLOCK), strict=True):
+            if len(here) == BLOCK:
+                into.copy_(torch.ops.mkldnn._linear_pointwise(here, weight, bias, kind, [], algorithm))
+            else:
+                into.copy_(self.act(F.linear(here, weight, bias)))
+        return out
+
+
+def _has_onednn(weight: Tensor) -> bool:
+    """Whether torch multiplies by oneDNN what is as `weight`: faster than MKL by a tenth to a half on AMD, and
+    activations come in the same pass. Its first product of a shape takes a millisecond, which small models never win
+    back."""
+    known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return known and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.shape[1] >= WIDE
+
+
+@cache
+def _multiplies(act: Callable[[Tensor], Tensor], kind: str, algorithm: str) -> bool:
+    """Whether oneDNN's product of BLOCK rows, with the activation that it takes along, is torch's own. Asked once a
+    process: texts on which models are compared are too small to go that way."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((BLOCK, WIDE), (WIDE, WIDE), (WIDE,)))
+    expected = F.linear(x, weight, bias)
+    expected = expected if kind == "none" else act(expected)
+    found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+    return bool((found - expected).abs().max() < TOLERANCE * float(expected.abs().max()))
