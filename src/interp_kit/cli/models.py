@@ -1,13 +1,14 @@
 """Commands that make data and models, and load and test them."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from interp_kit.cli.common import Common, Model
+from interp_kit.training.culture.config import CultureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,38 +72,12 @@ class TrainCulture:
 
     out: Path
     """folder of the models, their training states and the curve"""
-    ids: tuple[int, ...] = (0, 1, 2, 3)
-    preset: str = "fast"
-    """fast (four layers), deep (six), or one of the original: 17K, 4M, 37M, 122M, 352M; fast goes on as deep"""
-    budget: int = 240_000
-    """quizzes that each model sees"""
-    turn: int = 8_000
-    """quizzes between evaluations"""
-    quizzes: int = 0
-    """culture quizzes that the models make once all have passed the threshold"""
-    threshold: float = 0.95
-    seed: int = 0
-    hint: float = 1.0
-    """weight of the second grid in the loss, written before the rule is known"""
-    finish: float = 0.0
-    """share of the budget, at its end, in which whole answers are made more probable; needs --making 0"""
-    making: float = 0.1
-    """share of the budget, at its start and its end, in which making quizzes is learnt, at some cost in accuracy"""
-    device: str = "cpu"
-    precision: str = "float32"
-    """bfloat16 is twice as fast on a CPU that has it"""
-    workers: int = 2
-    """processes, of one thread each"""
-    shards: int = 1
-    """processes that share every step of a model"""
+    config: Annotated[CultureConfig, tyro.conf.arg(name="")] = field(default_factory=CultureConfig)
 
     def execute(self) -> None:
-        from dataclasses import asdict
+        from interp_kit.training.culture.rotation import train
 
-        from interp_kit.training.culture.rotation import CultureConfig, train
-
-        options = asdict(self)
-        train(CultureConfig(**{name: value for name, value in options.items() if name != "out"}), self.out)
+        train(self.config, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

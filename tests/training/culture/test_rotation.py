@@ -18,14 +18,16 @@ from interp_kit.models.mygpt import load_mygpt
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture import rotation
+from interp_kit.training.culture.config import CultureConfig
 from interp_kit.training.culture.learner import Learner
 from interp_kit.training.culture.making import save_quizzes
-from interp_kit.training.culture.rotation import CultureConfig, Point, quiz_batch, read_curve, train, turn
+from interp_kit.training.culture.rotation import Point, quiz_batch, read_curve, train, turn
 
 SMALL = {"preset": "17K", "budget": 96, "turn": 32, "tested": 32, "workers": 1}
 PROGRAM = """
 import json, sys
-from interp_kit.training.culture.rotation import CultureConfig, train
+from interp_kit.training.culture.config import CultureConfig
+from interp_kit.training.culture.rotation import train
 if __name__ == "__main__":
     train(CultureConfig(**json.loads(sys.argv[2])), sys.argv[1])
 """

@@ -27,59 +27,14 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS, draw_worlds
+from interp_kit.training.culture.config import CultureConfig
 from interp_kit.training.culture.learner import Learner
 from interp_kit.training.culture.making import Agreement, agreed_quizzes, load_quizzes, save_quizzes
 from interp_kit.training.culture.passes import answers
 from interp_kit.training.culture.presets import PRESETS
 
-THRESHOLD = 0.95
 QUIZZES = "c_quizzes.pth"
 WHOLE = 5 / 6
-
-
-@dataclass(frozen=True)
-class CultureConfig:
-    """How a group of GPTs is trained.
-
-    ids: numbers of the models, from which with `seed` their own seeds are derived; preset: name in PRESETS, where a
-    state of fewer layers goes on with new blocks between (`Learner.deepened`); budget: quizzes that each model sees;
-    turn: quizzes between evaluations; tested: quizzes of an evaluation; noise: of the prompt; focus: how strongly
-    quizzes are drawn from the (task, structure) pairs that are still answered wrongly, 0 for uniformly; hint: weight of
-    the second grid, written before the rule is known; finish: the share of the budget, at its end, in which mostly the
-    probability of the whole answer is raised (`Learner.step`, whole = WHOLE); making: the share of the budget, at its
-    start and again at its end, in which the structure that makes quizzes joins and every position is learnt, as a model
-    that makes quizzes needs; share: the share of that structure in what is drawn then; smudge: noise on its first grid,
-    which makers sample at a high temperature and so smudge themselves (the original has none); rest: the weight then of
-    positions that are no answer; threshold: the accuracy at which models begin to make quizzes; quizzes: how many a
-    round of making is to keep, 0 for no round; makers: numbers of the models that make them, by default those of `ids`,
-    which judge them; max_fail: how many models may fail at one; precision: of the passes on a CPU, "float32" or
-    "bfloat16"; threads: of a process; workers: how many processes; shards: how many of them share every step of a
-    model.
-    """
-
-    ids: tuple[int, ...] = (0, 1, 2, 3)
-    preset: str = "fast"
-    budget: int = 240_000
-    turn: int = 8_000
-    tested: int = 512
-    noise: float = grids.NOISE
-    focus: float = 0.8
-    hint: float = 1.0
-    finish: float = 0.0
-    making: float = 0.1
-    share: float = 0.2
-    smudge: float = 0.0
-    rest: float = 0.1
-    threshold: float = THRESHOLD
-    quizzes: int = 0
-    makers: tuple[int, ...] = ()
-    max_fail: int = 1
-    seed: int = 0
-    device: str = "cpu"
-    precision: str = "float32"
-    threads: int = 1
-    workers: int = 2
-    shards: int = 1
 
 
 @dataclass(frozen=True)

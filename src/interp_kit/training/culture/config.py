@@ -1,0 +1,57 @@
+"""What is asked of a run that trains a group of GPTs."""
+
+from dataclasses import dataclass
+
+from interp_kit.tasks.culture.grids import NOISE
+
+
+@dataclass(frozen=True)
+class CultureConfig:
+    """How a group of GPTs is trained."""
+
+    ids: tuple[int, ...] = (0, 1, 2, 3)
+    """numbers of the models, from which with `seed` their own seeds are derived"""
+    preset: str = "fast"
+    """fast (four layers), deep (six; goes on with a run of fast, new blocks between), or one of the original: 17K, 4M,
+    37M, 122M, 352M"""
+    budget: int = 240_000
+    """quizzes that each model sees, over which learning rates are scheduled"""
+    turn: int = 8_000
+    """quizzes between evaluations"""
+    tested: int = 512
+    """quizzes of an evaluation"""
+    noise: float = NOISE
+    """share of a prompt's cells drawn anew"""
+    focus: float = 0.8
+    """how strongly quizzes are drawn from the rules and structures still answered wrongly, 0 for uniformly"""
+    hint: float = 1.0
+    """weight of the second grid in the loss, written before the rule is known"""
+    finish: float = 0.0
+    """share of the budget, at its end, in which mostly the probability of whole answers is raised; needs making 0"""
+    making: float = 0.1
+    """share of the budget, at its start and again at its end, in which the structure that makes quizzes joins and every
+    position is learnt, at some cost in accuracy: what a model that makes quizzes needs"""
+    share: float = 0.2
+    """share of that structure in what is drawn then"""
+    smudge: float = 0.0
+    """noise on its first grid, as makers sample it at a high temperature and so smudge it (the original has none)"""
+    rest: float = 0.1
+    """weight then of positions that are no answer"""
+    threshold: float = 0.95
+    """accuracy at which models begin to make quizzes"""
+    quizzes: int = 0
+    """how many culture quizzes a round of making is to keep, 0 for no round"""
+    makers: tuple[int, ...] = ()
+    """numbers of the models that make them, by default all; those of `ids` judge them"""
+    max_fail: int = 1
+    """how many models may fail at a quiz that is kept"""
+    seed: int = 0
+    device: str = "cpu"
+    precision: str = "float32"
+    """of the passes on a CPU: bfloat16 is twice as fast where the CPU has it"""
+    threads: int = 1
+    """threads of a process"""
+    workers: int = 2
+    """processes"""
+    shards: int = 1
+    """processes that share every step of a model"""
