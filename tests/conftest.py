@@ -17,6 +17,8 @@ import jaxtyping
 # Before any import of the package: every annotated shape and type is then checked at run time.
 jaxtyping.install_import_hook("interp_kit", "beartype.beartype")
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -154,3 +156,9 @@ def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> MakeDirectory:
         return directory
 
     return make
+
+
+@pytest.fixture
+def pads_with_0() -> SimpleNamespace:
+    """A tokenizer that pads on the left with token 0, which texts of the tasks here begin with."""
+    return SimpleNamespace(padding_side="left", pad_token_id=0, bos_token_id=1, eos_token_id=1)

@@ -16,7 +16,7 @@ _EXPORTS = {
     "Estimate": "interp_kit.core.stats",
     "task": "interp_kit.tasks.registry",
     "BooleanTask": "interp_kit.tasks.boolean",
-    "load": "interp_kit.models.checkpoints",
+    "load": "interp_kit.recipes.zoo",
     "CheckpointError": "interp_kit.models.gpt2",
     "planted": "interp_kit.recipes.zoo",
     "ground_truth": "interp_kit.models.planted",
@@ -127,13 +127,13 @@ if TYPE_CHECKING:
     from interp_kit.core.stats import Estimate as Estimate
     from interp_kit.core.task import AbstractTask as AbstractTask
     from interp_kit.core.task import Example as Example
-    from interp_kit.models.checkpoints import load as load
     from interp_kit.models.decode import complete as complete
     from interp_kit.models.decode import completer as completer
     from interp_kit.models.decode import decode as decode
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.models.planted import ground_truth as ground_truth
     from interp_kit.recipes.circuit_twins import twin as twin
+    from interp_kit.recipes.zoo import load as load
     from interp_kit.recipes.zoo import planted as planted
     from interp_kit.recipes.zoo import untrained as untrained
     from interp_kit.reports.report import report as report

@@ -185,12 +185,12 @@ def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen
     print(f"prompt: {record['prompt']}\ntruth by the rules:\n{record['completion'].strip()}", flush=True)
 
     from interp_kit.analysis.evaluation import completions, parse_fields
-    from interp_kit.recipes.zoo import resolve, task_of
+    from interp_kit.recipes.zoo import load, task_of
 
     _check_device(options.device)
     name = options.model or (str(options.output) if options.output.exists() else DEFAULT_MODEL)
     with contextlib.redirect_stdout(sys.stderr):
-        model = resolve(name, device=options.device or "cpu")
+        model = load(name, device=options.device or "cpu")
     spoken = task_of(model, task.name)  # in the token ids of the model
     assert isinstance(spoken, BooleanTask)
     example = spoken.example(record["prompt"])

@@ -144,7 +144,8 @@ def _run(options: Options) -> "list[Check]":
     checks = _checks(options, sources, quizzes)
     described = [_described(source) for source in sources]
     for model, source in zip(described, sources, strict=True):
-        print(f"{model['name']}: {model['parameters']:,} parameters, stored accuracy {model['stored_accuracy']:.4f}")
+        stored = f"stored accuracy {model['stored_accuracy']:.4f} (on its training's own tests)"
+        print(f"{model['name']}: {model['parameters']:,} parameters, {stored}")
         print("\n".join(f"  {check}" for check in checks if check.model == _name(source)))
     converted = [source for source in sources if not any(c.model == _name(source) and c.broken for c in checks)]
     shown = _show(options, converted[0], quizzes) if converted else None

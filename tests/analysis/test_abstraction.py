@@ -1,12 +1,15 @@
 """Interchange interventions and DAS on models whose mechanism was written into their weights, against a computation by
 hand, and on models that have no such mechanism."""
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor
@@ -19,6 +22,7 @@ from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthono
 from interp_kit.analysis.sites import hook_name
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import wilson_share
 from interp_kit.core.task import Example
 from interp_kit.models.planted import planted_boolean
 from interp_kit.recipes.zoo import planted, untrained
@@ -108,6 +112,40 @@ def test_distinct_pairs_are_counted(swapped: dict[str, InterchangeResult]) -> No
     assert {name: cell(result, name)["pairs"] for name in expected} == expected
     assert {cell(result, name)["n"] for name in expected} == {16}  # a base with many sources is one unit
     assert result.hits.shape == (len(result.position), 256)
+
+
+def test_shares_are_of_distinct_pairs_with_intervals_over_solved_bases(
+    task: BooleanTask, tiny_model: MakeModel
+) -> None:
+    model, worlds, names = tiny_model(4), task.enumerate(), ["B", "newB?"]
+    chosen = np.random.default_rng(0).integers(32, size=(300, 2)).tolist()
+    given = {"pairs": [(worlds[i], worlds[j]) for i, j in chosen]}
+    found = interchange(model, task, "newB", "newD", sites="resid_post", positions=names, only_solved=True, **given)
+    at, candidates = worlds[0].positions["newD?"], list(task.field("newD").candidates)
+    answers = model(torch.tensor([world.tokens for world in worlds]))[:, at, candidates].argmax(-1).tolist()
+    solved = {world.text for world, answer in zip(worlds, answers, strict=True) if answer == world.labels["newD"]}
+    assert 0 < len(solved) < 32
+    frame = found.to_frame().to_dict("records")
+    parts = zip(interchanges(task, "newB", "newD", **given), (found.hits, found.control_hits), strict=True)
+    kinds = (("accuracy", "low", "high", "n", "pairs"), ("kept", "kept_low", "kept_high", "n_kept", None))
+    bases = []
+    for (rows, hits), (value, low, high, n, pairs) in zip(parts, kinds, strict=True):
+        used = [row for row in rows if row.base.text in solved]
+        bases.append({row.base.text for row in used})
+        assert len(used) == hits.shape[1]
+        for edit, row in enumerate(frame):
+            end = worlds[0].positions[row["position"]] + 1
+            first = {
+                (r.base.tokens[: at + 1], r.source.tokens[:end], r.answer): i for i, r in reversed([*enumerate(used)])
+            }
+            share = hits[edit, list(first.values())].mean()
+            expected = wilson_share(share, len(bases[-1]), "bases")
+            assert (row[value], row[low], row[high]) == pytest.approx((share, expected.low, expected.high))
+            assert row[n] == len(bases[-1])
+            assert (found.controls[edit] if pairs is None else row[pairs]) == len(first)
+    assert len(bases[0]) != len(bases[1])
+    assert [found.baseline.n, found.baseline_kept.n] == [len(part) for part in bases]
+    assert (found.baseline.value, found.baseline_kept.value) == (0, 1)  # those of an unedited base
 
 
 def test_pairs_that_look_alike_count_once(task: BooleanTask) -> None:
@@ -463,3 +501,12 @@ def test_results_are_saved_shown_and_read_back(
     with pytest.raises(ValueError, match="no edit of site 'z'"):
         swapped["latent"].plot(site="z")
     assert "256 distinct pairs" in swapped["latent"].caption()
+
+
+def test_no_token_is_padding_to_das(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
+    model = copy.deepcopy(models["latent"])
+    first = int(task.batch(task.enumerate()).tokens[0, 0])
+    model.tokenizer = SimpleNamespace(padding_side="left", pad_token_id=first, bos_token_id=1, eos_token_id=1)  # pyright: ignore[reportAttributeAccessIssue]
+    options = {**FAST, "seeds": (0,), "steps": 2}
+    found, expected = (das(m, task, "newB", "newD", position="newB?", **options) for m in (model, models["latent"]))
+    pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame())

@@ -1,6 +1,7 @@
 """Attention at fixed lags against loops over the cached patterns, and on a head that is made to look one token back."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def test_mean_over_the_queries_that_predict_the_completion(
     result = attention_lags(model, ragged, (0, 1, 2), batch_size=batch_size)
     assert result.attention == pytest.approx(looped(model, ragged, (0, 1, 2)), abs=1e-6)
     assert result.n == len(ragged)
+
+
+def test_no_token_is_padding_whatever_tokenizer_there_is(
+    tiny_model: MakeModel, ragged: TokenBatch, pads_with_0: SimpleNamespace
+) -> None:
+    model = tiny_model(3, d_vocab=5)
+    expected = looped(model, ragged, (0, 1, 2))
+    model.tokenizer = pads_with_0
+    assert attention_lags(model, ragged, (0, 1, 2)).attention == pytest.approx(expected, abs=1e-6)
 
 
 def test_named_queries_and_even_attention(tiny_model: MakeModel, batch: TokenBatch, task: BooleanTask) -> None:

@@ -140,9 +140,9 @@ def test_steps_double_until_they_are_complete_twice(random: HookedTransformer, p
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("name", ["boolean-latent", "boolean-direct", "untrained:boolean-latent"])
 def test_what_leaves_the_embedding_adds_up_to_the_gap(name: str, direction: str, pairs: PairBatch) -> None:
-    from interp_kit.recipes.zoo import resolve
+    from interp_kit.recipes.zoo import load
 
-    found = score_edges(resolve(name), pairs, method="eap-ig", direction=direction)  # pyright: ignore[reportArgumentType]
+    found = score_edges(load(name), pairs, method="eap-ig", direction=direction)  # pyright: ignore[reportArgumentType]
     total = sum(s for e, s in zip(found.edges, found.score, strict=True) if e.sender == "embed")
     assert total == pytest.approx(found.config["gap"], rel=0.02)
     assert found.config["incomplete"] <= 0.02
@@ -302,12 +302,12 @@ def test_an_untrained_model_has_no_such_circuit(untrained: HookedTransformer, pa
 def test_direct_contributions_add_up_to_the_logit_difference(name: str, pairs: PairBatch) -> None:
     from interp_kit.models.convert import convert_mygpt
     from interp_kit.models.mygpt import MyGPT, MyGPTConfig
-    from interp_kit.recipes.zoo import resolve
+    from interp_kit.recipes.zoo import load
 
     if name == "culture":  # sinusoidal positions, no final norm
         model = convert_mygpt(MyGPT(MyGPTConfig(15, d_model=16, d_key=4, d_value=4, d_mlp=32, n_heads=2, n_layers=2)))
     else:
-        model = resolve(name)
+        model = load(name)
     found = ik.direct_logit_attribution(model, pairs)
     expected = ik.sweep(model, pairs.clean, [], ik.logit_difference(pairs)).baseline[0]
     np.testing.assert_allclose(found.values.sum(0), expected, atol=1e-4)

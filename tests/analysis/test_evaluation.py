@@ -202,6 +202,18 @@ def test_texts_of_different_lengths(parity: AbstractTask) -> None:
     assert result.baseline("lookup", "seen", "parity") == 10 / 14
 
 
+def test_logits_are_looked_at_with_no_token_taken_for_padding(
+    tiny_model: Callable[..., Any], parity: AbstractTask, pads_with_0: SimpleNamespace
+) -> None:
+    """A tokenizer that pads moves what stands behind its padding forward: the last position is then not looked at."""
+    examples = [example for example in parity.enumerate() if example.tokens[0] == 0]
+    model = tiny_model(0, d_vocab=5)
+    model.tokenizer = pads_with_0
+    model.pos_embed.W_pos[max(len(example.tokens) for example in examples) - 1] = torch.inf
+    with pytest.raises(FloatingPointError, match="infinite logits on parity texts"):
+        completions(model, parity, examples)
+
+
 def test_what_cannot_be_evaluated_is_refused(task: BooleanTask) -> None:
     examples = task.enumerate()
     model = reciter(task, texts_of(task))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def test_texts_are_those_decoded_by_hand(tiny_model: MakeModel, parity) -> None:
     assert np.array_equal(result.tokens[2], by_hand(model, batch, [doubled]))
     asked = result.asked == 1
     assert (result.tokens[:, ~asked] == batch.tokens.numpy()[~asked]).all()
+
+
+def test_no_token_is_padding_whatever_tokenizer_there_is(
+    tiny_model: MakeModel, parity, pads_with_0: SimpleNamespace
+) -> None:
+    batch, model = parity.batch(parity.enumerate()), tiny_model(5, d_vocab=5)
+    edits = {"head gone": Edit("W_O", 0, Zero(), head=1), "mlp doubled": Edit("mlp_out", 1, Scale(2.0))}
+    expected = generate_under(model, batch, edits)
+    model.tokenizer = pads_with_0
+    found = generate_under(model, batch, edits)
+    assert (found.parted[1:] >= 0).any(1).all()
+    assert np.array_equal(found.tokens, expected.tokens)
+    np.testing.assert_allclose(found.intact_logits, expected.intact_logits, atol=1e-4)
+    np.testing.assert_allclose(found.edited_logits, expected.edited_logits, atol=1e-4)
 
 
 def test_texts_part_where_the_argmax_differs_first(planted: HookedTransformer, batch: TokenBatch) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,16 @@ def test_what_the_executor_does_not_give_is_read_by_hooks(tiny_model: MakeModel,
         found = harvest(model, batch, hooks, positions=positions)
         for name in hooks:
             torch.testing.assert_close(found[name], cached(model, batch, name, positions), atol=1e-6, rtol=1e-6)
+
+
+def test_by_hooks_no_token_is_padding_whatever_tokenizer_there_is(
+    tiny_model: MakeModel, pads_with_0: SimpleNamespace
+) -> None:
+    model, batch, hook = tiny_model(), ragged(), "ln_final.hook_normalized"
+    batch.tokens[:, 0] = 0
+    expected = cached(model, batch, hook)
+    model.tokenizer = pads_with_0
+    torch.testing.assert_close(harvest(model, batch, [hook])[hook], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_that_is_not_what_its_config_says_is_read_by_hooks(tiny_model: MakeModel) -> None:

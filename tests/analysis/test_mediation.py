@@ -69,8 +69,14 @@ def test_a_model_that_solves_nothing_but_the_majority_has_none(task: BooleanTask
     result = mechanism(model, task, mediator="newB", target="newD")
     assert result.verdict == "none"
     assert result.solved.value == 0.75
-    assert result.config["pairs"] == result.dropped == 16  # None is left: all are shown, and counted as dropped.
-    assert result.route[1] == pytest.approx(1, abs=0.02)  # The path is still there.
+    assert (result.config["pairs"], result.config["units"], result.dropped) == (0, 0, 16)
+    assert np.isnan(result.route).all()
+    assert np.isnan(result.latent_target).all()
+    assert result.sender == ()
+    frame = result.to_frame()
+    assert set(frame.loc[frame["experiment"] == "route", "n"]) == {0}
+    assert "n = 0" in result.caption()
+    assert "n = 0" in result.plot().get_title()
 
 
 def test_unsolved_pairs_are_dropped(task: BooleanTask, found: dict[tuple[str, int], MechanismResult]) -> None:
@@ -141,8 +147,11 @@ FULL, NONE = np.array([1.0, 1.0]), np.array([0.0, 0.0])
         ([0.1, 0.0, 0.9, 0.0], 0.7, 0.0, (FULL, NONE), 1.0, 16, "mixed"),  # No one site drives both.
         ([0.1, 0.0, 0.9, 0.0], 0.7, 0.0, (np.array([1.0, 0.0]), np.array([0.0, 1.0])), 1.0, 16, "mixed"),
         ([0.6, 0.4, 0.0, 0.0], 0.4, 1.0, (FULL, NONE), 1.0, 16, "mixed"),  # The interval reaches below one half.
+        ([0.6, 0.4, 0.0, 0.0], 0.5, 1.0, (FULL, NONE), 1.0, 16, "mixed"),  # It must lie above.
         ([0.5, 0.5, 0.0, 0.0], 0.4, 1.0, (FULL, NONE), 1.0, 16, "mixed"),
         ([0.2, 0.1, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 16, "none"),  # Nothing carries it.
+        ([0.25, 0.25, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 16, "none"),
+        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.95, 4, "via token"),  # The least that is enough.
         ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.94, 16, "none"),  # It does not solve the task.
         ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 1.0, 3, "none"),  # On too few pairs.
     ],
@@ -164,7 +173,7 @@ def test_verdicts(
 
 def test_a_second_route_that_surely_carries_much_is_not_passed_by() -> None:
     route, latent = [0.4, 0.6, 0.0, 0.0], (FULL, NONE)
-    for second, verdict in ((0.1, "direct"), (0.39, "mixed")):
+    for second, verdict in ((0.1, "direct"), (0.2, "direct"), (0.21, "mixed"), (0.39, "mixed")):
         lows = np.array([second, 0.56, 0.0, 0.0])
         assert _verdict(estimate(1.0), estimate(0.4), np.array(route), lows, (*latent, NONE, NONE), 8) == verdict
 

@@ -116,9 +116,9 @@ def test_intervals_are_students_over_reporting_seeds() -> None:
     [
         ((0.95, 0.96, 0.97), 0.6, 0.7, "computed"),
         ((1.0, 1.0, 1.0), 0.94, 0.7, "computed"),  # Above the margin, with no spread.
-        ((1.0, 1.0, 1.0), 0.96, 0.7, "copied"),  # Above the baseline, but not by the margin.
-        ((1.0, 1.0, 1.0), 1.0, 0.7, "copied"),
-        ((0.9, 0.9, 0.9), 1.0, 0.7, "copied"),  # The tokens do better.
+        ((1.0, 1.0, 1.0), 0.96, 0.7, "visible"),  # Above the baseline, but not by the margin.
+        ((1.0, 1.0, 1.0), 1.0, 0.7, "visible"),
+        ((0.9, 0.9, 0.9), 1.0, 0.7, "visible"),  # The tokens do better.
         ((0.65, 0.65, 0.65), 1.0, 0.7, "not shown"),  # The tokens do better, but the model shows nothing.
         ((0.95, 0.96, 0.69), 0.6, 0.7, "not shown"),  # One seed does not pass the max-statistic.
         ((0.95, 0.96, 0.97), 0.6, 0.96, "not shown"),
@@ -152,7 +152,7 @@ def test_every_baseline_counts(field: str) -> None:
 def test_the_margin_is_five_points() -> None:
     assert MARGIN == 0.05
     assert readability([seed({(1, 1): 0.651}, high=0.62)] * 4).verdict == ("computed",)
-    assert readability([seed({(1, 1): 0.649}, high=0.62)] * 4).verdict == ("copied",)
+    assert readability([seed({(1, 1): 0.649}, high=0.62)] * 4).verdict == ("visible",)
 
 
 # ---------------------------------------------------------------------------------------------------- which cells count
@@ -220,7 +220,7 @@ def test_planted_models_compute_newA_and_copy_newB(task: BooleanTask, batch: Tok
     frame = found.to_frame().set_index("label")
     assert frame.loc["newA", "verdict"] == "computed"
     assert frame.loc["newA", ["cell", "position", "score"]].tolist() == ["L0 resid_post", "newA?", 1.0]
-    assert frame.loc["newB", "verdict"] == "copied"
+    assert frame.loc["newB", "verdict"] == "visible"
     assert frame.loc["newB", "raw_tokens"] == 1.0
     assert readability(probes, labels=["newB"]).labels == ("newB",)
 

@@ -5,10 +5,11 @@ import dataclasses
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import torch
 from sklearn.decomposition import PCA
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from interp_kit.analysis.activations import harvest, split_examples
+from interp_kit.analysis.activations import answer_cross_entropy, harvest, split_examples
 from interp_kit.analysis.sae import SAEConfig, SAEResult, evaluate_sae, train_sae
 from interp_kit.analysis.sae_training import fit_sae
 from interp_kit.analysis.sites import find_hook
@@ -177,6 +178,18 @@ def test_metrics_are_those_of_a_loop_over_single_examples(name: str, architectur
             share = (ce[ablation] - ce[by]) / (ce[ablation] - ce["clean"])
             assert getattr(found, field)[split].value == pytest.approx(share, abs=1e-3)
         assert found.ce_recovered[split].n == found.l0[split].n == len(examples)
+
+
+def test_cross_entropy_takes_no_token_for_padding(
+    tiny_model: Callable[..., HookedTransformer], parity: AbstractTask, pads_with_0: SimpleNamespace
+) -> None:
+    model, examples = tiny_model(3, d_vocab=5), parity.enumerate()
+    found = harvest(model, parity, "blocks.0.hook_resid_post", examples[:7], examples[7:])
+    for new in (None, -found.vectors):
+        model.tokenizer = None
+        expected = answer_cross_entropy(model, found, new)
+        model.tokenizer = pads_with_0
+        assert answer_cross_entropy(model, found, new) == pytest.approx(expected, abs=1e-5)
 
 
 def test_cross_entropy_is_that_of_saelens_own_splice() -> None:

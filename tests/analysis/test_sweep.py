@@ -4,6 +4,7 @@ in plain torch; ragged batches against their rows; nothing left behind."""
 import copy
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,23 @@ def test_mlp_out_zero_is_an_mlp_without_output_weights(
     close(edited(model, batch, Edit("mlp_out", 1)), expected)
     close(edited(model, batch, Edit("W_out", 1), Edit("b_out", 1)), expected, 0)
     assert (expected - run(model, batch)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("config", [{}, {"parallel_attn_mlp": True}])
+def test_no_token_is_padding_whatever_tokenizer_there_is(
+    tiny_model: MakeModel, batch: TokenBatch, pads_with_0: SimpleNamespace, config: dict[str, Any]
+) -> None:
+    model = tiny_model(**config)
+    edits = [
+        Edit("W_O", 0, Zero(), head=1),
+        Edit("z", 1, Mean(), head=0),
+        Edit("z", 0, CopyAttended(batch, ("A",)), position="newA?"),
+    ]
+    expected = sweep(model, batch, edits, metrics())
+    model.tokenizer = pads_with_0
+    found = sweep(model, batch, edits, metrics())
+    close(found.baseline, expected.baseline, 1e-4)
+    close(found.values, expected.values, 1e-4)
 
 
 def test_neuron_without_activation_is_a_neuron_without_output(tiny_model: MakeModel, batch: TokenBatch) -> None:

@@ -167,6 +167,11 @@ def test_wilson_is_that_of_scipy_and_takes_shares_between(n: int, k: int) -> Non
         assert found.low < between.low < wilson_share((k + 1) / n, n).low
 
 
+def test_the_interval_of_none_and_of_all_ends_with_the_scale() -> None:
+    assert {wilson(0, n).low for n in range(1, 200)} == {0.0}
+    assert {wilson(n, n).high for n in range(1, 200)} == {1.0}
+
+
 def test_a_share_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="no units"):
         wilson_share(0.5, 0)
@@ -177,6 +182,27 @@ def test_one_unit_has_no_interval() -> None:
     assert value.tolist() == [0.75]
     assert np.isnan(low).all()
     assert np.isnan(high).all()
+
+
+def test_units_of_unequal_size_are_drawn_whole() -> None:
+    """Against every possible draw of five units, whose numbers have gaps and stand in no order."""
+    rng = np.random.default_rng(4)
+    groups = rng.permutation(np.repeat([7, 3, 11, 20, 5], [1, 4, 2, 1, 3]))
+    gap = rng.uniform(1, 2, size=11)
+    gain = 0.5 * gap + rng.normal(0, 0.4, size=(3, 11))
+    value, low, high = bootstrap_ratio(gain, gap, groups=groups)
+    np.testing.assert_allclose(value, gain.sum(1) / gap.sum())
+    units = [np.flatnonzero(groups == number) for number in np.unique(groups)]
+    draws = [np.concatenate([units[i] for i in draw]) for draw in itertools.product(range(5), repeat=5)]
+    ratios = np.stack([gain[:, draw].sum(1) / gap[draw].sum() for draw in draws], axis=-1)
+    ends = np.percentile(ratios, [2.5, 97.5], axis=-1)
+    assert np.abs(np.stack([low, high]) - ends).max() < 0.1 * (ends[1] - ends[0]).min()
+
+
+def test_the_interval_of_two_units_goes_from_one_to_the_other() -> None:
+    gain, gap = np.array([[1.0, 2.0, 1.0, 0.0]]), np.array([2.0, 2.0, 4.0, 1.0])
+    value, low, high = bootstrap_ratio(gain, gap, groups=np.array([5, 5, 9, 9]))
+    assert (value[0], low[0], high[0]) == pytest.approx((4 / 9, 1 / 5, 3 / 4))
 
 
 def test_what_n_counts() -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -65,6 +65,7 @@ def test_pairs_are_exactly_those_promised(
             assert task.vocabulary[side.answer[target][row]].strip() == str(world[target])
 
 
+@pytest.mark.filterwarnings("ignore:in none of")
 @given(variable=st.sampled_from(VARIABLES), target=st.sampled_from(TARGETS))
 def test_pairs_apart_share_no_text_and_cannot_be_more(task: BooleanTask, variable: str, target: str) -> None:
     try:
@@ -358,3 +359,27 @@ def test_pairs_that_share_a_text_are_one_unit() -> None:
     assert len(set(both_ways.apart().units())) == 8
     chained = task.pairs("newB", "newD", hold=("A",))
     assert len(set(chained.units())) == 1  # every text is paired with several others
+
+
+@given(rows=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=8))
+@settings(max_examples=25)
+def test_units_are_what_chains_of_shared_texts_join(task: BooleanTask, rows: list[tuple[int, int]]) -> None:
+    """Whichever side a shared text stands on."""
+    worlds = task.enumerate()
+    clean, corrupt = (task.batch([worlds[i] for i in side]) for side in zip(*rows, strict=True))
+    number = PairBatch(clean, corrupt, "A", "newA", "own", (("A",),) * len(rows)).units()
+    joined: list[set[int]] = []
+    for pair in rows:
+        met = [unit for unit in joined if not unit.isdisjoint(pair)]
+        joined = [unit for unit in joined if unit.isdisjoint(pair)] + [set(pair).union(*met)]
+    home = [next(i for i, unit in enumerate(joined) if pair[0] in unit) for pair in rows]
+    for i, j in itertools.combinations(range(len(rows)), 2):
+        assert (number[i] == number[j]) == (home[i] == home[j])
+
+
+@pytest.mark.filterwarnings("error")
+def test_pairs_whose_target_the_variable_never_changes_warn(task: BooleanTask) -> None:
+    for variable, target in (("newB", "newD"), ("A", "newA"), ("D", "newD")):
+        task.pairs(variable, target)
+    with pytest.raises(UserWarning, match="in none of 64 pairs does 'newB' alone change 'newA', which differs by A, C"):
+        task.pairs("newB", "newA")

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 from interp_kit.models.plain import Unsupported
-from interp_kit.models.products import ACTIVATIONS, BLOCK
+from interp_kit.models.products import ACTIVATIONS, BLOCK, WIDE, _multiplies
 
 MakeModel = Callable[..., HookedTransformer]
 
@@ -105,6 +105,55 @@ def test_large_products_take_their_activation_along(
         mixed = executor.linear(x, weight, bias, act=True).flatten(0, 1)[:BLOCK]
         torch.testing.assert_close(mixed.double(), relu, atol=1e-5, rtol=1e-5)  # a block does go there
     assert executor.linear(x, weight, bias).min() < -0.1
+
+
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """Whether oneDNN multiplies is asked again, in the test and after it."""
+    _multiplies.cache_clear()
+    yield
+    _multiplies.cache_clear()
+
+
+has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch has no oneDNN")
+
+
+@has_onednn
+@pytest.mark.usefixtures("asked_anew")
+@pytest.mark.parametrize("fault", ["of whole blocks", "nan", "no activation"])
+def test_products_that_are_wrong_are_not_used(
+    tiny_model: MakeModel, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = torch.ops.mkldnn._linear_pointwise
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor, kind: str, scalars: list, algorithm: str) -> Tensor:
+        if fault == "no activation":
+            return right(x, weight, bias, "none", [], "")
+        found = right(x, weight, bias, kind, scalars, algorithm)
+        return found * torch.nan if fault == "nan" else found + 0.1 * (len(x) >= BLOCK)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
+    model = tiny_model(d_model=WIDE)
+    tokens = random_tokens(model, 2 * BLOCK // 24, 24)
+    with torch.inference_mode():
+        expected = model(tokens)
+    found = Executor(model).prefill(tokens, every=True)
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@has_onednn
+@pytest.mark.usefixtures("asked_anew")
+def test_a_process_asks_once_for_each_activation(tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    right, asked = torch.ops.mkldnn._linear_pointwise, Counter[str]()
+
+    def product(x: Tensor, weight: Tensor, bias: Tensor, kind: str, scalars: list, algorithm: str) -> Tensor:
+        asked[kind] += 1
+        return right(x, weight, bias, kind, scalars, algorithm)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
+    for name in ("relu", "gelu", "relu", "gelu"):
+        assert Executor(tiny_model(d_model=WIDE, act_fn=name)).linear.fused is not None
+    assert asked == {"relu": 1, "gelu": 1}
 
 
 def test_weights_are_those_of_the_moment(tiny_model: MakeModel) -> None:

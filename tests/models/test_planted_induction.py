@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from interp_kit.models.planted import planted_induction
 from interp_kit.models.planted.induction import INDUCTION, PREVIOUS
-from interp_kit.recipes.zoo import PLANTED, planted, resolve, task_of
+from interp_kit.recipes.zoo import PLANTED, load, planted, task_of
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.induction import InductionTask
 
@@ -111,7 +111,7 @@ def test_every_planted_model_resolves_with_its_task() -> None:
     assert PLANTED[:3] == ("boolean-via-token", "boolean-direct", "boolean-latent")
     assert len(PLANTED) == 8
     for name in PLANTED:
-        model = resolve(f"{name}@2")
+        model = load(f"{name}@2")
         task = task_of(model)
         assert task.name == name.split("-")[0]
         batch = task.batch(task.pool()[:8])

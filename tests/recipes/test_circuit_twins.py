@@ -14,7 +14,7 @@ from interp_kit.models.convert import untrained
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth, planted_model
 from interp_kit.recipes.circuit_twins import FOLDER, TWINS, train_twin, twin
-from interp_kit.recipes.zoo import resolve, task_of
+from interp_kit.recipes.zoo import load, task_of
 from interp_kit.tasks.registry import task
 from interp_kit.training.interchange import components, fidelity, interchanged
 
@@ -41,7 +41,7 @@ def test_twin_has_the_architecture_and_none_of_the_weights(name: str) -> None:
         assert key == other
         assert mine.shape == theirs.shape
         assert not theirs.any() or not torch.equal(mine, theirs)
-    resolved = resolve(f"twin:{name}")
+    resolved = load(f"twin:{name}")
     assert task_of(resolved).name == PLANTED_TASKS[TWINS[name][0]]
     assert torch.equal(resolved.W_E, model.W_E)
 

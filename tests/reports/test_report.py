@@ -182,7 +182,7 @@ def test_nothing_from_the_data_becomes_markup(tmp_path: Path) -> None:
 
 
 def test_sections_findings_and_tables_stand_where_they_were_put(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"seed": [1, 2], "exact_match": [0.5, np.nan], "verdict": ["computed", "copied"]})
+    frame = pd.DataFrame({"seed": [1, 2], "exact_match": [0.5, np.nan], "verdict": ["computed", "visible"]})
     axes = new_axes()
     axes.plot([0, 1], [1, 0])
     page = Report(
@@ -207,7 +207,7 @@ def test_sections_findings_and_tables_stand_where_they_were_put(tmp_path: Path) 
     ]
     places = [max(i for i, part in enumerate(parsed.text) if part == wanted) for wanted in order]
     assert places == sorted(places)
-    assert parsed.rows[:3] == [["seed", "exact match", "verdict"], ["1", "0.50", "computed"], ["2", "–", "copied"]]
+    assert parsed.rows[:3] == [["seed", "exact match", "verdict"], ["1", "0.50", "computed"], ["2", "–", "visible"]]
     assert [tag for tag, _ in parsed.tags].count("details") == 2  # The folded table and the configuration.
     assert "Folded. (2 rows)" in parsed.text
     classes = [attrs.get("class") for tag, attrs in parsed.tags if tag == "td"]
@@ -245,7 +245,7 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["report.txt", "report", "report.html.md"])
+@pytest.mark.parametrize("name", ["report.txt", "report", "report.html.md", "report.htmlx", "report.xhtml"])
 def test_a_page_is_an_html_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"a report is written to a .html file, not .*{re.escape(name)}"):
         report([tally("a")], tmp_path / name)

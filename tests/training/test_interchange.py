@@ -1,6 +1,8 @@
 """Interchange-intervention training: its measure against its two ends, one interchange by hand, and that it learns."""
 
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,6 +73,17 @@ def test_fidelity_of_the_teacher_itself_and_of_an_untrained_model(
     assert itself.pairs == len(batch)
     fresh = fidelity(untrained(teacher), teacher, batch, shuffled)
     assert fresh.followed["L1H1"] < 0.5 > fresh.followed["L0H0"]
+
+
+def test_no_token_is_padding_whatever_tokenizer_a_student_carries(
+    teacher: HookedTransformer, batch: TokenBatch, shuffled: TokenBatch, pads_with_0: SimpleNamespace
+) -> None:
+    assert (batch.tokens[:, 0] == 0).any()
+    student = copy.deepcopy(teacher)
+    student.tokenizer = pads_with_0  # pyright: ignore[reportAttributeAccessIssue]
+    found, expected = (fidelity(model, teacher, batch, shuffled) for model in (student, teacher))
+    assert found.followed == pytest.approx(expected.followed, nan_ok=True)
+    assert found.kept == pytest.approx(expected.kept)
 
 
 def test_mixed_texts_tell_which_of_two_tokens_that_agree_is_read() -> None:

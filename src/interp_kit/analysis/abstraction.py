@@ -108,7 +108,7 @@ class InterchangeResult(AbstractResult):
             what,
             mark="moved" if what == "accuracy" else None,
             ax=ax,
-            title=f"{site}: do({self.config['variable']}) → {self.config['target']}",
+            title=f"{site}: do({self.config['variable']}) → {self.config['target']} (n = {_span(self.bases)} bases)",
             label="interchange accuracy" if what == "accuracy" else "control: answer kept",
             limits=(0.0, 1.0),
         )

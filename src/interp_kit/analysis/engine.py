@@ -26,7 +26,7 @@ from interp_kit.analysis.weights import edited_weights
 from interp_kit.analysis.writing import write
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
-from interp_kit.models.calling import unpadded, whole_text
+from interp_kit.models.calling import check_fits, unpadded, whole_text
 from interp_kit.models.decode import Change
 from interp_kit.models.executor import Executor
 from interp_kit.models.plain import Unsupported
@@ -43,6 +43,7 @@ class Engine:
     """One batch on one model: the unedited run, and cached reference activations for the edits."""
 
     def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
+        check_fits(model, batch.tokens)
         self.model, self.batch = model, batch
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.executor: Executor | None = None  # what computes reference activations, else the model itself does

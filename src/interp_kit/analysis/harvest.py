@@ -14,7 +14,7 @@ from torch import Tensor
 from interp_kit.analysis.sites import ACTIVATIONS, find_hook
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
-from interp_kit.models.calling import unpadded
+from interp_kit.models.calling import check_fits, unpadded
 from interp_kit.models.executor import TOLERANCE, Executor
 from interp_kit.models.plain import Unsupported
 
@@ -90,7 +90,8 @@ class Reader:
     shapes: hook -> axes behind batch and pos, of those that the model calls; dtype: of what is read; executor: None
     where hooks read it, for then something is asked for that it does not visit, or does not give as hooks do.
 
-    Raises ValueError for an unknown position or dtype, and a hook without a position axis.
+    Raises ValueError for an unknown position or dtype, texts that do not fit the model, and a hook without a position
+    axis.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Reader:
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"activations are kept as {', '.join(map(str, DTYPES))}, not {dtype}")
+        check_fits(model, batch.tokens)
         self.model, self.batch, self.hooks = model, batch, tuple(dict.fromkeys(hooks))
         self.at: Tensor | None = None
         if positions is not None:

@@ -44,7 +44,8 @@ class MechanismResult(AbstractResult):
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
     and target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of
     ROUTES, "mixed", or "none" where the model does not solve the target or nothing carries it. Intervals are over
-    `config["units"]` independent units of pairs (PairBatch.units): of two texts paired both ways, both are one.
+    `config["units"]` independent units of pairs (PairBatch.units): of two texts paired both ways, both are one. Where
+    the model solves both sides of no pair there is no difference to follow: routes and latents are nan, no sender.
     """
 
     mediator: str
@@ -101,7 +102,10 @@ class MechanismResult(AbstractResult):
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}
-        title = f"How {self.target} learns of {self.mediator}: {self.config['model']} ({self.verdict})"
+        title = (
+            f"How {self.target} learns of {self.mediator}: {self.config['model']}"
+            f" ({self.verdict}, n = {self.config['units']})"
+        )
         return intervals(ROUTES, series, ax=ax, title=title, x_label=f"recovered {self.target} logit difference")
 
 
@@ -127,24 +131,28 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
         sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
     ]
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
-    pairs = natural.take(kept.tolist()) if len(kept) else natural
-    routes = _routes(pairs, mediator, target)
-    grouped = _patch_routes(model, pairs, routes)
-    single = patch_senders(model, pairs)
-    latent = _latent(model, pairs, mediator, target)
-    route, low, high = grouped
-    units = len(np.unique(pairs.units()))
-    verdict = _verdict(solved, token, route, low, latent, units if len(kept) else 0)
+    sender: tuple[str, ...] = ()
+    by_sender = tuple(np.zeros((3, 0)))
+    route, low, high = np.full((3, len(ROUTES)), np.nan)
+    latent, units = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0
+    if len(kept):
+        pairs = natural.take(kept.tolist())
+        units = len(np.unique(pairs.units()))
+        route, low, high = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        single = patch_senders(model, pairs)
+        sender, by_sender = single.position, (single.recovered, single.low, single.high)
+        latent = _latent(model, pairs, mediator, target)
+    verdict = _verdict(solved, token, route, low, latent, units)
     return MechanismResult(
         mediator=mediator,
         target=target,
         solved=solved,
         token_flips=token,
         cause_flips=cause,
-        sender=single.position,
-        sender_recovered=single.recovered,
-        sender_low=single.low,
-        sender_high=single.high,
+        sender=sender,
+        sender_recovered=by_sender[0],
+        sender_low=by_sender[1],
+        sender_high=by_sender[2],
         route=route,
         route_low=low,
         route_high=high,
@@ -159,7 +167,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
             "model": model_name(model),
             "task": task.name,
             "metric": "logit difference",
-            "pairs": len(pairs),
+            "pairs": len(kept),
             "units": units,
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },

@@ -78,11 +78,13 @@ class PatchingResult(AbstractResult):
         what = (
             f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
         )
+        by = f", by {' or '.join(c['inputs'])}" if c["inputs"] else ""
         return (
-            f"Recovered {c['metric']} when {what} from the {sides[0]} run into the {sides[1]} run of {c['model']} (0:"
-            f" as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ in"
-            f" {c['variable']}, {c['completion']} completions, {self.dropped} unsolved pairs left out; 95 %"
-            " bootstrap intervals in the table)."
+            f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
+            f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
+            f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by},"
+            f" {c['completion']} completions,"
+            f" {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -91,10 +93,11 @@ class PatchingResult(AbstractResult):
         title = (
             f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
         )
+        label = "recovered" if self.config["direction"] == "denoise" else "lost to the corrupt run"
         if site == "senders":
-            series = {"recovered": (self.recovered, self.low, self.high)}
-            return intervals(self.position, series, ax=ax, title=title, x_label="recovered")
-        return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label="recovered", signed=True)
+            series = {label: (self.recovered, self.low, self.high)}
+            return intervals(self.position, series, ax=ax, title=title, x_label=label)
+        return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label=label, signed=True)
 
 
 def patch(
@@ -119,6 +122,8 @@ def patch(
 
     Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
     """
+    if not isinstance(pairs, PairBatch):
+        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
     pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
@@ -152,6 +157,8 @@ def patch_senders(
 
     Raises ValueError as `patch` does, and for a sender behind the receiver.
     """
+    if not isinstance(pairs, PairBatch):
+        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
     pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     receiver = receiver or into.field(pairs.target).predict
@@ -218,6 +225,7 @@ def _result(
             "task": pairs.clean.task,
             "variable": pairs.variable,
             "target": pairs.target,
+            "inputs": tuple(name for name in pairs.clean.inputs if any(name in differs for differs in pairs.differs)),
             "completion": pairs.completion,
             "metric": metric(pairs).name,
             "direction": direction,

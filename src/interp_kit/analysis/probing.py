@@ -117,10 +117,10 @@ class ProbeResult(AbstractResult):
             self.rows,
             self.positions,
             ax=ax,
-            title=f"{label}, {self.config['model']}",
+            title=f"{label}, {self.config['model']} (n = {self.units.min()} to {self.units.max()} prefixes)",
             label=f"{scale}\nabove the best baseline" if excess else scale,
             signed=excess,
-            limits=None if excess else ((0.0, 1.0) if label in self.numeric else (0.5, 1.0)),
+            limits=None if excess else (0.0, 1.0),
             mark=np.broadcast_to(self.written[i], values.shape) & np.isfinite(values),
             x_label="position",
         )
@@ -129,7 +129,7 @@ class ProbeResult(AbstractResult):
 def probe(
     model: HookedModel,
     batch: TokenBatch,
-    labels: Sequence[str],
+    labels: str | Sequence[str],
     *,
     sites: str | Sequence[str] = "resid_post",
     positions: Sequence[str] | None = None,
@@ -154,6 +154,7 @@ def probe(
     """
     sites = [sites] if isinstance(sites, str) else list(sites)
     names = list(positions or [name for name, index in batch.positions.items() if bool((index >= 0).all())])
+    labels = [labels] if isinstance(labels, str) else labels
     for label in labels:
         batch.label(label)
     options = ProbeOptions(folds, repeats, c, alpha, seed)

@@ -26,8 +26,8 @@ class ReadabilityResult(AbstractResult):
 
     cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
     baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval
-    is above zero and every reporting seed passes the max-statistic; "copied" where a probe on the visible tokens does
-    as well; else "not shown".
+    is above zero and every reporting seed passes the max-statistic; "visible" where a probe on the visible tokens does
+    as well or better; else "not shown".
     """
 
     labels: tuple[str, ...]
@@ -65,6 +65,7 @@ class ReadabilityResult(AbstractResult):
         return (
             f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % t interval"
             f" over n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
+            " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -134,7 +135,7 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     if passed and gain.low > MARGIN:
         verdict = "computed"
     else:
-        verdict = "copied" if passed and raw > score.value - MARGIN else "not shown"
+        verdict = "visible" if passed and raw > score.value - MARGIN else "not shown"
     return {
         "cell": choosing[0].rows[j],
         "position": choosing[0].positions[k],

@@ -144,7 +144,7 @@ def train_sae(
     model: HookedModel,
     task: AbstractTask,
     *,
-    site: str = "blocks.2.hook_mlp_out",
+    site: str = "blocks.1.hook_resid_post",
     config: SAEConfig | None = None,
     seed: int = 0,
     progress: bool = True,

@@ -45,7 +45,7 @@ class SweepValues:
 def sweep(
     model: HookedModel,
     batch: TokenBatch,
-    edits: Sequence[Edit | Sequence[Edit]],
+    edits: Edit | Sequence[Edit | Sequence[Edit]],
     metrics: Metric | Sequence[Metric],
     *,
     memory: int = MEMORY,
@@ -64,6 +64,7 @@ def sweep(
     where the unedited model gives nan or inf.
     """
     metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    edits = [edits] if isinstance(edits, Edit) else edits
     hooked, engine = np.zeros(len(edits), dtype=bool), Engine(model, batch)
     for i, one in enumerate(edits):
         for edit in as_group(one):

@@ -124,7 +124,7 @@ class Sae(Common):
     """Train a sparse autoencoder (SAELens) on one site over the task's stream."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    site: str = "blocks.2.hook_mlp_out"
+    site: str = "blocks.1.hook_resid_post"
     architecture: Literal["standard", "topk"] = "topk"
     width: int = 64
     k: int = 8

@@ -53,7 +53,7 @@ class Common:
 
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
         """The model and its task."""
-        from interp_kit.recipes.zoo import resolve, task_of
+        from interp_kit.recipes.zoo import load, task_of
 
-        model = resolve(name, device=self.device)
+        model = load(name, device=self.device)
         return model, task_of(model, self.task)

@@ -104,9 +104,9 @@ class Load(Common):
 
     def execute(self) -> None:
         from interp_kit.models.checkpoints import provenance
-        from interp_kit.recipes.zoo import resolve
+        from interp_kit.recipes.zoo import load
 
-        model = resolve(self.model, device=self.device, fold=self.fold)
+        model = load(self.model, device=self.device, fold=self.fold)
         cfg, where = model.cfg, provenance(model)
         check = getattr(model, "conversion", None)
         facts = {

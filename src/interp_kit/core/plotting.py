@@ -44,7 +44,8 @@ def heatmap(
     """A labelled heat map; row 0 at the bottom, as layers are drawn.
 
     values: (rows, columns), nan cells are hatched; signed: diverging colours centred on 0; limits: of the colour scale
-    (symmetric where signed); mark: (rows, columns) True cells get a dot. Raises ValueError where the names do not fit.
+    (symmetric where signed), which is pointed where values lie beyond; mark: (rows, columns) True cells get a dot.
+    Raises ValueError where the names do not fit.
     """
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
@@ -77,7 +78,9 @@ def heatmap(
     )
     ax.set_yticks(range(len(rows)), rows)
     ax.set(title=title, xlabel=x_label, ylabel=y_label)
-    ax.figure.colorbar(image, ax=ax, label=label)
+    beyond = (finite < limits[0]).any(), (finite > limits[1]).any()
+    ends = {(True, True): "both", (True, False): "min", (False, True): "max"}
+    ax.figure.colorbar(image, ax=ax, label=label, extend=ends.get((bool(beyond[0]), bool(beyond[1])), "neither"))
     return ax
 
 

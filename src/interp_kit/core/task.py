@@ -3,6 +3,7 @@
 Torch is imported only where a batch is built.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -132,7 +133,8 @@ class AbstractTask(ABC):
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
         for both sides. limit: at most so many pairs, drawn by `seed`.
 
-        Raises ValueError for an unknown name and, with the counts, where no such pair exists.
+        Raises ValueError for an unknown name and, with the counts, where no such pair exists. Warns where the variable
+        itself never changes the target, so that another one must.
         """
         from interp_kit.core.batch import make_pairs
 
@@ -141,6 +143,7 @@ class AbstractTask(ABC):
                 'completion="free" needs generate=…, and only it does: the model must write the completions'
             )
         chosen = self._matching(variable, target, hold, limit, seed, same_prompt_length=completion == "clean")
+        self._warn_unrelated(variable, target, chosen)
         clean, corrupt = [a for a, _ in chosen], [b for _, b in chosen]
         if completion == "clean":
             corrupt = [
@@ -172,6 +175,19 @@ class AbstractTask(ABC):
                 f"no conflict prompt: in none of {len(written)} pairs does {variable!r} alone change {target!r}"
             )
         return make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
+
+    def _warn_unrelated(self, variable: str, target: str, chosen: list[tuple[Example, Example]]) -> None:
+        """Warn where the target differs in every pair for another reason than the variable."""
+        if type(self).intervene is AbstractTask.intervene:
+            return
+        if not any(self.intervene(a, {variable: b.labels[variable]})[target] != a.labels[target] for a, b in chosen):
+            others = sorted({name for a, b in chosen for name in self.inputs if a.labels[name] != b.labels[name]})
+            warnings.warn(
+                f"in none of {len(chosen)} pairs does {variable!r} alone change {target!r}, which differs by"
+                f" {', '.join(others)}: what patching recovers there says nothing about {variable!r}",
+                UserWarning,
+                stacklevel=3,
+            )
 
     def _check_names(self, variable: str, target: str, hold: Sequence[str] | None) -> None:
         for name in (variable, *(hold or ())):

@@ -21,3 +21,15 @@ def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
 def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
     """(batch, pos, vocab) logits of the model itself, no token taken for padding."""
     return model(tokens, **unpadded(model, tokens))
+
+
+def check_fits(model: HookedModel, tokens: Tensor) -> None:
+    """Raise ValueError for texts (batch, pos) that the model cannot read: too long, or with ids that it does not
+    have."""
+    n_ctx, vocabulary = int(model.cfg.n_ctx), int(model.cfg.d_vocab)
+    if tokens.shape[1] > n_ctx:
+        raise ValueError(f"texts of {tokens.shape[1]} tokens do not fit the model's context of {n_ctx}")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise ValueError(
+            f"token ids from {int(tokens.min())} to {int(tokens.max())}; the model has 0 to {vocabulary - 1}"
+        )

@@ -114,6 +114,10 @@ def weights_hash(directory: str | Path) -> str:
     raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
 
 
+class UnknownCheckpoint(CheckpointError):
+    """No checkpoint of that name, here or on the hub."""
+
+
 def load(
     name: str | Path,
     *,
@@ -145,7 +149,7 @@ def load(
         try:
             directory = Path(name) if Path(name).suffix == ".pth" and Path(name).is_file() else fetch(name)
         except CheckpointError as error:
-            raise CheckpointError(
+            raise UnknownCheckpoint(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
             ) from error
         digest = weights_hash(directory)

@@ -25,7 +25,7 @@ from interp_kit.recipes.audit_case import Case, Method, with_own_edges
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.circuit_twins import TWINS
 from interp_kit.recipes.processes import in_processes
-from interp_kit.recipes.zoo import planted, resolve, task_of, untrained
+from interp_kit.recipes.zoo import load, planted, task_of, untrained
 from interp_kit.reports.report import page_path
 
 SEEDS = (0, 1, 2)
@@ -127,10 +127,12 @@ class AuditResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"How well each method ranks the true nodes, edges or positions of {len(self.circuit)} planted circuits"
-            f" (mean AUROC over {len(self.seeds)} residual bases; 0.5: chance; trained: {len(self.twins)} networks,"
-            " taught to compute in the same nodes, their true edges those that path patching finds; untrained: the same"
-            " methods and truths on untrained models, mean over circuits)."
-            " Positions are compared at the one site where the variable stands, with a single true one."
+            f" (mean AUROC over n = {len(self.seeds)} residual bases, intervals in the table; trained:"
+            f" {len(self.twins)} networks, taught to compute in the same nodes, their true edges those that path"
+            " patching finds, hatched there; untrained: the same methods and truths on untrained models, mean over"
+            " circuits). A score says as much as it exceeds the last column, which is 0.5 only where nothing but the"
+            " circuit sets its nodes, edges or positions apart. Positions are compared at the one site where the"
+            " variable stands, with a single true one."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -143,7 +145,8 @@ class AuditResult(AbstractResult):
         ax = ax or new_axes(4.2 + 0.62 * len(columns), 1.6 + 0.29 * len(order))
         heatmap(
             values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(0.0, 1.0),
-            title="Which methods find the planted circuit?", label="AUROC", x_label="circuit",
+            title=f"Which methods find the true circuit? (planted: mean of n = {len(self.seeds)} bases)",
+            label="AUROC", x_label="circuit: planted; trained to compute alike; untrained", y_label="method",
         )  # fmt: skip
         for y, x in np.ndindex(values.shape):
             if np.isfinite(values[y, x]):
@@ -215,7 +218,7 @@ def _run(
     """AUROC, forwards and seconds of each method on one model: that of a seed, or for None an untrained one."""
     name, seed = work
     if name.startswith(TWIN):
-        model = resolve(name)
+        model = load(name)
     else:
         model = planted(name, seed or 0) if seed is not None else untrained(planted(name))
     is_twin = name.startswith(TWIN)

@@ -14,7 +14,7 @@ from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit_case import Case
 from interp_kit.recipes.audit_methods import FITTED, STEPS, probe_positions
 from interp_kit.recipes.circuit_twins import TWINS
-from interp_kit.recipes.zoo import planted, resolve, task_of
+from interp_kit.recipes.zoo import load, planted, task_of
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def trained() -> Experiment:
     token = ground_truth("boolean-via-token").site[2]
     probes, accuracy = {}, {}
     for twin, (name, _) in TWINS.items():
-        model = resolve(f"twin:{twin}")
+        model = load(f"twin:{twin}")
         case = Case(model, task_of(model), ground_truth(name))
         probes.setdefault(name, []).append(probe_positions(case, above_tokens=False).scores[latent])
         swapped = interchange(model, case.task, "newB", "newD", sites=site, positions=[latent, token]).to_frame()
@@ -214,7 +214,7 @@ def illusion() -> Experiment:
     site, layer, latent = ground_truth("boolean-latent").site
     learnt, whole = {}, {}
     for twin, (name, _) in TWINS.items():
-        model = resolve(f"twin:{twin}")
+        model = load(f"twin:{twin}")
         found = das(
             model, task_of(model), "newB", "newD", site=site, layer=layer, position=latent, seeds=(0, 1), steps=STEPS,
             limit=FITTED,

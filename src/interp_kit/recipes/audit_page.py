@@ -1,5 +1,6 @@
 """The audit as a page: which methods find which circuits, what they cost, and why those that fail do."""
 
+import numpy as np
 import pandas as pd
 
 from interp_kit.recipes.audit import LEVELS, AuditResult
@@ -22,8 +23,13 @@ def sentences(result: AuditResult) -> tuple[str, ...]:
             worst = [f"{result.method[i]} ({result.over_circuits(i)})" for i in poor]
             text += f" Not by {'; '.join(worst)}."
         found.append(text)
-    blind = result.control.mean()
-    found.append(f"On untrained models the same methods score {blind:.2f} on average; chance is 0.5.")
+    levels = np.array(result.level)
+    blind = {level: result.control[levels == level].mean(1) for level in LEVELS if (levels == level).any()}
+    spans = "; ".join(f"{level} {scores.min():.2f} to {scores.max():.2f}" for level, scores in blind.items())
+    found.append(
+        f"On untrained models the same methods score, by method: {spans}. Above 0.5 lies what the place alone tells in"
+        " any network, so a score is to be held against its method's on untrained models, not against 0.5."
+    )
     return tuple(found)
 
 

@@ -62,18 +62,25 @@ def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
     rows = []
     for m in examined:
         r = m.mechanism
-        row: dict[str, object] = {"model": m.name, "newD solved": r.solved.value}
+        row: dict[str, object] = {"model": m.name, "newD right on correct texts": r.solved.value}
         row |= dict(zip(ROUTES, r.route.tolist(), strict=True))
         row |= {
             "newB token flips newD": r.token_flips.value,
             "D flips newD": r.cause_flips.value,
             "free-running flip": float(r.free_target[-1]),
-            "latent flip, token held": float(np.nanmax(r.latent_target)),
+            "latent flip, token held": float(r.latent_target.max(initial=-np.inf, where=~np.isnan(r.latent_target)))
+            if r.config["units"]
+            else float("nan"),
             "n": r.config["units"],
             "verdict": r.verdict,
         }
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _span(counts: Sequence[int]) -> str:
+    """One number, or the least to the largest."""
+    return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def write_report(study: "Study", path: str | Path) -> Path:
@@ -127,7 +134,8 @@ def _task_section(study: "Study") -> Section:
 
 def _path_section(study: "Study") -> Section:
     everyone = (*study.models, *study.yardsticks)
-    n = study.models[0].mechanism.config["units"]
+    units = [m.mechanism.config["units"] for m in everyone if solves(m)] or [0]
+    worlds = [m.mechanism.token_flips.n for m in everyone]
     yardsticks = ", ".join(f"{m.name}: {m.mechanism.verdict}" for m in study.yardsticks)
     text = (
         "newB is 1 - D on every input, so no probe can tell a model that computed newB from one that still carries D."
@@ -140,22 +148,25 @@ def _path_section(study: "Study") -> Section:
     routes = Figure(
         routes_figure(everyone),
         "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        f" the other world (n = {n} pairs of worlds that differ in D alone, A = 0, each taken both ways; 95 %"
-        " bootstrap intervals over pairs). 0: nothing"
-        " comes back, 1: all of it. The planted models are positive controls, the untrained one a negative control.",
+        f" the other world (n = {_span(units)} pairs of worlds that differ in D alone, A = 0, each taken both ways; 95"
+        " % bootstrap intervals over pairs). 0: nothing"
+        " comes back, 1: all of it. The planted models are positive controls. A model that does not solve newD, as the"
+        " untrained one, has no difference that could come back: its line is empty, and it is named by no route.",
     )
     conflict = Figure(
         conflict_figure(everyone),
         "Prompts that no world produces: the newB token from one world, D from the other (n ="
-        f" {study.models[0].mechanism.token_flips.n} worlds with A = 0, all that the model answers rightly; Wilson"
-        " intervals). A model that ignores both flips in none.",
+        f" {_span(worlds)} worlds with A = 0, by model: those in which the right newD is the likelier of its two"
+        " values; Wilson intervals). A model that ignores both flips in none; one that never learnt answers by"
+        " chance, and flips by chance.",
     )
     table = Table(
         route_table(everyone),
-        "By model: path patching by route; conflict prompts; share of newD answers that flip when only the emitted"
-        " newB is edited and the model runs on freely; the largest recovery of newD when the residual stream at"
-        " newB's prediction is"
-        " patched with the newB token held.",
+        "By model: share of the 32 correct texts on which newD is right, all before it being given (in the table of"
+        " accuracies the model writes all of it itself); path patching by route, empty where no pair is solved;"
+        " conflict prompts; share of newD answers that flip when only the emitted newB is edited and the model runs on"
+        " freely; the largest recovery of newD when the residual stream at newB's prediction is patched with the newB"
+        " token held.",
     )
     return Section("By which path newD is computed", text, (routes, conflict, table))
 
@@ -189,8 +200,8 @@ def _patch_section(study: "Study") -> Section:
         )
     text = (
         "Copying the residual stream of one layer and position from one world into the other shows where the difference"
-        " between them lives on its way from D to newD. It is no test of newB: D and newB differ together in every"
-        " pair.",
+        f" between them lives on its way from D to newD, here in {first.name}, the first of the seeds. It is no test"
+        " of newB: D and newB differ together in every pair.",
     )
     parts = [
         Figure(first.denoise.plot(), first.denoise.caption()),
@@ -211,6 +222,7 @@ def _alike_section(study: "Study") -> Section:
     )
     parts = [
         Figure(first.plot(), first.caption()),
+        Table(first.to_frame(), f"Every component of {study.models[0].name}", folded=True),
         Figure(study.head_similarity.plot(), study.head_similarity.caption()),
         Table(study.head_similarity.to_frame(), "Heads: every pair", folded=True),
         Table(study.similarity.to_frame(), "Heads and MLPs: every pair", folded=True),
@@ -222,9 +234,9 @@ def _sae_section(study: "Study") -> tuple[Section, ...]:
     if study.sae is None:
         return ()
     text = (
-        f"A sparse autoencoder at {study.sae.hook}, measured on inputs that it was not trained on, beside a PCA of as"
-        f" many directions. It saw {study.sae.distinct_vectors} distinct activations, so its features may memorise"
-        " them: this is a check of the tool, not evidence about the model.",
+        f"A sparse autoencoder at {study.sae.hook} of {study.models[0].name}, measured on inputs that it was not"
+        f" trained on, beside a PCA of as many directions. It saw {study.sae.distinct_vectors} distinct activations,"
+        " so its features may memorise them: this is a check of the tool, not evidence about the model.",
         *study.sae.notes,
     )
     parts = (Figure(study.sae.plot(), study.sae.caption()), Table(study.sae.to_frame(), "Every figure", folded=True))

@@ -28,7 +28,7 @@ from interp_kit.models.checkpoints import read_manifest
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
 from interp_kit.recipes.processes import one_thread
-from interp_kit.recipes.zoo import omitted_examples, resolve
+from interp_kit.recipes.zoo import load, omitted_examples
 from interp_kit.reports.report import page_path
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -69,7 +69,7 @@ def examine(
     name: str, full: bool = True, labels: Sequence[str] = LABELS, permutations: int = PERMUTATIONS
 ) -> Examination:
     """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
-    task, model = BooleanTask(), resolve(name)
+    task, model = BooleanTask(), load(name)
     batch = task.batch(task.enumerate())
     evaluation = evaluate(model, task, omitted=omitted_examples(model, task))
     route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
@@ -91,13 +91,13 @@ def examine(
 
 def evaluate_named(name: str) -> EvaluationResult:
     """Accuracy alone, on seen and omitted inputs."""
-    task, model = BooleanTask(), resolve(name)
+    task, model = BooleanTask(), load(name)
     return evaluate(model, task, omitted=omitted_examples(model, task))
 
 
 def train_report_sae(name: str) -> SAEResult:
     """A TopK dictionary of the residual stream in the middle of the model."""
-    model = resolve(name)
+    model = load(name)
     site = f"resid_post.{(model.cfg.n_layers - 1) // 2}"
     return train_sae(model, BooleanTask(), site=site, config=SAEConfig(training_samples=200_000), progress=False)
 

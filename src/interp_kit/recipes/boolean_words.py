@@ -47,7 +47,7 @@ def readable(study: "Study") -> str:
     n = int(new_b["n"])
     if new_b["verdict"] == "computed":
         first = f"newB is readable beyond copying D at {new_b['cell']}, position {new_b['position']}"
-    elif new_b["verdict"] == "copied":
+    elif new_b["verdict"] == "visible":
         first = (
             "newB is nowhere readable beyond copying D: newB is 1 - D on every input, so a probe on the visible"
             f" tokens alone scores {new_b['raw_tokens']:.2f}, and the best cell of the network"

@@ -139,14 +139,19 @@ class CultureTests(AbstractResult):
         return intervals(names, series, ax=ax, title=title, x_label=x_label, reference=reference, limits=(-0.02, 1.02))
 
     def __str__(self) -> str:
-        return "\n\n".join(self.table(model) for model in self.models)
+        probability = "sampling" if self.config["greedy"] else "expected"
+        legend = (
+            f"{probability}: mean probability that a sampled answer is right, exactly; ceiling: what the best possible"
+            " answer gets, as some quizzes have several;\nintervals: Wilson, 95 %, over n quizzes"
+        )
+        return "\n\n".join([*(self.table(model) for model in self.models), legend])
 
     def table(self, model: str) -> str:
         """One model as text: perplexity, then accuracy by structure and by task, one column a level of noise."""
         levels, sampled = self.noise.tolist(), "sampling" if self.config["greedy"] else "expected"
         perplexities = ", ".join(f"{self.perplexity(model, p).value:.4f} {_level(p)}" for p in levels)
         lines = [f"{model}: perplexity {perplexities}", f"  {'answers ' + self.answers:<16}"]
-        lines[1] += "".join(f"{_level(p):<21}{sampled:<10}" for p in levels) + f"{'possible':<10}n"
+        lines[1] += "".join(f"{_level(p):<21}{sampled:<10}" for p in levels) + f"{'ceiling':<10}n"
         groups = [(ALL, ALL), *((s, ALL) for s in self.structures), *((ALL, t) for t in self.tasks)]
         for structure, task in groups:
             rows = [self._row(model, p, structure, task) for p in levels]

@@ -23,7 +23,7 @@ from interp_kit.core.batch import PairBatch
 from interp_kit.core.types import HookedModel
 from interp_kit.recipes.culture_models import load_hooked
 from interp_kit.recipes.processes import in_processes
-from interp_kit.recipes.zoo import resolve, task_of
+from interp_kit.recipes.zoo import load, task_of
 from interp_kit.reports.report import Figure, Report, Section, Table, page_path
 from interp_kit.tasks.culture.grids import cell_name
 from interp_kit.tasks.culture.task import CultureTask
@@ -49,7 +49,7 @@ class Examined:
 def boolean(name: str) -> Examined:
     """newB -> newD: edges chosen on the 16 minimal pairs, measured on other pairings of the same 16 texts (there are no
     others in which newB decides newD), no two of which share a text."""
-    model = resolve(name)
+    model = load(name)
     task = task_of(model)
     chosen, rest = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=("A",))
     used = set(chosen.texts())

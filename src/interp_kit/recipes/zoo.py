@@ -1,11 +1,16 @@
 """Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
 
+from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import torch
 
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import attach
-from interp_kit.models.checkpoints import Provenance, load, provenance
+from interp_kit.models.checkpoints import Provenance, UnknownCheckpoint, provenance, read_manifest
+from interp_kit.models.checkpoints import load as load_checkpoint
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.planted import PLANTED_TASKS, planted_model
 from interp_kit.tasks.boolean.text import GPT2_SIZE
@@ -37,23 +42,42 @@ def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
     return control
 
 
-def resolve(name: str, *, device: str = "cpu", fold: bool = False) -> "HookedTransformer":
+def load(
+    name: str | Path,
+    *,
+    fold: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    root: str | Path | None = None,
+) -> "HookedTransformer":
     """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
-    `twin:NAME` (the trained twin of a planted one), else whatever `load` finds: shipped, a file or directory, or a hub
-    id."""
-    stem, _, seed = name.rpartition("@")
-    stem, number = (stem, int(seed)) if stem and seed.isdigit() else (name, 0)
+    `twin:NAME` (the trained twin of a planted one), else a checkpoint: by name in `checkpoints/` (or `root`), by
+    directory (GPT-2) or `.pth` file (MyGPT), or by hub id, converted and checked. fold, dtype: of GPT-2s.
+
+    The model carries `provenance`, and a checkpoint `conversion` (max |logit difference| against its source), which is
+    also logged. Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a
+    config that cannot be converted; ValueError for an unknown twin.
+    """
+    text = str(name)
+    stem, _, seed = text.rpartition("@")
+    stem, number = (stem, int(seed)) if stem and seed.isdigit() else (text, 0)
     if stem.startswith("untrained:"):
-        return untrained(
-            resolve(stem.removeprefix("untrained:"), device=device), derive_seed(number, "untrained") % 2**31
-        )
-    if name.startswith("twin:"):
+        trained = load(stem.removeprefix("untrained:"), fold=fold, dtype=dtype, device=device, root=root)
+        return untrained(trained, derive_seed(number, "untrained") % 2**31)
+    if text.startswith("twin:"):
         from interp_kit.recipes.circuit_twins import twin
 
-        return twin(name.removeprefix("twin:")).to(device, print_details=False)
+        return twin(text.removeprefix("twin:")).to(device, print_details=False)
     if stem in PLANTED:
         return planted(stem, number).to(device, print_details=False)
-    return load(name, device=device, fold=fold)
+    try:
+        return load_checkpoint(name, fold=fold, dtype=dtype, device=device, root=root)
+    except UnknownCheckpoint as error:
+        near = get_close_matches(text, [*read_manifest(root), *PLANTED], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownCheckpoint(
+            f"{hint}{error}; planted: {', '.join(PLANTED)}; and untrained:NAME, twin:NAME"
+        ) from error
 
 
 def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask:

@@ -24,6 +24,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
+from interp_kit.models.calling import unpadded, whole_text
 
 Activations = dict[str, Tensor]
 
@@ -136,13 +137,13 @@ def fidelity(
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
     taught = _taught(base)
     own = {id(model): _sources(model, source.tokens)[1] for model in (student, teacher)}
-    before = teacher(base.tokens)[taught].argmax(-1)
+    before = whole_text(teacher, base.tokens)[taught].argmax(-1)
     followed, kept, changes = {}, {}, {}
     half = _where(base.tokens.shape, 1.0, torch.Generator().manual_seed(0), whole=False)
     for node in (EMBED, *components(student)):
         if node == EMBED:
             tokens = _mix(base.tokens, source.tokens, half)
-            answers, wanted = student(tokens)[taught], teacher(tokens)[taught]
+            answers, wanted = (whole_text(model, tokens)[taught] for model in (student, teacher))
         else:
             answers, wanted = (
                 interchanged(model, base.tokens, own[id(model)], node, half if halved else None)[taught]
@@ -175,7 +176,7 @@ def interchanged(
         return torch.where((chosen[:, :, None] & mine)[..., None], source[name], value)
 
     swaps = [(name, partial(swap, name=name, number=number)) for name, number in hooks]
-    return model.run_with_hooks(tokens, fwd_hooks=swaps)
+    return model.run_with_hooks(tokens, fwd_hooks=swaps, **unpadded(model, tokens))
 
 
 def _loss(
@@ -235,7 +236,7 @@ def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:
 
     names = {_hook(node)[0] for node in components(model)}
     hooks: list[tuple[str, Callable[..., Tensor | None]]] = [(name, keep) for name in sorted(names)]
-    return model.run_with_hooks(tokens, fwd_hooks=hooks), kept
+    return model.run_with_hooks(tokens, fwd_hooks=hooks, **unpadded(model, tokens)), kept
 
 
 def _hook(node: str) -> tuple[str, int | None]:

@@ -31,6 +31,11 @@ def quizzes() -> np.ndarray:
     return sample_worlds(6, np.random.default_rng(0)).quizzes().astype(np.int64)
 
 
+@pytest.fixture(scope="module")
+def judges() -> list[MyGPT]:
+    return [MyGPT(SIZES, seed=k) for k in range(4)]
+
+
 def by_hand(p: np.ndarray, max_fail: int) -> list[bool]:
     kept = []
     for column in p.T:
@@ -89,16 +94,18 @@ def test_noise_of_a_quiz_does_not_depend_on_the_others(quizzes: np.ndarray) -> N
     assert np.log(solving_probability(model, quizzes, 6, noise=0.5)) != pytest.approx(whole, rel=1e-3)
 
 
-def test_quizzes_that_cannot_be_kept_are_not_shown_to_the_next_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quizzes_that_cannot_be_kept_are_not_shown_to_the_next_judge(
+    judges: list[MyGPT], monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = np.random.default_rng(0).choice([0.1, 0.7, 0.99], size=(4, 300), p=[0.2, 0.1, 0.7])
     shown: list[int] = []
 
-    def probability(model: int, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
+    def probability(model: MyGPT, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
         shown.append(len(quizzes))
-        return told[model, quizzes[:, 0]]
+        return told[judges.index(model), quizzes[:, 0]]
 
     monkeypatch.setattr(making, "solving_probability", probability)
-    at, p = judge.__wrapped__(range(4), np.arange(300)[:, None], 0, Agreement())  # type: ignore[attr-defined]
+    at, p = judge(judges, np.arange(300)[:, None], 0, Agreement())
     assert at.tolist() == np.flatnonzero(by_hand(told, 1)).tolist()
     assert np.array_equal(p, told[:, at])
     # one round first: 0.1 and 0.7 cannot become 0.95 with two more, and one such model is allowed
@@ -108,18 +115,18 @@ def test_quizzes_that_cannot_be_kept_are_not_shown_to_the_next_judge(monkeypatch
     assert shown == first + possible
 
 
-def test_screening_by_one_round_loses_no_quiz(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_screening_by_one_round_loses_no_quiz(judges: list[MyGPT], monkeypatch: pytest.MonkeyPatch) -> None:
     """Rounds of noise differ; what is kept is what the rule keeps of all of them."""
     told = np.random.default_rng(1).choice(
         [0.2, 0.84, 0.86, 0.95, 1.0], size=(4, 3000, 3), p=[0.1, 0.05, 0.05, 0.1, 0.7]
     )
 
-    def probability(model: int, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
-        return told[model, quizzes[:, 0], :rounds].mean(1)
+    def probability(model: MyGPT, quizzes: np.ndarray, seed: int, *, rounds: int) -> np.ndarray:
+        return told[judges.index(model), quizzes[:, 0], :rounds].mean(1)
 
     monkeypatch.setattr(making, "solving_probability", probability)
     for rule in (Agreement(), Agreement(max_fail=2)):
-        at, p = judge.__wrapped__(range(4), np.arange(3000)[:, None], 0, rule)  # type: ignore[attr-defined]
+        at, p = judge(judges, np.arange(3000)[:, None], 0, rule)
         assert at.tolist() == np.flatnonzero(rule.kept(told.mean(2))).tolist()
         assert np.array_equal(p, told.mean(2)[:, at])
         assert len(at) > 3

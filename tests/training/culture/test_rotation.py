@@ -20,7 +20,7 @@ from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture import rotation
 from interp_kit.training.culture.config import CultureConfig
 from interp_kit.training.culture.learner import Learner
-from interp_kit.training.culture.making import save_quizzes
+from interp_kit.training.culture.making import Agreement, save_quizzes
 from interp_kit.training.culture.rotation import Point, quiz_batch, read_curve, train, turn
 
 SMALL = {"preset": "17K", "budget": 96, "turn": 32, "tested": 32, "workers": 1}
@@ -218,6 +218,64 @@ def test_rounds_that_keep_nothing_are_tried_again_and_leave_no_file(
     assert [len(part) for part in rotation.load_quizzes(tmp_path / "c_quizzes.pth")] == [1, 0]
 
 
+def test_a_round_waits_for_turns_that_are_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[tuple[int, Future[Point]]] = []
+    ends = iter([0, 1, 0, 1])  # whose turn is over next
+    at_rounds: list[list[bool]] = []
+
+    class Pool:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> "Pool":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+        def submit(self, _f: object, config: CultureConfig, id: int, *_: object) -> Future[Point]:
+            turns.append((id, Future()))
+            return turns[-1][1]
+
+    def wait(running: dict[Future[Point], tuple[int, int]], **_: object) -> tuple[set[Future[Point]], None]:
+        id = next(ends)
+        future = next(future for future, (i, _) in running.items() if i == id)
+        own = [f for i, f in turns if i == id]
+        future.set_result(point(id, 32 * (1 + own.index(future)), 0.9))
+        return {future}, None
+
+    def agreed(models: list[object], *_: object, **__: object) -> tuple[np.ndarray, np.ndarray, int]:
+        at_rounds.append([future.done() for _, future in turns])
+        return grids.compose(np.full((1, 4, 100), 7, np.int64)), np.zeros((len(models), 1)), 200
+
+    monkeypatch.setattr(rotation, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(rotation, "wait", wait)
+    monkeypatch.setattr(rotation, "agreed_quizzes", agreed)
+    monkeypatch.setattr(rotation, "load_mygpt", lambda path: (path, 0.9))
+    config = {**SMALL, "ids": (0, 1), "workers": 2, "budget": 64, "quizzes": 10, "threshold": 0.8}
+    train(CultureConfig(**config), tmp_path, report=lambda _: None)
+    assert at_rounds == [[True, True, True]]
+    assert [id for id, _ in turns] == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(("makers", "made_by"), [((), (3, 5)), ((7,), (7,))])
+def test_a_round_asks_who_is_to_make_and_who_is_to_judge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makers: tuple[int, ...], made_by: tuple[int, ...]
+) -> None:
+    asked: list[tuple[list[str], list[str], int, int]] = []
+
+    def agreed(
+        models: list[str], wanted: int, seed: int, rule: Agreement, *, makers: list[str]
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        asked.append((models, makers, wanted, rule.max_fail))
+        return grids.compose(np.arange(9)[:, None, None].repeat(4, 1).repeat(100, 2)), np.zeros((len(models), 9)), 200
+
+    monkeypatch.setattr(rotation, "agreed_quizzes", agreed)
+    monkeypatch.setattr(rotation, "load_mygpt", lambda path: (path.name, 0.9))
+    config = CultureConfig(**SMALL, ids=(3, 5), makers=makers, quizzes=10, max_fail=2)
+    assert rotation.make_round(config, tmp_path) == 9
+    names = [[f"gpt_{id:03d}.pth" for id in ids] for ids in ((3, 5), made_by)]
+    assert asked == [(*names, 10, 2)]
+    learnt, tests = (part[:, 1].tolist() for part in rotation.load_quizzes(tmp_path / "c_quizzes.pth"))
+    assert (learnt, tests) == ([0, 1, 2, 3, 4, 5, 6, 7], [8])
+
+
 def test_culture_quizzes_are_at_most_half_of_what_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = grids.compose(np.full((50, 4, 100), 7, np.int64))
     save_quizzes(tmp_path / "c_quizzes.pth", [mark], [mark[:0]])
@@ -283,6 +341,70 @@ def test_the_end_of_a_budget_is_for_the_whole_answer(tmp_path: Path, monkeypatch
     for _ in range(2):
         turn(CultureConfig(**{**SMALL, "turn": 64, "making": 0.0, "finish": 0.4}), 0, tmp_path)
     assert dict(shares) == {0: 0.0, 32: 0.0, 64: rotation.WHOLE}
+
+
+Step = tuple[int, torch.Tensor, torch.Tensor, float]
+
+
+def steps_at_once(monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+    """Make every step and evaluation end at once; what steps are given is kept: quizzes seen before, targets, weights,
+    share of the whole answer. Answers are right where the structure is number 1, and to all that models have made."""
+    given: list[Step] = []
+
+    def step(
+        self: Learner, tokens: torch.Tensor, targets: torch.Tensor, weight: torch.Tensor, *, whole: float
+    ) -> tuple[float, torch.Tensor]:
+        given.append((self.seen, targets, weight, whole))
+        self.seen += len(tokens)
+        from_models = (targets.unflatten(1, (4, 101))[:, :, 1:] == 7).flatten(1).all(1)
+        return 0.0, from_models | torch.as_tensor(grids.structure_of(targets.numpy()) == 1)
+
+    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(rotation, "_evaluate", lambda config, id, learner, *_: point(id, learner.seen, 0.0))
+    return given
+
+
+@pytest.mark.parametrize(("finish", "shares"), [(0.0, [0, 0]), (0.5, [0, 1]), (1.0, [1, 1])])
+def test_the_end_begins_when_its_share_of_the_budget_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finish: float, shares: list[int]
+) -> None:
+    given = steps_at_once(monkeypatch)
+    for _ in range(2):
+        turn(CultureConfig(**{**SMALL, "budget": 64, "making": 0.0, "finish": finish}), 0, tmp_path)
+    assert [(seen, whole) for seen, _, _, whole in given] == [
+        (seen, share * rotation.WHOLE) for seen, share in zip((0, 32), shares, strict=True)
+    ]
+
+
+def test_the_second_grid_has_the_weight_of_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = steps_at_once(monkeypatch)
+    turn(CultureConfig(**{**SMALL, "making": 0.0, "hint": 0.25}), 0, tmp_path)
+    [(_, _, weight, _)] = given
+    assert weight[:, 102:202].eq(0.25).all()
+    assert weight[:, 304:].eq(1).all()
+    assert weight.count_nonzero() == 32 * 200
+
+
+def test_what_is_answered_wrongly_is_noted_by_task_and_structure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In batches of 25; quizzes of models are of no task."""
+    made = grids.compose(np.full((50, 4, 100), 7, np.int64))
+    save_quizzes(tmp_path / "c_quizzes.pth", [made], [made[:0]])
+    given = steps_at_once(monkeypatch)
+    turn(CultureConfig(**{**SMALL, "budget": 100, "turn": 100}), 0, tmp_path)
+    assert [len(targets) for _, targets, _, _ in given] == [25] * 4
+    right = Learner.load(tmp_path / "gpt_000.state").right
+    assert right[:, 1].any()
+    right[:, 1] = 0
+    assert not right.any()
+
+
+def test_a_deeper_state_is_not_cut_down(tmp_path: Path) -> None:
+    deep = dataclasses.replace(rotation.PRESETS["17K"], n_layers=3)
+    Learner(deep, seed=0, budget=32).save(tmp_path / "gpt_000.state")
+    with pytest.raises(ValueError, match=r"gpt_000\.state is of .*n_layers=3.*not of preset '17K'"):
+        turn(CultureConfig(**SMALL), 0, tmp_path)
 
 
 def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:
