@@ -14,11 +14,12 @@ from interp_kit.analysis.sites import Copy, Edit, hook_name
 from interp_kit.analysis.sweep import sweep
 
 LAYERS, LENGTH, ROWS, EDITS = 8, 40, 8, 16
+REPEATS = 5
 FIGURE = Path(__file__).parent / "cost.png"
 
 
 def draw() -> Path:
-    """Three panels: number of edits, layer of entry, first position. Median of three runs, in milliseconds."""
+    """Three panels: number of edits, layer of entry, first position; milliseconds, median and range."""
     model, pairs = random_model(LAYERS, 128, 4), random_pairs(ROWS, LENGTH + 1)
     copy, metric = Copy(pairs.clean), ik.logit_difference(pairs)
     tokens = pairs.corrupt.tokens[:, :-1]
@@ -33,17 +34,18 @@ def draw() -> Path:
 
             model.run_with_hooks(tokens, fwd_hooks=[(hook_name("resid_pre", layer), put)])
 
-    def milliseconds(edits: Sequence[tuple[int, int]]) -> tuple[float, float]:
+    def milliseconds(edits: Sequence[tuple[int, int]]) -> np.ndarray:
+        """(side, 3) least, median and most: the sweep, then the loop."""
         ours = [Edit("resid_pre", layer, copy, position=position) for layer, position in edits]
-        seconds = np.empty((3, 2))
-        for i in range(3):
+        seconds = np.empty((REPEATS, 2))
+        for i in range(REPEATS):
             start = time.perf_counter()
             sweep(model, pairs.corrupt, ours, metric)
             middle = time.perf_counter()
             with torch.no_grad():
                 loop(edits)
             seconds[i] = middle - start, time.perf_counter() - middle
-        return tuple(1e3 * np.median(seconds, axis=0))
+        return 1e3 * np.quantile(seconds, (0, 0.5, 1), axis=0).T
 
     rng = np.random.default_rng(0)
     counts = [1, 4, 16, 64, 256]
@@ -57,14 +59,15 @@ def draw() -> Path:
         (f"layer of {EDITS} edits", layers, [[(la, at) for at in range(0, LENGTH, LENGTH // EDITS)] for la in layers]),
         (f"position of {EDITS} edits", positions, [[(i % LAYERS, at) for i in range(EDITS)] for at in positions]),
     ]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout="constrained", sharey=True)
     for ax, (label, x, work) in zip(axes, panels, strict=True):
         found = np.array([milliseconds(edits) for edits in work])
         for column, name, colour in ((1, "TransformerLens, a loop under no_grad", "#E69F00"), (0, "sweep", "#0072B2")):
-            ax.plot(list(x), found[:, column], "o-", color=colour, label=name)
+            low, middle, high = found[:, column].T
+            ax.errorbar(list(x), middle, (middle - low, high - middle), fmt="o-", capsize=3, color=colour, label=name)
         ax.set(xlabel=label, yscale="log", xscale="log" if x is counts else "linear")
-        ax.set_ylim(bottom=10)
-    axes[0].set_ylabel("milliseconds")
+    axes[0].set_ylim(bottom=10)
+    axes[0].set_ylabel(f"milliseconds (median and range of {REPEATS})")
     figure.suptitle(f"Cost of patching resid_pre: {LAYERS} layers, d 128, {ROWS} texts of {LENGTH} tokens, one thread")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     figure.savefig(FIGURE, dpi=110)
