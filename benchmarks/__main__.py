@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks import cost, memory
 from benchmarks.decoding import decoding
 from benchmarks.harvest import harvesting
-from benchmarks.measure import HEADER, REPEATS
+from benchmarks.measure import HEADER
 from benchmarks.patching import cells, patching, ranking
 from benchmarks.probes import probing
 from interp_kit.core.files import write_text
@@ -57,8 +57,7 @@ def main(names: list[str]) -> None:
             f"`make bench` wrote this. One thread of {processor()} ({os.cpu_count()} in all), Python"
             f" {platform.python_version()}, {', '.join(f'{name} {version}' for name, version in versions.items())}.",
             "",
-            f"Both sides run alternately in one process, {REPEATS} times, the largest model and the cells 3 times; range:"
-            " of the ratios of the single repetitions; “35 of 240 timed”: that many of the peer's edits were timed, and"
+            "Both sides run alternately in one process; range: of the ratios of the n single repetitions; “35 of 240 timed”: that many of the peer's edits were timed, and"
             " scaled. Texts of a pair are unrelated where no token is named that differs. Floor: the"
             " multiplications that the work cannot do without, at the rate at which a plain forward of the same model"
             " and batch does its own: an estimate, below which larger batches can come, as their products are faster.",

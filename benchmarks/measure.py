@@ -31,7 +31,7 @@ class Row:
         pairs = self.peer / self.ours
         floor = "" if self.floor is None else f"{np.median(self.ours) / self.floor:.1f}x"
         return (
-            f"| {self.work} | {self.against} | {self.ratio:.2f}x | {pairs.min():.2f} to {pairs.max():.2f} |"
+            f"| {self.work} | {self.against} | {self.ratio:.2f}x | {pairs.min():.2f} to {pairs.max():.2f} (n = {len(pairs)}) |"
             f" {1e3 * np.median(self.ours):.1f} ms | {floor} | {self.difference} |"
         )
 
