@@ -30,8 +30,9 @@ class Row:
         """As a row of a Markdown table."""
         pairs = self.peer / self.ours
         floor = "" if self.floor is None else f"{np.median(self.ours) / self.floor:.1f}x"
+        spread = f"{pairs.min():.2f} to {pairs.max():.2f} (n = {len(pairs)})"
         return (
-            f"| {self.work} | {self.against} | {self.ratio:.2f}x | {pairs.min():.2f} to {pairs.max():.2f} (n = {len(pairs)}) |"
+            f"| {self.work} | {self.against} | {self.ratio:.2f}x | {spread} |"
             f" {1e3 * np.median(self.ours):.1f} ms | {floor} | {self.difference} |"
         )
 
