@@ -57,11 +57,11 @@ def main(names: list[str]) -> None:
             f"`make bench` wrote this. One thread of {processor()} ({os.cpu_count()} in all), Python"
             f" {platform.python_version()}, {', '.join(f'{name} {version}' for name, version in versions.items())}.",
             "",
-            "Both sides run alternately in one process; range: of the ratios of the n single repetitions; “35 of 240"
-            " timed”: that many of the peer's edits were timed, and scaled. Texts of a pair are unrelated where no"
-            " token is named that differs. Floor: the multiplications that the work cannot do without, at the rate at which"
-            " a plain forward of the same model and batch does its own: an estimate, below which larger batches can"
-            " come, as their products are faster.",
+            "Both sides run alternately in one process; range: of the ratios of the n single repetitions; “35 of "
+            "240 timed”: that many of the peer's edits were timed, and scaled. Texts of a pair are unrelated "
+            "where no token is named that differs. Floor: the multiplications that the work cannot do without, at "
+            "the rate at which a plain forward of the same model and batch does its own: an estimate, below which "
+            "larger batches can come, as their products are faster.",
             "",
             HEADER,
             *rows,
