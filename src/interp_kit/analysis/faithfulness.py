@@ -83,15 +83,18 @@ class FaithfulnessResult(AbstractResult):
         ax.axhline(1, color="#555555", linewidth=1, linestyle="--")
         ax.axhline(0, color="#555555", linewidth=1)
         for i, curve in enumerate(self.random):
-            ax.plot(self.sizes, curve, color="#bbbbbb", linewidth=0.8, label=None if i else "random orders")
+            ax.plot(self.sizes, curve, color="#999999", linewidth=0.9, label=None if i else "random orders")
         ax.fill_between(self.sizes, self.low, self.high, color=COLOURS[0], alpha=0.25, linewidth=0)
-        ax.plot(self.sizes, self.value, "o-", ms=4, color=COLOURS[0], label=f"best by {self.config['method']}")
+        ax.plot(
+            self.sizes, self.value, "o-", ms=4, color=COLOURS[0], label=f"best by {str(self.config['method']).upper()}"
+        )
         ax.set_xscale("symlog", linthresh=1)
-        shown = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if s <= self.total]
-        ax.set_xticks(shown, [str(s) if s < 1000 else f"{s // 1000}k" for s in shown])
+        shown = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if s <= 0.7 * self.total]
+        shown.append(self.total)
+        ax.set_xticks(shown, [f"{s:,}" if s < 1000 or s == self.total else f"{s // 1000}k" for s in shown])
         ax.set_xticks([], minor=True)
         title = f"{self.config['model']}, {self.config['ablation']} ablation (n = {self.n})"
-        ax.set(xlabel=f"edges kept, of {self.total}", ylabel="faithfulness", title=title)
+        ax.set(xlabel=f"edges kept, of {self.total:,} (logarithmic)", ylabel="faithfulness", title=title)
         ax.legend(frameon=False)
         return ax
 
