@@ -177,8 +177,10 @@ class AbstractTask(ABC):
         return make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
 
     def _warn_unrelated(self, variable: str, target: str, chosen: list[tuple[Example, Example]]) -> None:
-        """Warn where the target differs in every pair for another reason than the variable."""
-        if type(self).intervene is AbstractTask.intervene:
+        """Warn where the target differs in every pair for another reason than the variable. Tasks that define no
+        interventions cannot tell, and those that make their own counterfactuals need not."""
+        kind = type(self)
+        if kind.intervene is AbstractTask.intervene or kind._matching is not AbstractTask._matching:
             return
         if not any(self.intervene(a, {variable: b.labels[variable]})[target] != a.labels[target] for a, b in chosen):
             others = sorted({name for a, b in chosen for name in self.inputs if a.labels[name] != b.labels[name]})
