@@ -157,8 +157,8 @@ def _path_section(study: "Study") -> Section:
         conflict_figure(everyone),
         "Prompts that no world produces: the newB token from one world, D from the other (n ="
         f" {_span(worlds)} worlds with A = 0, by model: those in which the right newD is the likelier of its two"
-        " values; Wilson intervals). A model that ignores both flips in none; one that never learnt answers by"
-        " chance, and flips by chance.",
+        " values; Wilson intervals). A model that ignores both flips in none, and so may one that never"
+        " learnt.",
     )
     table = Table(
         route_table(everyone),
