@@ -223,7 +223,7 @@ def test_what_cannot_be_evaluated_is_refused(task: BooleanTask) -> None:
         evaluate(model, task, omitted=examples)
     with pytest.raises(ValueError, match="has 16 tokens, boolean has 15"):
         evaluate(Scripted(model.next_token, 16), task)
-    with pytest.raises(ValueError, match="texts of 23 tokens do not fit scripted's context of 22"):
+    with pytest.raises(ValueError, match="texts of 23 tokens do not fit the model's context of 22"):
         evaluate(Scripted(model.next_token, 15, n_ctx=22), task)
     broken = Scripted(model.next_token, 15, logit=math.nan)
     with pytest.raises(FloatingPointError, match="nan or infinite logits"):

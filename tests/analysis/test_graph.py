@@ -175,5 +175,5 @@ def test_what_the_executor_does_not_compute_is_refused() -> None:
 
 def test_texts_that_do_not_fit_are_refused() -> None:
     graph = Graph(network(0))
-    with pytest.raises(ValueError, match="the model takes 5 tokens with ids below 7"):
+    with pytest.raises(ValueError, match="token ids from 7 to 7; the model has 0 to 6"):
         graph.embedding(torch.full((1, 3), 7))

@@ -259,8 +259,12 @@ def test_what_cannot_be_harvested_is_refused(tiny_model: MakeModel, unchecked: N
             harvest(model, batch, **options)
     with pytest.raises(ValueError, match=r"never calls blocks\.0\.hook_mlp_out"):
         harvest(tiny_model(attn_only=True), batch, "mlp_out.0")
-    for small in ({"n_ctx": LENGTH - 1}, {"d_vocab": 3}):
-        with pytest.raises(ValueError, match="random has texts of 11 tokens with ids up to 14; the model takes"):
+    too_small: list[tuple[dict[str, Any], str]] = [
+        ({"n_ctx": LENGTH - 1}, "texts of 11 tokens do not fit the model's context of 10"),
+        ({"d_vocab": 3}, "token ids from 0 to 14; the model has 0 to 2"),
+    ]
+    for small, message in too_small:
+        with pytest.raises(ValueError, match=message):
             harvest(tiny_model(**small), batch, "embed")
 
 

@@ -461,8 +461,8 @@ def damaged() -> Iterator[tuple[HookedTransformer, str]]:
     model = small(TASKS["boolean"], 0)
     model.blocks[0].mlp.W_out.data.zero_()
     yield model, "activations are equal"
-    yield small(TASKS["boolean"], 0, n_ctx=12), "takes 12 tokens"
-    yield small(TASKS["boolean"], 0, d_vocab=3), "ids below 3"
+    yield small(TASKS["boolean"], 0, n_ctx=12), "context of 12"
+    yield small(TASKS["boolean"], 0, d_vocab=3), "the model has 0 to 2"
 
 
 def test_models_without_usable_activations_are_refused() -> None:

@@ -7,7 +7,6 @@ import pytest
 
 from interp_kit.core.plotting import png
 from interp_kit.models.planted import ground_truth
-from interp_kit.recipes import audit as recipe
 from interp_kit.recipes.audit import AuditResult, audit, auroc
 from interp_kit.recipes.audit_case import Case, Found, Method
 from interp_kit.recipes.audit_experiments import backup, decoy, illusion, lens, mean, tokens, trained, zero
@@ -121,14 +120,3 @@ def test_bad_input_is_named() -> None:
 
 def test_every_method_has_one_name_a_level() -> None:
     assert len({(method.name, method.level) for method in METHODS}) == len(METHODS)
-
-
-def test_the_path_of_the_page_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begun(*_: object, **__: object) -> None:
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(recipe, "audit", begun)
-    with pytest.raises(ValueError, match=r"a report is written to a \.html file, not .*page\.md"):
-        recipe.main(tmp_path / "page.md")
-    with pytest.raises(AssertionError, match="the work has begun"):
-        recipe.main(tmp_path / "page.html")

@@ -4,12 +4,10 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
 from interp_kit.models.checkpoints import checkpoint_root
-from interp_kit.recipes import boolean_report as recipe
 from interp_kit.recipes.boolean_page import page, route_table, write_report
 from interp_kit.recipes.boolean_report import SEEDS, Study, examine, omitted_models, study
 from interp_kit.recipes.boolean_words import findings
@@ -104,14 +102,3 @@ def test_the_shipped_set_is_whole() -> None:
 def test_a_study_of_two_is_refused() -> None:
     with pytest.raises(ValueError, match="at least three"):
         study(["boolean-direct@0", "boolean-direct@1"])
-
-
-def test_the_path_of_the_page_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begun(*_: object, **__: object) -> None:
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(recipe, "omitted_models", begun)
-    with np.errstate(), pytest.raises(ValueError, match=r"a report is written to a \.html file, not .*page\.md"):
-        recipe.main(tmp_path / "page.md")
-    with np.errstate(), pytest.raises(AssertionError, match="the work has begun"):
-        recipe.main(tmp_path / "page.html")

@@ -81,14 +81,3 @@ def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, 
 def test_no_model(folder: Path) -> None:
     with pytest.raises(ValueError, match="no culture model"):
         study([], folder)
-
-
-def test_the_path_of_the_page_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begun(*_: object, **__: object) -> None:
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(culture_report, "culture_ids", begun)
-    with pytest.raises(ValueError, match=r"a report is written to a \.html file, not .*page\.md"):
-        culture_report.main(tmp_path / "page.md")
-    with pytest.raises(AssertionError, match="the work has begun"):
-        culture_report.main(tmp_path / "page.html")

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from interp_kit.models.planted import ground_truth
-from interp_kit.recipes import trained_circuits as recipe
 from interp_kit.recipes.trained_circuits import Examined, boolean, page, sentences, smallest
 
 
@@ -42,14 +41,3 @@ def test_the_page(latent: Examined, tmp_path: Path) -> None:
     text = path.read_text()
     assert "5 of 110 edges" in text
     assert "What cannot be said" in text
-
-
-def test_the_path_of_the_page_is_asked_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def begun(*_: object, **__: object) -> None:
-        raise AssertionError("the work has begun")
-
-    monkeypatch.setattr(recipe, "in_processes", begun)
-    with pytest.raises(ValueError, match=r"a report is written to a \.html file, not .*page\.md"):
-        recipe.main(tmp_path / "page.md")
-    with pytest.raises(AssertionError, match="the work has begun"):
-        recipe.main(tmp_path / "page.html")

@@ -44,7 +44,7 @@ def test_loss_on_completion_leaves_the_prompt_out(task: BooleanTask) -> None:
 
 
 def test_texts_longer_than_the_context_are_refused(task: BooleanTask, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="23 tokens do not fit a context of 8"):
+    with pytest.raises(ValueError, match="23 tokens do not fit the model's context of 8"):
         train_sft(task, task.enumerate(), tmp_path / "m", SFTConfig(n_ctx=8), device="cpu", progress=False)
     assert not list(tmp_path.iterdir())
 

@@ -43,7 +43,7 @@ class Engine:
     """One batch on one model: the unedited run, and cached reference activations for the edits."""
 
     def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
-        check_fits(model, batch.tokens)
+        check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
         self.model, self.batch = model, batch
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.executor: Executor | None = None  # what computes reference activations, else the model itself does

@@ -19,7 +19,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval, wilson
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, initialisation, model_name
-from interp_kit.models.calling import whole_text
+from interp_kit.models.calling import check_length, whole_text
 from interp_kit.models.decode import complete
 
 EXACT = "exact match"
@@ -214,9 +214,7 @@ def completions(
     if model.cfg.d_vocab != len(task.vocabulary):
         sizes = f"{model_name(model)} has {model.cfg.d_vocab} tokens, {task.name} has {len(task.vocabulary)}"
         raise ValueError(f"{sizes}: token ids do not mean the same")
-    longest = max(len(example.tokens) for example in examples)
-    if longest > model.cfg.n_ctx:
-        raise ValueError(f"texts of {longest} tokens do not fit {model_name(model)}'s context of {model.cfg.n_ctx}")
+    check_length(max(len(example.tokens) for example in examples), model.cfg.n_ctx)
     written: list[list[int]] = []
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]

@@ -17,6 +17,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import Edge, edges, inputs, nodes, stage
 from interp_kit.core.types import HookedModel
+from interp_kit.models.calling import check_fits
 from interp_kit.models.executor import Executor
 from interp_kit.models.plain import Layer
 
@@ -99,11 +100,7 @@ class Graph:
     def embedding(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """What the node "embed" adds: tokens and positions. Raises ValueError for texts that do not fit the model."""
         ex = self.executor
-        if tokens.shape[1] > ex.n_ctx or int(tokens.max()) >= len(ex.embed):
-            raise ValueError(
-                f"texts of {tokens.shape[1]} tokens with ids up to {int(tokens.max())}; the model takes {ex.n_ctx}"
-                f" tokens with ids below {len(ex.embed)}"
-            )
+        check_fits(tokens, ex.n_ctx, len(ex.embed))
         return F.embedding(tokens, ex.embed) + ex.positions[: tokens.shape[1]]
 
     def logits(

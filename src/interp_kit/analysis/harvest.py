@@ -54,17 +54,11 @@ def reading(
     positions: Sequence[str] | None,
     dtype: torch.dtype | None,
 ) -> "Reader":
-    """The reader of these sites. Raises ValueError as `Reader` does, for no sites, texts that do not fit the model, and
-    a site that it has not or never calls."""
+    """The reader of these sites. Raises ValueError as `Reader` does, for no sites, and for a site that it has not or
+    never calls."""
     hooks = [find_hook(model, site) for site in ([sites] if isinstance(sites, str) else sites)]
     if not hooks:
         raise ValueError("no sites to harvest")
-    length, largest = batch.tokens.shape[1], int(batch.tokens.max())
-    if length > model.cfg.n_ctx or largest >= model.cfg.d_vocab:
-        raise ValueError(
-            f"{batch.task} has texts of {length} tokens with ids up to {largest};"
-            f" the model takes {model.cfg.n_ctx} tokens with ids below {model.cfg.d_vocab}"
-        )
     reader = Reader(model, batch, hooks, positions, dtype)
     for hook in reader.hooks:
         if hook not in reader.shapes:
@@ -104,7 +98,7 @@ class Reader:
     ) -> None:
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"activations are kept as {', '.join(map(str, DTYPES))}, not {dtype}")
-        check_fits(model, batch.tokens)
+        check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
         self.model, self.batch, self.hooks = model, batch, tuple(dict.fromkeys(hooks))
         self.at: Tensor | None = None
         if positions is not None:

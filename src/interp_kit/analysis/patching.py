@@ -82,9 +82,8 @@ class PatchingResult(AbstractResult):
         return (
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
-            f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by},"
-            f" {c['completion']} completions,"
-            f" {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
+            f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
+            f" completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -122,9 +121,7 @@ def patch(
 
     Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
     """
-    if not isinstance(pairs, PairBatch):
-        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
-    pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
+    pairs, dropped = _used(model, pairs, only_solved)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
     groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions or shared}
@@ -157,9 +154,7 @@ def patch_senders(
 
     Raises ValueError as `patch` does, and for a sender behind the receiver.
     """
-    if not isinstance(pairs, PairBatch):
-        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
-    pairs, dropped = _solved(model, pairs) if only_solved else (pairs, 0)
+    pairs, dropped = _used(model, pairs, only_solved)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     receiver = receiver or into.field(pairs.target).predict
     at = into.position(receiver)
@@ -175,8 +170,13 @@ def patch_senders(
     return _result(model, pairs, marks, swept, metric, direction, dropped, receiver=receiver)
 
 
-def _solved(model: HookedModel, pairs: PairBatch) -> tuple[PairBatch, int]:
-    """The pairs of which the model gives both answers by argmax, and how many it does not."""
+def _used(model: HookedModel, pairs: PairBatch, only_solved: bool) -> tuple[PairBatch, int]:
+    """The pairs, or those of which the model gives both answers by argmax, and how many are left out. Raises TypeError
+    for what are no pairs."""
+    if not isinstance(pairs, PairBatch):
+        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
+    if not only_solved:
+        return pairs, 0
     right = [
         sweep(model, side, [], Metric("accuracy", pairs.target)).baseline[0] == 1
         for side in (pairs.clean, pairs.corrupt)

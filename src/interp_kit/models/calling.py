@@ -23,13 +23,15 @@ def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
     return model(tokens, **unpadded(model, tokens))
 
 
-def check_fits(model: HookedModel, tokens: Tensor) -> None:
-    """Raise ValueError for texts (batch, pos) that the model cannot read: too long, or with ids that it does not
-    have."""
-    n_ctx, vocabulary = int(model.cfg.n_ctx), int(model.cfg.d_vocab)
-    if tokens.shape[1] > n_ctx:
-        raise ValueError(f"texts of {tokens.shape[1]} tokens do not fit the model's context of {n_ctx}")
-    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
-        raise ValueError(
-            f"token ids from {int(tokens.min())} to {int(tokens.max())}; the model has 0 to {vocabulary - 1}"
-        )
+def check_length(length: int, n_ctx: int) -> None:
+    """Raise ValueError for texts that are longer than a model's context."""
+    if length > n_ctx:
+        raise ValueError(f"texts of {length} tokens do not fit the model's context of {n_ctx}")
+
+
+def check_fits(tokens: Tensor, n_ctx: int, vocabulary: int) -> None:
+    """Raise ValueError for texts (batch, pos) that a model cannot read: too long, or with ids that it does not have."""
+    check_length(tokens.shape[1], n_ctx)
+    low, high = (int(x) for x in tokens.aminmax()) if tokens.numel() else (0, 0)
+    if low < 0 or high >= vocabulary:
+        raise ValueError(f"token ids from {low} to {high}; the model has 0 to {vocabulary - 1}")

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
-from interp_kit.models.calling import has_hooks, whole_text
+from interp_kit.models.calling import check_length, has_hooks, whole_text
 from interp_kit.models.convert import key_value_cache
 from interp_kit.models.executor import Executor
 from interp_kit.models.plain import Unsupported
@@ -178,7 +178,7 @@ def _checked(
     stop: int | Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """(batch, pos) True where a cell is to be written, and the texts, with 0 for what is neither read nor a token."""
-    _check_length(model, tokens.shape[1])
+    check_length(tokens.shape[1], model.cfg.n_ctx)
     rows, width = tokens.shape
     if free.dtype != torch.bool or tuple(free.shape) not in ((rows, width), (width,)):
         raise ValueError(f"free is {free.dtype} {tuple(free.shape)}, not bool {(rows, width)} or {(width,)}")
@@ -238,7 +238,7 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
 
     Raises ValueError where `length` exceeds the model's context.
     """
-    _check_length(model, length)
+    check_length(length, model.cfg.n_ctx)
 
     def generate(prompts: Tensor) -> Tensor:
         prompts = prompts.cpu()
@@ -250,8 +250,3 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
         return decode(model, texts, free, cached=False, batch_size=None).tokens
 
     return generate
-
-
-def _check_length(model: HookedModel, length: int) -> None:
-    if length > model.cfg.n_ctx:
-        raise ValueError(f"texts of {length} tokens do not fit the model's context of {model.cfg.n_ctx}")

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_kit.core.types import HookedModel
-from interp_kit.models.calling import whole_text
+from interp_kit.models.calling import check_length, whole_text
 from interp_kit.models.plain import Layer, Norm, Unsupported, layer_of, norm_of, refuse
 from interp_kit.models.products import Products
 
@@ -61,8 +61,7 @@ class Executor:
         ValueError where the tokens do not fit.
         """
         room = int(self.n_ctx if capacity is None else capacity)
-        if room > self.n_ctx:
-            raise ValueError(f"texts of {room} tokens do not fit the model's context of {self.n_ctx}")
+        check_length(room, self.n_ctx)
         self.cache, self.length = self._room(len(tokens), room), 0
         return self.extend(tokens, every=every, visit=visit)
 

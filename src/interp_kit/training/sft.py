@@ -10,6 +10,7 @@ import torch
 from interp_kit.core.config import to_mapping
 from interp_kit.core.files import replacing_directory, write_json
 from interp_kit.core.task import AbstractTask, Example
+from interp_kit.models.calling import check_length
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -93,8 +94,7 @@ def train_sft(
 
     config = config or SFTConfig()
     data = ExampleDataset(task, examples, config.loss_on)
-    if data.tokens.shape[1] > config.n_ctx:
-        raise ValueError(f"texts of {data.tokens.shape[1]} tokens do not fit a context of {config.n_ctx}")
+    check_length(data.tokens.shape[1], config.n_ctx)
     model = new_gpt2(task, config)
     with replacing_directory(output) as aside:
         trainer = Trainer(
