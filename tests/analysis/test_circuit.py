@@ -21,7 +21,7 @@ from interp_kit.analysis.edge_scores import COMPLETE, FIRST, patched, score_edge
 from interp_kit.analysis.graph import Graph
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
-from interp_kit.core.plotting import png
+from interp_kit.core.plotting import figure_of, png
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -291,6 +291,16 @@ def test_areas_tell_a_true_ranking_from_a_wrong_one(
     part = ik.faithfulness(latent, pairs, scored.top(5), controls=2)
     assert np.isnan(part.cpr)
     assert part.value[-1] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_curve_ends_at_a_tick_of_all_edges(latent: HookedTransformer, pairs: PairBatch, scored: Circuit) -> None:
+    drawn = ik.faithfulness(latent, pairs, scored, sizes=[0, 5, len(scored)], controls=1).plot()
+    ticks = dict(zip(drawn.get_xticks(), (label.get_text() for label in drawn.get_xticklabels()), strict=True))
+    assert ticks == {x: f"{x}" for x in (0, 1, 2, 5, 10, 20, 50, len(scored))}
+    figure = figure_of(drawn)
+    figure.canvas.draw()
+    boxes = [label.get_window_extent() for label in drawn.get_xticklabels()]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
 def test_an_untrained_model_has_no_such_circuit(untrained: HookedTransformer, pairs: PairBatch) -> None:

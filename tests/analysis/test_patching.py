@@ -300,6 +300,13 @@ def test_only_solved_pairs_are_kept_and_the_rest_counted(task: BooleanTask) -> N
 # ------------------------------------------------------------------------------------------------------------ errors
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("call", [patch, patch_senders])
+def test_one_batch_is_no_pairs(tiny_model: MakeModel, pairs: PairBatch, call: Callable) -> None:
+    with pytest.raises(TypeError, match=r"needs the pairs of task.pairs\(variable, target\), not a TokenBatch"):
+        call(tiny_model(0, **SHORT), pairs.clean)
+
+
 def test_pairs_of_unequal_length_are_refused(parity: Any) -> None:
     one, two, three = (parity.example(bits) for bits in ((1,), (0, 1), (0, 1, 1)))
     with pytest.raises(ValueError, match=r"of different length: \(1, 4\) tokens, \(1, 6\) tokens"):
@@ -334,6 +341,10 @@ def test_what_the_model_or_the_text_lacks_is_refused(
         patch_senders(model, pairs, senders=["parity"])
     with pytest.raises(ValueError, match=r"has no blocks\.0\.hook_mlp_out"):
         patch(tiny_model(0, **SHORT, **ARCHITECTURES["attention only"]), pairs, sites="mlp_out")
+    with pytest.raises(ValueError, match=r"^token ids from 0 to 4; the model has 0 to 2$"):
+        patch(tiny_model(0, **SHORT | {"d_vocab": 3}), pairs)
+    with pytest.raises(ValueError, match=r"^texts of 6 tokens do not fit the model's context of 5$"):
+        patch(tiny_model(0, **SHORT | {"n_ctx": 5}), pairs)
     model.b_U[0] = float("nan")
     with pytest.raises(FloatingPointError, match="nan"):
         patch(model, pairs)

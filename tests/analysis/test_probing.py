@@ -295,6 +295,13 @@ def test_repeated_rows_are_no_new_evidence(tiny_model: MakeModel, batch: TokenBa
     np.testing.assert_array_equal(often.status, once.status)
 
 
+def test_one_label_is_a_list_of_one(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    options: dict[str, Any] = {"positions": ["newD?"], "folds": 4, "repeats": 1, "permutations": 3}
+    one, listed = (probe(tiny_model(2), batch, labels, **options) for labels in ("newA", ["newA"]))
+    assert one.labels == ("newA",)
+    np.testing.assert_array_equal(one.score, listed.score)
+
+
 def test_padding_changes_nothing(tiny_model: MakeModel, batch: TokenBatch) -> None:
     """A longer row elsewhere in the batch pads the others: neither their probes nor their baselines may notice."""
     rng = np.random.default_rng(0)

@@ -886,6 +886,24 @@ def test_sites_that_a_model_lacks_are_refused(tiny_model: MakeModel, batch: Toke
             sweep(model, batch, [edit], metrics())
 
 
+def test_one_edit_and_one_metric_are_lists_of_one(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    model, edit = tiny_model(0), Edit("z", 1, Zero(), head=0)
+    one, listed = sweep(model, batch, edit, accuracy("newA")), sweep(model, batch, [edit], [accuracy("newA")])
+    assert one.values.shape == (1, 1, len(batch))
+    np.testing.assert_array_equal(one.values, listed.values)
+
+
+def test_texts_that_the_model_cannot_read_are_refused(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    edit, last = Edit("mlp_out", 0, Zero()), int(batch.tokens.max())
+    few, short = tiny_model(0, d_vocab=last), tiny_model(0, n_ctx=batch.tokens.shape[1] - 1)
+    ids, length = f"token ids from 0 to {last}; the model has 0 to {last - 1}", "texts of 23 tokens do not fit"
+    for model, message in ((few, ids), (short, length)):
+        with pytest.raises(ValueError, match=message):
+            sweep(model, batch, [], accuracy("newA"))
+        with pytest.raises(ValueError, match=message), editing(model, batch, edit):
+            pass
+
+
 def test_an_empty_group_is_refused(tiny_model: MakeModel, batch: TokenBatch) -> None:
     with pytest.raises(ValueError, match="an empty group of edits"):
         sweep(tiny_model(0), batch, [Edit("z", 0), []], metrics())

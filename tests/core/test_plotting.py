@@ -42,6 +42,17 @@ def test_row_0_is_at_the_bottom_and_every_cell_has_its_value() -> None:
     assert ax.images[0].get_clim() == (0.0, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("limits", "ends"),
+    [((0.0, 3.0), "neither"), ((0.5, 3.0), "min"), ((0.0, 2.5), "max"), ((0.5, 2.5), "both"), (None, "neither")],
+)
+def test_the_colour_bar_is_pointed_where_values_lie_beyond(limits: tuple[float, float] | None, ends: str) -> None:
+    ax = heatmap(VALUES, ROWS, COLUMNS, limits=limits)
+    bar = ax.images[0].colorbar
+    assert bar is not None
+    assert bar.extend == ends
+
+
 @pytest.mark.parametrize("shape", [(3, 2), (2, 2), (3, 3), (2,), (2, 3, 1), (0, 3)])
 def test_names_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="with 2 row and 3 column names"):

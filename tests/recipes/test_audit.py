@@ -86,7 +86,12 @@ def test_it_says_what_it_found_and_is_kept(result: AuditResult, tmp_path: Path) 
     said = sentences(result)
     assert "truth" in said[0].split("Not by")[0]
     assert "lie (0.00" in said[0].split("Not by")[1]
-    assert "untrained" in said[-1]
+    levels, means = np.array(result.level), result.control.mean(1)
+    spans = [
+        f"{level} {means[levels == level].min():.2f} to {means[levels == level].max():.2f}"
+        for level in ("nodes", "edges", "positions")
+    ]
+    assert said[-1].startswith(f"On untrained models the same methods score, by method: {'; '.join(spans)}. ")
     assert png(result.plot())[:4] == b"\x89PNG"
     assert len(result.summary()) == len(result.method)
     result.save(tmp_path / "audit")

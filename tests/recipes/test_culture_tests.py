@@ -98,6 +98,20 @@ def test_the_oracle_reaches_the_ceiling_and_no_more(result: CultureTests) -> Non
     assert result.right[1, 1, noisy].mean() < 0.2
 
 
+def test_the_text_says_what_its_columns_are(result: CultureTests, whites: Callable[..., CultureTests]) -> None:
+    text = str(result)
+    heading = next(line for line in text.splitlines() if line.startswith("  answers sampled"))
+    assert heading.split()[-2:] == ["ceiling", "n"]
+    total = text.splitlines()[text.splitlines().index(heading) + 1]
+    assert total.split()[-2:] == [f"{np.nanmean(result.ceiling):.3f}", str(N)]
+    for word in ("expected", "ceiling"):
+        assert word in heading
+        assert f"{word}: " in text.split("\n\n")[-1]
+    greedy = str(whites(greedy=True))
+    assert "answers greedy" in greedy
+    assert "\n\nsampling: mean probability that a sampled answer is right" in greedy
+
+
 def test_an_untrained_model_solves_nothing(result: CultureTests, model: MyGPT) -> None:
     assert result.accuracy("random").value == 0
     assert result.perplexity("random").value > 5
