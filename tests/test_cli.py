@@ -1,12 +1,15 @@
 """The command line: each command on a small planted model, JSON that can be read, and errors of one clear line."""
 
 import json
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import tyro
 
-from interp_kit.cli import main
+from interp_kit.cli import Command, main
 from interp_kit.training.culture import rotation
 from interp_kit.training.culture.config import CultureConfig
 
@@ -44,6 +47,36 @@ def test_probe_patch_ablate_mechanism(tmp_path: Path, capsys: pytest.CaptureFixt
     assert len(rows(out)) == 1
     assert main(["mechanism", MODEL, *quiet]) == 0
     assert "verdict: direct" in capsys.readouterr().out
+
+
+def test_interchange_and_edges_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, picture = tmp_path / "r.json", tmp_path / "new" / "p.png"
+    quiet = ["--no-progress", "--json", str(out)]
+    named = ["--positions", "newB", "newB?", "--sites", "resid_post"]
+    assert main(["interchange", "boolean-latent", *named, *quiet, "--plot", str(picture)]) == 0
+    found = {(row["layer"], row["position"]): row["accuracy"] for row in rows(out)}
+    assert found == {(0, "newB"): 0, (0, "newB?"): 1, (1, "newB"): 0, (1, "newB?"): 0}
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    assert f"drew {picture}" in capsys.readouterr().out
+    assert main(["edges", "boolean-latent", "--top", "5", *quiet]) == 0
+    assert {(row["sender"], row["receiver"]) for row in rows(out)} == {
+        ("embed", "L0H0"), ("L0H0", "L0 MLP"), ("L0 MLP", "L1H1"), ("L1H1", "L1 MLP"), ("L1 MLP", "logits"),
+    }  # fmt: skip
+    assert main(["edges", "boolean-latent", "--top", "0", *quiet]) == 0
+    assert len(rows(out)) == 110
+    assert main(["edges", "boolean-latent", "--faithfulness", *quiet]) == 0
+    kept = {row["edges"]: row["faithfulness"] for row in rows(out)}
+    assert kept[3] == pytest.approx(0, abs=0.02)
+    assert kept[5] == pytest.approx(1, abs=0.02)
+    assert {row["n"] for row in rows(out)} == {4}  # of eight independent pairs: the others chose the edges
+
+
+def test_every_option_of_every_command_is_explained() -> None:
+    for annotated in get_args(Command):
+        kind = get_args(annotated)[0]
+        for action in tyro.extras.get_parser(kind)._actions:
+            said = re.sub(r"\(((default|required|repeatable)[^()]*(\([^()]*\))?[^()]*)\)", "", str(action.help)).strip()
+            assert said not in ("", "None"), (kind.__name__, action.option_strings or action.dest)
 
 
 def test_sae_writes_its_own_format(tmp_path: Path) -> None:
@@ -92,6 +125,8 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
         (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),
         (["patch", "boolean-direct", "--hold", "newD"], "256 ordered pairs"),
         (["probe", "boolean-direct", "--labels", "newX"], "no label 'newX'"),
+        (["edges", "boolean-direct", "--top", "-1"], "--top is -1"),
+        (["interchange", "boolean-direct", "--plot", "figure.jpeg"], "a picture is written to a .png file"),
         (["generate", "--omit", "1,1,1"], "has 3 values, expected 5"),
         (["generate", "--omit", "1,1,1,1,2"], "neither 0 nor 1"),
     ],
@@ -103,11 +138,30 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
     assert lines[-1].startswith("interp-kit: ")
 
 
-def test_a_result_that_cannot_be_written_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "work"),
+    [
+        (["mechanism", MODEL, "--save", "{}/result"], "mediation.mechanism"),
+        (["probe", MODEL, "--save", "{}"], "probing.probe"),
+        (["patch", MODEL, "--json", "{}/r.json"], "patching.patch"),
+        (["interchange", MODEL, "--plot", "{}/p.png"], "abstraction.interchange"),
+        (["sae", MODEL, "--out", "{}"], "sae.train_sae"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else "",
+)
+def test_a_result_that_cannot_be_written_is_an_error_before_any_work(
+    command: list[str],
+    work: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
-    assert main(["mechanism", MODEL, "--save", str(blocked / "result")]) == 1
-    assert str(blocked) in capsys.readouterr().err
+    monkeypatch.setattr(f"interp_kit.analysis.{work}", lambda *_, **__: pytest.fail("the work has begun"))
+    assert main([part.format(blocked) for part in command]) == 1
+    assert f"cannot write {blocked}" in capsys.readouterr().err
+    assert blocked.read_text() == "in the way"
 
 
 def test_inputs_left_out_of_training_are_counted_apart(tmp_path: Path) -> None:

@@ -127,12 +127,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: Options) -> "list[Check]":
     """Everything that the command does; the checks that failed."""
-    from interp_kit.core.files import write_json
+    from interp_kit.core.files import check_writable, write_json
     from interp_kit.recipes import culture_models as models
     from interp_kit.recipes.culture_tests import draw_quizzes, run_tests
 
-    if options.json is not None and options.json.is_dir():
-        raise IsADirectoryError(f"cannot write {options.json}: it is a folder")
+    if options.json is not None:
+        check_writable(options.json)
     _check_device(options.device)
     ids = list(dict.fromkeys(options.ids)) or models.culture_ids(options.checkpoint_dir)
     sources = models.load_culture(ids, options.checkpoint_dir, options.device)

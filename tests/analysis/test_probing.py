@@ -588,13 +588,20 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     with pytest.raises(ValueError, match="no label 'newA'; there are newC, sum1"):
         found.plot(label="newA")
     for part in (
-        "n = 32 to 32 distinct visible prefixes",
+        "n = 32 distinct visible prefixes",
         "4-fold",
         "1 repeats",
         "untrained network",
         "visible tokens",
     ):
         assert part in found.caption()
+    score = found.score.copy()
+    score[0, :, 0] = np.nan  # newC is hatched at the first position, sum1 is not
+    hatched = replace(found, units=np.array([16, 20, 32]), score=score)
+    assert "(n = 20 to 32 prefixes)" in hatched.plot(label="newC").get_title()
+    assert "(n = 16 to 32 prefixes)" in hatched.plot(label="sum1").get_title()
+    assert "(n = 16 to 32 distinct" in hatched.caption()
+    assert "(n = 0 prefixes)" in replace(found, score=np.full_like(score, np.nan)).plot().get_title()
     loaded = ProbeResult.load(found.save(tmp_path / "probe"))
     for name, value in vars(found).items():
         other = vars(loaded)[name]

@@ -2,13 +2,21 @@
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from interp_kit.core.files import read_json, replacing, replacing_directory, write_json, write_text
+from interp_kit.core.files import (
+    check_writable,
+    read_json,
+    replacing,
+    replacing_directory,
+    write_json,
+    write_text,
+)
 
 
 class RemoteError(OSError):
@@ -179,3 +187,26 @@ def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=f"{tmp_path / 'a.json'} is not valid JSON"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_can_be_written_is_known_beforehand_and_leaves_no_trace(tmp_path: Path, folder: bool) -> None:
+    (tmp_path / "file").write_text("keep")
+    (tmp_path / "folder").mkdir()
+    for good in ("new", "new/below", "folder/new", "folder" if folder else "file"):
+        assert check_writable(tmp_path / good, folder=folder) == tmp_path / good
+    for bad in ("file/below", "file" if folder else "folder"):
+        with pytest.raises(OSError, match=f"cannot write {tmp_path / bad}: "):
+            check_writable(tmp_path / bad, folder=folder)
+    assert names(tmp_path) == ["file", "folder"]
+    assert names(tmp_path / "folder") == []
+
+
+def test_a_full_or_closed_disk_is_known_beforehand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(dir: Path) -> None:
+        assert dir == tmp_path  # the nearest folder that there is
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(OSError, match=f"cannot write {tmp_path / 'new' / 'a.txt'}: No space left"):
+        check_writable(tmp_path / "new" / "a.txt")

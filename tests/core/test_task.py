@@ -362,6 +362,24 @@ def test_pairs_that_share_a_text_are_one_unit() -> None:
     assert len(set(chained.units())) == 1  # every text is paired with several others
 
 
+@given(st.integers(0, 50))
+def test_halves_share_no_text(task: BooleanTask, seed: int) -> None:
+    both_ways = task.pairs("newB", "newD")
+    halves = both_ways.halves(seed)
+    texts = [{text for pair in half.texts() for text in pair} for half in halves]
+    assert texts[0].isdisjoint(texts[1])
+    assert sorted(halves[0].texts() + halves[1].texts()) == sorted(both_ways.texts())
+    assert [len(set(half.units())) for half in halves] == [4, 4]
+    assert both_ways.halves(seed)[0].texts() == halves[0].texts()
+
+
+def test_halves_are_drawn_and_need_two_units(task: BooleanTask) -> None:
+    both_ways, chained = task.pairs("newB", "newD"), task.pairs("newB", "newD", hold=("A",))
+    assert len({tuple(both_ways.halves(seed)[0].texts()) for seed in range(10)}) > 5
+    with pytest.raises(ValueError, match="are one unit, and cannot be halved"):
+        chained.halves()
+
+
 @given(rows=st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), min_size=1, max_size=8))
 @settings(max_examples=25)
 def test_units_are_what_chains_of_shared_texts_join(task: BooleanTask, rows: list[tuple[int, int]]) -> None:

@@ -27,5 +27,8 @@ def test_the_path_of_the_page_is_asked_before_any_work(
     monkeypatch.setattr(recipe, first, begun)
     with pytest.raises(ValueError, match=r"a report is written to a \.html file, not .*page\.md"):
         recipe.main(tmp_path / "page.md")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=f"cannot write {tmp_path / 'file' / 'page.html'}"):
+        recipe.main(tmp_path / "file" / "page.html")
     with pytest.raises(AssertionError, match="the work has begun"):
         recipe.main(tmp_path / "page.html")

@@ -92,11 +92,17 @@ class ProbeResult(AbstractResult):
         floor = np.broadcast_to(self.chance[:, None, None], self.score.shape)
         return np.fmax(np.fmax(np.fmax(raw, self.untrained), self.control_high), floor)
 
+    def _prefixes(self, values: np.ndarray) -> str:
+        """From how many to how many prefixes there are at the positions (its last axis) where something is measured."""
+        measured = np.isfinite(values).any(axis=tuple(range(values.ndim - 1)))
+        n = sorted({int(n) for n in self.units[measured]}) or [0]
+        return f"{n[0]} to {n[-1]}" if len(n) > 1 else f"{n[0]}"
+
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
         return (
-            f"Held-out probe scores on {c['model']} (n = {self.units.min()} to {self.units.max()} distinct visible"
+            f"Held-out probe scores on {c['model']} (n = {self._prefixes(self.score)} distinct visible"
             f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
             " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
             " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
@@ -117,7 +123,7 @@ class ProbeResult(AbstractResult):
             self.rows,
             self.positions,
             ax=ax,
-            title=f"{label}, {self.config['model']} (n = {self.units.min()} to {self.units.max()} prefixes)",
+            title=f"{label}, {self.config['model']} (n = {self._prefixes(values)} prefixes)",
             label=f"{scale}\nabove the best baseline" if excess else scale,
             signed=excess,
             limits=None if excess else (0.0, 1.0),

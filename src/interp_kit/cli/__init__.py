@@ -16,6 +16,8 @@ Command = (
     | Annotated[models.Load, tyro.conf.subcommand("load")]
     | Annotated[analyses.Probe, tyro.conf.subcommand("probe")]
     | Annotated[analyses.Patch, tyro.conf.subcommand("patch")]
+    | Annotated[analyses.Interchange, tyro.conf.subcommand("interchange")]
+    | Annotated[analyses.Edges, tyro.conf.subcommand("edges")]
     | Annotated[analyses.Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
     | Annotated[analyses.Sae, tyro.conf.subcommand("sae")]

@@ -8,6 +8,23 @@ import tyro
 
 from interp_kit.cli.common import MODEL_HELP, Common, Model
 
+Variable = Annotated[str, tyro.conf.arg(help="the variable that the two inputs of a pair differ in")]
+Target = Annotated[str, tyro.conf.arg(help="the answer that is measured")]
+Sites = Annotated[
+    tuple[str, ...], tyro.conf.arg(help="activation sites, every layer of each: resid_pre, resid_post, z, mlp_out ...")
+]
+Positions = Annotated[tuple[str, ...], tyro.conf.arg(help="named positions; default: all that every text has")]
+Hold = Annotated[
+    tuple[str, ...] | None,
+    tyro.conf.arg(help="variables that must agree; default: pairs that differ in the fewest inputs"),
+]
+By = Annotated[Literal["position", "all"], tyro.conf.arg(help="one position at a time, or all together")]
+Direction = Annotated[
+    Literal["denoise", "noise"], tyro.conf.arg(help="denoise: copy clean into corrupt; noise: corrupt into clean")
+]
+Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model does not solve")]
+Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Common):
@@ -16,11 +33,11 @@ class Probe(Common):
     model: Annotated[Model, tyro.conf.Positional]
     labels: tuple[str, ...] = ()
     """variables; default: all that the model answers"""
-    sites: tuple[str, ...] = ("resid_post",)
-    positions: tuple[str, ...] = ()
+    sites: Sites = ("resid_post",)
+    positions: Positions = ()
     permutations: int = 0
     """of the labels, for the max-statistic over cells"""
-    seed: int = 0
+    seed: Seed = 0
 
     def execute(self) -> None:
         from interp_kit.analysis.probing import probe
@@ -45,17 +62,20 @@ class Patch(Common):
     """Activation patching between pairs of inputs that differ in one variable."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    variable: str = "newB"
-    target: str = "newD"
-    hold: tuple[str, ...] | None = None
-    """variables that must agree; default: pairs that differ in the fewest inputs"""
+    variable: Variable = "newB"
+    target: Target = "newD"
+    hold: Hold = None
     completion: Literal["own", "clean"] = "own"
-    sites: tuple[str, ...] = ("resid_pre",)
-    by: Literal["position", "all"] = "position"
-    direction: Literal["denoise", "noise"] = "denoise"
+    """answers written before the target: each input's own, or the clean one's on both sides"""
+    sites: Sites = ("resid_pre",)
+    positions: Positions = ()
+    by: By = "position"
+    direction: Direction = "denoise"
     senders: bool = False
     """path patching by sender position into the target's prediction, in place of sites"""
     metric: Literal["logit_difference", "probability"] = "logit_difference"
+    """what is measured, of the clean answer"""
+    only_solved: Solved = False
 
     def execute(self) -> None:
         from interp_kit.analysis.metrics import METRICS
@@ -66,12 +86,82 @@ class Patch(Common):
         options: dict[str, Any] = {
             "metric": METRICS[self.metric],
             "direction": self.direction,
+            "only_solved": self.only_solved,
             "progress": self.progress,
         }
+        names = self.positions or None
         if self.senders:
-            self.finish(patch_senders(model, pairs, **options))
+            self.finish(patch_senders(model, pairs, senders=names, **options))
         else:
-            self.finish(patch(model, pairs, sites=self.sites, by=self.by, **options))
+            self.finish(patch(model, pairs, sites=self.sites, by=self.by, positions=names, **options))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interchange(Common):
+    """Interchange interventions: does a site hold the variable, as the task's equations have it?"""
+
+    model: Annotated[Model, tyro.conf.Positional]
+    variable: Variable = "newB"
+    target: Target = "newD"
+    sites: Sites = ("resid_post",)
+    positions: Positions = ()
+    by: By = "position"
+    only_solved: Solved = False
+    limit: int = 512
+    """pairs, and controls"""
+    seed: Seed = 0
+
+    def execute(self) -> None:
+        from interp_kit.analysis.abstraction import interchange
+
+        model, task = self.open(self.model)
+        result = interchange(
+            model,
+            task,
+            self.variable,
+            self.target,
+            sites=self.sites,
+            positions=self.positions or None,
+            by=self.by,
+            only_solved=self.only_solved,
+            limit=self.limit,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        self.finish(result)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edges(Common):
+    """Every edge of the model with its score (attribution or exact patching), and what its best edges do alone."""
+
+    model: Annotated[Model, tyro.conf.Positional]
+    variable: Variable = "newB"
+    target: Target = "newD"
+    hold: Hold = None
+    method: Literal["exact", "eap", "eap-ig"] = "exact"
+    """a run for each edge; one gradient; or integrated gradients, up to 2,000 of them where a model is steep"""
+    by: Annotated[Literal["all", "position"], tyro.conf.arg(help="one score an edge, or one for each position")] = "all"
+    top: int = 30
+    """how many edges are kept, those of largest score; 0: all"""
+    faithfulness: bool = False
+    """how much of the gap the best edges keep alone: half of the independent pairs choose them, the others measure"""
+    seed: Seed = 0
+
+    def execute(self) -> None:
+        from interp_kit.analysis.edge_scores import score_edges
+        from interp_kit.analysis.faithfulness import faithfulness
+
+        if self.top < 0:
+            raise ValueError(f"--top is {self.top}, it must be 0 or more")
+        model, task = self.open(self.model)
+        pairs = task.pairs(self.variable, self.target, hold=self.hold).to(self.device)
+        chosen, rest = pairs.halves(self.seed) if self.faithfulness else (pairs, None)
+        found = score_edges(model, chosen, method=self.method, by=self.by, progress=self.progress)
+        if rest is None:
+            self.finish(found.top(min(self.top or len(found), len(found))))
+        else:
+            self.finish(faithfulness(model, rest, found, seed=self.seed, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +170,11 @@ class Ablate(Common):
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help=MODEL_HELP)]
     kind: Literal["zero", "mean", "resample"] = "mean"
+    """what an output is replaced by: nothing, its mean over texts, or another text's"""
     units: tuple[Literal["head", "mlp", "layer"], ...] = ("head", "mlp")
+    """what is ablated, one at a time"""
     metric: Literal["logit_difference", "probability", "kl", "accuracy"] = "logit_difference"
+    """what is measured, over all answers"""
     k: int = 5
     """size of the compared sets"""
 
@@ -109,7 +202,8 @@ class Mechanism(Common):
 
     model: Annotated[Model, tyro.conf.Positional]
     mediator: str = "newB"
-    target: str = "newD"
+    """the variable that may be read on the way"""
+    target: Target = "newD"
 
     def execute(self) -> None:
         from interp_kit.analysis.mediation import mechanism
@@ -125,18 +219,26 @@ class Sae(Common):
 
     model: Annotated[Model, tyro.conf.Positional]
     site: str = "blocks.1.hook_resid_post"
+    """TransformerLens's name of the site"""
     architecture: Literal["standard", "topk"] = "topk"
+    """ReLU with an L1 penalty, or the k largest latents of each token"""
     width: int = 64
+    """latents"""
     k: int = 8
+    """latents that are on at once (topk)"""
     training_samples: int = 100_000
-    seed: int = 0
+    """tokens"""
+    seed: Seed = 0
     out: Path | None = None
     """write the autoencoder in SAELens's format to this folder"""
 
     def execute(self) -> None:
         from interp_kit.analysis.sae import train_sae
         from interp_kit.analysis.sae_training import SAEConfig
+        from interp_kit.core.files import check_writable
 
+        if self.out is not None:
+            check_writable(self.out, folder=True)
         model, task = self.open(self.model)
         config = SAEConfig(
             architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples

@@ -17,6 +17,7 @@ MODEL_HELP = (
     " or hub id"
 )
 Model = Annotated[str, tyro.conf.arg(help=MODEL_HELP)]
+Progress = Annotated[bool, tyro.conf.arg(help="show a progress bar")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,15 @@ class Common:
     """write the table as JSON records to this file ("-": standard output)"""
     save: Path | None = None
     """save the result to this folder (safetensors and JSON)"""
+    plot: Path | None = None
+    """draw the result into this file (.png)"""
     device: str = "cpu"
     """torch device"""
-    progress: bool = True
-    """show a progress bar"""
+    progress: Progress = True
 
     def finish(self, result: "AbstractResult", lines: Sequence[str] = ()) -> None:
         """Print the table, and write what was asked for."""
-        from interp_kit.core.files import write_text
+        from interp_kit.core.files import replacing, write_text
 
         frame = result.to_frame()
         rows = json.loads(frame.to_json(orient="records") or "[]")
@@ -50,10 +52,25 @@ class Common:
             print(f"wrote {write_text(self.json, records + chr(10))}")
         if self.save is not None:
             print(f"saved {result.save(self.save)}")
+        if self.plot is not None:
+            from interp_kit.core.plotting import png
+
+            with replacing(self.plot) as aside:
+                aside.write_bytes(png(result.plot()))
+            print(f"drew {self.plot}")
 
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
-        """The model and its task."""
+        """The model and its task, once it is sure that what was asked for can be written."""
+        from interp_kit.core.files import check_writable
         from interp_kit.recipes.zoo import load, task_of
+
+        if self.plot is not None and self.plot.suffix != ".png":
+            raise ValueError(f"a picture is written to a .png file, not {self.plot}")
+        for path in (self.json, self.plot):
+            if path is not None and str(path) != "-":
+                check_writable(path)
+        if self.save is not None:
+            check_writable(self.save, folder=True)
 
         model = load(name, device=self.device)
         return model, task_of(model, self.task)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from interp_kit.cli.common import Common, Model
+from interp_kit.cli.common import Common, Model, Progress
 from interp_kit.training.culture.config import CultureConfig
 
 
@@ -16,9 +16,11 @@ class Generate:
     """Write the data files of the boolean task (as `causal-experiment --generate`)."""
 
     out: Path = Path("dataset")
+    """the folder that gets train.jsonl, valid.jsonl and test.jsonl"""
     omit: str = ""
     """inputs to leave out, '1,1,1,1,1;0,0,0,0,0'"""
     seed: int = 42
+    """of the draws"""
 
     def execute(self) -> None:
         from interp_kit.tasks.boolean import BooleanTask
@@ -35,16 +37,24 @@ class Train:
     """Train a small GPT-2 on a task from scratch."""
 
     out: Path
+    """the folder that gets the model"""
     task: str = "boolean"
+    """task by name"""
     data: Path | None = None
     """boolean: a train.jsonl; default: 20,000 examples drawn by the task"""
     examples: int = 20_000
+    """how many are drawn"""
     epochs: float = 3.0
+    """times that each is seen"""
     learning_rate: float = 5e-4
+    """of AdamW"""
     batch_size: int = 16
+    """examples a step"""
     seed: int = 42
+    """of weights, draws and order"""
     device: str | None = None
-    progress: bool = True
+    """torch device; default: a GPU where there is one"""
+    progress: Progress = True
 
     def execute(self) -> None:
         from interp_kit.core.task import AbstractTask

@@ -2,16 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from interp_kit.cli.common import Progress
+
+Page = Annotated[Path, tyro.conf.arg(help="the page")]
+Jobs = Annotated[int | None, tyro.conf.arg(help="processes; default: one a core, at most four")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """The main study of the boolean task, recomputed from the checkpoints, as a page."""
 
-    out: Path = Path("reports/boolean.html")
-    jobs: int | None = None
-    """processes; default: one a core"""
-    progress: bool = True
+    out: Page = Path("reports/boolean.html")
+    jobs: Jobs = None
+    progress: Progress = True
 
     def execute(self) -> None:
         from interp_kit.recipes.boolean_report import main as run
@@ -23,15 +30,15 @@ class Report:
 class CultureReport:
     """The study of the culture models, recomputed from the checkpoints, as a page with grids."""
 
-    out: Path = Path("reports/culture.html")
+    out: Page = Path("reports/culture.html")
     ids: tuple[int, ...] = ()
     """numbers of the models; default: all there are"""
     checkpoint_dir: str | None = None
+    """folder with gpt_NNN.pth, or id of a hub repository; default: checkpoints/culture"""
     tests: int = 1000
     """quizzes to test the models on"""
-    jobs: int | None = None
-    """processes; default: one a core"""
-    progress: bool = True
+    jobs: Jobs = None
+    progress: Progress = True
 
     def execute(self) -> None:
         from interp_kit.recipes.culture_report import main as run
@@ -45,9 +52,8 @@ class Audit:
 
     out: Path = Path("reports/audit.html")
     """the page; its figures and tables go into folders beside it"""
-    jobs: int | None = None
-    """processes; default: one a core"""
-    progress: bool = True
+    jobs: Jobs = None
+    progress: Progress = True
 
     def execute(self) -> None:
         from interp_kit.recipes.audit import main as run
@@ -59,10 +65,9 @@ class Audit:
 class Circuits:
     """Circuits of the trained boolean models and one culture model, with faithfulness curves, as a page."""
 
-    out: Path = Path("reports/circuits.html")
-    jobs: int | None = None
-    """processes; default: one a core"""
-    progress: bool = True
+    out: Page = Path("reports/circuits.html")
+    jobs: Jobs = None
+    progress: Progress = True
 
     def execute(self) -> None:
         from interp_kit.recipes.trained_circuits import main as run

@@ -175,6 +175,16 @@ class PairBatch:
         joined = coo_array((np.ones(len(pairs)), (clean, corrupt)), shape=(len(number),) * 2)
         return connected_components(joined, directed=False)[1][clean]
 
+    def halves(self, seed: int = 0) -> tuple["PairBatch", "PairBatch"]:
+        """The pairs of half of the independent units, drawn by `seed`, and those of the other half: no text is in both.
+        Raises ValueError where all pairs are one unit."""
+        unit = self.units()
+        order = np.random.default_rng(seed).permutation(unit.max() + 1)
+        if len(order) < 2:
+            raise ValueError(f"{len(self)} pairs that share texts are one unit, and cannot be halved")
+        first = np.isin(unit, order[: len(order) // 2])
+        return self.take(np.flatnonzero(first).tolist()), self.take(np.flatnonzero(~first).tolist())
+
     def apart(self) -> "PairBatch":
         """Pairs of which no two share a text, taken in order: they are independent, which all pairs of few texts are
         not."""

@@ -36,6 +36,20 @@ def replacing(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path, *, folder: bool = False) -> Path:
+    """The path, where a file (or a folder) can be written to it: to be asked before work begins. Raises OSError naming
+    it where a folder (a file) stands there, or what it would lie in cannot be written."""
+    path = Path(path)
+    if path.exists() and path.is_dir() != folder:
+        raise _cannot_write(path, OSError("it is a file" if folder else "it is a folder"))
+    parent = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=parent):
+            return path
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
 def write_text(path: str | Path, text: str) -> Path:
     """Write `text` to `path` as UTF-8, whole or not at all."""
     with replacing(path) as aside:

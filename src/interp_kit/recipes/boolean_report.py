@@ -7,7 +7,6 @@ set must, and does, lead to other conclusions.
 """
 
 import multiprocessing
-import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.models.checkpoints import read_manifest
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
-from interp_kit.recipes.processes import one_thread
+from interp_kit.recipes.processes import one_thread, processes
 from interp_kit.recipes.zoo import load, omitted_examples
 from interp_kit.reports.report import page_path
 from interp_kit.tasks.boolean import BooleanTask
@@ -116,14 +115,15 @@ def study(
     """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
 
     held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs: processes,
-    by default one a core. Raises ValueError for fewer than three models: one seed chooses where to probe, two report.
+    by default one a core and at most four. Raises
+    ValueError for fewer than three models: one seed chooses where to probe, two report.
     """
     if len(names) < 3:
         raise ValueError(f"the study compares at least three seeds, got {len(names)}")
     planted = [f"boolean-{name}" for name in PLANTED_MECHANISMS]
     beside = [*planted, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs or min(4, os.cpu_count() or 1), context, initializer=one_thread) as pool:
+    with ProcessPoolExecutor(processes(jobs), context, initializer=one_thread) as pool:
         dictionary = pool.submit(train_report_sae, names[0]) if sae else None
         full = [pool.submit(examine, name, True, labels, permutations) for name in names]
         brief = [pool.submit(examine, name, False) for name in beside]

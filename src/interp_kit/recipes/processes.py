@@ -23,12 +23,19 @@ def one_thread() -> None:
     threadpool_limits(1)
 
 
+def processes(jobs: int | None) -> int:
+    """How many processes: so many, by default one a core and at most four. Raises ValueError for none."""
+    if jobs is not None and jobs < 1:
+        raise ValueError(f"work needs at least one process, not {jobs}")
+    return jobs or min(4, os.cpu_count() or 1)
+
+
 def in_processes(
     function: Callable[[Work], Done], work: Sequence[Work], jobs: int | None, *, name: str, progress: bool
 ) -> list[Done]:
-    """What `function` makes of each piece of work, in order. jobs: processes, by default one a core and at most four;
-    with one, all is done in this one. name: of the pieces, beside the progress bar."""
-    jobs = jobs or min(4, os.cpu_count() or 1)
+    """What `function` makes of each piece of work, in order. jobs: processes, see `processes`; with one, all is done in
+    this one. name: of the pieces, beside the progress bar."""
+    jobs = processes(jobs)
     if jobs == 1:
         return [function(one) for one in tqdm(work, desc=name, disable=not progress)]
     with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=one_thread) as pool:

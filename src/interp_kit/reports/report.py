@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp_kit.core.files import replacing_directory, write_text
+from interp_kit.core.files import check_writable, replacing_directory, write_text
 from interp_kit.core.plotting import figure_of, png
 from interp_kit.core.result import AbstractResult
 
@@ -24,11 +24,12 @@ PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens
 
 
 def page_path(path: str | Path) -> Path:
-    """Where a page is to be written; asked before the work begins. Raises ValueError unless it ends in .html."""
+    """Where a page is to be written; asked before the work begins. Raises ValueError unless it ends in .html,
+    OSError where it cannot be written."""
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"a report is written to a .html file, not {path}")
-    return path
+    return check_writable(path)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,9 @@ class CultureConfig:
     max_fail: int = 1
     """how many models may fail at a quiz that is kept"""
     seed: int = 0
+    """of weights, quizzes and noise"""
     device: str = "cpu"
+    """torch device"""
     precision: str = "float32"
     """of the passes on a CPU: bfloat16 is twice as fast where the CPU has it"""
     threads: int = 1
