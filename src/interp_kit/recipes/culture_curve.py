@@ -1,6 +1,7 @@
 """How the culture models came to what they solve: accuracy against quizzes seen, and what more of them may bring."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -9,41 +10,69 @@ from matplotlib.axes import Axes
 from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.training.culture.rotation import Point, read_curve
 
-LEAST = 4  # evaluations that a line is fitted to
+LEAST = 3  # ends of schedules that a line is fitted to
+FALL = 0.05  # of accuracy, by which a rate that rises again shows
+GAP = 3
+AHEAD = 1.6
+AIM = 0.95
 
 
 def plot_curve(points: Sequence[Point], ax: Axes | None = None) -> Axes:
-    """Mean probability of a right sampled answer, and share of right greedy answers, against quizzes seen, by model.
+    """Mean probability of a right sampled answer, and share of right greedy answers, against quizzes seen, by model;
+    dotted: the power law through the ends of a model's schedules, where there are enough, as far as AIM or AHEAD times
+    what was seen.
 
     Raises ValueError for no evaluation.
     """
     if not points:
         raise ValueError("no evaluation to draw")
-    ax = ax or new_axes(7.0, 4.0)
+    ax, last = ax or new_axes(7.0, 4.0), max(point.seen for point in points)
     for k, id in enumerate(sorted({point.id for point in points})):
         of_model = [point for point in points if point.id == id]
         seen = np.array([point.seen for point in of_model]) / 1000
         colour = COLOURS[k % len(COLOURS)]
         ax.plot(seen, [p.accuracy for p in of_model], "o-", ms=3, color=colour, label=f"gpt_{id:03d}, sampled")
         ax.plot(seen, [p.greedy for p in of_model], "--", color=colour, label=f"gpt_{id:03d}, greedy")
-    ax.set(xlabel="thousand quizzes seen", ylabel="quizzes solved", ylim=(0, 1), title="learning curves")
+        if len(ends := schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
+            slope, intercept = _power_law(ends)
+            x = np.geomspace(ends[0].seen, max(ends[-1].seen, min(reached, AHEAD * last)))
+            ax.plot(x / 1000, 1 - np.exp(intercept) * x**slope, ":", color=colour)
+    ax.axhline(AIM, color="#555555", linewidth=0.8)
+    ax.set(
+        xlabel="thousand quizzes seen",
+        ylabel="quizzes solved",
+        ylim=(0, 1),
+        title=f"learning curves (line: {AIM}, the aim)",
+    )
     ax.grid(color="#dddddd")
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return ax
 
 
+def schedule_ends(points: Sequence[Point]) -> list[Point]:
+    """Of one model's evaluations those at which its learning rate had fallen to the end: the best so far behind which
+    accuracy falls by more than FALL, as the rate rises again, or GAP times the usual step is not on record; and the
+    last."""
+    best, ends = 0.0, []
+    step = float(np.median([after.seen - point.seen for point, after in pairwise(points)])) if len(points) > 1 else 0.0
+    for point, after in pairwise(points):
+        best = max(best, point.accuracy)
+        if point.accuracy == best and (after.accuracy < best - FALL or after.seen - point.seen > GAP * step):
+            ends.append(point)
+    return [*ends, *points[-1:]]
+
+
 def quizzes_to_reach(points: Sequence[Point], accuracy: float | int) -> float:
     """How many quizzes a model may need for an accuracy, if its error goes on falling as a power of what it has seen.
 
-    Fitted to the later half of one model's evaluations; a rough guide, as the learning rate falls meanwhile and tasks
-    are learnt one by one. Infinite where the error does not fall. Raises ValueError for fewer than four evaluations.
+    Fitted to the ends of its schedules, as learning curves of a falling rate are no power law between them; a guess, as
+    these are few, and any bound that its size sets is not seen. Infinite where the error does not fall. Raises
+    ValueError for fewer than three ends.
     """
-    later = [p for p in points[len(points) // 2 :] if 0 < p.accuracy < 1]
-    if len(later) < LEAST:
-        raise ValueError(f"{len(later)} evaluations in the later half of the curve, a line needs {LEAST}")
-    x = np.log([p.seen for p in later])
-    y = np.log([1 - p.accuracy for p in later])
-    slope, intercept = np.polyfit(x, y, 1)
+    ends = schedule_ends(points)
+    if len(ends) < LEAST:
+        raise ValueError(f"{len(ends)} schedules came to their end, a line needs {LEAST}")
+    slope, intercept = _power_law(ends)
     return float(np.exp((np.log(1 - accuracy) - intercept) / slope)) if slope < 0 else float("inf")
 
 
@@ -53,3 +82,10 @@ def curves_of(checkpoint_dir: str | Path) -> dict[int, list[Point]]:
     for point in read_curve(checkpoint_dir):
         found.setdefault(point.id, []).append(point)
     return found
+
+
+def _power_law(ends: Sequence[Point]) -> tuple[float, float]:
+    """Slope and intercept of log error against log quizzes."""
+    x, y = (np.log(values) for values in ([p.seen for p in ends], [1 - p.accuracy for p in ends]))
+    slope, intercept = np.polyfit(x, y, 1)
+    return float(slope), float(intercept)

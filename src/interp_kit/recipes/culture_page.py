@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.ablation import AblationResult
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.stats import bootstrap_mean
-from interp_kit.recipes.culture_curve import plot_curve
+from interp_kit.recipes.culture_curve import AIM, LEAST, plot_curve, quizzes_to_reach, schedule_ends
 from interp_kit.recipes.culture_scores import CultureTests
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.tasks.culture.figures import plot_quizzes
@@ -103,12 +103,18 @@ def _scores_section(scores: CultureTests, curve: Sequence[Point]) -> Section:
 def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
     if not curve:
         return ()
+    guesses = []
+    for id in sorted({point.id for point in curve}):
+        of_model = [point for point in curve if point.id == id]
+        if len(schedule_ends(of_model)) >= LEAST:
+            guesses.append(f"gpt_{id:03d} at {quizzes_to_reach(of_model, AIM):,.0f}")
+    guess = f" It would bring {AIM} to {', '.join(guesses)} quizzes: a guess from few points." if guesses else ""
     return (
         Figure(
             plot_curve(curve),
             "Learning curves: mean probability that a sampled answer is right, and share of greedy answers that are, on"
             " the same fresh quizzes at every evaluation, with noise. The learning rate falls to 0 at the end of each"
-            " model's budget.",
+            f" schedule, and rises again with the next. Dotted: a power law through the ends of schedules.{guess}",
         ),
     )
 

@@ -4,9 +4,11 @@ The protocol is F. Fleuret's (culture, public domain). A quiz is worth keeping i
 least one surely does not: it is hard, and still has an answer.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +46,16 @@ class Agreement:
         """(n,) whether each quiz may still be kept, of (model, n) probabilities by the first of the models."""
         decided = ((p >= self.sure) | (p <= self.lost)).all(0)
         return decided & ((p <= self.lost).sum(0) <= self.max_fail)
+
+
+class Batch(NamedTuple):
+    """quizzes: (k, 404) those that are kept; p: (model, k) their probabilities; shown: how many were not trivial, and
+    so judged; made: how many were made so far."""
+
+    quizzes: NDArray[np.int64]
+    p: NDArray[np.float64]
+    shown: int
+    made: int
 
 
 def make_quizzes(model: MyGPT, n: int, seed: int, temperature: float = 1.5) -> NDArray[np.int64]:
@@ -146,22 +158,40 @@ def agreed_quizzes(
     until `wanted` are kept or `most` were made. No quiz is kept twice. The probabilities are those that
     `solving_probability` gives with `judging_seed(seed)`.
     """
-    makers = models if makers is None else makers
-    rule = rule or Agreement()
-    rng = np.random.default_rng(derive_seed(seed, "makers"))
     kept: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     count = 0
-    while len(kept) < wanted and count < most:
-        maker = makers[int(rng.integers(len(makers)))]
-        quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
-        at, p = judge(models, quizzes, judging_seed(seed), rule)
-        for quiz, column in zip(quizzes[at], p.T, strict=True):
+    for batch in batches(models, seed, rule or Agreement(), makers=makers, made=made):
+        for quiz, column in zip(batch.quizzes, batch.p.T, strict=True):
             kept.setdefault(quiz.tobytes(), (quiz, column))
-        count += made
+        count = batch.made
+        if len(kept) >= wanted or count >= most:
+            break
     found = list(kept.values())[:wanted]
     if not found:
         return np.zeros((0, grids.LENGTH), np.int64), np.zeros((len(models), 0)), count
     return np.stack([quiz for quiz, _ in found]), np.stack([p for _, p in found], axis=1), count
+
+
+def batches(
+    models: Sequence[MyGPT],
+    seed: int,
+    rule: Agreement,
+    *,
+    makers: Sequence[MyGPT] | None = None,
+    made: int = 200,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """Quizzes made `made` at a time and judged, without end, as `agreed_quizzes` has them; from the one behind the
+    `start` first on, the same whether or not those were made before."""
+    makers = models if makers is None else makers
+    rng = np.random.default_rng(derive_seed(seed, "makers"))
+    for count in itertools.count(0, made):
+        maker = makers[int(rng.integers(len(makers)))]
+        if count < start:
+            continue
+        quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
+        at, p = judge(models, quizzes, judging_seed(seed), rule)
+        yield Batch(quizzes[at], p, len(quizzes), count + made)
 
 
 def judging_seed(seed: int) -> int:

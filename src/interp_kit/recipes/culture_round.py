@@ -1,0 +1,107 @@
+"""A round of culture: quizzes that one model makes and others keep, with the evidence beside them.
+
+`python -m interp_kit.recipes.culture_round --maker runs/maker/gpt_004.pth --out checkpoints/culture` writes
+`c_quizzes.pth`, in the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were
+made, and each judge's probability of solving each quiz. It goes on where it was stopped.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from loguru import logger
+
+from interp_kit.core.files import check_writable, read_json, write_json
+from interp_kit.models.mygpt import load_mygpt
+from interp_kit.recipes.culture_models import QUIZZES, culture_ids, load_culture
+from interp_kit.training.culture.making import Agreement, batches, judging_seed, load_quizzes, save_quizzes
+
+EVIDENCE = "c_quizzes.json"
+
+
+def culture_round(
+    maker: str | Path,
+    out: str | Path,
+    ids: Sequence[int] = (),
+    checkpoint_dir: str | Path | None = None,
+    *,
+    rule: Agreement | None = None,
+    seed: int = 0,
+    made: int = 200,
+    most: int = 20_000,
+) -> Path:
+    """Let `maker` make quizzes until there are `most`, and keep in OUT those that the judges `ids` (default: all of
+    checkpoint_dir) agree on. Gives the path of the evidence; c_quizzes.pth is not written while there is none.
+
+    Raises ValueError where OUT holds a round of another rule, seed, maker or judges; CheckpointError for a damaged
+    model.
+    """
+    out, rule = Path(out), rule or Agreement(temperature=1.0)
+    for name in (QUIZZES, EVIDENCE):
+        check_writable(out / name)
+    ids = tuple(ids) or tuple(culture_ids(checkpoint_dir))
+    models, source = load_culture(ids, checkpoint_dir), load_mygpt(maker)[0]
+    asked = {
+        "rule": asdict(rule),
+        "seed": seed,
+        "judging seed": judging_seed(seed),
+        "judges": [f"gpt_{id:03d}" for id in ids],
+        "maker": hashlib.sha256(Path(maker).read_bytes()).hexdigest(),
+        "made at a time": made,
+    }
+    found = {**asked, "made": 0, "judged": 0, "p": []}
+    quizzes = np.zeros((0, 404), np.int64)
+    if (out / EVIDENCE).exists():
+        found = read_json(out / EVIDENCE)
+        for key, value in asked.items():
+            if found.get(key) != value:
+                raise ValueError(f"{out / EVIDENCE} is of another round: {key} is {found.get(key)!r}, not {value!r}")
+        if found["p"]:
+            quizzes = np.concatenate(load_quizzes(out / QUIZZES))[: len(found["p"])]  # both files are not one write
+    if found["made"] >= most:
+        return out / EVIDENCE
+    known = {quiz.tobytes() for quiz in quizzes}
+    for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"]):
+        for quiz, column in zip(batch.quizzes, batch.p.T, strict=True):
+            if quiz.tobytes() not in known:
+                known.add(quiz.tobytes())
+                quizzes = np.concatenate([quizzes, quiz[None]])
+                found["p"].append([float(p) for p in column])
+        found["made"], found["judged"] = batch.made, found["judged"] + batch.shown
+        if len(quizzes):
+            cut = -(-len(quizzes) * 4 // 5)  # the others are for tests
+            save_quizzes(out / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
+        write_json(out / EVIDENCE, found)
+        logger.info("{} made, {} kept", batch.made, len(quizzes))
+        if batch.made >= most:
+            break
+    return out / EVIDENCE
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--maker", type=Path, required=True, help="the model that makes them")
+    parser.add_argument("--out", type=Path, default=Path("runs/round"), help="the folder that gets both files")
+    parser.add_argument("--ids", type=int, nargs="*", default=[], help="numbers of the judges; default: all")
+    parser.add_argument("--checkpoint-dir", help="their folder; default: checkpoints/culture")
+    parser.add_argument("--max-fail", type=int, default=1, help="how many judges may fail at a quiz that is kept")
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the first grid (the original's is 1.5)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--most", type=int, default=20_000, help="quizzes to make")
+    options = parser.parse_args(argv)
+    rule = Agreement(max_fail=options.max_fail, temperature=options.temperature)
+    print(
+        culture_round(
+            options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed,
+            most=options.most,
+        )
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
