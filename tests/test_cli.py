@@ -71,6 +71,26 @@ def test_interchange_and_edges_find_what_is_planted(tmp_path: Path, capsys: pyte
     assert {row["n"] for row in rows(out)} == {4}  # of eight independent pairs: the others chose the edges
 
 
+def test_json_to_standard_output_stands_alone_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["mechanism", MODEL, "--json", "-", "--save", str(tmp_path / "r"), "--plot", str(tmp_path / "p.png")]
+    assert main([*command, "--no-progress"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["rows"]
+    assert "saved" in printed.err
+    assert "drew" in printed.err
+
+
+def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "thesis.txt").write_text("years of work")
+    for command in (["mechanism", MODEL, "--save"], ["sae", MODEL, "--out"]):
+        assert main([*command, str(tmp_path / "keep")]) == 1
+        assert "it holds other files, and no" in capsys.readouterr().err
+    assert (tmp_path / "keep" / "thesis.txt").read_text() == "years of work"
+    for _ in range(2):  # a former result is replaced
+        assert main(["mechanism", MODEL, "--save", str(tmp_path / "result"), "--no-progress"]) == 0
+
+
 def test_every_option_of_every_command_is_explained() -> None:
     for annotated in get_args(Command):
         kind = get_args(annotated)[0]
@@ -127,6 +147,15 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
         (["probe", "boolean-direct", "--labels", "newX"], "no label 'newX'"),
         (["edges", "boolean-direct", "--top", "-1"], "--top is -1"),
         (["interchange", "boolean-direct", "--plot", "figure.jpeg"], "a picture is written to a .png file"),
+        (["patch", "boolean-direct", "--senders", "--by", "all"], "--senders stands in place of --sites and --by"),
+        (["patch", "boolean-direct", "--by", "all", "--positions", "D"], 'by="all" edits every position together'),
+        (
+            ["interchange", "boolean-direct", "--by", "all", "--positions", "D"],
+            'by="all" edits every position together',
+        ),
+        (["patch", "boolean-direct", "--json", "one", "--save", "./one"], "are to be written to one path"),
+        (["patch", "boolean-direct", "--save", "."], "it is the current folder"),
+        (["ablate", "boolean-direct", "boolean-latent", "--k", "500"], "--k is 500; boolean-direct has 10 components"),
         (["generate", "--omit", "1,1,1"], "has 3 values, expected 5"),
         (["generate", "--omit", "1,1,1,1,2"], "neither 0 nor 1"),
     ],

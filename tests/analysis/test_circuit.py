@@ -303,6 +303,20 @@ def test_a_curve_ends_at_a_tick_of_all_edges(latent: HookedTransformer, pairs: P
     assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
 
 
+def test_all_edges_at_all_positions_are_the_whole_model(latent: HookedTransformer, pairs: PairBatch) -> None:
+    scores = score_edges(latent, pairs, method="eap", by="position")
+    found = ik.faithfulness(latent, pairs, scores, controls=2)
+    assert found.total == len(scores) == 110 * len(pairs.clean.positions)
+    assert found.sizes[-1] == found.total
+    assert found.value[-1] == pytest.approx(1, abs=1e-3)
+    assert found.random[:, -1] == pytest.approx([1, 1], abs=1e-3)
+    assert found.to_frame()["share"].iloc[-1] == 1
+    assert np.isfinite(found.cpr)
+    mixed = replace(scores, position=("", *scores.position[1:]))
+    with pytest.raises(ValueError, match="some edges of the circuit have a position and some have none"):
+        ik.faithfulness(latent, pairs, mixed)
+
+
 def test_an_untrained_model_has_no_such_circuit(untrained: HookedTransformer, pairs: PairBatch) -> None:
     best = score_edges(untrained, pairs, method="exact").top(5)
     assert set(best.edges) != LATENT

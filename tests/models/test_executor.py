@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformer_lens import HookedTransformer
 
+from interp_kit.models import products
 from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 from interp_kit.models.plain import Unsupported
-from interp_kit.models.products import ACTIVATIONS, BLOCK, WIDE, _multiplies
+from interp_kit.models.products import ACTIVATIONS, BLOCK, LARGE, WIDE, _multiplies
 
 MakeModel = Callable[..., HookedTransformer]
 
@@ -107,6 +108,24 @@ def test_large_products_take_their_activation_along(
     assert executor.linear(x, weight, bias).min() < -0.1
 
 
+@pytest.mark.parametrize("rows", [3, 200])
+def test_products_of_large_weights_go_there_without_an_activation(
+    tiny_model: MakeModel, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    linear = Executor(tiny_model(0, d_model=WIDE), compare=False).linear
+    g = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(s, generator=g) for s in ((2, rows, 512), (LARGE // 512, 512), (LARGE // 512,)))
+    expected = x.double() @ weight.double().T + bias.double()
+    found = linear(x, weight, bias)
+    torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)
+    if linear.fused is not None:
+        monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, *_: torch.full((len(x), 512), 7.0))
+        blocks = 2 * rows // BLOCK * BLOCK
+        there = (linear(x, weight, bias) == 7).flatten(0, 1).all(1)
+        assert there.tolist() == [True] * blocks + [False] * (2 * rows - blocks)
+        assert not (linear(x[..., :-1], weight[:, :-1], bias) == 7).all(-1).any()  # just below LARGE
+
+
 @pytest.fixture
 def asked_anew() -> Iterator[None]:
     """Whether oneDNN multiplies is asked again, in the test and after it."""
@@ -120,7 +139,7 @@ has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @has_onednn
 @pytest.mark.usefixtures("asked_anew")
-@pytest.mark.parametrize("fault", ["of whole blocks", "nan", "no activation"])
+@pytest.mark.parametrize("fault", ["of whole blocks", "nan", "no activation", "without activations alone"])
 def test_products_that_are_wrong_are_not_used(
     tiny_model: MakeModel, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,9 +149,12 @@ def test_products_that_are_wrong_are_not_used(
         if fault == "no activation":
             return right(x, weight, bias, "none", [], "")
         found = right(x, weight, bias, kind, scalars, algorithm)
+        if fault == "without activations alone" and kind != "none":
+            return found
         return found * torch.nan if fault == "nan" else found + 0.1 * (len(x) >= BLOCK)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
+    monkeypatch.setattr(products, "LARGE", 0)
     model = tiny_model(d_model=WIDE)
     tokens = random_tokens(model, 2 * BLOCK // 24, 24)
     with torch.inference_mode():
@@ -153,7 +175,7 @@ def test_a_process_asks_once_for_each_activation(tiny_model: MakeModel, monkeypa
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
     for name in ("relu", "gelu", "relu", "gelu"):
         assert Executor(tiny_model(d_model=WIDE, act_fn=name)).linear.fused is not None
-    assert asked == {"relu": 1, "gelu": 1}
+    assert asked == {"relu": 1, "gelu": 1, "none": 2}
 
 
 def test_weights_are_those_of_the_moment(tiny_model: MakeModel) -> None:

@@ -35,7 +35,10 @@ def test_schedules_end_before_accuracy_falls() -> None:
         point(0, 5, 0.4),
         point(0, 6, 0.3),
     ]
-    assert [p.seen for p in schedule_ends(slips)] == [3, 6]  # not a slip of 0.02, and not what was better before
+    assert [p.seen for p in schedule_ends(slips)] == [3]  # not a slip of 0.02, and not what was better before
+    near = [point(0, n, a) for n, a in enumerate((0.5, 0.8, 0.795, 0.6, 0.7, 0.9), 1)]
+    assert [p.seen for p in schedule_ends(near)] == [3, 6]  # a hair below the best is an end too
+    assert [p.seen for p in schedule_ends(near[:5])] == [3]  # and what is under way is none
     unrecorded = [point(0, seen, 0.1 * seen) for seen in (1, 2, 3, 4, 8)]
     assert [p.seen for p in schedule_ends(unrecorded)] == [4, 8]
 
@@ -47,6 +50,15 @@ def test_a_power_law_through_the_ends_is_carried_on() -> None:
 def test_an_error_that_does_not_fall_never_arrives() -> None:
     falling = [point(0, n, a) for n, a in ((1, 0.9), (2, 0.1), (3, 0.9), (4, 0.1), (5, 0.9))]
     assert quizzes_to_reach(falling, 0.95) == np.inf
+
+
+def test_what_is_reached_is_reached() -> None:
+    done = [point(0, n, a) for n, a in enumerate((0.9, 0.5, 0.96, 0.5, 1.0), 1)]
+    assert quizzes_to_reach(done, 0.95) == 3
+    assert quizzes_to_reach(done, 0.999) == 5
+    assert not [line for line in plot_curve(done).get_lines() if line.get_linestyle() == ":"]
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        quizzes_to_reach(done, 1)
 
 
 def test_too_few_evaluations() -> None:

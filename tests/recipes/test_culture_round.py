@@ -1,22 +1,24 @@
 """A round of culture: it goes on where it was stopped, and what it keeps holds the rule when that is worked out again,
 in the shipped round too."""
 
+import hashlib
 import json
 from itertools import islice, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from interp_kit.core.seeding import derive_seed
-from interp_kit.models.checkpoints import checkpoint_root
+from interp_kit.models.checkpoints import checkpoint_root, provenance
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_round as recipe
 from interp_kit.recipes.culture_models import load_culture
-from interp_kit.recipes.culture_round import EVIDENCE, QUIZZES, culture_round, main
+from interp_kit.recipes.culture_round import EVIDENCE, culture_round, main
 from interp_kit.tasks.culture import grids
-from interp_kit.training.culture.making import Agreement, Batch, load_quizzes
+from interp_kit.training.culture.making import QUIZZES, Agreement, Batch, load_quizzes, save_quizzes
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
 
@@ -51,7 +53,9 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     assert whole[1]["made"] == 6
     assert len(whole[0]) == len(whole[1]["p"]) == whole[1]["judged"]
     assert [len(part) for part in load_quizzes(path.parent / QUIZZES)] == [5, 1]
-    assert whole[1]["judges"] == [f"gpt_{k:03d}" for k in range(4)]
+    assert list(whole[1]["judges"].values()) == [
+        hashlib.sha256((folder / f"gpt_{k:03d}.pth").read_bytes()).hexdigest() for k in range(4)
+    ]
 
 
 def test_killed_between_its_two_files_it_keeps_them_in_step(
@@ -72,7 +76,14 @@ def test_killed_between_its_two_files_it_keeps_them_in_step(
     assert len(kept(tmp_path)[0]) > len(kept(tmp_path)[1]["p"])
     monkeypatch.undo()
     culture_round(maker, tmp_path, checkpoint_dir=folder, **options)
-    assert len(kept(tmp_path)[0]) == len(kept(tmp_path)[1]["p"])
+    culture_round(maker, tmp_path / "whole", checkpoint_dir=folder, **options)
+    whole, parts = kept(tmp_path / "whole"), kept(tmp_path)
+    np.testing.assert_array_equal(whole[0], parts[0])
+    assert whole[1] == parts[1]
+    damaged = load_quizzes(tmp_path / QUIZZES)[0][:1]
+    save_quizzes(tmp_path / QUIZZES, [damaged], [])
+    with pytest.raises(ValueError, match=r"c_quizzes.pth has 1 quizzes, c_quizzes.json has 4"):
+        culture_round(maker, tmp_path, checkpoint_dir=folder, **options | {"most": 6})
 
 
 def test_a_quiz_is_kept_once_and_none_is_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,19 +100,60 @@ def test_a_quiz_is_kept_once_and_none_is_no_file(folder: Path, tmp_path: Path, m
     assert (len(evidence["p"]), evidence["judged"], evidence["made"]) == (2, 6, 600)
 
 
-def test_another_round_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
-    maker = str(folder / "maker" / "gpt_004.pth")
-    command = ["--maker", maker, "--out", str(tmp_path), "--checkpoint-dir", str(folder), "--most", "200"]
-    (tmp_path / EVIDENCE).write_text("{}")
-    with pytest.raises(ValueError, match="of another round: rule is None"):
-        main(command)
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"rule": Agreement(max_fail=2, temperature=1.0)}, "rule"),
+        ({"seed": 6}, "seed"),
+        ({"made": 3}, "made at a time"),
+        ({"maker": "gpt_000.pth"}, "maker"),
+        ({"ids": (0, 1)}, "judges"),
+        ({"checkpoint_dir": "others"}, "judges"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, str) else "",
+)
+def test_another_round_is_not_gone_on_with(folder: Path, tmp_path: Path, other: dict, named: str) -> None:
+    for k in range(4):
+        save_mygpt(MyGPT(SIZES, seed=k + 10), 0.0, tmp_path / "others" / f"gpt_{k:03d}.pth")
+    begun = {"rule": Agreement(max_fail=4, temperature=1.0), "seed": 5, "made": 2, "maker": "maker/gpt_004.pth"}
+
+    def run(most: int, maker: str, checkpoint_dir: str = "", **options: Any) -> None:
+        judges = tmp_path / checkpoint_dir if checkpoint_dir else folder
+        culture_round(folder / maker, tmp_path / "round", checkpoint_dir=judges, most=most, **options)
+
+    run(2, **begun)
+    run(2, **begun)
+    with pytest.raises(ValueError, match=rf"c_quizzes.json is of another round: {named} is "):
+        run(4, **begun | other)
+
+
+def test_what_is_no_round_is_refused(folder: Path, tmp_path: Path) -> None:
+    maker = folder / "maker" / "gpt_004.pth"
+    save_quizzes(tmp_path / QUIZZES, [grids.compose(np.zeros((1, 4, 100), np.int64))], [])
+    with pytest.raises(ValueError, match=r"c_quizzes.pth stands there without c_quizzes.json"):
+        culture_round(maker, tmp_path, checkpoint_dir=folder)
+    for wrong in ({"most": 0}, {"made": 0}):
+        with pytest.raises(ValueError, match="a round of"):
+            culture_round(maker, tmp_path / "new", checkpoint_dir=folder, **wrong)
+    command = ["--maker", str(maker), "--out", str(tmp_path / "new"), "--checkpoint-dir", str(folder)]
+    with pytest.raises(ValueError, match="keeps nothing: one model has to fail"):
+        main([*command, "--max-fail", "0"])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--maker", str(folder / "maker" / "gpt_004.pth"), "--checkpoint-dir", str(folder), "--most", "1"]
+    assert main([*command, "--out", str(tmp_path), "--ids", "0", "0", "1"]) == 0
+    assert len(json.loads((tmp_path / EVIDENCE).read_text())["judges"]) == 2
+    assert capsys.readouterr().out.strip() == str(tmp_path / EVIDENCE)
 
 
 def test_the_shipped_round_holds_the_rule_worked_out_again() -> None:
     """By a loop over judges, rounds, structures and quizzes, from the definition."""
     folder = checkpoint_root() / "culture"
     quizzes, evidence = kept(folder)
-    models = load_culture(range(len(evidence["judges"])), folder)
+    models = load_culture([int(name.rpartition("_")[2]) for name in evidence["judges"]], folder)
+    assert [provenance(model).sha256 for model in models] == list(evidence["judges"].values())
     assert len({quiz.tobytes() for quiz in quizzes}) == len(quizzes) == len(evidence["p"]) > 0
     p = np.zeros((len(quizzes), len(models)))
     for (row, quiz), (m, model) in product(enumerate(quizzes), enumerate(models)):
@@ -115,7 +167,9 @@ def test_the_shipped_round_holds_the_rule_worked_out_again() -> None:
                     probabilities = model(torch.as_tensor(read).long())[0, -100:].double().softmax(-1)
                 chance *= float(probabilities[torch.arange(100), torch.as_tensor(clean[0, -100:]).long()].prod())
             p[row, m] += chance / evidence["rule"]["rounds"]
-    np.testing.assert_allclose(p, np.array(evidence["p"]), atol=1e-3)
+    recorded = np.array(evidence["p"])
+    np.testing.assert_allclose(p, recorded, atol=1e-3)
+    p = recorded
     assert ((p >= 0.95) | (p <= 0.5)).all()
     assert ((p <= 0.5).sum(1) == 1).all()
     cells = grids.split(quizzes)

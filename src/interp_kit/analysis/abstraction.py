@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp_kit.analysis.counterfactual import Chosen, interchanges
 from interp_kit.analysis.site_map import site_map
-from interp_kit.analysis.sites import Copy, everywhere
+from interp_kit.analysis.sites import Copy, check_by, everywhere
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.result import AbstractResult
@@ -147,9 +147,11 @@ def interchange(
     time, or "all" together. pairs: (base, source) examples; default all that `task.pool(seed)` has, at most `limit`
     pairs and `limit` controls, drawn by `seed`.
 
-    Raises ValueError for an unknown variable, target, site or position, for a position that stands elsewhere in base
+    Raises ValueError for an unknown variable, target, site or position, for positions named with
+    by="all", for a position that stands elsewhere in base
     and source, and where do(variable) changes the target in no pair.
     """
+    check_by(by, positions)
     changed, control = interchanges(task, variable, target, pairs=pairs, limit=limit, seed=seed)
     rows = [*changed, *control]
     base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))

@@ -119,7 +119,8 @@ def faithfulness(
     another pair's prompts; signed: best by signed score, not by absolute value; controls: how many random orders.
 
     Choose edges on other pairs than those that are measured here. Raises ValueError for a circuit of another model,
-    an edge that the model has not, a size that the circuit has not, texts of different form for mean and resample, and
+    an edge that the model has not, edges with and without position, a size that the circuit has not, texts of different
+    form for mean and resample, and
     where the whole model does no better than no edge.
     """
     graph, measured, into = Graph(model), metric(pairs), pairs.clean
@@ -128,10 +129,13 @@ def faithfulness(
             f"a circuit of {circuit.config['model']}, with {len(circuit.nodes)} nodes, on {model_name(model)}, with"
             f" {len(graph.nodes)}"
         )
-    edges, total = circuit.edges, len(graph.edges)
+    edges, kinds = circuit.edges, {edge.position is None for edge in circuit.edges}
+    if len(kinds) > 1:
+        raise ValueError("some edges of the circuit have a position and some have none")
+    total = len(graph.edges) * (len(circuit.positions) if kinds == {False} else 1)
     for edge in edges:
         graph.place(edge)
-    whole = {edge for edge in edges if edge.position is None} >= set(graph.edges)
+    whole = len(set(edges)) == total
     if sizes is None:
         wanted = {round(share * total) for share in SHARES} | {1, 2, 3, 5, 8, 12, 20}
         sizes = [0, *sorted(size for size in wanted if 0 < size <= len(edges))]

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.site_map import site_map
-from interp_kit.analysis.sites import Copy, CopyAttended, Direction, Edit, everywhere
+from interp_kit.analysis.sites import Copy, CopyAttended, Direction, Edit, check_by, everywhere
 from interp_kit.analysis.sweep import SweepValues, sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.plotting import intervals
@@ -119,8 +119,10 @@ def patch(
     copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
     copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
 
-    Raises ValueError for unequal lengths, an unknown site, or where the two runs do not differ in the metric.
+    Raises ValueError for unequal lengths, an unknown site, positions that are named with by="all", or where the two
+    runs do not differ in the metric.
     """
+    check_by(by, positions)
     pairs, dropped = _used(model, pairs, only_solved)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]

@@ -275,3 +275,9 @@ def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:
 
 
 Direction = Literal["denoise", "noise"]
+
+
+def check_by(by: str, positions: object) -> None:
+    """Raise ValueError for positions named where all are edited together."""
+    if by == "all" and positions:
+        raise ValueError(f'positions {positions} are named, but by="all" edits every position together')

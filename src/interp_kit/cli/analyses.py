@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from interp_kit.cli.common import MODEL_HELP, Common, Model
+from interp_kit.cli.common import MODEL_HELP, Common, Model, check_folder
 
 Variable = Annotated[str, tyro.conf.arg(help="the variable that the two inputs of a pair differ in")]
 Target = Annotated[str, tyro.conf.arg(help="the answer that is measured")]
@@ -68,7 +68,8 @@ class Patch(Common):
     completion: Literal["own", "clean"] = "own"
     """answers written before the target: each input's own, or the clean one's on both sides"""
     sites: Sites = ("resid_pre",)
-    positions: Positions = ()
+    positions: tuple[str, ...] = ()
+    """named positions; default: all that every text has, of senders those before the target's prediction"""
     by: By = "position"
     direction: Direction = "denoise"
     senders: bool = False
@@ -81,6 +82,8 @@ class Patch(Common):
         from interp_kit.analysis.metrics import METRICS
         from interp_kit.analysis.patching import patch, patch_senders
 
+        if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
+            raise ValueError("--senders stands in place of --sites and --by")
         model, task = self.open(self.model)
         pairs = task.pairs(self.variable, self.target, hold=self.hold, completion=self.completion).to(self.device)
         options: dict[str, Any] = {
@@ -104,7 +107,8 @@ class Interchange(Common):
     variable: Variable = "newB"
     target: Target = "newD"
     sites: Sites = ("resid_post",)
-    positions: Positions = ()
+    positions: tuple[str, ...] = ()
+    """named positions; default: all that every text has, up to the target's prediction"""
     by: By = "position"
     only_solved: Solved = False
     limit: int = 512
@@ -143,10 +147,11 @@ class Edges(Common):
     """a run for each edge; one gradient; or integrated gradients, up to 2,000 of them where a model is steep"""
     by: Annotated[Literal["all", "position"], tyro.conf.arg(help="one score an edge, or one for each position")] = "all"
     top: int = 30
-    """how many edges are kept, those of largest score; 0: all"""
+    """how many edges are shown, those of largest score; 0: all (not with --faithfulness)"""
     faithfulness: bool = False
     """how much of the gap the best edges keep alone: half of the independent pairs choose them, the others measure"""
-    seed: Seed = 0
+    seed: int = 0
+    """of the halves and the random orders beside them (with --faithfulness)"""
 
     def execute(self) -> None:
         from interp_kit.analysis.edge_scores import score_edges
@@ -176,7 +181,7 @@ class Ablate(Common):
     metric: Literal["logit_difference", "probability", "kl", "accuracy"] = "logit_difference"
     """what is measured, over all answers"""
     k: int = 5
-    """size of the compared sets"""
+    """size of the compared sets (with more than one model)"""
 
     def execute(self) -> None:
         from interp_kit.analysis.ablation import ablate
@@ -193,6 +198,8 @@ class Ablate(Common):
                 model, batch, kind=self.kind, units=self.units, metric=METRICS[self.metric], progress=self.progress
             )
             results.append(result)
+            if len(self.models) > 1 and not 0 < self.k <= len(result.component):
+                raise ValueError(f"--k is {self.k}; {name} has {len(result.component)} components")
         self.finish(results[0] if len(results) == 1 else jaccard(*results, k=self.k))
 
 
@@ -235,10 +242,9 @@ class Sae(Common):
     def execute(self) -> None:
         from interp_kit.analysis.sae import train_sae
         from interp_kit.analysis.sae_training import SAEConfig
-        from interp_kit.core.files import check_writable
 
         if self.out is not None:
-            check_writable(self.out, folder=True)
+            check_folder(self.out, "cfg.json")
         model, task = self.open(self.model)
         config = SAEConfig(
             architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples
@@ -247,4 +253,4 @@ class Sae(Common):
         self.finish(result)
         if self.out is not None:
             result.save_sae(self.out)
-            print(f"wrote {self.out}")
+            self.say(f"wrote {self.out}")

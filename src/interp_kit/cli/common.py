@@ -1,6 +1,7 @@
 """What the commands share: how a model is named, and what is done with a result."""
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Common:
     save: Path | None = None
     """save the result to this folder (safetensors and JSON)"""
     plot: Path | None = None
-    """draw the result into this file (.png)"""
+    """draw the result into this file (.png), of several labels or sites the first"""
     device: str = "cpu"
     """torch device"""
     progress: Progress = True
@@ -51,13 +52,17 @@ class Common:
         if self.json is not None and str(self.json) != "-":
             print(f"wrote {write_text(self.json, records + chr(10))}")
         if self.save is not None:
-            print(f"saved {result.save(self.save)}")
+            self.say(f"saved {result.save(self.save)}")
         if self.plot is not None:
             from interp_kit.core.plotting import png
 
             with replacing(self.plot) as aside:
                 aside.write_bytes(png(result.plot()))
-            print(f"drew {self.plot}")
+            self.say(f"drew {self.plot}")
+
+    def say(self, line: str) -> None:
+        """Print a line, not among the JSON where that goes to standard output."""
+        print(line, file=sys.stderr if str(self.json) == "-" else sys.stdout)
 
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
         """The model and its task, once it is sure that what was asked for can be written."""
@@ -66,11 +71,24 @@ class Common:
 
         if self.plot is not None and self.plot.suffix != ".png":
             raise ValueError(f"a picture is written to a .png file, not {self.plot}")
-        for path in (self.json, self.plot):
-            if path is not None and str(path) != "-":
+        asked = [path for path in (self.json, self.plot, self.save) if path is not None and str(path) != "-"]
+        if len({path.absolute() for path in asked}) < len(asked):
+            raise ValueError(f"two results are to be written to one path: {', '.join(map(str, asked))}")
+        for path in asked:
+            if path != self.save:
                 check_writable(path)
         if self.save is not None:
-            check_writable(self.save, folder=True)
+            check_folder(self.save, "result.json")
 
         model = load(name, device=self.device)
         return model, task_of(model, self.task)
+
+
+def check_folder(path: Path, mark: str) -> None:
+    """Raise OSError where a folder cannot be written to path, or one stands there that holds other things than a former
+    result, known by its file `mark`, and would be replaced."""
+    from interp_kit.core.files import check_writable
+
+    check_writable(path, folder=True)
+    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
+        raise FileExistsError(f"cannot write {path}: it holds other files, and no {mark}")

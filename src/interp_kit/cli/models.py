@@ -1,7 +1,7 @@
 """Commands that make data and models, and load and test them."""
 
-import json
 from dataclasses import dataclass, field
+from json import dumps
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +43,7 @@ class Train:
     data: Path | None = None
     """boolean: a train.jsonl; default: 20,000 examples drawn by the task"""
     examples: int = 20_000
-    """how many are drawn"""
+    """how many are drawn (without --data)"""
     epochs: float = 3.0
     """times that each is seen"""
     learning_rate: float = 5e-4
@@ -105,17 +105,24 @@ class Test(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load(Common):
+class Load:
     """Load a model and print where it comes from and how exact its conversion is."""
 
     model: Annotated[Model, tyro.conf.Positional]
+    json: Path | None = None
+    """write the facts as JSON to this file ("-": standard output)"""
+    device: str = "cpu"
+    """torch device"""
     fold: bool = False
     """fold LayerNorms and centre weights, as TransformerLens does by default"""
 
     def execute(self) -> None:
+        from interp_kit.core.files import check_writable, write_json
         from interp_kit.models.checkpoints import provenance
         from interp_kit.recipes.zoo import load
 
+        if self.json is not None and str(self.json) != "-":
+            check_writable(self.json)
         model = load(self.model, device=self.device, fold=self.fold)
         cfg, where = model.cfg, provenance(model)
         check = getattr(model, "conversion", None)
@@ -135,9 +142,6 @@ class Load(Common):
             "conversion": str(check) if check else "constructed, nothing to convert",
         }
         if self.json is not None and str(self.json) != "-":
-            from interp_kit.core.files import write_json
-
             write_json(self.json, facts)
-        print(
-            json.dumps(facts, indent=2) if str(self.json) == "-" else "\n".join(f"{k}: {v}" for k, v in facts.items())
-        )
+        lines = "\n".join(f"{k}: {v}" for k, v in facts.items())
+        print(dumps(facts, indent=2) if str(self.json) == "-" else lines)

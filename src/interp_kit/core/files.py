@@ -42,6 +42,8 @@ def check_writable(path: str | Path, *, folder: bool = False) -> Path:
     path = Path(path)
     if path.exists() and path.is_dir() != folder:
         raise _cannot_write(path, OSError("it is a file" if folder else "it is a folder"))
+    if path.resolve() == Path.cwd():
+        raise _cannot_write(path, OSError("it is the current folder"))
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=parent):

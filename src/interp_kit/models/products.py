@@ -23,6 +23,8 @@ ONEDNN = {
     **dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "tanh")),
 }
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
+ALONE = ("none", "")  # a product without an activation
+LARGE = 2**18  # numbers in a weight, from which on that pays for products without an activation too
 BLOCK = 256  # rows that go through oneDNN at once: each new shape costs it a millisecond, and memory that it keeps
 TOLERANCE = 1e-4  # of the largest number, between a product of oneDNN and torch's own
 
@@ -36,25 +38,30 @@ class Products:
 
     def __init__(self, activation: str | None, like: Tensor, *, alike: bool = False) -> None:
         self.act = ACTIVATIONS[activation or "relu"]
-        self.fused = ONEDNN.get(activation or "", ("none", "")) if _has_onednn(like) else None
-        if self.fused is not None and not _multiplies(self.act, *self.fused):
+        self.fused = ONEDNN.get(activation or "", ALONE) if _has_onednn(like) else None
+        if self.fused is not None and not (_multiplies(self.act, *self.fused) and _multiplies(self.act, *ALONE)):
             self.fused = None
         self.alike = alike
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
         """(…, out) x (…, in) times weight (out, in), plus bias, and the activation where asked."""
-        kind, algorithm = self.fused if act and self.fused is not None else ("none", "")
+        kind, algorithm = self.fused if act and self.fused is not None else ALONE
         if self.alike and self.fused is not None:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
-        if not act or self.fused is None or len(rows := x.flatten(0, -2)) < BLOCK:
-            return self.act(F.linear(x, weight, bias)) if act else F.linear(x, weight, bias)
+        worth = self.fused is not None and (act or weight.numel() >= LARGE)
+        if not worth or len(rows := x.flatten(0, -2)) < BLOCK:
+            return self._plain(x, weight, bias, act)
         out = x.new_empty(*x.shape[:-1], len(weight))
         for here, into in zip(rows.split(BLOCK), out.flatten(0, -2).split(BLOCK), strict=True):
             if len(here) == BLOCK:
                 into.copy_(torch.ops.mkldnn._linear_pointwise(here, weight, bias, kind, [], algorithm))
             else:
-                into.copy_(self.act(F.linear(here, weight, bias)))
+                into.copy_(self._plain(here, weight, bias, act))
         return out
+
+    def _plain(self, x: Tensor, weight: Tensor, bias: Tensor, act: bool) -> Tensor:
+        out = F.linear(x, weight, bias)
+        return self.act(out) if act else out
 
 
 def _has_onednn(weight: Tensor) -> bool:

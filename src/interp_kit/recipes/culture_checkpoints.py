@@ -16,9 +16,11 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, read_manifest, write_manifest
 from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_models import FOLDER, MODEL
+from interp_kit.recipes.culture_round import EVIDENCE
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture.learner import Learner
+from interp_kit.training.culture.making import QUIZZES
 from interp_kit.training.culture.passes import answers
 from interp_kit.training.culture.rotation import quiz_batch, read_curve
 
@@ -69,7 +71,9 @@ def package(source: str | Path, root: str | Path, revision: str = "unknown", n: 
         )
     if not entries:
         raise ValueError(f"{source} has no gpt_NNN.pth")
-    for name in ("curve.jsonl", "c_quizzes.pth"):
+    if (source / QUIZZES).exists():
+        (folder / EVIDENCE).unlink(missing_ok=True)  # of other quizzes
+    for name in ("curve.jsonl", QUIZZES, EVIDENCE):
         if (source / name).exists():
             with replacing(folder / name) as aside:
                 shutil.copy(source / name, aside)

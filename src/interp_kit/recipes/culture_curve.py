@@ -33,7 +33,8 @@ def plot_curve(points: Sequence[Point], ax: Axes | None = None) -> Axes:
         colour = COLOURS[k % len(COLOURS)]
         ax.plot(seen, [p.accuracy for p in of_model], "o-", ms=3, color=colour, label=f"gpt_{id:03d}, sampled")
         ax.plot(seen, [p.greedy for p in of_model], "--", color=colour, label=f"gpt_{id:03d}, greedy")
-        if len(ends := schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
+        reached = quizzes_to_reach(of_model, AIM) if len(ends := schedule_ends(of_model)) >= LEAST else np.inf
+        if np.isfinite(reached) and reached > ends[-1].seen:
             slope, intercept = _power_law(ends)
             x = np.geomspace(ends[0].seen, max(ends[-1].seen, min(reached, AHEAD * last)))
             ax.plot(x / 1000, 1 - np.exp(intercept) * x**slope, ":", color=colour)
@@ -50,26 +51,32 @@ def plot_curve(points: Sequence[Point], ax: Axes | None = None) -> Axes:
 
 
 def schedule_ends(points: Sequence[Point]) -> list[Point]:
-    """Of one model's evaluations those at which its learning rate had fallen to the end: the best so far behind which
-    accuracy falls by more than FALL, as the rate rises again, or GAP times the usual step is not on record; and the
-    last."""
+    """Of one model's evaluations those at which its learning rate seems to have fallen to the end: about the best so
+    far, and behind it accuracy falls by more than FALL, as the rate rises again, or GAP times the usual step is not on
+    record, or there is no other."""
     best, ends = 0.0, []
     step = float(np.median([after.seen - point.seen for point, after in pairwise(points)])) if len(points) > 1 else 0.0
     for point, after in pairwise(points):
         best = max(best, point.accuracy)
-        if point.accuracy == best and (after.accuracy < best - FALL or after.seen - point.seen > GAP * step):
+        again = after.accuracy < point.accuracy - FALL or after.seen - point.seen > GAP * step
+        if again and point.accuracy >= best - FALL / 2:
             ends.append(point)
-    return [*ends, *points[-1:]]
+    return [*ends, *(point for point in points[-1:] if point.accuracy >= best - FALL / 2)]
 
 
 def quizzes_to_reach(points: Sequence[Point], accuracy: float | int) -> float:
     """How many quizzes a model may need for an accuracy, if its error goes on falling as a power of what it has seen.
 
     Fitted to the ends of its schedules, as learning curves of a falling rate are no power law between them; a guess, as
-    these are few, and any bound that its size sets is not seen. Infinite where the error does not fall. Raises
-    ValueError for fewer than three ends.
+    these are few, and any bound that its size sets is not seen. Infinite where the error does not fall; where an end
+    has the accuracy already, what was seen then. Raises ValueError for fewer than three ends, and an accuracy that is
+    not between 0 and 1.
     """
+    if not 0 < accuracy < 1:
+        raise ValueError(f"an accuracy of {accuracy}: it must lie between 0 and 1")
     ends = schedule_ends(points)
+    if there := [point.seen for point in ends if point.accuracy >= accuracy]:
+        return float(there[0])
     if len(ends) < LEAST:
         raise ValueError(f"{len(ends)} schedules came to their end, a line needs {LEAST}")
     slope, intercept = _power_law(ends)

@@ -23,13 +23,13 @@ from interp_kit.models.mygpt import MyGPT, load_mygpt
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.registry import task
 from interp_kit.training.culture import making
+from interp_kit.training.culture.making import QUIZZES
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
     from transformers import PreTrainedTokenizerFast
 
 FOLDER = "culture"
-QUIZZES = "c_quizzes.pth"
 MODEL = re.compile(r"gpt_(\d{3,})\.pth")
 
 

@@ -106,9 +106,14 @@ def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
     guesses = []
     for id in sorted({point.id for point in curve}):
         of_model = [point for point in curve if point.id == id]
-        if len(schedule_ends(of_model)) >= LEAST:
-            guesses.append(f"gpt_{id:03d} at {quizzes_to_reach(of_model, AIM):,.0f}")
-    guess = f" It would bring {AIM} to {', '.join(guesses)} quizzes: a guess from few points." if guesses else ""
+        if len(schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
+            guesses.append(f"gpt_{id:03d} at {reached / 1e6:.2g}")
+    guess = (
+        f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three or a few"
+        if guesses
+        else ""
+    )
+    guess += " points, between which the networks may have grown." if guesses else ""
     return (
         Figure(
             plot_curve(curve),

@@ -29,7 +29,7 @@ from interp_kit.models.checkpoints import checkpoint_root
 from interp_kit.recipes.culture_models import FOLDER, culture_ids, load_culture, load_hooked
 from interp_kit.recipes.culture_page import DIRECTED, page
 from interp_kit.recipes.culture_tests import run_tests
-from interp_kit.recipes.processes import in_processes
+from interp_kit.recipes.processes import in_processes, processes
 from interp_kit.recipes.zoo import untrained
 from interp_kit.reports.report import page_path
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
@@ -197,6 +197,7 @@ def main(
 ) -> Path:
     """Test the models, examine them and write the page. Returns its path."""
     path, ids = page_path(path), list(ids) or culture_ids(checkpoint_dir)
+    processes(jobs)  # refused before anything is tested
     models = {f"gpt_{id:03d}": model for id, model in zip(ids, load_culture(ids, checkpoint_dir), strict=True)}
     scores = run_tests(models, tests, workers=jobs, progress=progress)
     folder = Path(checkpoint_dir) if checkpoint_dir is not None else checkpoint_root() / FOLDER

@@ -1,8 +1,8 @@
 """A round of culture: quizzes that one model makes and others keep, with the evidence beside them.
 
-`python -m interp_kit.recipes.culture_round --maker runs/maker/gpt_004.pth --out checkpoints/culture` writes
-`c_quizzes.pth`, in the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were
-made, and each judge's probability of solving each quiz. It goes on where it was stopped.
+`python -m interp_kit.recipes.culture_round --maker runs/maker/gpt_004.pth --out runs/round` writes `c_quizzes.pth`, in
+the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were made, and each
+judge's probability of solving each quiz. It goes on where it was stopped.
 """
 
 import argparse
@@ -15,9 +15,11 @@ import numpy as np
 from loguru import logger
 
 from interp_kit.core.files import check_writable, read_json, write_json
+from interp_kit.models.checkpoints import provenance
 from interp_kit.models.mygpt import load_mygpt
-from interp_kit.recipes.culture_models import QUIZZES, culture_ids, load_culture
-from interp_kit.training.culture.making import Agreement, batches, judging_seed, load_quizzes, save_quizzes
+from interp_kit.recipes.culture_models import culture_ids, load_culture
+from interp_kit.tasks.culture import grids
+from interp_kit.training.culture.making import QUIZZES, Agreement, batches, judging_seed, load_quizzes, save_round
 
 EVIDENCE = "c_quizzes.json"
 
@@ -33,37 +35,33 @@ def culture_round(
     made: int = 200,
     most: int = 20_000,
 ) -> Path:
-    """Let `maker` make quizzes until there are `most`, and keep in OUT those that the judges `ids` (default: all of
-    checkpoint_dir) agree on. Gives the path of the evidence; c_quizzes.pth is not written while there is none.
+    """Let `maker` make quizzes, `made` at a time, until there are `most`, and keep in OUT those that the judges `ids`
+    (default: all of checkpoint_dir) agree on. Gives the path of the evidence; c_quizzes.pth is not written while no
+    quiz is kept.
 
-    Raises ValueError where OUT holds a round of another rule, seed, maker or judges; CheckpointError for a damaged
-    model.
+    Raises ValueError where OUT holds a round of another rule, seed, maker or judges, or quizzes without evidence;
+    CheckpointError for a damaged model.
     """
     out, rule = Path(out), rule or Agreement(temperature=1.0)
+    if min(made, most) < 1:
+        raise ValueError(f"a round of {made} quizzes at a time and {most} at most")
     for name in (QUIZZES, EVIDENCE):
         check_writable(out / name)
-    ids = tuple(ids) or tuple(culture_ids(checkpoint_dir))
-    models, source = load_culture(ids, checkpoint_dir), load_mygpt(maker)[0]
+    models = load_culture(list(dict.fromkeys(ids)) or culture_ids(checkpoint_dir), checkpoint_dir)
+    source = load_mygpt(maker)[0]
     asked = {
         "rule": asdict(rule),
         "seed": seed,
         "judging seed": judging_seed(seed),
-        "judges": [f"gpt_{id:03d}" for id in ids],
+        "judges": {provenance(model).name: provenance(model).sha256 for model in models},
         "maker": hashlib.sha256(Path(maker).read_bytes()).hexdigest(),
         "made at a time": made,
     }
-    found = {**asked, "made": 0, "judged": 0, "p": []}
-    quizzes = np.zeros((0, 404), np.int64)
-    if (out / EVIDENCE).exists():
-        found = read_json(out / EVIDENCE)
-        for key, value in asked.items():
-            if found.get(key) != value:
-                raise ValueError(f"{out / EVIDENCE} is of another round: {key} is {found.get(key)!r}, not {value!r}")
-        if found["p"]:
-            quizzes = np.concatenate(load_quizzes(out / QUIZZES))[: len(found["p"])]  # both files are not one write
+    quizzes, found = _before(out, asked)
+    known = {quiz.tobytes() for quiz in quizzes}
     if found["made"] >= most:
         return out / EVIDENCE
-    known = {quiz.tobytes() for quiz in quizzes}
+    write_json(out / EVIDENCE, found)
     for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"]):
         for quiz, column in zip(batch.quizzes, batch.p.T, strict=True):
             if quiz.tobytes() not in known:
@@ -72,13 +70,31 @@ def culture_round(
                 found["p"].append([float(p) for p in column])
         found["made"], found["judged"] = batch.made, found["judged"] + batch.shown
         if len(quizzes):
-            cut = -(-len(quizzes) * 4 // 5)  # the others are for tests
-            save_quizzes(out / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
+            save_round(out / QUIZZES, quizzes)
         write_json(out / EVIDENCE, found)
         logger.info("{} made, {} kept", batch.made, len(quizzes))
         if batch.made >= most:
             break
     return out / EVIDENCE
+
+
+def _before(out: Path, asked: dict) -> tuple[np.ndarray, dict]:
+    """The quizzes (n, 404) and the evidence of the round that is gone on with; none, and an empty one, at first."""
+    none = np.zeros((0, grids.LENGTH), np.int64)
+    if not (out / EVIDENCE).exists():
+        if (out / QUIZZES).exists():
+            raise ValueError(f"{out / QUIZZES} stands there without {EVIDENCE}: it is of no round that could go on")
+        return none, {**asked, "made": 0, "judged": 0, "p": []}
+    found = read_json(out / EVIDENCE)
+    for key, value in asked.items():
+        if found.get(key) != value:
+            raise ValueError(f"{out / EVIDENCE} is of another round: {key} is {found.get(key)!r}, not {value!r}")
+    if not found["p"]:
+        return none, found
+    quizzes = np.concatenate(load_quizzes(out / QUIZZES))
+    if len(quizzes) < len(found["p"]):
+        raise ValueError(f"{out / QUIZZES} has {len(quizzes)} quizzes, {EVIDENCE} has {len(found['p'])}")
+    return quizzes[: len(found["p"])], found  # the two files are not one write: the first may be ahead
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -94,12 +110,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--most", type=int, default=20_000, help="quizzes to make")
     options = parser.parse_args(argv)
     rule = Agreement(max_fail=options.max_fail, temperature=options.temperature)
-    print(
-        culture_round(
-            options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed,
-            most=options.most,
-        )
-    )  # fmt: skip
+    path = culture_round(
+        options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed, most=options.most
+    )
+    print(path)
     return 0
 
 

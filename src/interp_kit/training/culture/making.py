@@ -23,6 +23,7 @@ from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT
 from interp_kit.tasks.culture import grids
 
+QUIZZES = "c_quizzes.pth"
 MAKING, FORWARD, BACKWARD = (grids.structure(name) for name in ("f_B f_A A B", "A f_A B f_B", "f_A A f_B B"))
 
 
@@ -37,6 +38,10 @@ class Agreement:
     max_fail: int = 1
     rounds: int = 3
     temperature: float = 1.5
+
+    def __post_init__(self) -> None:
+        if self.max_fail < 1 or self.rounds < 1 or not 0 <= self.lost < self.sure <= 1 or self.temperature <= 0:
+            raise ValueError(f"{self} keeps nothing: one model has to fail, and sure is above lost")
 
     def kept(self, p: NDArray[np.float64]) -> NDArray[np.bool_]:
         """(n,) whether each quiz is kept, of (model, n) probabilities."""
@@ -156,8 +161,10 @@ def agreed_quizzes(
 
     Quizzes are made `made` at a time, each time by one of `makers` drawn at random, by default of the group itself,
     until `wanted` are kept or `most` were made. No quiz is kept twice. The probabilities are those that
-    `solving_probability` gives with `judging_seed(seed)`.
+    `solving_probability` gives with `judging_seed(seed)`. Raises ValueError where none are wanted or made.
     """
+    if min(wanted, most, made) < 1:
+        raise ValueError(f"a round of {wanted} quizzes wanted, {made} made at a time and {most} at most")
     kept: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     count = 0
     for batch in batches(models, seed, rule or Agreement(), makers=makers, made=made):
@@ -204,6 +211,12 @@ def save_quizzes(path: str | Path, train: Sequence[NDArray[np.int64]], test: Seq
     lists = tuple([torch.as_tensor(grids.check(part)).long() for part in parts] for parts in (train, test))
     with replacing(path) as aside:
         torch.save(lists, aside)
+
+
+def save_round(path: str | Path, quizzes: NDArray[np.int64]) -> None:
+    """Write the quizzes (n, 404) of a round: four fifths to train on, and the last fifth for tests."""
+    cut = -(-len(quizzes) * 4 // 5)
+    save_quizzes(path, [quizzes[:cut]], [quizzes[cut:]])
 
 
 def load_quizzes(path: str | Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

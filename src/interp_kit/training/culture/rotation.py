@@ -29,11 +29,10 @@ from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS, draw_worlds
 from interp_kit.training.culture.config import CultureConfig
 from interp_kit.training.culture.learner import Learner
-from interp_kit.training.culture.making import Agreement, agreed_quizzes, load_quizzes, save_quizzes
+from interp_kit.training.culture.making import QUIZZES, Agreement, agreed_quizzes, load_quizzes, save_round
 from interp_kit.training.culture.passes import answers
 from interp_kit.training.culture.presets import PRESETS
 
-QUIZZES = "c_quizzes.pth"
 WHOLE = 5 / 6
 
 
@@ -219,8 +218,7 @@ def make_round(config: CultureConfig, directory: Path) -> int:
     if len(quizzes) == 0:
         logger.warning("none of {} quizzes was kept; {} is not written", made, directory / QUIZZES)
         return 0
-    cut = -(-len(quizzes) * 4 // 5)
-    save_quizzes(directory / QUIZZES, [quizzes[:cut]], [quizzes[cut:]])
+    save_round(directory / QUIZZES, quizzes)
     logger.info("{} quizzes kept of {} made", len(quizzes), made)
     return len(quizzes)
 
