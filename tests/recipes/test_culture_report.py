@@ -75,6 +75,10 @@ def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, 
     for name in ("gpt_000", "gpt_001", "gpt_000 untrained"):
         assert name in written
     assert any("gpt_001 solves" in sentence for sentence in report.findings)
+    same = small.similarity
+    assert same is not None
+    overlap = f"overlap by {same.index[0]:.2f} (Jaccard index, {same.matched} matching, 1 pairs of models)"
+    assert any(overlap in s and f"by {same.stratified[0]:.2f}; p < 0.05 in" in s for s in report.findings)
     assert same_cell_heads(small.control) == []
 
 

@@ -59,13 +59,23 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
     for m in study.models:
         where = same_cell_heads(m)
         found.append(
-            f"{m.name}: {', '.join(where)} look mostly at the same cell of an earlier grid."
+            f"{m.name}: {', '.join(where)} look{'s' * (len(where) == 1)} mostly at the same cell of an earlier grid."
             if where
             else f"{m.name}: no head looks mostly at the same cell of an earlier grid."
         )
-    if study.similarity is not None:
-        found.append(study.similarity.caption())
+    if (same := study.similarity) is not None:
+        found.append(
+            f"The {same.config['k']} most important components of two models overlap by {_span(same.index)} (Jaccard"
+            f" index, {same.matched} matching, {len(same.pair)} pairs of models), those of random sets with as many heads"
+            f" and MLPs of each layer by {_span(same.stratified)}; p < 0.05 in {int((same.p < 0.05).sum())} of"
+            f" {len(same.pair)} pairs, each by itself."
+        )
     return tuple(found)
+
+
+def _span(values: np.ndarray) -> str:
+    low, high = f"{values.min():.2f}", f"{values.max():.2f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def same_cell_heads(m: "Examination", threshold: float = 0.5) -> list[str]:
@@ -108,12 +118,8 @@ def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
         of_model = [point for point in curve if point.id == id]
         if len(schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
             guesses.append(f"gpt_{id:03d} at {reached / 1e6:.2g}")
-    guess = (
-        f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three or a few"
-        if guesses
-        else ""
-    )
-    guess += " points, between which the networks may have grown." if guesses else ""
+    guess = f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three" if guesses else ""
+    guess += " points or a few more, between which the networks may have grown." if guesses else ""
     return (
         Figure(
             plot_curve(curve),
