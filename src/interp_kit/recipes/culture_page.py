@@ -66,8 +66,8 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
     if (same := study.similarity) is not None:
         found.append(
             f"The {same.config['k']} most important components of two models overlap by {_span(same.index)} (Jaccard"
-            f" index, {same.matched} matching, {len(same.pair)} pairs of models), those of random sets with as many heads"
-            f" and MLPs of each layer by {_span(same.stratified)}; p < 0.05 in {int((same.p < 0.05).sum())} of"
+            f" index, {same.matched} matching, {len(same.pair)} pairs of models), those of random sets with as many"
+            f" heads and MLPs of each layer by {_span(same.stratified)}; p < 0.05 in {int((same.p < 0.05).sum())} of"
             f" {len(same.pair)} pairs, each by itself."
         )
     return tuple(found)
