@@ -3,6 +3,7 @@
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,14 @@ settings.register_profile(
     "interp_kit", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 settings.load_profile("interp_kit")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files are handed to workers in this order: notebooks first, as one test of theirs takes minutes, then those of
+    most tests."""
+    size = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name != "test_notebooks.py", -size[item.path], str(item.path)))
+
 
 MakeModel = Callable[..., "HookedTransformer"]
 MakeDirectory = Callable[..., Path]
