@@ -3,22 +3,26 @@ in the shipped round too."""
 
 import hashlib
 import json
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
+from interp_kit.core.plotting import figure_of
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import checkpoint_root, provenance
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_round as recipe
 from interp_kit.recipes.culture_models import load_culture
-from interp_kit.recipes.culture_round import EVIDENCE, culture_round, main
+from interp_kit.recipes.culture_round import EVIDENCE, culture_round, main, picture, summary
 from interp_kit.tasks.culture import grids
-from interp_kit.training.culture.making import QUIZZES, Agreement, Batch, load_quizzes, save_quizzes
+from interp_kit.tasks.culture.world import sample_worlds
+from interp_kit.training.culture import making
+from interp_kit.training.culture.making import QUIZZES, Agreement, load_quizzes, save_quizzes
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
 
@@ -87,17 +91,47 @@ def test_killed_between_its_two_files_it_keeps_them_in_step(
 
 
 def test_a_quiz_is_kept_once_and_none_is_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quiz = grids.compose(np.random.default_rng(0).integers(0, 11, size=(2, 4, 100)))
-    shown = [Batch(quiz[:0], np.zeros((4, 0)), 2, 200), Batch(quiz, np.zeros((4, 2)), 3, 400)]
-    shown.append(Batch(quiz[1:], np.zeros((4, 1)), 1, 600))
-    monkeypatch.setattr(recipe, "batches", lambda *_, start, **__: islice(iter(shown), start // 200, None))
+    first, second = grids.compose(np.random.default_rng(0).integers(0, 11, size=(2, 4, 100)))
+    made = iter([[first], [first, second, first], [second], [second, first]])
+    keeps = iter([[], [0, 1, 2], [0], [0, 1]])
+    monkeypatch.setattr(making, "make_quizzes", lambda *_: np.array(next(made)))
+    monkeypatch.setattr(making, "judge", lambda *_: (np.array(at := next(keeps), int), np.full((4, len(at)), 0.2)))
     maker = folder / "maker" / "gpt_004.pth"
     culture_round(maker, tmp_path, checkpoint_dir=folder, most=200)
     assert not (tmp_path / QUIZZES).exists()
-    culture_round(maker, tmp_path, checkpoint_dir=folder, most=600)
-    quizzes, evidence = kept(tmp_path)
-    np.testing.assert_array_equal(quizzes, quiz)
-    assert (len(evidence["p"]), evidence["judged"], evidence["made"]) == (2, 6, 600)
+    assert summary(tmp_path) == "200 made, 1 of them not trivial, 0 kept: 0.00% [0.00%, 79.35%]"
+    for most in (600, 800):  # in one go, and gone on with
+        culture_round(maker, tmp_path, checkpoint_dir=folder, most=most)
+        quizzes, evidence = kept(tmp_path)
+        np.testing.assert_array_equal(quizzes, [first, second])
+        assert evidence["p"] == [[0.2] * 4] * 2
+    assert (evidence["judged"], evidence["made"]) == (7, 800)
+
+
+def test_a_round_is_summed_up_and_drawn(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = sample_worlds(1, np.random.default_rng(0)).quizzes().astype(np.int64)
+    odd = grids.compose(np.random.default_rng(0).integers(0, 11, size=(1, 4, 100)))
+    p = np.array([[1.0, 0.98], [0.97, 0.99], [0.2, 0.96], [1.0, 0.5]])
+    monkeypatch.setattr(making, "make_quizzes", lambda *_: np.concatenate([world, odd, odd]))
+    monkeypatch.setattr(making, "judge", lambda *_: (np.array([0, 1]), p))
+    maker, drawn = folder / "maker" / "gpt_004.pth", tmp_path / "new" / "p.png"
+    command = ["--maker", str(maker), "--checkpoint-dir", str(folder), "--most", "1", "--out", str(tmp_path)]
+    assert main([*command, "--picture", str(drawn)]) == 0
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    share = "2 kept: 66.67% [20.77%, 93.85%]"
+    lines = summary(tmp_path).splitlines()
+    assert lines[0] == f"200 made, 3 of them not trivial, {share}"
+    assert lines[1].startswith("explained by a rule of the world: 1; lost: ")
+    assert [part.rpartition(" ")[2] for part in lines[1].split(", ")] == ["0", "0", "1", "1"]
+    titles = [text.get_text() for text in figure_of(picture(tmp_path)).findobj(Text)]
+    assert "lost: gpt_002 (p = 0.20); the others are sure (0.97 or more)" in titles
+    assert "lost: gpt_003 (p = 0.50); the others are sure (0.96 or more)" in titles
+    titles = [text.get_text() for text in figure_of(picture(tmp_path, [1])).findobj(Text)]
+    assert not any("gpt_002" in title for title in titles)
+    with pytest.raises(ValueError, match=r"no quizzes \[2\]: 2 are kept"):
+        picture(tmp_path, [2])
+    with pytest.raises(ValueError, match="holds no round"):
+        summary(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +179,7 @@ def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: p
     command = ["--maker", str(folder / "maker" / "gpt_004.pth"), "--checkpoint-dir", str(folder), "--most", "1"]
     assert main([*command, "--out", str(tmp_path), "--ids", "0", "0", "1"]) == 0
     assert len(json.loads((tmp_path / EVIDENCE).read_text())["judges"]) == 2
-    assert capsys.readouterr().out.strip() == str(tmp_path / EVIDENCE)
+    assert capsys.readouterr().out.startswith(f"{tmp_path / EVIDENCE}\n")
 
 
 def test_the_shipped_round_holds_the_rule_worked_out_again() -> None:

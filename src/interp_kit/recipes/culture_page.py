@@ -118,8 +118,12 @@ def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
         of_model = [point for point in curve if point.id == id]
         if len(schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
             guesses.append(f"gpt_{id:03d} at {reached / 1e6:.2g}")
-    guess = f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three" if guesses else ""
-    guess += " points or a few more, between which the networks may have grown." if guesses else ""
+    guess = ""
+    if guesses:
+        guess = (
+            f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three points or a few more,"
+            " between which the networks may have grown."
+        )
     return (
         Figure(
             plot_curve(curve),

@@ -2,7 +2,11 @@
 
 `python -m interp_kit.recipes.culture_round --maker runs/maker/gpt_004.pth --out runs/round` writes `c_quizzes.pth`, in
 the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were made, and each
-judge's probability of solving each quiz. It goes on where it was stopped.
+judge's probability of solving each quiz. It goes on where it was stopped. The shipped round, whose summary and picture
+come at once as it is complete:
+
+    python -m interp_kit.recipes.culture_round --maker checkpoints/culture/maker/gpt_004.pth --seed 21 --most 11200 \\
+        --out checkpoints/culture --rows 0 3 6 --picture docs/culture_made.png
 """
 
 import argparse
@@ -13,12 +17,17 @@ from pathlib import Path
 
 import numpy as np
 from loguru import logger
+from matplotlib.axes import Axes
 
-from interp_kit.core.files import check_writable, read_json, write_json
+from interp_kit.core.files import check_writable, read_json, replacing, write_json
+from interp_kit.core.plotting import png
+from interp_kit.core.stats import wilson
 from interp_kit.models.checkpoints import provenance
 from interp_kit.models.mygpt import load_mygpt
 from interp_kit.recipes.culture_models import culture_ids, load_culture
 from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.figures import plot_quizzes
+from interp_kit.tasks.culture.solver import solve
 from interp_kit.training.culture.making import QUIZZES, Agreement, batches, judging_seed, load_quizzes, save_round
 
 EVIDENCE = "c_quizzes.json"
@@ -58,16 +67,12 @@ def culture_round(
         "made at a time": made,
     }
     quizzes, found = _before(out, asked)
-    known = {quiz.tobytes() for quiz in quizzes}
     if found["made"] >= most:
         return out / EVIDENCE
     write_json(out / EVIDENCE, found)
-    for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"]):
-        for quiz, column in zip(batch.quizzes, batch.p.T, strict=True):
-            if quiz.tobytes() not in known:
-                known.add(quiz.tobytes())
-                quizzes = np.concatenate([quizzes, quiz[None]])
-                found["p"].append([float(p) for p in column])
+    for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"], known=quizzes):
+        quizzes = np.concatenate([quizzes, batch.quizzes])
+        found["p"] += batch.p.T.tolist()
         found["made"], found["judged"] = batch.made, found["judged"] + batch.shown
         if len(quizzes):
             save_round(out / QUIZZES, quizzes)
@@ -97,6 +102,49 @@ def _before(out: Path, asked: dict) -> tuple[np.ndarray, dict]:
     return quizzes[: len(found["p"])], found  # the two files are not one write: the first may be ahead
 
 
+def kept(out: str | Path) -> tuple[np.ndarray, dict]:
+    """The quizzes (n, 404) of a round and its evidence. Raises ValueError where OUT holds none."""
+    out = Path(out)
+    if not (out / EVIDENCE).exists():
+        raise ValueError(f"{out} holds no round: there is no {EVIDENCE}")
+    found = read_json(out / EVIDENCE)
+    return _before(out, found)
+
+
+def summary(out: str | Path) -> str:
+    """What a round kept, with Wilson's 95 % interval over the quizzes judged; how many of these a rule of the world
+    explains, and which judge is lost at how many."""
+    quizzes, found = kept(out)
+    made = f"{found['made']:,} made, {found['judged']:,} of them not trivial"
+    if not found["judged"]:
+        return f"{made}, none kept"
+    share = wilson(len(quizzes), found["judged"], "quizzes")
+    text = f"{made}, {len(quizzes)} kept: {share.value:.2%} [{share.low:.2%}, {share.high:.2%}]"
+    if len(quizzes) == 0:
+        return text
+    solution = solve(quizzes, grids.structure_of(quizzes))
+    explained = int(((solution.possible > 0) & (solution.answers == quizzes[:, -grids.CELLS :]).all(1)).sum())
+    lost = (np.array(found["p"]) <= found["rule"]["lost"]).sum(0)
+    judges = ", ".join(f"{name} at {n}" for name, n in zip(found["judges"], lost, strict=True))
+    return f"{text}\nexplained by a rule of the world: {explained}; lost: {judges}"
+
+
+def picture(out: str | Path, rows: Sequence[int] = ()) -> Axes:
+    """The quizzes of a round, or some of them by number, each under who is lost. Raises ValueError for a number that
+    there is not."""
+    quizzes, found = kept(out)
+    rows = list(rows) or list(range(len(quizzes)))
+    if not rows or min(rows) < 0 or max(rows) >= len(quizzes):
+        raise ValueError(f"no quizzes {rows}: {len(quizzes)} are kept")
+    titles = []
+    for p in np.array(found["p"])[rows]:
+        lost = p <= found["rule"]["lost"]
+        names = [name.rpartition("/")[2] for name, bad in zip(found["judges"], lost, strict=True) if bad]
+        sure = f"the others are sure ({p[~lost].min():.2f} or more)" if not lost.all() else "none is sure"
+        titles.append(f"lost: {', '.join(names)} (p = {p[lost].max():.2f}); {sure}")
+    return plot_quizzes(quizzes[rows], titles=titles)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -108,12 +156,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the first grid (the original's is 1.5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=20_000, help="quizzes to make")
+    parser.add_argument("--picture", type=Path, help="draw what is kept into this file (.png)")
+    parser.add_argument("--rows", type=int, nargs="*", default=[], help="numbers of the quizzes drawn; default: all")
     options = parser.parse_args(argv)
+    if options.picture is not None:
+        check_writable(options.picture)
     rule = Agreement(max_fail=options.max_fail, temperature=options.temperature)
     path = culture_round(
         options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed, most=options.most
     )
-    print(path)
+    print(f"{path}\n{summary(options.out)}")
+    if options.picture is not None:
+        with replacing(options.picture) as aside:
+            aside.write_bytes(png(picture(options.out, options.rows), dpi=80))
     return 0
 
 

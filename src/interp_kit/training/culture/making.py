@@ -165,18 +165,13 @@ def agreed_quizzes(
     """
     if min(wanted, most, made) < 1:
         raise ValueError(f"a round of {wanted} quizzes wanted, {made} made at a time and {most} at most")
-    kept: dict[bytes, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
-    count = 0
+    kept: list[Batch] = []
     for batch in batches(models, seed, rule or Agreement(), makers=makers, made=made):
-        for quiz, column in zip(batch.quizzes, batch.p.T, strict=True):
-            kept.setdefault(quiz.tobytes(), (quiz, column))
-        count = batch.made
-        if len(kept) >= wanted or count >= most:
+        kept.append(batch)
+        if sum(len(one.quizzes) for one in kept) >= wanted or batch.made >= most:
             break
-    found = list(kept.values())[:wanted]
-    if not found:
-        return np.zeros((0, grids.LENGTH), np.int64), np.zeros((len(models), 0)), count
-    return np.stack([quiz for quiz, _ in found]), np.stack([p for _, p in found], axis=1), count
+    quizzes, p = np.concatenate([one.quizzes for one in kept]), np.concatenate([one.p for one in kept], axis=1)
+    return quizzes[:wanted], p[:, :wanted], kept[-1].made
 
 
 def batches(
@@ -187,10 +182,13 @@ def batches(
     makers: Sequence[MyGPT] | None = None,
     made: int = 200,
     start: int = 0,
+    known: NDArray[np.int64] | None = None,
 ) -> Iterator[Batch]:
     """Quizzes made `made` at a time and judged, without end, as `agreed_quizzes` has them; from the one behind the
-    `start` first on, the same whether or not those were made before."""
+    `start` first on, the same whether or not those were made before. None is given twice, nor one of `known` (n, 404),
+    the quizzes kept before."""
     makers = models if makers is None else makers
+    seen = {quiz.tobytes() for quiz in ([] if known is None else known)}
     rng = np.random.default_rng(derive_seed(seed, "makers"))
     for count in itertools.count(0, made):
         maker = makers[int(rng.integers(len(makers)))]
@@ -198,7 +196,12 @@ def batches(
             continue
         quizzes = make_quizzes(maker, made, derive_seed(seed, "round", count), rule.temperature)
         at, p = judge(models, quizzes, judging_seed(seed), rule)
-        yield Batch(quizzes[at], p, len(quizzes), count + made)
+        new = []
+        for i, quiz in enumerate(quizzes[at]):
+            if quiz.tobytes() not in seen:
+                seen.add(quiz.tobytes())
+                new.append(i)
+        yield Batch(quizzes[at[new]], p[:, new], len(quizzes), count + made)
 
 
 def judging_seed(seed: int) -> int:
