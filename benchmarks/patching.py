@@ -21,6 +21,7 @@ from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 
 LENGTH, VOCABULARY = 20, 50
+GPT2 = 50_257  # words of GPT-2's vocabulary: of its products more than a quarter are the unembedding's
 By = Literal["position", "all"]
 
 
@@ -57,11 +58,11 @@ def random_pairs(
     return PairBatch(*sides, variable="text", target="answer", completion="own", differs=(("text",),) * rows)
 
 
-def random_model(layers: int, width: int, heads: int) -> HookedTransformer:
+def random_model(layers: int, width: int, heads: int, vocabulary: int = VOCABULARY) -> HookedTransformer:
     """Of GPT-2's form, never trained."""
     return hooked_transformer(
         n_layers=layers, d_model=width, n_ctx=64, d_head=width // heads, n_heads=heads, d_mlp=4 * width,
-        d_vocab=VOCABULARY, act_fn="gelu_new", seed=0,
+        d_vocab=vocabulary, act_fn="gelu_new", seed=0,
     )  # fmt: skip
 
 
@@ -160,8 +161,13 @@ def _beside(
 def patching() -> list[Row]:
     """Residual streams and heads, by position and at all positions, on three sizes: of unrelated texts, and of texts
     that differ in one token, before which copies change nothing and need no run."""
-    small, large = random_model(4, 128, 4), random_model(12, 768, 12)
-    sizes = [("4 layers, d 128", small, 64), ("4 layers, d 128", small, 4), ("12 layers, d 768", large, 4)]
+    small, large, few_words = random_model(4, 128, 4), random_model(12, 768, 12, GPT2), random_model(12, 768, 12)
+    sizes = [
+        ("4 layers, d 128", small, 64),
+        ("4 layers, d 128", small, 4),
+        ("GPT-2 small's size", large, 4),
+        ("12 layers, d 768, 50 words", few_words, 4),
+    ]
     found = []
     works: list[tuple[str, str, By]] = [
         ("resid_pre by position", "resid_pre", "position"),
@@ -169,10 +175,15 @@ def patching() -> list[Row]:
         ("heads by position", "z", "position"),
     ]
     for (work, site, by), differ in product(works, (None, LENGTH // 2)):
-        for size, model, rows in sizes if by == "all" or site == "resid_pre" else sizes[:2]:
-            pairs, at = random_pairs(rows, differ=differ), torch.full((rows,), LENGTH - 1)
-            names = [f"t{i}" for i in range(LENGTH)]
-            part = 7 if model is large or (rows, site, by) == (64, "z", "position") else 1
+        for size, model, rows in sizes:
+            if model is not small and (site, by) == ("z", "position"):
+                continue
+            if model is few_words and differ is not None:
+                continue
+            pairs = random_pairs(rows, vocabulary=model.cfg.d_vocab, differ=differ)
+            at, names = torch.full((rows,), LENGTH - 1), [f"t{i}" for i in range(LENGTH)]
+            part = 1 if model is small else 21
+            part = 7 if (rows, site, by) == (64, "z", "position") else part
             name = f"{work}, {size}, {rows} pairs of {LENGTH} tokens"
             name += "" if differ is None else f", of which token {differ + 1} differs"
             repeats = REPEATS if model is small else 3
@@ -193,9 +204,17 @@ def cells() -> list[Row]:
 
 
 def ranking() -> list[Row]:
-    """Every head and MLP of a model of GPT-2's size, ablated by its mean at each position, by KL."""
-    model, rows = random_model(12, 768, 12), 4
-    batch = random_pairs(rows).clean
+    """Every head and MLP of a model of GPT-2's size, ablated by its mean at each position, by KL; and of one that has
+    few words."""
+    return [
+        *_ranking("GPT-2 small's size", GPT2),
+        *_ranking("12 layers, d 768, 50 words", VOCABULARY),
+    ]
+
+
+def _ranking(size: str, vocabulary: int) -> list[Row]:
+    model, rows = random_model(12, 768, 12, vocabulary), 4
+    batch = random_pairs(rows, vocabulary=vocabulary).clean
     tokens = batch.tokens[:, :-1]
 
     components = [(layer, head) for layer in range(12) for head in (*range(12), None)]
@@ -227,7 +246,7 @@ def ranking() -> list[Row]:
     assert difference < 1e-4, f"not the same numbers: {difference:.1e}"
     timed, entries = len(components[::part]), [(layer, True, 0) for layer, _ in components]
     return compare(
-        f"ranking of 144 heads and 12 MLPs by mean ablation, 12 layers, d 768, {rows} texts of {LENGTH} tokens", ours,
+        f"ranking of 144 heads and 12 MLPs by mean ablation, {size}, {rows} texts of {LENGTH} tokens", ours,
         {f"a loop of run_with_hooks under no_grad ({timed} of {len(components)} timed)": peer},
         difference=f"{difference:.0e}", floor=_floor(model, rows, LENGTH, entries),
         scale=len(components) / timed, repeats=3,

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from interp_kit.analysis import suffix_run
 from interp_kit.analysis import sweep as sweeping
 from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.metrics import Metric, log_probability
@@ -16,16 +17,19 @@ from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resamp
 from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.core.batch import TokenBatch
+from interp_kit.models import products
 from interp_kit.models.decode import decode
 from interp_kit.models.executor import Executor
 
 ROWS, LENGTH, VOCABULARY = 3, 7, 11
 
 
-def network(seed: int, *, d_head: int, layers: int, attn_only: bool, final_norm: bool, act: str) -> HookedTransformer:
+def network(
+    seed: int, *, d_head: int, layers: int, attn_only: bool, final_norm: bool, act: str, d_model: int = 8
+) -> HookedTransformer:
     cfg = HookedTransformerConfig(
-        n_layers=layers, d_model=8, n_ctx=LENGTH, d_head=d_head, n_heads=2, d_vocab=VOCABULARY, d_mlp=12, act_fn=act,
-        attn_only=attn_only, normalization_type="LN", seed=seed, device="cpu",
+        n_layers=layers, d_model=d_model, n_ctx=LENGTH, d_head=d_head, n_heads=2, d_vocab=VOCABULARY, d_mlp=12,
+        act_fn=act, attn_only=attn_only, normalization_type="LN", seed=seed, device="cpu",
     )  # fmt: skip
     model = HookedTransformer(cfg)
     g = torch.Generator().manual_seed(seed)
@@ -100,7 +104,10 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
     places = [batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))] for _ in range(2)]
     each = [Metric("kl", "answer", at=places[0]), Metric("probability", "answer", at=places[1]), log_probability()]
     metrics = data.draw(st.permutations(each))
-    found = sweep(model, batch, groups, metrics, memory=data.draw(st.sampled_from([1, 30_000, 2**29])))
+    with pytest.MonkeyPatch.context() as patched:  # how much goes through a layer at once changes nothing
+        patched.setattr(suffix_run, "TILE", data.draw(st.sampled_from([1, 40, suffix_run.TILE])))
+        patched.setattr(products, "BLOCKS", data.draw(st.sampled_from([(5, 2), products.BLOCKS])))
+        found = sweep(model, batch, groups, metrics, memory=data.draw(st.sampled_from([1, 30_000, 2**29])))
     assert found.by_hooks == 0, found.why
     with torch.inference_mode():
         engine = Engine(model, batch)
@@ -109,6 +116,31 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
             for j, metric in enumerate(metrics):
                 expected = metric(logits, batch, engine.logits)
                 assert found.values[i, j] == pytest.approx(expected.numpy(), abs=1e-4, rel=1e-4), (group, metric.name)
+
+
+@pytest.mark.parametrize("site", ["z", "resid_pre", "k", "mlp_post"])
+def test_many_groups_by_blocks_of_products(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    act, d_model = "gelu_new", products.WIDE
+    model = network(0, d_head=4, layers=3, attn_only=False, final_norm=True, act=act, d_model=d_model)
+    batch, rows = ragged(1), []
+    other = dataclasses.replace(batch, tokens=(batch.tokens * 3 + 1) % VOCABULARY)
+    head, neuron = (1, None) if site in "zk" else (None, 3 if site == "mlp_post" else None)
+    groups = [
+        [Edit(site, layer, Copy(other), head=head, neuron=neuron, position=position)]
+        for layer in (0, 1)
+        for position in (None, 0, 1, 2, "query", "end")
+    ] * 7
+    by = products.Products.__call__
+    monkeypatch.setattr(
+        products.Products, "__call__", lambda *a, **k: (rows.append(a[1].shape[:-1].numel()), by(*a, **k))[1]
+    )
+    found = sweep(model, batch, groups, log_probability())
+    assert found.by_hooks == 0
+    assert set(products.BLOCKS) <= set(rows), "products of every size of block are among them"
+    with torch.inference_mode():
+        engine = Engine(model, batch)
+        expected = [log_probability()(engine.run(tuple(group)), batch).numpy() for group in groups[:12]]
+    assert found.values[:, 0] == pytest.approx(np.concatenate([np.stack(expected)] * 7), abs=1e-4)
 
 
 def test_what_two_texts_share_is_run_only_where_it_undoes_another_edit() -> None:

@@ -17,7 +17,7 @@ from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 from interp_kit.models.plain import Unsupported
-from interp_kit.models.products import ACTIVATIONS, BLOCK, LARGE, WIDE, _multiplies
+from interp_kit.models.products import ACTIVATIONS, BLOCKS, LARGE, WIDE, _multiplies
 
 MakeModel = Callable[..., HookedTransformer]
 
@@ -86,7 +86,7 @@ def test_a_text_in_pieces_is_the_whole_text(tiny_model: MakeModel, cuts: set[int
 
 
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
-@pytest.mark.parametrize("rows", [3, 200])  # two texts: below and above a block, with some left over
+@pytest.mark.parametrize("rows", [3, 200, 700])  # two texts: below and above the blocks, with some left over
 def test_large_products_take_their_activation_along(
     tiny_model: MakeModel, name: str, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,15 +100,16 @@ def test_large_products_take_their_activation_along(
     expected = ACTIVATIONS[name](x.double() @ weight.double().T + bias.double())
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-5)
     assert calls["plain"] == 1  # all of it, or what a block left over
-    if executor.linear.fused is not None and rows == 200:
+    whole = 2 * rows // BLOCKS[-1] * BLOCKS[-1]
+    if executor.linear.fused is not None and whole:
         monkeypatch.setattr(executor.linear, "fused", ("relu", ""))
-        relu = (x.double() @ weight.double().T + bias.double()).relu().flatten(0, 1)[:BLOCK]
-        mixed = executor.linear(x, weight, bias, act=True).flatten(0, 1)[:BLOCK]
-        torch.testing.assert_close(mixed.double(), relu, atol=1e-5, rtol=1e-5)  # a block does go there
+        relu = (x.double() @ weight.double().T + bias.double()).relu().flatten(0, 1)[:whole]
+        mixed = executor.linear(x, weight, bias, act=True).flatten(0, 1)[:whole]
+        torch.testing.assert_close(mixed.double(), relu, atol=1e-5, rtol=1e-5)  # blocks do go there
     assert executor.linear(x, weight, bias).min() < -0.1
 
 
-@pytest.mark.parametrize("rows", [3, 200])
+@pytest.mark.parametrize("rows", [3, 200, 700])
 def test_products_of_large_weights_go_there_without_an_activation(
     tiny_model: MakeModel, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +121,7 @@ def test_products_of_large_weights_go_there_without_an_activation(
     torch.testing.assert_close(found.double(), expected, atol=1e-3, rtol=1e-4)
     if linear.fused is not None:
         monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", lambda x, *_: torch.full((len(x), 512), 7.0))
-        blocks = 2 * rows // BLOCK * BLOCK
+        blocks = 2 * rows // BLOCKS[-1] * BLOCKS[-1]
         there = (linear(x, weight, bias) == 7).flatten(0, 1).all(1)
         assert there.tolist() == [True] * blocks + [False] * (2 * rows - blocks)
         assert not (linear(x[..., :-1], weight[:, :-1], bias) == 7).all(-1).any()  # just below LARGE
@@ -139,7 +140,9 @@ has_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 
 @has_onednn
 @pytest.mark.usefixtures("asked_anew")
-@pytest.mark.parametrize("fault", ["of whole blocks", "nan", "no activation", "without activations alone"])
+@pytest.mark.parametrize(
+    "fault", ["of large blocks", "of small blocks", "nan", "no activation", "without activations alone"]
+)
 def test_products_that_are_wrong_are_not_used(
     tiny_model: MakeModel, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,12 +154,13 @@ def test_products_that_are_wrong_are_not_used(
         found = right(x, weight, bias, kind, scalars, algorithm)
         if fault == "without activations alone" and kind != "none":
             return found
-        return found * torch.nan if fault == "nan" else found + 0.1 * (len(x) >= BLOCK)
+        wrong = BLOCKS[-1:] if fault == "of small blocks" else BLOCKS[:1]
+        return found * torch.nan if fault == "nan" else found + 0.1 * (len(x) in wrong)
 
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
     monkeypatch.setattr(products, "LARGE", 0)
     model = tiny_model(d_model=WIDE)
-    tokens = random_tokens(model, 2 * BLOCK // 24, 24)
+    tokens = random_tokens(model, sum(BLOCKS) // 24 + 1, 24)
     with torch.inference_mode():
         expected = model(tokens)
     found = Executor(model).prefill(tokens, every=True)
@@ -175,7 +179,7 @@ def test_a_process_asks_once_for_each_activation(tiny_model: MakeModel, monkeypa
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", product)
     for name in ("relu", "gelu", "relu", "gelu"):
         assert Executor(tiny_model(d_model=WIDE, act_fn=name)).linear.fused is not None
-    assert asked == {"relu": 1, "gelu": 1, "none": 2}
+    assert asked == {"relu": len(BLOCKS), "gelu": len(BLOCKS), "none": 2 * len(BLOCKS)}
 
 
 def test_weights_are_those_of_the_moment(tiny_model: MakeModel) -> None:

@@ -1,7 +1,7 @@
 """Groups of edits through the layers as one growing batch, as `Suffix` planned them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,9 @@ from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
 from interp_kit.models.plain import Layer
+from interp_kit.models.products import blocks
+
+TILE = 1024  # tokens that go through a layer's attention at once
 
 
 def logits_under(suffix: Suffix, groups: Sequence[EditGroup]) -> Tensor:
@@ -40,6 +43,7 @@ class _Run:
         read = suffix.reads
         self.slots = (read - self.start).clamp(min=0)
         self.at_read = False  # whether tensors hold the positions that are read, not the window
+        self.masks: dict[bool, tuple[int, Tensor]] = {}  # for queries at all positions or where it is read
         self.later: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
         for slot, group in enumerate(groups):
             for edit in group.edits:
@@ -50,103 +54,115 @@ class _Run:
         s, active, x = self.s, 0, self.state
         for number, layer in enumerate(s.x.layers):
             before, active = active, self._enter_pre(number, active)
-            qkv = self._qkv(layer, number, before, active) if active else None
             if number == self.last:
-                x, active = self._final(number, layer, active, qkv)
+                x, active = self._final(number, layer, before, active)
                 break
-            if qkv is not None:
-                x = self.state[:active]
-                q, k, v = (self._visit(name, number, value) for name, value in zip("qkv", qkv.unbind(3), strict=True))
-                x += self._visit("attn_out", number, self._attend(layer, number, q, k, v))
-                self._visit("resid_mid", number, x)
+            for slots in self._tiles(active):
+                q, k, v = self._qkv(layer, number, before, slots)
+                self.state[slots.start : slots.stop] += self._attend(layer, number, slots, q, k, v)
+            self._visit("resid_mid", number, self.state[:active])
             active = self._enter_mid(number, active, self.state)
             if active:
                 x = self.state[:active]
-                x += self._mlp(layer, number, x)
+                self._mlp(layer, number, x)
                 self._visit("resid_post", number, x)
             active = self._enter_post(number, active, self.state)
         out = s.x.read_out(x)
         unreached = (s.reads < self.start)[None, :, :, None]
         return torch.where(unreached, s.logits[None], out) if bool(unreached.any()) else out
 
-    def _final(self, number: int, layer: Layer, active: int, qkv: Tensor | None) -> tuple[Tensor, int]:
+    def _final(self, number: int, layer: Layer, before: int, active: int) -> tuple[Tensor, int]:
         """The last layer: keys and values for the window, all else where it is read."""
         s = self.s
         take = torch.arange(len(s.batch), device=self.state.device)[:, None], self.slots
         x = self.state.new_empty(len(self.groups), *self.slots.shape, self.state.shape[-1])
-        if qkv is not None:
-            k, v = (self._visit(name, number, value) for name, value in zip("kv", qkv.unbind(3), strict=True))
-            x[:active] = self.state[:active][:, take[0], take[1]]
+        for slots in self._tiles(active):
+            self.at_read, here = False, slice(slots.start, slots.stop)
+            k, v = self._qkv(layer, number, before, slots)
+            x[here] = self.state[here, take[0], take[1]]
             self.at_read = True
             weight, bias = (w[: s.x.n_heads * s.x.d_head] for w in layer.qkv)
-            q = s.x.linear(layer.norm1(x[:active]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
-            out = self._attend(layer, number, self._visit("q", number, q), k, v, self.slots)
-            x[:active] += self._visit("attn_out", number, out)
-            self._visit("resid_mid", number, x[:active])
+            q = s.x.linear(layer.norm1(x[here]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
+            q = self._visit("q", number, q, slots)
+            x[here] += self._attend(layer, number, slots, q, k, v, self.slots)
         self.at_read = True
+        self._visit("resid_mid", number, x[:active])
         active = self._enter_mid(number, active, x)
         if active:
-            x[:active] += self._mlp(layer, number, x[:active])
+            self._mlp(layer, number, x[:active])
             self._visit("resid_post", number, x[:active])
         active = self._enter_post(number, active, x)
         return x, active
 
-    def _qkv(self, layer: Layer, number: int, before: int, active: int) -> Tensor:
-        """(group, batch, pos, 3, head, d_head) queries, keys and values; in the last layer keys and values alone.
+    def _tiles(self, active: int) -> Iterator[range]:
+        """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache;
+        elsewhere than there all at once."""
+        step = -(-TILE // (self.state.shape[1] * self.state.shape[2])) if self.state.device.type == "cpu" else active
+        return (range(at, min(at + step, active)) for at in range(0, active, max(1, step)))
+
+    def _qkv(self, layer: Layer, number: int, before: int, slots: range) -> list[Tensor]:
+        """Queries, keys and values (slot, batch, pos, head, d_head), edited; in the last layer keys and values alone.
 
         Of groups from `before` on, which enter here, those that change single positions have the unedited run's
         anywhere else.
         """
-        ex, x, names = self.s.x, self.state[:active], "kv" if number == self.last else "qkv"
-        size = ex.n_heads * ex.d_head
+        ex, names = self.s.x, "kv" if number == self.last else "qkv"
+        x, size = self.state[slots.start : slots.stop], ex.n_heads * ex.d_head
         weight, bias = (w[(3 - len(names)) * size :] for w in layer.qkv)
         shape = (len(names), ex.n_heads, ex.d_head)
-        while before < active and not self.groups[before].local:
-            before += 1
-        if before == active:
-            return ex.linear(layer.norm1(x), weight, bias).unflatten(-1, shape)
-        result = x.new_empty(*x.shape[:3], *shape)
-        if before:
-            result[:before] = ex.linear(layer.norm1(x[:before]), weight, bias).unflatten(-1, shape)
-        if before < active:
+        whole = next((i for i, slot in enumerate(slots) if slot >= before and self.groups[slot].local), len(slots))
+        if whole == len(slots):
+            result = ex.linear(layer.norm1(x), weight, bias).unflatten(-1, shape)
+        else:
+            result = x.new_empty(*x.shape[:3], *shape)
+            result[:whole] = ex.linear(layer.norm1(x[:whole]), weight, bias).unflatten(-1, shape)
             for i, name in enumerate(names):
-                result[before:, :, :, i] = self.s.sites[name, number][:, self.window]
+                result[whole:, :, :, i] = self.s.sites[name, number][:, self.window]
             edits = [
-                (slot, edit) for site in ("embed", "pos_embed", "resid_pre") for slot, edit in self._later(site, number)
+                (slot - slots.start, edit)
+                for site in ("embed", "pos_embed", "resid_pre")
+                for slot, edit in self._later(site, number, slots[whole:])
             ]
-            where = [(slot, self.s.at(edit)) for slot, edit in edits if before <= slot < active]
+            where = [(slot, self.s.at(edit)) for slot, edit in edits]
             if where:
-                slots = torch.tensor([slot for slot, _ in where], device=x.device)[:, None]
                 places = torch.stack([place for _, place in where]) - self.start
+                number_of = torch.tensor([slot for slot, _ in where], device=x.device)[:, None].expand_as(places)
                 rows, reached = self.s.rows.expand(len(places), -1), (places >= 0) & (places < x.shape[2])
-                chosen = slots.expand_as(places)[reached], rows[reached], places[reached]
-                new = ex.linear(layer.norm1(x[chosen]), weight, bias)
-                result[chosen] = new.view(-1, *shape)
-        return result
+                chosen = number_of[reached], rows[reached], places[reached]
+                result[chosen] = ex.linear(layer.norm1(x[chosen]), weight, bias).view(-1, *shape)
+        return [self._visit(name, number, part, slots) for name, part in zip(names, result.unbind(3), strict=True)]
 
-    def _later(self, site: str, number: int) -> list[tuple[int, Edit]]:
-        return self.later.get((site, number), [])
+    def _later(self, site: str, number: int, slots: range | None = None) -> list[tuple[int, Edit]]:
+        """(slot, edit) of a site, of some slots alone where these are given."""
+        found = self.later.get((site, number), [])
+        return found if slots is None else [(slot, edit) for slot, edit in found if slot in slots]
 
     def _attend(
-        self, layer: Layer, number: int, q: Tensor, k: Tensor, v: Tensor, slots: Tensor | None = None
+        self, layer: Layer, number: int, slots: range, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None
     ) -> Tensor:
-        """(group, batch, query, d_model) what attention adds: earlier keys and values are the unedited run's.
+        """(slot, batch, query, d_model) what attention adds: earlier keys and values are the unedited run's.
 
-        slots: (batch, query) places of the queries in the window; all of it where None.
+        at: (batch, query) places of the queries in the window; all of it where None.
         """
-        size = self.end - self.start
         if self.start:
             k, v = (self._whole(name, number, value) for name, value in (("k", k), ("v", v)))
         options: dict = {"is_causal": True}
-        if self.start or slots is not None:
-            places = torch.arange(size, device=q.device) if slots is None else slots.repeat(len(q), 1)[:, None]
-            seen = torch.arange(self.end, device=q.device) <= (places + self.start)[..., None]
-            options = {"attn_mask": seen}
+        if self.start or at is not None:
+            options = {"attn_mask": self._unseen(q, at)}
         queries, keys, values = (value.flatten(0, 1).transpose(1, 2) for value in (q, k, v))
         z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options)
         z = z.transpose(1, 2).unflatten(0, q.shape[:2])
-        z = self._visit("z", number, z)
-        return self.s.x.linear(z.flatten(-2), *layer.out)
+        z = self._visit("z", number, z, slots)
+        return self._visit("attn_out", number, self.s.x.linear(z.flatten(-2), *layer.out), slots)
+
+    def _unseen(self, q: Tensor, at: Tensor | None) -> Tensor:
+        """(…, query, key) what is added to the scores of queries (slot, batch, query, head, d_head): 0 up to their own
+        position, -inf behind it."""
+        if self.masks.get(at is None, (-1,))[0] != len(q):
+            places = torch.arange(q.shape[2], device=q.device) if at is None else at.repeat(len(q), 1)[:, None]
+            behind = torch.arange(self.end, device=q.device) > (places + self.start)[..., None]
+            self.masks[at is None] = len(q), q.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
+        return self.masks[at is None][1]
 
     def _whole(self, name: str, number: int, window: Tensor) -> Tensor:
         """Keys or values of all positions: the unedited run's, then those of the window."""
@@ -155,11 +171,17 @@ class _Run:
         whole[:, :, self.start :] = window
         return whole
 
-    def _mlp(self, layer: Layer, number: int, x: Tensor) -> Tensor:
+    def _mlp(self, layer: Layer, number: int, x: Tensor) -> None:
+        """Add to the residual stream x (group, batch, pos, d_model) what the MLP makes of it."""
         if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
-            return torch.zeros_like(x)
-        post = self._visit("mlp_post", number, self.s.x.linear(layer.norm2(x), *layer.mlp_in, act=True))
-        return self._visit("mlp_out", number, self.s.x.linear(post, *layer.mlp_out))
+            return
+        linear = self.s.x.linear
+        if not self._later("mlp_post", number) and not self._later("mlp_out", number):
+            for rows in blocks(x):
+                rows += linear(linear(layer.norm2(rows), *layer.mlp_in, act=True), *layer.mlp_out)
+            return
+        post = self._visit("mlp_post", number, linear(layer.norm2(x), *layer.mlp_in, act=True))
+        x += self._visit("mlp_out", number, linear(post, *layer.mlp_out))
 
     def _entering(self, number: int, stage: int, active: int) -> range:
         stop = active
@@ -278,13 +300,14 @@ class _Run:
             return self.s.take(value, self.s.reads)
         return value[:, self.window].clone() if copy else value[:, self.window]
 
-    def _visit(self, site: str, number: int, value: Tensor) -> Tensor:
-        """Apply what edits there are at a site to the rows that are under way."""
-        copied, others = _copies([(slot, edit) for slot, edit in self._later(site, number) if slot < len(value)])
+    def _visit(self, site: str, number: int, value: Tensor, slots: range | None = None) -> Tensor:
+        """Apply what edits there are at a site to its value (slot, batch, pos, …) in `slots`, by default the first."""
+        slots = slots or range(len(value))
+        copied, others = _copies([(slot - slots.start, edit) for slot, edit in self._later(site, number, slots)])
         for copies in copied:
-            slots, rows, at, places = self._places(copies)
+            number_of, rows, at, places = self._places(copies)
             edit = copies[0][1]
-            here = (slots, rows, places, *edit.tail)
+            here = (number_of, rows, places, *edit.tail)
             old = value[here]
             value[here] = self.s.new_value(edit, (rows, at, *edit.tail))(old).to(old.dtype)
         for slot, edit in others:

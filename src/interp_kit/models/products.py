@@ -25,7 +25,7 @@ ONEDNN = {
 WIDE = 64  # d_model from which on oneDNN's products are the faster ones
 ALONE = ("none", "")  # a product without an activation
 LARGE = 2**18  # numbers in a weight, from which on that pays for products without an activation too
-BLOCK = 256  # rows that go through oneDNN at once: each new shape costs it a millisecond, and memory that it keeps
+BLOCKS = (512, 128)  # rows that go through oneDNN at once: a new shape costs it a millisecond, and memory it keeps
 TOLERANCE = 1e-4  # of the largest number, between a product of oneDNN and torch's own
 
 
@@ -48,20 +48,32 @@ class Products:
         kind, algorithm = self.fused if act and self.fused is not None else ALONE
         if self.alike and self.fused is not None:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
-        worth = self.fused is not None and (act or weight.numel() >= LARGE)
-        if not worth or len(rows := x.flatten(0, -2)) < BLOCK:
+        rows = x.flatten(0, -2)
+        if self.fused is not None and len(rows) in BLOCKS:
+            return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
+        if self.fused is None or len(rows) < BLOCKS[-1] or not (act or weight.numel() >= LARGE):
             return self._plain(x, weight, bias, act)
         out = x.new_empty(*x.shape[:-1], len(weight))
-        for here, into in zip(rows.split(BLOCK), out.flatten(0, -2).split(BLOCK), strict=True):
-            if len(here) == BLOCK:
-                into.copy_(torch.ops.mkldnn._linear_pointwise(here, weight, bias, kind, [], algorithm))
-            else:
-                into.copy_(self._plain(here, weight, bias, act))
+        for here, into in zip(blocks(rows), blocks(out), strict=True):
+            into.copy_(self(here, weight, bias, act=act))
         return out
 
     def _plain(self, x: Tensor, weight: Tensor, bias: Tensor, act: bool) -> Tensor:
         out = F.linear(x, weight, bias)
         return self.act(out) if act else out
+
+
+def blocks(x: Tensor) -> tuple[Tensor, ...]:
+    """The vectors of contiguous x (…, d) as views (row, d) of BLOCKS, the larger ones first, and the rest. What is made
+    of one stays in the processor's cache; elsewhere than there it is all of them at once."""
+    rows = x.view(-1, x.shape[-1])
+    if x.device.type != "cpu":
+        return (rows,)
+    sizes, left = [], len(rows)
+    for block in BLOCKS:
+        sizes += [block] * (left // block)
+        left %= block
+    return rows.split([*sizes, left] if left else sizes)
 
 
 def _has_onednn(weight: Tensor) -> bool:
@@ -74,11 +86,12 @@ def _has_onednn(weight: Tensor) -> bool:
 
 @cache
 def _multiplies(act: Callable[[Tensor], Tensor], kind: str, algorithm: str) -> bool:
-    """Whether oneDNN's product of BLOCK rows, with the activation that it takes along, is torch's own. Asked once a
-    process: texts on which models are compared are too small to go that way."""
+    """Whether oneDNN's products of BLOCKS of rows, with the activation that they take along, are torch's own. Asked
+    once a process: texts on which models are compared are too small to go that way."""
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(shape, generator=generator) for shape in ((BLOCK, WIDE), (WIDE, WIDE), (WIDE,)))
+    x, weight, bias = (torch.randn(s, generator=generator) for s in ((max(BLOCKS), WIDE), (WIDE, WIDE), (WIDE,)))
     expected = F.linear(x, weight, bias)
     expected = expected if kind == "none" else act(expected)
-    found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
-    return bool((found - expected).abs().max() < TOLERANCE * float(expected.abs().max()))
+    found = (torch.ops.mkldnn._linear_pointwise(x[:rows], weight, bias, kind, [], algorithm) for rows in BLOCKS)
+    allowed = TOLERANCE * float(expected.abs().max())
+    return all(bool((some - expected[: len(some)]).abs().max() < allowed) for some in found)
