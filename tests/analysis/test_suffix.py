@@ -130,6 +130,7 @@ def test_many_groups_by_blocks_of_products(site: str, monkeypatch: pytest.Monkey
         for layer in (0, 1)
         for position in (None, 0, 1, 2, "query", "end")
     ] * 7
+    monkeypatch.setattr(suffix_run, "TILE", 300)  # tiles of attention, of which the last is smaller
     by = products.Products.__call__
     monkeypatch.setattr(
         products.Products, "__call__", lambda *a, **k: (rows.append(a[1].shape[:-1].numel()), by(*a, **k))[1]
