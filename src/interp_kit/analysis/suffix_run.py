@@ -43,7 +43,7 @@ class _Run:
         read = suffix.reads
         self.slots = (read - self.start).clamp(min=0)
         self.at_read = False  # whether tensors hold the positions that are read, not the window
-        self.masks: dict[bool, tuple[int, Tensor]] = {}  # for queries at all positions or where it is read
+        self.masks: dict[int, Tensor] = {}  # for so many slots, read positions alone; 0: all positions
         self.later: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
         for slot, group in enumerate(groups):
             for edit in group.edits:
@@ -158,11 +158,12 @@ class _Run:
     def _unseen(self, q: Tensor, at: Tensor | None) -> Tensor:
         """(…, query, key) what is added to the scores of queries (slot, batch, query, head, d_head): 0 up to their own
         position, -inf behind it."""
-        if self.masks.get(at is None, (-1,))[0] != len(q):
+        rows = 0 if at is None else len(q)
+        if rows not in self.masks:
             places = torch.arange(q.shape[2], device=q.device) if at is None else at.repeat(len(q), 1)[:, None]
             behind = torch.arange(self.end, device=q.device) > (places + self.start)[..., None]
-            self.masks[at is None] = len(q), q.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
-        return self.masks[at is None][1]
+            self.masks[rows] = q.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
+        return self.masks[rows]
 
     def _whole(self, name: str, number: int, window: Tensor) -> Tensor:
         """Keys or values of all positions: the unedited run's, then those of the window."""
