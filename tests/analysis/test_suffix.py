@@ -144,6 +144,16 @@ def test_many_groups_by_blocks_of_products(site: str, monkeypatch: pytest.Monkey
     assert found.values[:, 0] == pytest.approx(np.concatenate([np.stack(expected)] * 7), abs=1e-4)
 
 
+@pytest.mark.parametrize(("device", "sizes"), [("cpu", [512, 512, 128, 128, 120]), ("meta", [1400])])
+def test_blocks_and_tiles_are_for_the_processor_alone(device: str, sizes: list[int]) -> None:
+    assert [len(rows) for rows in products.blocks(torch.empty(2, 700, 4, device=device))] == sizes
+    run = object.__new__(suffix_run._Run)
+    run.state = torch.empty(7, 10, 50, 4, device=device)  # groups of 500 tokens
+    tiles = [range(0, 3), range(3, 6), range(6, 7)] if device == "cpu" else [range(7)]
+    assert list(run._tiles(7)) == tiles
+    assert list(run._tiles(0)) == []
+
+
 def test_what_two_texts_share_is_run_only_where_it_undoes_another_edit() -> None:
     model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
     batch = dataclasses.replace(batch, positions={**batch.positions, "apart": torch.tensor([LENGTH - 1, 0, 0])})
