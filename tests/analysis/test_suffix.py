@@ -13,6 +13,7 @@ from interp_kit.analysis import suffix_run
 from interp_kit.analysis import sweep as sweeping
 from interp_kit.analysis.engine import Engine
 from interp_kit.analysis.metrics import Metric, log_probability
+from interp_kit.analysis.packing import Windows
 from interp_kit.analysis.sites import ACTIVATIONS, Add, Copy, Edit, Mean, Resample, Scale, Set, Zero, has_heads
 from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.sweep import editing, sweep
@@ -148,8 +149,9 @@ def test_many_groups_by_blocks_of_products(site: str, monkeypatch: pytest.Monkey
 def test_blocks_and_tiles_are_for_the_processor_alone(device: str, sizes: list[int]) -> None:
     assert [len(rows) for rows in products.blocks(torch.empty(2, 700, 4, device=device))] == sizes
     run = object.__new__(suffix_run._Run)
-    run.state = torch.empty(7, 10, 50, 4, device=device)  # groups of 500 tokens
-    tiles = [range(0, 3), range(3, 6), range(6, 7)] if device == "cpu" else [range(7)]
+    run.windows = Windows([0, 0, 0, 0, 40, 45, 0], 50, torch.arange(10))  # groups of 500 tokens, but for two
+    run.state = torch.empty(0, 4, device=device)
+    tiles = [range(0, 2), range(2, 4), range(4, 7)] if device == "cpu" else [range(7)]
     assert list(run._tiles(7)) == tiles
     assert list(run._tiles(0)) == []
 
@@ -206,8 +208,8 @@ def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int) -> None
     chunks = list(suffix.chunks(entries, memory))
     assert sorted(np.concatenate(chunks).tolist()) == list(range(len(groups)))
     for chunk in chunks:
-        window = suffix.end - int(entries.start[chunk].min())  # what all rows of the chunk carry
-        assert len(chunk) == 1 or len(chunk) * len(batch) * suffix._bytes(window) <= memory
+        windows = suffix.end - entries.start[chunk]  # what each group carries
+        assert len(chunk) == 1 or sum(len(batch) * suffix._bytes(int(window)) for window in windows) <= memory
     if memory > 1:
         assert max(map(len, chunks)) > 1
 

@@ -1,9 +1,9 @@
 """Many edits at once, at the cost of what they can change: what the fast executor behind `sweep` plans.
 
 Edits become rows of one growing batch. A row enters at the layer of its first edit, from residuals of the unedited run;
-it carries only positions from its first edited one to the last that a metric reads, with keys and values of earlier
-ones from the unedited run; and the last layer runs only where a metric reads. Edits of z, attn_out, mlp_post and
-mlp_out enter as a difference, so that their own layer is not run again. `suffix_run.py` carries it out.
+it carries only positions from its first edited one to the last that a metric reads (`packing.py`), with keys and values
+of earlier ones from the unedited run; and the last layer runs only where a metric reads. Edits of z, attn_out, mlp_post
+and mlp_out enter as a difference, so that their own layer is not run again. `suffix_run.py` carries it out.
 """
 
 from array import array
@@ -38,7 +38,8 @@ ORDER = (
 STAGE = {site: 0 if i < 6 else 1 if i < 9 else 2 for i, site in enumerate(ORDER)}
 LOGITS = 4  # copies of logits that a metric makes
 FILLED = 0.6  # of the memory that is allowed: the rest is for what allocators keep
-WORTH = 1024  # tokens from which on a batch is large enough to start a new one for later positions
+INDICES = 24  # bytes for where a token stands
+CHUNK = 2**15  # tokens that a processor has at once, where memory would allow more
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Entries:
     stage: NDArray[np.int32]
 
     def order(self) -> NDArray[np.intp]:
-        """The groups that can reach what is read, by first position."""
-        order = np.lexsort((self.stage, self.layer, self.start))
+        """The groups that can reach what is read, by where they enter."""
+        order = np.lexsort((self.start, self.stage, self.layer))
         return order[self.start[order] >= 0]
 
 
@@ -137,26 +138,26 @@ class Suffix:
         return self._at[edit.position]
 
     def chunks(self, entries: Entries, memory: int) -> Iterator[NDArray[np.intp]]:
-        """Numbers of groups to run together: by first position, as many as `memory` bytes take, and at least one."""
+        """Numbers of groups to run together: as many as `memory` bytes take, and at least one."""
         order = entries.order()
-        while len(order):
-            start = entries.start[order]
-            window = self.end - int(start[0])
-            fit = max(1, int(memory * FILLED) // (len(self.batch) * self._bytes(window)))
-            # once a batch is large enough, later positions begin one of their own
-            worth = -(-WORTH // (len(self.batch) * window))
-            later = int(np.searchsorted(start, start[0], side="right"))
-            cut = min(fit, max(worth, later))
-            yield order[:cut]
-            order = order[cut:]
+        windows = self.end - entries.start[order].astype(np.int64)
+        taken = len(self.batch) * np.array([self._bytes(window) for window in range(self.end + 1)])[windows].cumsum()
+        tokens, at = len(self.batch) * windows.cumsum(), 0
+        most = CHUNK if self.x.embed.device.type == "cpu" else len(self.batch) * windows.sum()
+        while at < len(order):
+            used, run = (taken[at - 1], tokens[at - 1]) if at else (0, 0)
+            fit = np.searchsorted(taken, used + memory * FILLED, side="right")
+            cut = max(at + 1, int(min(fit, np.searchsorted(tokens, run + most, side="right"))))
+            yield order[at:cut]
+            at = cut
 
     def _bytes(self, window: int) -> int:
         """What one row under one group of edits takes at most, `window` positions being carried."""
         layer, width, heads = self.x.layers[0], self.x.embed.shape[1], self.x.n_heads * self.x.d_head
         hidden = 0 if layer.mlp_in is None else len(layer.mlp_in[0])
         logits = LOGITS * self.reads.shape[1] * len(self.x.unembed[0])
-        carried = window * (4 * width + 5 * heads + 2 * hidden) + 2 * self.end * heads
-        return self.x.embed.element_size() * (max(logits, carried) + window * width)
+        carried = window * (4 * width + 5 * heads + 2 * hidden) + 4 * self.end * heads
+        return self.x.embed.element_size() * (max(logits, carried) + window * width) + INDICES * window
 
     def take(self, x: Tensor, at: Tensor) -> Tensor:
         """(…, batch, n, …) the positions `at` (batch, n) of x (batch, pos, …)."""

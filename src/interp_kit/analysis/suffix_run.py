@@ -1,5 +1,6 @@
 """Groups of edits through the layers as one growing batch, as `Suffix` planned them."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from interp_kit.analysis.packing import Reads, Windows
 from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
@@ -22,7 +24,7 @@ def logits_under(suffix: Suffix, groups: Sequence[EditGroup]) -> Tensor:
     planned = [plan for group in groups if (plan := suffix.plan(group))]
     if len(planned) < len(groups):
         raise ValueError("a group of edits that reaches nothing that is read")
-    order = sorted(range(len(planned)), key=lambda i: (planned[i].entry, planned[i].local))
+    order = sorted(range(len(planned)), key=lambda i: (planned[i].entry, planned[i].local, planned[i].start))
     logits = _Run(suffix, [planned[i] for i in order]).logits()
     back = torch.empty(len(order), dtype=torch.long)
     back[torch.tensor(order)] = torch.arange(len(order))
@@ -34,16 +36,11 @@ class _Run:
 
     def __init__(self, suffix: Suffix, groups: Sequence[Planned]) -> None:
         self.s, self.groups = suffix, groups
-        self.start, self.end = min(group.start for group in groups), suffix.end
-        self.window = slice(self.start, self.end)
-        n_layers, batch = len(suffix.x.layers), len(suffix.batch)
-        width = suffix.x.embed.shape[1]
-        self.state = suffix.x.embed.new_empty(len(groups), batch, self.end - self.start, width)
-        self.last = n_layers - 1
-        read = suffix.reads
-        self.slots = (read - self.start).clamp(min=0)
-        self.at_read = False  # whether tensors hold the positions that are read, not the window
-        self.masks: dict[int, Tensor] = {}  # for so many slots, read positions alone; 0: all positions
+        self.windows = Windows([group.start for group in groups], suffix.end, suffix.rows)
+        self.carried: Windows | Reads = self.windows  # what the residual stream `state` (token, d_model) holds
+        self.state = suffix.x.embed.new_empty(self.windows.first[-1], suffix.x.embed.shape[1])
+        self.last = len(suffix.x.layers) - 1
+        self.masks: dict[tuple[int, int], Tensor] = {}
         self.later: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
         for slot, group in enumerate(groups):
             for edit in group.edits:
@@ -51,133 +48,127 @@ class _Run:
                     self.later.setdefault((edit.site, edit.layer or 0), []).append((slot, edit))
 
     def logits(self) -> Tensor:
-        s, active, x = self.s, 0, self.state
+        s, active = self.s, 0
         for number, layer in enumerate(s.x.layers):
             before, active = active, self._enter_pre(number, active)
             if number == self.last:
-                x, active = self._final(number, layer, before, active)
-                break
-            for slots in self._tiles(active):
-                q, k, v = self._qkv(layer, number, before, slots)
-                self.state[slots.start : slots.stop] += self._attend(layer, number, slots, q, k, v)
-            self._visit("resid_mid", number, self.state[:active])
-            active = self._enter_mid(number, active, self.state)
-            if active:
-                x = self.state[:active]
-                self._mlp(layer, number, x)
-                self._visit("resid_post", number, x)
-            active = self._enter_post(number, active, self.state)
-        out = s.x.read_out(x)
-        unreached = (s.reads < self.start)[None, :, :, None]
-        return torch.where(unreached, s.logits[None], out) if bool(unreached.any()) else out
+                self._read_attention(layer, before, active)
+            else:
+                for slots in self._tiles(active):
+                    qkv = self._qkv(layer, number, before, slots)
+                    self.state[self.windows.span(slots)] += self._attend(layer, number, slots, qkv[:, 0], qkv[:, 1:])
+            active = self._behind_attention(number, layer, active)
+        out = s.x.read_out(self.state.unflatten(0, (len(self.groups), *s.reads.shape)))
+        unreached = s.reads < torch.tensor(self.windows.starts, device=s.reads.device)[:, None, None]
+        return torch.where(unreached[..., None], s.logits, out) if bool(unreached.any()) else out
 
-    def _final(self, number: int, layer: Layer, before: int, active: int) -> tuple[Tensor, int]:
-        """The last layer: keys and values for the window, all else where it is read."""
-        s = self.s
-        take = torch.arange(len(s.batch), device=self.state.device)[:, None], self.slots
-        x = self.state.new_empty(len(self.groups), *self.slots.shape, self.state.shape[-1])
+    def _read_attention(self, layer: Layer, before: int, active: int) -> None:
+        """The last layer's attention: keys and values of all that is carried; queries, and all behind them, where
+        logits are read."""
+        number, ex, read = self.last, self.s.x, Reads(self.s.reads)
+        x = self.state.new_empty(len(self.groups) * read.each, self.state.shape[-1])
+        weight, bias = (w[: ex.n_heads * ex.d_head] for w in layer.qkv)
         for slots in self._tiles(active):
-            self.at_read, here = False, slice(slots.start, slots.stop)
-            k, v = self._qkv(layer, number, before, slots)
-            x[here] = self.state[here, take[0], take[1]]
-            self.at_read = True
-            weight, bias = (w[: s.x.n_heads * s.x.d_head] for w in layer.qkv)
-            q = s.x.linear(layer.norm1(x[here]), weight, bias).unflatten(-1, (s.x.n_heads, s.x.d_head))
-            q = self._visit("q", number, q, slots)
-            x[here] += self._attend(layer, number, slots, q, k, v, self.slots)
-        self.at_read = True
-        self._visit("resid_mid", number, x[:active])
-        active = self._enter_mid(number, active, x)
+            kv = self._qkv(layer, number, before, slots)
+            here = self.state[self.windows.read(self.s.reads, slots)]
+            q = ex.linear(layer.norm1(here), weight, bias).unflatten(-1, (ex.n_heads, ex.d_head))
+            q = self._visit("q", number, q, slots, read)
+            x[read.span(slots)] = here + self._attend(layer, number, slots, q, kv, read)
+        self.carried, self.state = read, x
+
+    def _behind_attention(self, number: int, layer: Layer, active: int) -> int:
+        """The rest of a layer, where more groups enter."""
+        self._visit("resid_mid", number, self._up_to(active))
+        active = self._enter_mid(number, active)
         if active:
-            self._mlp(layer, number, x[:active])
-            self._visit("resid_post", number, x[:active])
-        active = self._enter_post(number, active, x)
-        return x, active
+            self._mlp(layer, number, self._up_to(active))
+            self._visit("resid_post", number, self._up_to(active))
+        return self._enter_post(number, active)
+
+    def _up_to(self, active: int) -> Tensor:
+        return self.state[self.carried.span(range(active))]
 
     def _tiles(self, active: int) -> Iterator[range]:
         """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache;
         elsewhere than there all at once."""
-        step = -(-TILE // (self.state.shape[1] * self.state.shape[2])) if self.state.device.type == "cpu" else active
-        return (range(at, min(at + step, active)) for at in range(0, active, max(1, step)))
+        first = self.windows.first
+        slot = 0
+        while slot < active:
+            stop = active
+            if self.state.device.type == "cpu":
+                stop = min(active, max(slot + 1, bisect_right(first, first[slot] + TILE) - 1))
+            yield range(slot, stop)
+            slot = stop
 
-    def _qkv(self, layer: Layer, number: int, before: int, slots: range) -> list[Tensor]:
-        """Queries, keys and values (slot, batch, pos, head, d_head), edited; in the last layer keys and values alone.
+    def _qkv(self, layer: Layer, number: int, before: int, slots: range) -> Tensor:
+        """(token, 3, head, d_head) queries, keys and values, edited; in the last layer keys and values alone.
 
         Of groups from `before` on, which enter here, those that change single positions have the unedited run's
         anywhere else.
         """
-        ex, names = self.s.x, "kv" if number == self.last else "qkv"
-        x, size = self.state[slots.start : slots.stop], ex.n_heads * ex.d_head
+        ex, names, windows = self.s.x, "kv" if number == self.last else "qkv", self.windows
+        x, size = self.state[windows.span(slots)], ex.n_heads * ex.d_head
         weight, bias = (w[(3 - len(names)) * size :] for w in layer.qkv)
         shape = (len(names), ex.n_heads, ex.d_head)
-        whole = next((i for i, slot in enumerate(slots) if slot >= before and self.groups[slot].local), len(slots))
-        if whole == len(slots):
+        local = next((slot for slot in slots if slot >= before and self.groups[slot].local), slots.stop)
+        if local == slots.stop:
             result = ex.linear(layer.norm1(x), weight, bias).unflatten(-1, shape)
         else:
-            result = x.new_empty(*x.shape[:3], *shape)
-            result[:whole] = ex.linear(layer.norm1(x[:whole]), weight, bias).unflatten(-1, shape)
+            ahead = windows.first[slots.start]
+            whole, kept = windows.first[local] - ahead, range(local, slots.stop)
+            result = x.new_empty(len(x), *shape)
+            if whole:
+                result[:whole] = ex.linear(layer.norm1(x[:whole]), weight, bias).unflatten(-1, shape)
             for i, name in enumerate(names):
-                result[whole:, :, :, i] = self.s.sites[name, number][:, self.window]
-            edits = [
-                (slot - slots.start, edit)
-                for site in ("embed", "pos_embed", "resid_pre")
-                for slot, edit in self._later(site, number, slots[whole:])
-            ]
-            where = [(slot, self.s.at(edit)) for slot, edit in edits]
-            if where:
-                places = torch.stack([place for _, place in where]) - self.start
-                number_of = torch.tensor([slot for slot, _ in where], device=x.device)[:, None].expand_as(places)
-                rows, reached = self.s.rows.expand(len(places), -1), (places >= 0) & (places < x.shape[2])
-                chosen = number_of[reached], rows[reached], places[reached]
+                windows.fill(result[whole:, i], self.s.sites[name, number], kept)
+            edits = [found for site in ("embed", "pos_embed", "resid_pre") for found in self._later(site, number, kept)]
+            if edits:
+                chosen = self._places(edits, windows)[-1] - ahead
                 result[chosen] = ex.linear(layer.norm1(x[chosen]), weight, bias).view(-1, *shape)
-        return [self._visit(name, number, part, slots) for name, part in zip(names, result.unbind(3), strict=True)]
+        for name, part in zip(names, result.unbind(1), strict=True):
+            self._visit(name, number, part, slots, windows)
+        return result
 
-    def _later(self, site: str, number: int, slots: range | None = None) -> list[tuple[int, Edit]]:
-        """(slot, edit) of a site, of some slots alone where these are given."""
-        found = self.later.get((site, number), [])
-        return found if slots is None else [(slot, edit) for slot, edit in found if slot in slots]
+    def _later(self, site: str, number: int, slots: range) -> list[tuple[int, Edit]]:
+        """(slot, edit) of a site, in some slots."""
+        return [(slot, edit) for slot, edit in self.later.get((site, number), []) if slot in slots]
 
     def _attend(
-        self, layer: Layer, number: int, slots: range, q: Tensor, k: Tensor, v: Tensor, at: Tensor | None = None
+        self, layer: Layer, number: int, slots: range, q: Tensor, kv: Tensor, read: Reads | None = None
     ) -> Tensor:
-        """(slot, batch, query, d_model) what attention adds: earlier keys and values are the unedited run's.
+        """(token, d_model) what attention adds: earlier keys and values are the unedited run's.
 
-        at: (batch, query) places of the queries in the window; all of it where None.
+        read: what is carried of the queries; all that is of keys where None.
         """
-        if self.start:
-            k, v = (self._whole(name, number, value) for name, value in (("k", k), ("v", v)))
+        windows, batch = self.windows, len(slots) * len(self.s.batch)
+        low = windows.low(slots)
+        keys, values = windows.whole(kv, slots, [self.s.sites[name, number] for name in "kv"]).unbind(2)
+        queries = q.unflatten(0, (batch, -1)) if read else windows.texts(q, slots, low)
         options: dict = {"is_causal": True}
-        if self.start or at is not None:
-            options = {"attn_mask": self._unseen(q, at)}
-        queries, keys, values = (value.flatten(0, 1).transpose(1, 2) for value in (q, k, v))
-        z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options)
-        z = z.transpose(1, 2).unflatten(0, q.shape[:2])
-        z = self._visit("z", number, z, slots)
-        return self._visit("attn_out", number, self.s.x.linear(z.flatten(-2), *layer.out), slots)
+        if low or read:
+            options = {"attn_mask": self._unseen(low, len(slots) if read else 0, q)}
+        queries, keys, values = (value.transpose(1, 2) for value in (queries, keys, values))
+        z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options).transpose(1, 2)
+        z = z.flatten(0, 1) if read else windows.tokens(z, slots, low)
+        z = self._visit("z", number, z, slots, read or windows)
+        return self._visit("attn_out", number, self.s.x.linear(z.flatten(1), *layer.out), slots, read or windows)
 
-    def _unseen(self, q: Tensor, at: Tensor | None) -> Tensor:
-        """(…, query, key) what is added to the scores of queries (slot, batch, query, head, d_head): 0 up to their own
-        position, -inf behind it."""
-        rows = 0 if at is None else len(q)
-        if rows not in self.masks:
-            places = torch.arange(q.shape[2], device=q.device) if at is None else at.repeat(len(q), 1)[:, None]
-            behind = torch.arange(self.end, device=q.device) > (places + self.start)[..., None]
-            self.masks[rows] = q.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
-        return self.masks[rows]
-
-    def _whole(self, name: str, number: int, window: Tensor) -> Tensor:
-        """Keys or values of all positions: the unedited run's, then those of the window."""
-        whole = window.new_empty(*window.shape[:2], self.end, *window.shape[3:])
-        whole[:, :, : self.start] = self.s.sites[name, number][:, : self.start]
-        whole[:, :, self.start :] = window
-        return whole
+    def _unseen(self, low: int, reading: int, like: Tensor) -> Tensor:
+        """(…, query, key) what is added to scores: 0 up to a query's own position, -inf behind it. Queries stand at all
+        positions from `low` on, or in `reading` slots where logits are read."""
+        key = (0, reading) if reading else (low, 0)
+        if key not in self.masks:
+            at = self.s.reads.repeat(reading, 1)[:, None] if reading else torch.arange(low, self.s.end).to(like.device)
+            behind = torch.arange(self.s.end, device=like.device) > at[..., None]
+            self.masks[key] = like.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
+        return self.masks[key]
 
     def _mlp(self, layer: Layer, number: int, x: Tensor) -> None:
-        """Add to the residual stream x (group, batch, pos, d_model) what the MLP makes of it."""
+        """Add to the residual stream x (token, d_model) what the MLP makes of it."""
         if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
             return
         linear = self.s.x.linear
-        if not self._later("mlp_post", number) and not self._later("mlp_out", number):
+        if ("mlp_post", number) not in self.later and ("mlp_out", number) not in self.later:
             for rows in blocks(x):
                 rows += linear(linear(layer.norm2(rows), *layer.mlp_in, act=True), *layer.mlp_out)
             return
@@ -193,40 +184,39 @@ class _Run:
     def _enter_pre(self, number: int, active: int) -> int:
         entering = self._entering(number, 0, active)
         if entering:
-            x = self.state[entering.start : entering.stop]
-            x[:] = self.s.sites["resid_pre", number][:, self.window]
+            self._fill("resid_pre", number, entering)
             if number == 0:
                 # an edit of one of the two embeddings changes the other's sum by what it adds
                 for site in ("embed", "pos_embed"):
-                    base = self.s.sites[site, 0][:, self.window]
                     changed: dict[int, Tensor] = {}
-                    for slot, edit in self._later(site, 0):
-                        self._write(changed.setdefault(slot, base.clone()), edit)
+                    for slot, edit in self._later(site, 0, entering):
+                        if slot not in changed:
+                            changed[slot] = self._base_of(site, 0, slot).clone()
+                        self._write(changed[slot], edit, slot)
                     for slot, value in changed.items():
-                        self.state[slot] += value - base
-        stop = max(active, entering.stop)
-        if stop:
-            self._visit("resid_pre", number, self.state[:stop])
-        return stop
+                        self._of(slot).add_(value - self._base_of(site, 0, slot))
+        active = max(active, entering.stop)
+        if active:
+            self._visit("resid_pre", number, self._up_to(active))
+        return active
 
-    def _enter_mid(self, number: int, active: int, state: Tensor) -> int:
+    def _enter_mid(self, number: int, active: int) -> int:
         entering = self._entering(number, 1, active)
         layer = self.s.x.layers[number]
         if entering:
-            state[entering.start : entering.stop] = self._base("resid_mid", number, copy=False)
-        for slot in self._heads_copied(number, entering, state):
+            self._fill("resid_mid", number, entering)
+        for slot in self._heads_copied(number, entering):
             edits = self.groups[slot].edits
-            out = self._base("attn_out", number)
-            out = self._difference("z", number, edits, out, layer.out[0])
-            for edit in self._of(edits, "attn_out", number):
-                self._write(out, edit)
-            state[slot] = self._base("resid_pre", number, copy=False) + out
-            for edit in self._of(edits, "resid_mid", number):
-                self._write(state[slot], edit)
+            out = self._difference("z", number, slot, self._base_of("attn_out", number, slot).clone(), layer.out[0])
+            for edit in _chosen(edits, "attn_out", number):
+                self._write(out, edit, slot)
+            self._of(slot).copy_(self._base_of("resid_pre", number, slot) + out)
+            for edit in _chosen(edits, "resid_mid", number):
+                self._write(self._of(slot), edit, slot)
         return max(active, entering.stop)
 
-    def _heads_copied(self, number: int, entering: range, state: Tensor) -> list[int]:
-        """Add to rows that hold the unedited run what changes where one head's output at a single position is copied;
+    def _heads_copied(self, number: int, entering: range) -> list[int]:
+        """Add to slots that hold the unedited run what changes where one head's output at a single position is copied;
         gives the slots whose edits behind this layer's attention are others."""
         single, size = [], self.s.x.d_head
         for slot in entering:
@@ -235,89 +225,94 @@ class _Run:
                 single.append((slot, own[0]))
         copied, others = _copies(single)
         for copies in copied:
-            slots, rows, at, places = self._places(copies)
+            rows, at, tokens = self._places(copies, self.carried)
             edit = copies[0][1]
             assert edit.head is not None
             old = self.s.sites["z", number][rows, at, edit.head]
             new = self.s.new_value(edit, (rows, at, *edit.tail))(old)
             weight = self.s.x.layers[number].out[0][:, edit.head * size : (edit.head + 1) * size]
-            state[slots, rows, places] += F.linear(new - old, weight)
+            self.state[tokens] += F.linear(new - old, weight)
         done = {slot for slot, _ in single} - {slot for slot, _ in others}
         return [slot for slot in entering if slot not in done]
 
-    def _places(self, edits: Sequence[tuple[int, Edit]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Slots, rows, positions and places among those that are now carried, of all that edits at single positions
-        write."""
+    def _places(self, edits: Sequence[tuple[int, Edit]], carried: Windows | Reads) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows, positions and tokens of all that (slot, edit) at single positions write."""
+        slots = torch.tensor([slot for slot, _ in edits], device=self.state.device)
         at = torch.stack([self.s.at(edit) for _, edit in edits])
-        if self.at_read:
-            number, rows, places = (self.s.reads == at[..., None]).nonzero().unbind(1)
-        else:
-            number, rows = ((at >= self.start) & (at < self.end)).nonzero().unbind(1)
-            places = at[number, rows] - self.start
-        return torch.tensor([slot for slot, _ in edits], device=at.device)[number], rows, at[number, rows], places
+        number, rows, tokens = carried.find(slots, at)
+        return rows, at[number, rows], tokens
 
-    def _enter_post(self, number: int, active: int, state: Tensor) -> int:
+    def _enter_post(self, number: int, active: int) -> int:
         entering = self._entering(number, 2, active)
         layer = self.s.x.layers[number]
         for slot in entering:
             edits = self.groups[slot].edits
-            mid = self._base("resid_mid", number)
+            mid = self._base_of("resid_mid", number, slot)
             if layer.mlp_out is not None:
-                out = self._difference("mlp_post", number, edits, self._base("mlp_out", number), layer.mlp_out[0])
-                for edit in self._of(edits, "mlp_out", number):
-                    self._write(out, edit)
-                mid += out
-            state[slot] = mid
-            for edit in self._of(edits, "resid_post", number):
-                self._write(state[slot], edit)
+                out = self._base_of("mlp_out", number, slot).clone()
+                out = self._difference("mlp_post", number, slot, out, layer.mlp_out[0])
+                for edit in _chosen(edits, "mlp_out", number):
+                    self._write(out, edit, slot)
+                mid = mid + out
+            self._of(slot).copy_(mid)
+            for edit in _chosen(edits, "resid_post", number):
+                self._write(self._of(slot), edit, slot)
         return max(active, entering.stop)
 
-    def _difference(self, site: str, number: int, edits: EditGroup, out: Tensor, weight: Tensor) -> Tensor:
-        """`out` (batch, pos, d_model) after edits of what `weight` (d_model, in) maps to it."""
-        chosen = self._of(edits, site, number)
+    def _difference(self, site: str, number: int, slot: int, out: Tensor, weight: Tensor) -> Tensor:
+        """`out` (batch, carried, d_model) after a slot's edits of what `weight` (d_model, in) maps to it."""
+        chosen = _chosen(self.groups[slot].edits, site, number)
         if not chosen:
             return out
-        base = self._base(site, number, copy=False)
+        base = self._base_of(site, number, slot)
         changed = base.clone()
         for edit in chosen:
-            self._write(changed, edit)
+            self._write(changed, edit, slot)
         heads = {edit.head for edit in chosen if edit.head is not None}
         if site == "z" and all(edit.head is not None for edit in chosen):
             for head in heads:
                 part = weight[:, head * self.s.x.d_head : (head + 1) * self.s.x.d_head]
                 out = out + F.linear(changed[..., head, :] - base[..., head, :], part)
             return out
-        difference = changed - base
-        return out + F.linear(difference.flatten(2), weight)
+        return out + F.linear((changed - base).flatten(2), weight)
 
-    @staticmethod
-    def _of(edits: EditGroup, site: str, number: int) -> list[Edit]:
-        return [edit for edit in edits if edit.site == site and edit.layer == number]
+    def _fill(self, site: str, number: int, slots: range) -> None:
+        """Slots of the residual stream hold the unedited run's."""
+        self.carried.fill(self.state[self.carried.span(slots)], self.s.sites[site, number], slots)
 
-    def _base(self, site: str, number: int, *, copy: bool = True) -> Tensor:
-        """(batch, pos, …) of the unedited run, at the positions that are now carried."""
-        value = self.s.sites[site, number]
-        if self.at_read:
-            return self.s.take(value, self.s.reads)
-        return value[:, self.window].clone() if copy else value[:, self.window]
+    def _base_of(self, site: str, number: int, slot: int) -> Tensor:
+        """(batch, carried, …) of the unedited run, what a slot carries."""
+        return self.carried.take(self.s.sites[site, number], slot)
 
-    def _visit(self, site: str, number: int, value: Tensor, slots: range | None = None) -> Tensor:
-        """Apply what edits there are at a site to its value (slot, batch, pos, …) in `slots`, by default the first."""
-        slots = slots or range(len(value))
-        copied, others = _copies([(slot - slots.start, edit) for slot, edit in self._later(site, number, slots)])
+    def _of(self, slot: int) -> Tensor:
+        """(batch, carried, d_model) the residual stream of a slot."""
+        return self.carried.of(self.state, slot)
+
+    def _visit(
+        self, site: str, number: int, value: Tensor, slots: range | None = None, carried: Windows | Reads | None = None
+    ) -> Tensor:
+        """Apply what edits there are at a site to its value (token, …) in `slots`, by default all."""
+        if (site, number) not in self.later:
+            return value
+        slots, carried = slots or range(len(self.groups)), carried or self.carried
+        copied, others = _copies(self._later(site, number, slots))
         for copies in copied:
-            number_of, rows, at, places = self._places(copies)
+            rows, at, tokens = self._places(copies, carried)
             edit = copies[0][1]
-            here = (number_of, rows, places, *edit.tail)
+            here = (tokens - carried.span(slots).start, *edit.tail)
             old = value[here]
             value[here] = self.s.new_value(edit, (rows, at, *edit.tail))(old).to(old.dtype)
         for slot, edit in others:
-            self._write(value[slot], edit)
+            self._write(carried.of(value, slot, slots.start), edit, slot, carried)
         return value
 
-    def _write(self, value: Tensor, edit: Edit) -> None:
-        """Edit (batch, carried, …) in place."""
-        write(value, edit, self.s.reads if self.at_read else self.window, self.s.batch, self.s.new_value)
+    def _write(self, value: Tensor, edit: Edit, slot: int, carried: Windows | Reads | None = None) -> None:
+        """Edit what a slot carries (batch, carried, …) in place."""
+        write(value, edit, (carried or self.carried).carried(slot), self.s.batch, self.s.new_value)
+
+
+def _chosen(edits: EditGroup, site: str, number: int) -> list[Edit]:
+    return [edit for edit in edits if edit.site == site and edit.layer == number]
 
 
 def _copies(edits: Sequence[tuple[int, Edit]]) -> tuple[list[list[tuple[int, Edit]]], list[tuple[int, Edit]]]:

@@ -26,7 +26,7 @@ from interp_kit.models.executor import TOLERANCE, Executor
 from interp_kit.models.plain import Unsupported
 
 MEMORY = 2**29
-COMPARED = 4  # rows of a batch on which the plain run is held against the model itself
+COMPARED = 2  # rows of a batch on which the plain run is held against the model itself
 
 
 @dataclass(frozen=True)
