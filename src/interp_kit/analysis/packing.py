@@ -4,7 +4,7 @@ A run is a slot. Of slot after slot, row after row, tokens stand one behind the 
 (norms, products) takes any number of slots at once; attention alone wants texts of one length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -73,16 +73,12 @@ class Windows:
         texts = texts.flatten(0, 1)
         return texts if self._alike(slots, low) else texts[self._places(slots, low)]
 
-    def whole(self, value: Tensor, slots: range, unedited: Sequence[Tensor]) -> Tensor:
-        """(slot batch, end, n, …) n values (token, n, …), and those of `unedited`, each (batch, pos, …), where a slot
-        carries nothing."""
-        starts = self.starts[slots.start : slots.stop]
-        low, high = min(starts), max(starts)
+    def whole(self, value: Tensor, slots: range, beside: "Beside") -> Tensor:
+        """(slot batch, end, n, …) n values (token, n, …), and those `beside` them where a slot carries nothing."""
+        low, high = self.low(slots), max(self.starts[slots.start : slots.stop])
         if high == 0:
             return value.unflatten(0, (len(slots) * len(self.rows), self.end))
-        texts = value.new_empty(len(slots), len(self.rows), self.end, *value.shape[1:])
-        for i, one in enumerate(unedited):
-            texts[:, :, :high, i] = one[:, :high]
+        texts = beside.texts(value.new_empty, (len(slots), len(self.rows), self.end, *value.shape[1:]), low, high)
         if low == high:
             texts[:, :, low:] = value.unflatten(0, (*texts.shape[:2], -1))
         else:
@@ -126,6 +122,24 @@ class Windows:
         """(token,) where each token of the slots stands among (slot batch pos), positions from `low` on."""
         here, ahead = self.span(slots), slots.start * len(self.rows) * (self.end - low)
         return self._cells[here] - (self._text[here] * low + low + ahead if low else ahead)
+
+
+class Beside:
+    """n values (batch, pos, …) of the unedited run, which complete those of slots after slots in the same memory."""
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        self.values, self.held = values, torch.empty(0)
+        self.until = 0  # up to where `held` has the unedited values
+
+    def texts(self, make: Callable[[Sequence[int]], Tensor], shape: Sequence[int], low: int, high: int) -> Tensor:
+        """(slot, batch, end, n, …) of `shape` with the unedited values up to `high`; from `low` on they are written
+        over."""
+        if self.held.shape != torch.Size(shape):
+            self.held, self.until = make(shape), 0
+        for i, value in enumerate(self.values):
+            self.held[:, :, self.until : high, i] = value[:, self.until : high]
+        self.until = low
+        return self.held
 
 
 class Reads:

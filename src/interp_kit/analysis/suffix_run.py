@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_kit.analysis.packing import Reads, Windows
+from interp_kit.analysis.packing import Beside, Reads, Windows
 from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
@@ -54,9 +54,12 @@ class _Run:
             if number == self.last:
                 self._read_attention(layer, before, active)
             else:
+                beside = self._beside(number)
                 for slots in self._tiles(active):
                     qkv = self._qkv(layer, number, before, slots)
-                    self.state[self.windows.span(slots)] += self._attend(layer, number, slots, qkv[:, 0], qkv[:, 1:])
+                    self.state[self.windows.span(slots)] += self._attend(
+                        layer, number, slots, beside, qkv[:, 0], qkv[:, 1:]
+                    )
             active = self._behind_attention(number, layer, active)
         out = s.x.read_out(self.state.unflatten(0, (len(self.groups), *s.reads.shape)))
         unreached = s.reads < torch.tensor(self.windows.starts, device=s.reads.device)[:, None, None]
@@ -68,12 +71,13 @@ class _Run:
         number, ex, read = self.last, self.s.x, Reads(self.s.reads)
         x = self.state.new_empty(len(self.groups) * read.each, self.state.shape[-1])
         weight, bias = (w[: ex.n_heads * ex.d_head] for w in layer.qkv)
+        beside = self._beside(number)
         for slots in self._tiles(active):
             kv = self._qkv(layer, number, before, slots)
             here = self.state[self.windows.read(self.s.reads, slots)]
             q = ex.linear(layer.norm1(here), weight, bias).unflatten(-1, (ex.n_heads, ex.d_head))
             q = self._visit("q", number, q, slots, read)
-            x[read.span(slots)] = here + self._attend(layer, number, slots, q, kv, read)
+            x[read.span(slots)] = here + self._attend(layer, number, slots, beside, q, kv, read)
         self.carried, self.state = read, x
 
     def _behind_attention(self, number: int, layer: Layer, active: int) -> int:
@@ -129,12 +133,15 @@ class _Run:
             self._visit(name, number, part, slots, windows)
         return result
 
+    def _beside(self, number: int) -> Beside:
+        return Beside([self.s.sites[name, number] for name in "kv"])
+
     def _later(self, site: str, number: int, slots: range) -> list[tuple[int, Edit]]:
         """(slot, edit) of a site, in some slots."""
         return [(slot, edit) for slot, edit in self.later.get((site, number), []) if slot in slots]
 
     def _attend(
-        self, layer: Layer, number: int, slots: range, q: Tensor, kv: Tensor, read: Reads | None = None
+        self, layer: Layer, number: int, slots: range, beside: Beside, q: Tensor, kv: Tensor, read: Reads | None = None
     ) -> Tensor:
         """(token, d_model) what attention adds: earlier keys and values are the unedited run's.
 
@@ -142,7 +149,7 @@ class _Run:
         """
         windows, batch = self.windows, len(slots) * len(self.s.batch)
         low = windows.low(slots)
-        keys, values = windows.whole(kv, slots, [self.s.sites[name, number] for name in "kv"]).unbind(2)
+        keys, values = windows.whole(kv, slots, beside).unbind(2)
         queries = q.unflatten(0, (batch, -1)) if read else windows.texts(q, slots, low)
         options: dict = {"is_causal": True}
         if low or read:
@@ -202,18 +209,44 @@ class _Run:
 
     def _enter_mid(self, number: int, active: int) -> int:
         entering = self._entering(number, 1, active)
-        layer = self.s.x.layers[number]
         if entering:
             self._fill("resid_mid", number, entering)
-        for slot in self._heads_copied(number, entering):
-            edits = self.groups[slot].edits
-            out = self._difference("z", number, slot, self._base_of("attn_out", number, slot).clone(), layer.out[0])
-            for edit in _chosen(edits, "attn_out", number):
-                self._write(out, edit, slot)
-            self._of(slot).copy_(self._base_of("resid_pre", number, slot) + out)
-            for edit in _chosen(edits, "resid_mid", number):
-                self._write(self._of(slot), edit, slot)
+            out = self.s.x.layers[number].out[0]
+            for slot in self._heads_copied(number, entering):
+                self._change(slot, number, ("resid_pre", "z", "attn_out", "resid_mid"), out)
         return max(active, entering.stop)
+
+    def _enter_post(self, number: int, active: int) -> int:
+        entering = self._entering(number, 2, active)
+        if entering:
+            self._fill("resid_post", number, entering)
+            out = self.s.x.layers[number].mlp_out
+            for slot in entering:
+                sites = ("resid_mid", "mlp_post", "mlp_out", "resid_post")
+                self._change(slot, number, sites, None if out is None else out[0])
+        return max(active, entering.stop)
+
+    def _change(self, slot: int, number: int, sites: tuple[str, str, str, str], weight: Tensor | None) -> None:
+        """What edits of its last three sites change in a slot that holds the unedited run.
+
+        sites: the residual stream before, what `weight` (d_model, in) maps, what it gives, the residual stream behind.
+        """
+        before, inner, outer, behind = sites
+        edits, x = self.groups[slot].edits, self._of(slot)
+        changes = [] if weight is None else self._difference(inner, number, slot, weight)
+        written = _chosen(edits, outer, number)
+        if written:
+            out = self._base_of(outer, number, slot).clone()
+            for change in changes:
+                out += change
+            for edit in written:
+                self._write(out, edit, slot)
+            changes = []
+            x.copy_(self._base_of(before, number, slot) + out)
+        for change in changes:
+            x += change
+        for edit in _chosen(edits, behind, number):
+            self._write(x, edit, slot)
 
     def _heads_copied(self, number: int, entering: range) -> list[int]:
         """Add to slots that hold the unedited run what changes where one head's output at a single position is copied;
@@ -242,39 +275,20 @@ class _Run:
         number, rows, tokens = carried.find(slots, at)
         return rows, at[number, rows], tokens
 
-    def _enter_post(self, number: int, active: int) -> int:
-        entering = self._entering(number, 2, active)
-        layer = self.s.x.layers[number]
-        for slot in entering:
-            edits = self.groups[slot].edits
-            mid = self._base_of("resid_mid", number, slot)
-            if layer.mlp_out is not None:
-                out = self._base_of("mlp_out", number, slot).clone()
-                out = self._difference("mlp_post", number, slot, out, layer.mlp_out[0])
-                for edit in _chosen(edits, "mlp_out", number):
-                    self._write(out, edit, slot)
-                mid = mid + out
-            self._of(slot).copy_(mid)
-            for edit in _chosen(edits, "resid_post", number):
-                self._write(self._of(slot), edit, slot)
-        return max(active, entering.stop)
-
-    def _difference(self, site: str, number: int, slot: int, out: Tensor, weight: Tensor) -> Tensor:
-        """`out` (batch, carried, d_model) after a slot's edits of what `weight` (d_model, in) maps to it."""
+    def _difference(self, site: str, number: int, slot: int, weight: Tensor) -> list[Tensor]:
+        """(batch, carried, d_model) what a slot's edits of a site change behind `weight` (d_model, in), in parts."""
         chosen = _chosen(self.groups[slot].edits, site, number)
         if not chosen:
-            return out
-        base = self._base_of(site, number, slot)
+            return []
+        base, size = self._base_of(site, number, slot), self.s.x.d_head
         changed = base.clone()
         for edit in chosen:
             self._write(changed, edit, slot)
-        heads = {edit.head for edit in chosen if edit.head is not None}
-        if site == "z" and all(edit.head is not None for edit in chosen):
-            for head in heads:
-                part = weight[:, head * self.s.x.d_head : (head + 1) * self.s.x.d_head]
-                out = out + F.linear(changed[..., head, :] - base[..., head, :], part)
-            return out
-        return out + F.linear((changed - base).flatten(2), weight)
+        changed -= base
+        heads = {edit.head for edit in chosen}
+        if site != "z" or None in heads:
+            return [F.linear(changed.flatten(2), weight)]
+        return [F.linear(changed[..., h, :], weight[:, h * size : (h + 1) * size]) for h in heads if h is not None]
 
     def _fill(self, site: str, number: int, slots: range) -> None:
         """Slots of the residual stream hold the unedited run's."""
