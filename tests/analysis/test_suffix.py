@@ -257,6 +257,18 @@ def test_a_model_that_is_not_computed_goes_by_hooks() -> None:
     assert found.values[0, 0] == pytest.approx(expected.numpy(), abs=1e-6)
 
 
+def test_a_model_without_blocks_goes_by_hooks() -> None:
+    model = network(0, d_head=4, layers=0, attn_only=False, final_norm=True, act="relu")
+    batch, edits = ragged(1), [Edit("embed", None, Scale(-2.0), position="t1"), Edit("pos_embed", None, Zero())]
+    other = dataclasses.replace(batch, tokens=(batch.tokens * 3 + 1) % VOCABULARY)
+    found = sweep(model, batch, edits, log_probability(), other=other)
+    assert (found.by_hooks, found.why) == (2, "the model has no blocks")
+    with torch.inference_mode():
+        expected = [log_probability()(Engine(model, batch).run((edit,)), batch).numpy() for edit in edits]
+    assert found.values[:, 0] == pytest.approx(np.stack(expected), abs=1e-6)
+    assert np.abs(found.values[0] - found.baseline).max() > 1e-3
+
+
 def test_weights_go_by_hooks_and_the_rest_together(monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
     group = [Edit("W_O", 0, head=1), Edit("z", 1, head=0)]

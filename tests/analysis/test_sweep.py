@@ -962,7 +962,9 @@ def test_another_batch_is_measured_in_the_run_that_is_copied_from(
     expected = sweep(model, other, [], metrics()).baseline
     runs: list[torch.Tensor] = []
     run = Executor.run
-    monkeypatch.setattr(Executor, "run", lambda self, tokens, *a, **k: (runs.append(tokens), run(self, tokens, *a))[1])
+    monkeypatch.setattr(
+        Executor, "run", lambda self, tokens, *a, **k: (runs.append(tokens), run(self, tokens, *a, **k))[1]
+    )
     for edits in ([Edit("mlp_out", 0, Zero())], [Edit("resid_pre", 0, Copy(other))], []):
         runs.clear()
         swept = sweep(model, batch, edits, metrics(), other=other)

@@ -94,7 +94,8 @@ def test_large_products_take_their_activation_along(
     calls = Counter[str]()
     plain = torch.nn.functional.linear
     monkeypatch.setattr(torch.nn.functional, "linear", lambda *a: (calls.update(["plain"]), plain(*a))[1])
-    weight, bias = executor.layers[0].mlp_in or pytest.fail("no MLP")
+    mlp = executor.layers[0].mlp or pytest.fail("no MLP")
+    weight, bias = mlp.into
     x = torch.randn(2, rows, 128, generator=torch.Generator().manual_seed(0))
     found = executor.linear(x, weight, bias, act=True)
     expected = ACTIVATIONS[name](x.double() @ weight.double().T + bias.double())

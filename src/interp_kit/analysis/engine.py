@@ -28,7 +28,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
 from interp_kit.models.calling import check_fits, unpadded, whole_text
 from interp_kit.models.decode import Change
-from interp_kit.models.executor import Executor
+from interp_kit.models.executor import BEHIND, Executor
 from interp_kit.models.plain import Unsupported
 
 NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
@@ -93,9 +93,12 @@ class Engine:
         if isinstance(edit.source, Copy | CopyAttended):
             self._check_aligned(edit.source.batch, edit)
 
-    def harvest(self, groups: Iterable[EditGroup], whole: TokenBatch | None = None) -> Tensor | None:
-        """Compute what activations the edits refer to, each batch in one run. Gives (batch, pos, d_model) the residual
-        stream behind the last block of `whole`, one of these batches or another, where there is an executor."""
+    def harvest(
+        self, groups: Iterable[EditGroup], whole: TokenBatch | None = None, reads: Tensor | None = None
+    ) -> Tensor | None:
+        """Compute what activations the edits refer to, each batch in one run. Gives (batch, read, d_model) the residual
+        stream behind the last block at positions `reads` (batch, read) of `whole`, one of these batches or another,
+        where there is an executor."""
         needed: dict[int, tuple[TokenBatch, set[tuple[str, int | None]]]] = {}
         for edit in (edit for group in groups for edit in group):
             match edit.source:
@@ -110,11 +113,13 @@ class Engine:
             needed.setdefault(id(whole), (whole, set()))
         hidden = None
         for over, sites in needed.values():
-            found = self._harvest(over, sites, to_end=over is whole)
+            found = self._harvest(over, sites, reads if over is whole else None)
             hidden = found if over is whole else hidden
         return hidden
 
-    def _harvest(self, over: TokenBatch, sites: set[tuple[str, int | None]], *, to_end: bool = False) -> Tensor | None:
+    def _harvest(
+        self, over: TokenBatch, sites: set[tuple[str, int | None]], reads: Tensor | None = None
+    ) -> Tensor | None:
         names, hidden = {hook_name(site, layer): (site, layer or 0) for site, layer in sites}, None
         if self.executor is None:
             _, found = self.model.run_with_cache(
@@ -128,7 +133,14 @@ class Engine:
                 if (site, layer) in wanted:
                     here[site, layer] = value
 
-            hidden = self.executor.run(over.tokens, keep, None if to_end else stop)
+            inside = any(site in ("mlp_post", "mlp_out") for site, _ in wanted)
+            if reads is None:
+                self.executor.run(over.tokens, keep, stop, inside=inside)
+            else:
+                behind = any(layer == len(self.executor.layers) - 1 and site in BEHIND for site, layer in wanted)
+                hidden = self.executor.run(over.tokens, keep, at=None if behind else reads, inside=inside)
+                if behind:
+                    hidden = hidden[torch.arange(len(over), device=reads.device)[:, None], reads]
             found = {name: here[at] for name, at in names.items()}
         for name in names:
             value = found[name].expand(len(over), *found[name].shape[1:])  # pos_embed is one row for all

@@ -43,7 +43,7 @@ class Graph:
 
     def __init__(self, model: HookedModel) -> None:
         self.executor = ex = Executor(model)
-        has_mlp = any(layer.mlp_in is not None for layer in ex.layers)
+        has_mlp = any(layer.mlp is not None for layer in ex.layers)
         self.nodes = nodes(len(ex.layers), ex.n_heads, with_mlp=has_mlp)
         self.edges = edges(self.nodes)
         self.senders = self.nodes[:-1]
@@ -145,11 +145,13 @@ class Graph:
             heads = self._attend(layer, reads)
             outs += list(heads.unbind(0))
             total = total + heads.sum(0) + layer.out[1]
-            if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
+            if layer.mlp is None:
                 continue
             read = self._read(_Inputs(slice(done, done + 1), len(outs)), total, outs, swapped, reference, probes)[0]
             done += 1
-            outs.append(F.linear(self.executor.linear.act(F.linear(layer.norm2(read), *layer.mlp_in)), *layer.mlp_out))
+            outs.append(
+                F.linear(self.executor.linear.act(F.linear(layer.mlp.norm(read), *layer.mlp.into)), *layer.mlp.out)
+            )
             total = total + outs[-1]
         return outs, total
 

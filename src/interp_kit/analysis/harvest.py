@@ -15,13 +15,12 @@ from interp_kit.analysis.sites import ACTIVATIONS, find_hook
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_fits, unpadded
-from interp_kit.models.executor import TOLERANCE, Executor
+from interp_kit.models.executor import BEHIND, TOLERANCE, Executor
 from interp_kit.models.plain import Unsupported
 
 TOKENS = 2048  # of one forward pass: enough for full speed, and little enough for the caches
 SAMPLE = (2, 8)  # rows and positions on which the executor has to give what hooks give
 STEP = 8  # positions are cut to a multiple of this: oneDNN prepares for every new shape
-BEHIND = ("z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")  # what follows from queries and keys
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 

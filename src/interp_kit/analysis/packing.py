@@ -45,6 +45,10 @@ class Windows:
         else:
             into.copy_(value.flatten(0, 1)[self._tokens[self.span(slots)]])
 
+    def pick(self, value: Tensor, rows: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
+        """(n, …) of a value (batch, pos, …) what stands at n tokens, whose rows and positions are these."""
+        return value[rows, at]
+
     def find(self, slots: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of positions `at` (n, batch) in slots (n,) those that are carried: which of n, which row, and which token."""
         number, rows = ((at >= self._start[slots, None]) & (at < self.end)).nonzero().unbind(1)
@@ -143,11 +147,11 @@ class Beside:
 
 
 class Reads:
-    """Slots that carry `reads` (batch, read), positions in any order and number, the same for all."""
+    """Slots that carry `reads` (batch, read), positions in any order and number, the same for all. Values are (batch,
+    read, …) instead of (batch, pos, …)."""
 
     def __init__(self, reads: Tensor) -> None:
         self.reads, self.each = reads, reads.numel()
-        self.rows = torch.arange(len(reads), device=reads.device)[:, None]
 
     def span(self, slots: range) -> slice:
         return slice(slots.start * self.each, max(slots.start, slots.stop) * self.each)
@@ -159,10 +163,13 @@ class Reads:
         return value[(slot - begin) * self.each : (slot - begin + 1) * self.each].unflatten(0, self.reads.shape)
 
     def take(self, value: Tensor, slot: int) -> Tensor:
-        return value[self.rows, self.reads]
+        return value
 
     def fill(self, into: Tensor, value: Tensor, slots: range) -> None:
-        into.unflatten(0, (len(slots), *self.reads.shape)).copy_(value[self.rows, self.reads])
+        into.unflatten(0, (len(slots), *self.reads.shape)).copy_(value)
+
+    def pick(self, value: Tensor, rows: Tensor, at: Tensor, tokens: Tensor) -> Tensor:
+        return value[rows, tokens % self.reads.shape[1]]
 
     def find(self, slots: Tensor, at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         number, rows, places = (self.reads == at[..., None]).nonzero().unbind(1)

@@ -18,7 +18,8 @@ from torch import Tensor
 from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.writing import NewValue, position_of
 from interp_kit.core.batch import TokenBatch
-from interp_kit.models.executor import Executor
+from interp_kit.models.executor import BEHIND, Executor
+from interp_kit.models.plain import Unsupported
 
 # In the order in which a block computes them; a row enters at one of three stages of a layer.
 ORDER = (
@@ -72,23 +73,37 @@ class Suffix:
     """The unedited run of a batch, and edited runs from it.
 
     reads: (batch, read) positions whose logits are wanted. new_value: as `Engine.new_value`, gives for an edit and an
-    index into its site's activation the function from old to new values there.
+    index into its site's activation the function from old to new values there. inside: whether edits of mlp_post or
+    mlp_out are to come. Raises Unsupported for a model without blocks.
     """
 
-    def __init__(self, executor: Executor, batch: TokenBatch, reads: Tensor, new_value: NewValue) -> None:
+    def __init__(
+        self, executor: Executor, batch: TokenBatch, reads: Tensor, new_value: NewValue, *, inside: bool = True
+    ) -> None:
+        if not executor.layers:
+            raise Unsupported("the model has no blocks")
         self.x, self.batch, self.reads, self.new_value = executor, batch, reads, new_value
         self.end = int(reads.max()) + 1
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
-        self.sites: dict[tuple[str, int], Tensor] = {}
+        self.sites: dict[tuple[str, int], Tensor] = {}  # in the last layer from z on: where logits are read
         self._at: dict[str | int, Tensor] = {}
         self._reach: dict[tuple[int | str | None, int], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
-        hidden = executor.run(tokens, lambda site, layer, value: self.sites.__setitem__((site, layer), value))
-        self.hidden, self.logits = hidden, executor.read_out(self.take(hidden, reads))
+        keep = self.sites.__setitem__
+        self.hidden = executor.run(
+            tokens, lambda site, layer, value: keep((site, layer), value), at=reads, inside=inside
+        )
+        self.logits = executor.read_out(self.hidden)
 
     def finite(self) -> bool:
         """Whether the unedited run is free of nan and inf, padding apart."""
-        return bool(self.hidden[self.batch.mask[:, : self.end]].isfinite().all() and self.logits.isfinite().all())
+        before = self.sites["resid_pre", len(self.x.layers) - 1][self.batch.mask[:, : self.end]]
+        return all(bool(x.isfinite().all()) for x in (before, self.hidden, self.logits))
+
+    def read(self, site: str, layer: int) -> Tensor:
+        """(batch, read, …) what the unedited run has at a site where logits are read, in the last layer."""
+        value = self.sites[site, layer]
+        return value if site in BEHIND else value[self.rows[:, None], self.reads]
 
     def entries(self, groups: Iterable[EditGroup]) -> Entries:
         """Where each group enters."""
@@ -154,11 +169,7 @@ class Suffix:
     def _bytes(self, window: int) -> int:
         """What one row under one group of edits takes at most, `window` positions being carried."""
         layer, width, heads = self.x.layers[0], self.x.embed.shape[1], self.x.n_heads * self.x.d_head
-        hidden = 0 if layer.mlp_in is None else len(layer.mlp_in[0])
+        hidden = 0 if layer.mlp is None else len(layer.mlp.into[0])
         logits = LOGITS * self.reads.shape[1] * len(self.x.unembed[0])
         carried = window * (4 * width + 5 * heads + 2 * hidden) + 4 * self.end * heads
         return self.x.embed.element_size() * (max(logits, carried) + window * width) + INDICES * window
-
-    def take(self, x: Tensor, at: Tensor) -> Tensor:
-        """(…, batch, n, …) the positions `at` (batch, n) of x (batch, pos, …)."""
-        return x[self.rows[:, None], at]

@@ -13,7 +13,6 @@ from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
 from interp_kit.models.plain import Layer
-from interp_kit.models.products import blocks
 
 TILE = 1024  # tokens that go through a layer's attention at once
 
@@ -172,15 +171,13 @@ class _Run:
 
     def _mlp(self, layer: Layer, number: int, x: Tensor) -> None:
         """Add to the residual stream x (token, d_model) what the MLP makes of it."""
-        if layer.norm2 is None or layer.mlp_in is None or layer.mlp_out is None:
+        if layer.mlp is None:
             return
-        linear = self.s.x.linear
         if ("mlp_post", number) not in self.later and ("mlp_out", number) not in self.later:
-            for rows in blocks(x):
-                rows += linear(linear(layer.norm2(rows), *layer.mlp_in, act=True), *layer.mlp_out)
+            self.s.x.add_mlp(layer.mlp, x, x)
             return
-        post = self._visit("mlp_post", number, linear(layer.norm2(x), *layer.mlp_in, act=True))
-        x += self._visit("mlp_out", number, linear(post, *layer.mlp_out))
+        post = self.s.x.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)
+        x += self._visit("mlp_out", number, self.s.x.linear(self._visit("mlp_post", number, post), *layer.mlp.out))
 
     def _entering(self, number: int, stage: int, active: int) -> range:
         stop = active
@@ -220,10 +217,10 @@ class _Run:
         entering = self._entering(number, 2, active)
         if entering:
             self._fill("resid_post", number, entering)
-            out = self.s.x.layers[number].mlp_out
+            mlp = self.s.x.layers[number].mlp
             for slot in entering:
                 sites = ("resid_mid", "mlp_post", "mlp_out", "resid_post")
-                self._change(slot, number, sites, None if out is None else out[0])
+                self._change(slot, number, sites, None if mlp is None else mlp.out[0])
         return max(active, entering.stop)
 
     def _change(self, slot: int, number: int, sites: tuple[str, str, str, str], weight: Tensor | None) -> None:
@@ -261,7 +258,7 @@ class _Run:
             rows, at, tokens = self._places(copies, self.carried)
             edit = copies[0][1]
             assert edit.head is not None
-            old = self.s.sites["z", number][rows, at, edit.head]
+            old = self.carried.pick(self._unedited("z", number), rows, at, tokens)[:, edit.head]
             new = self.s.new_value(edit, (rows, at, *edit.tail))(old)
             weight = self.s.x.layers[number].out[0][:, edit.head * size : (edit.head + 1) * size]
             self.state[tokens] += F.linear(new - old, weight)
@@ -292,11 +289,15 @@ class _Run:
 
     def _fill(self, site: str, number: int, slots: range) -> None:
         """Slots of the residual stream hold the unedited run's."""
-        self.carried.fill(self.state[self.carried.span(slots)], self.s.sites[site, number], slots)
+        self.carried.fill(self.state[self.carried.span(slots)], self._unedited(site, number), slots)
 
     def _base_of(self, site: str, number: int, slot: int) -> Tensor:
         """(batch, carried, …) of the unedited run, what a slot carries."""
-        return self.carried.take(self.s.sites[site, number], slot)
+        return self.carried.take(self._unedited(site, number), slot)
+
+    def _unedited(self, site: str, number: int) -> Tensor:
+        """(batch, pos, …), or where the last layer is read (batch, read, …), of the unedited run."""
+        return self.s.sites[site, number] if self.carried is self.windows else self.s.read(site, number)
 
     def _of(self, slot: int) -> Tensor:
         """(batch, carried, d_model) the residual stream of a slot."""

@@ -78,7 +78,8 @@ def sweep(
     with bar, torch.inference_mode():
         hidden = None
         try:
-            suffix = _plain(engine, reads)
+            inside = any(edit.site in ("mlp_post", "mlp_out") for one in edits for edit in as_group(one))
+            suffix = _plain(engine, reads, inside)
         except Unsupported as reason:
             suffix, hooked[:], why = None, True, str(reason)
         before = engine.logits[engine.rows[:, None], reads] if suffix is None else suffix.logits
@@ -86,7 +87,8 @@ def sweep(
         values = baseline.expand(len(edits), -1, -1).clone()
         if suffix is not None:
             fast = np.flatnonzero(~hooked)
-            hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other)
+            there = None if other is None else torch.cat([metric.reads(other) for metric in metrics], 1)
+            hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other, there)
             entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
             bar.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
@@ -97,22 +99,22 @@ def sweep(
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
             bar.update()
-        there = None if other is None else _unedited(model, other, metrics, hidden, suffix)
-    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, there)
+        beside = None if other is None else _unedited(model, other, metrics, hidden, suffix)
+    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside)
 
 
 def _unedited(
     model: HookedModel, batch: TokenBatch, metrics: Sequence[Metric], hidden: Tensor | None, suffix: Suffix | None
 ) -> np.ndarray:
-    """(metric, row) of another batch, from the residual stream behind its last block, by the model itself where that is
-    None. Raises FloatingPointError where it is not finite."""
+    """(metric, row) of another batch, from the residual stream behind its last block where metrics read it, by the
+    model itself where that is None. Raises FloatingPointError where it is not finite."""
     parts = [metric.reads(batch) for metric in metrics]
-    at = torch.arange(len(batch), device=batch.tokens.device)[:, None], torch.cat(parts, 1)
     if hidden is None or suffix is None:
-        logits = Engine(model, batch).logits[at]
+        rows = torch.arange(len(batch), device=batch.tokens.device)[:, None]
+        logits = Engine(model, batch).logits[rows, torch.cat(parts, 1)]
     else:
-        logits = suffix.x.read_out(hidden[at])
-        if not (hidden[batch.mask].isfinite().all() and logits.isfinite().all()):
+        logits = suffix.x.read_out(hidden)
+        if not (hidden.isfinite().all() and logits.isfinite().all()):
             raise FloatingPointError(NOT_FINITE)
     return _measure(metrics, parts, batch, logits, logits).numpy()
 
@@ -129,11 +131,11 @@ def _measure(
     return torch.stack(found)
 
 
-def _plain(engine: Engine, reads: Tensor) -> Suffix:
+def _plain(engine: Engine, reads: Tensor, inside: bool) -> Suffix:
     """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
     are not the model's own on the first rows, FloatingPointError where they are not finite."""
     batch = engine.batch
-    suffix = Suffix(Executor(engine.model, compare=False), batch, reads, engine.new_value)
+    suffix = Suffix(Executor(engine.model, compare=False), batch, reads, engine.new_value, inside=inside)
     few = slice(0, COMPARED)
     expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
     difference = float((suffix.logits[few] - expected).abs().max())

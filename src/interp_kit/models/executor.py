@@ -14,10 +14,11 @@ from torch import Tensor
 
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_length, whole_text
-from interp_kit.models.plain import Layer, Norm, Unsupported, layer_of, norm_of, refuse
-from interp_kit.models.products import Products
+from interp_kit.models.plain import MLP, Layer, Norm, Unsupported, layer_of, norm_of, refuse
+from interp_kit.models.products import Products, blocks
 
 TOLERANCE = 1e-4
+BEHIND = ("z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")  # sites that follow from queries and keys
 Visit = Callable[[str, int, Tensor], None]  # site, layer, activation
 
 
@@ -98,17 +99,20 @@ class Executor:
         visit: Visit,
         stop: int | None = None,
         at: Int[Tensor, "batch read"] | None = None,
+        *,
+        inside: bool = True,
     ) -> Float[Tensor, "batch _ d_model"]:
         """(batch, pos, d_model) the residual stream before the final norm, or before block `stop`.
 
         visit: called with site, layer and value of every activation on the way: embed, pos_embed, resid_pre, q, k, v, z
         (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post. What it raises ends the run.
         at: positions that the last block goes on with, from z on: they then stand for `pos`, also in what returns.
+        inside: whether `visit` wants mlp_post and mlp_out: without, MLPs are the faster ones.
         """
         x = self._embed(tokens, 0, visit)
         layers = self.layers[:stop]
         for number, layer in enumerate(layers):
-            x = self._block(number, layer, x, None, visit, at if number == len(layers) - 1 else None)
+            x = self._block(number, layer, x, None, visit, at if number == len(layers) - 1 else None, inside)
         return x
 
     def _embed(self, tokens: Tensor, start: int, visit: Visit) -> Tensor:
@@ -121,7 +125,14 @@ class Executor:
         return words + places
 
     def _block(
-        self, number: int, layer: Layer, x: Tensor, kept: Tensor | None, visit: Visit, at: Tensor | None = None
+        self,
+        number: int,
+        layer: Layer,
+        x: Tensor,
+        kept: Tensor | None,
+        visit: Visit,
+        at: Tensor | None = None,
+        inside: bool = True,
     ) -> Tensor:
         """(batch, new, d_model) the residual stream behind a block. kept: (2, batch, head, pos, d_head) keys and values
         up to the last new position, of which the new ones are written here; None where all are new, and only those at
@@ -150,14 +161,25 @@ class Executor:
         visit("attn_out", number, out)
         x = x + out
         visit("resid_mid", number, x)
-        if layer.norm2 is not None and layer.mlp_in is not None and layer.mlp_out is not None:
-            post = self.linear(layer.norm2(x), *layer.mlp_in, act=True)
+        if layer.mlp is not None and inside:
+            post = self.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)
             visit("mlp_post", number, post)
-            out = self.linear(post, *layer.mlp_out)
+            out = self.linear(post, *layer.mlp.out)
             visit("mlp_out", number, out)
             x = x + out
+        elif layer.mlp is not None:
+            x = self.add_mlp(layer.mlp, x, torch.empty_like(x))
         visit("resid_post", number, x)
         return x
+
+    def add_mlp(
+        self, mlp: MLP, x: Float[Tensor, "*token d"], out: Float[Tensor, "*token d"]
+    ) -> Float[Tensor, "*token d"]:
+        """`out`, to which x and what an MLP makes of it are written: in blocks, of which all stays in the processor's
+        cache. It may be x itself."""
+        for rows, into in zip(blocks(x), blocks(out), strict=True):
+            torch.add(rows, self.linear(self.linear(mlp.norm(rows), *mlp.into, act=True), *mlp.out), out=into)
+        return out
 
     def read_out(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
         """(…, vocab) logits of the residual stream before the final norm."""

@@ -56,17 +56,24 @@ class Norm:
 
 
 @dataclass(frozen=True)
+class MLP:
+    """norm: of what it reads; into, out: (out, in) weight and bias."""
+
+    norm: Norm
+    into: tuple[Tensor, Tensor]
+    out: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
 class Layer:
-    """One block. qkv, out, mlp_in, mlp_out: (out, in) weight and bias; scale: what attention scores are multiplied by;
-    mlp_in is None in a model of attention alone."""
+    """One block. qkv, out: (out, in) weight and bias; scale: what attention scores are multiplied by; mlp is None in a
+    model of attention alone."""
 
     norm1: Norm
     qkv: tuple[Tensor, Tensor]
     scale: float
     out: tuple[Tensor, Tensor]
-    norm2: Norm | None
-    mlp_in: tuple[Tensor, Tensor] | None
-    mlp_out: tuple[Tensor, Tensor] | None
+    mlp: MLP | None
 
 
 def refuse(model: Any) -> None:
@@ -102,9 +109,13 @@ def layer_of(block: Any, arrange: Callable[[Tensor], Tensor]) -> Layer:
         qkv=(torch.cat([w for w, _ in qkv]), torch.cat([b for _, b in qkv])),
         scale=1 / float(attention.attn_scale),
         out=(arrange(attention.W_O.detach().flatten(0, 1).T), attention.b_O.detach()),
-        norm2=norm_of(block.ln2) if mlp is not None else None,
-        mlp_in=(arrange(mlp.W_in.detach().T), mlp.b_in.detach()) if mlp is not None else None,
-        mlp_out=(arrange(mlp.W_out.detach().T), mlp.b_out.detach()) if mlp is not None else None,
+        mlp=None
+        if mlp is None
+        else MLP(
+            norm_of(block.ln2),
+            into=(arrange(mlp.W_in.detach().T), mlp.b_in.detach()),
+            out=(arrange(mlp.W_out.detach().T), mlp.b_out.detach()),
+        ),
     )
 
 
