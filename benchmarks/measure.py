@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 REPEATS = 5
+MOST, SECONDS = 25, 10  # repetitions of what is over sooner than that: the shorter, the more the machine's noise shows
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,18 @@ def compare(
 ) -> list[Row]:
     """Time `ours` and every peer in turn; the check of equal results has warmed them up.
 
-    scale: what the peers' seconds are multiplied by, where they do a part of the work.
+    scale: what the peers' seconds are multiplied by, where they do a part of the work. repeats: how many times at
+    least; MOST where all of it takes less than SECONDS.
     """
-    seconds = np.empty((len(peers) + 1, repeats))
-    for i in range(repeats):
-        for j, side in enumerate((ours, *peers.values())):
-            start = time.perf_counter()
+    rounds: list[list[float]] = []
+    began = time.perf_counter()
+    while len(rounds) < repeats or (len(rounds) < MOST and time.perf_counter() - began < SECONDS):
+        stamps = [time.perf_counter()]
+        for side in (ours, *peers.values()):
             side()
-            seconds[j, i] = time.perf_counter() - start
+            stamps.append(time.perf_counter())
+        rounds.append(np.diff(stamps).tolist())
+    seconds = np.array(rounds).T
     return [
         Row(work, name, seconds[0], scale * theirs, difference, floor)
         for name, theirs in zip(peers, seconds[1:], strict=True)
