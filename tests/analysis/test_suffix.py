@@ -1,12 +1,17 @@
 """Edits together against edits one by one through TransformerLens hooks."""
 
 import dataclasses
+import sys
+import weakref
+from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from interp_kit.analysis import suffix_run
@@ -149,10 +154,10 @@ def test_many_groups_by_blocks_of_products(site: str, monkeypatch: pytest.Monkey
 def test_blocks_and_tiles_are_for_the_processor_alone(device: str, sizes: list[int]) -> None:
     assert [len(rows) for rows in products.blocks(torch.empty(2, 700, 4, device=device))] == sizes
     run = object.__new__(suffix_run._Run)
-    run.windows = Windows([0, 0, 0, 0, 40, 45, 0], 50, torch.arange(10))  # groups of 500 tokens, but for two
-    run.state = torch.empty(0, 4, device=device)
-    tiles = [range(0, 2), range(2, 4), range(4, 7)] if device == "cpu" else [range(7)]
-    assert list(run._tiles(7)) == tiles
+    run.windows = Windows([0, 0, 0, 0, 20, 25, 0, *[48] * 20], 50, torch.arange(10))  # 500 tokens at first
+    run.s, run.state = Mock(batch=range(10), end=50), torch.empty(0, 4, device=device)
+    tiles = [range(0, 2), range(2, 4), range(4, 6), range(6, 8), range(8, 27)]  # the last two: not all padding
+    assert list(run._tiles(27)) == (tiles if device == "cpu" else [range(0, 12), range(12, 27)])
     assert list(run._tiles(0)) == []
 
 
@@ -212,6 +217,67 @@ def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int) -> None
         assert len(chunk) == 1 or sum(len(batch) * suffix._bytes(int(window)) for window in windows) <= memory
     if memory > 1:
         assert max(map(len, chunks)) > 1
+
+
+class Living(TorchDispatchMode):
+    """The most bytes that tensors made meanwhile hold at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holders: dict[int, int] = {}
+        self.now = self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            if isinstance(value, torch.Tensor):
+                storage = value.untyped_storage()
+                self._hold(storage.data_ptr(), storage.nbytes(), value)
+        return out
+
+    def _hold(self, key: int, size: int, value: torch.Tensor) -> None:
+        if key not in self.holders:
+            self.now += size
+            self.most = max(self.most, self.now)
+        self.holders[key] = self.holders.get(key, 0) + 1
+        weakref.finalize(value, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self.holders[key] -= 1
+        if not self.holders[key]:
+            del self.holders[key]
+            self.now -= size
+
+
+@pytest.mark.parametrize("read", [1, 60])
+@pytest.mark.parametrize("site", ["resid_pre", "z", "mlp_post"])
+def test_chunks_take_no_more_than_the_memory(site: str, read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    length, rows, g = 64, 2, torch.Generator().manual_seed(0)
+    monkeypatch.setattr(sys.modules[__name__], "LENGTH", length)
+    model = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu")
+    texts = torch.randint(0, VOCABULARY, (2, rows, length), generator=g)
+    batch, other = (
+        dataclasses.replace(
+            ragged(1).take([0, 0]), tokens=text, mask=torch.ones(rows, length, dtype=torch.bool),
+            positions={}, prompt_length=torch.ones(rows, dtype=torch.long),
+        )
+        for text in texts
+    )  # fmt: skip
+    reads = torch.arange(length - read, length).expand(rows, -1)
+    with torch.inference_mode():
+        engine = Engine(model, batch)
+        suffix = Suffix(Executor(model), batch, reads, engine.new_value)
+        groups = [(Edit(site, i % 2, Copy(other), position=i % length),) for i in range(400)]
+        engine.harvest(groups)
+        entries = suffix.entries(groups)
+        for memory in (2**18, 2**20, 2**22):
+            peaks = []
+            for chunk in suffix.chunks(entries, memory):
+                with Living() as living:
+                    suffix_run.logits_under(suffix, [groups[i] for i in chunk])
+                peaks.append(living.most)
+                assert len(chunk) == 1 or living.most <= memory
+            assert max(peaks) > memory / 20
 
 
 def test_text_behind_the_batch_is_not_edited() -> None:

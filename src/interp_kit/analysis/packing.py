@@ -129,7 +129,8 @@ class Windows:
 
 
 class Beside:
-    """n values (batch, pos, …) of the unedited run, which complete those of slots after slots in the same memory."""
+    """n values (batch, pos, …) of the unedited run, which complete those of slots after slots: as long as so many slots
+    go at once in the same memory, so that each time what was given before is gone."""
 
     def __init__(self, values: Sequence[Tensor]) -> None:
         self.values, self.held = values, torch.empty(0)

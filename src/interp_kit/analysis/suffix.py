@@ -74,7 +74,7 @@ class Suffix:
 
     reads: (batch, read) positions whose logits are wanted. new_value: as `Engine.new_value`, gives for an edit and an
     index into its site's activation the function from old to new values there. inside: whether edits of mlp_post or
-    mlp_out are to come. Raises Unsupported for a model without blocks.
+    mlp_out may come. Raises Unsupported for a model without blocks.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Suffix:
         self._reach: dict[tuple[int | str | None, int], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
         keep = self.sites.__setitem__
+        # (batch, read, d_model) behind the last layer
         self.hidden = executor.run(
             tokens, lambda site, layer, value: keep((site, layer), value), at=reads, inside=inside
         )
@@ -159,6 +160,7 @@ class Suffix:
         taken = len(self.batch) * np.array([self._bytes(window) for window in range(self.end + 1)])[windows].cumsum()
         tokens, at = len(self.batch) * windows.cumsum(), 0
         most = CHUNK if self.x.embed.device.type == "cpu" else len(self.batch) * windows.sum()
+        memory -= self.x.embed.element_size() * self.end**2  # a mask
         while at < len(order):
             used, run = (taken[at - 1], tokens[at - 1]) if at else (0, 0)
             fit = np.searchsorted(taken, used + memory * FILLED, side="right")
@@ -170,6 +172,7 @@ class Suffix:
         """What one row under one group of edits takes at most, `window` positions being carried."""
         layer, width, heads = self.x.layers[0], self.x.embed.shape[1], self.x.n_heads * self.x.d_head
         hidden = 0 if layer.mlp is None else len(layer.mlp.into[0])
-        logits = LOGITS * self.reads.shape[1] * len(self.x.unembed[0])
-        carried = window * (4 * width + 5 * heads + 2 * hidden) + 4 * self.end * heads
+        read = self.reads.shape[1]
+        logits = LOGITS * read * len(self.x.unembed[0])
+        carried = max(window, read) * (4 * width + 5 * heads + 2 * hidden) + (4 * heads + 2 * read) * self.end
         return self.x.embed.element_size() * (max(logits, carried) + window * width) + INDICES * window

@@ -1,6 +1,5 @@
 """Groups of edits through the layers as one growing batch, as `Suffix` planned them."""
 
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -39,7 +38,7 @@ class _Run:
         self.carried: Windows | Reads = self.windows  # what the residual stream `state` (token, d_model) holds
         self.state = suffix.x.embed.new_empty(self.windows.first[-1], suffix.x.embed.shape[1])
         self.last = len(suffix.x.layers) - 1
-        self.masks: dict[tuple[int, int], Tensor] = {}
+        self.unseen = self.unread = suffix.x.embed.new_empty(0)  # masks of scores, kept for the next tile
         self.later: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
         for slot, group in enumerate(groups):
             for edit in group.edits:
@@ -92,16 +91,19 @@ class _Run:
         return self.state[self.carried.span(range(active))]
 
     def _tiles(self, active: int) -> Iterator[range]:
-        """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache;
-        elsewhere than there all at once."""
-        first = self.windows.first
-        slot = 0
-        while slot < active:
-            stop = active
-            if self.state.device.type == "cpu":
-                stop = min(active, max(slot + 1, bisect_right(first, first[slot] + TILE) - 1))
-            yield range(slot, stop)
-            slot = stop
+        """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache,
+        elsewhere than there as many as start alike: so that no more than half of the queries is padding."""
+        first, starts = self.windows.first, self.windows.starts
+        most = TILE if self.state.device.type == "cpu" else first[-1]
+        begin, low = 0, self.s.end
+        for slot in range(active):
+            low, tokens = min(low, starts[slot]), first[slot + 1] - first[begin]
+            padded = (slot + 1 - begin) * len(self.s.batch) * (self.s.end - low)
+            if slot > begin and (tokens > most or padded > 2 * tokens):
+                yield range(begin, slot)
+                begin, low = slot, starts[slot]
+        if active:
+            yield range(begin, active)
 
     def _qkv(self, layer: Layer, number: int, before: int, slots: range) -> Tensor:
         """(token, 3, head, d_head) queries, keys and values, edited; in the last layer keys and values alone.
@@ -152,22 +154,29 @@ class _Run:
         queries = q.unflatten(0, (batch, -1)) if read else windows.texts(q, slots, low)
         options: dict = {"is_causal": True}
         if low or read:
-            options = {"attn_mask": self._unseen(low, len(slots) if read else 0, q)}
+            options = {"attn_mask": self._unread(len(slots)) if read else self._unseen()[low:]}
         queries, keys, values = (value.transpose(1, 2) for value in (queries, keys, values))
         z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options).transpose(1, 2)
         z = z.flatten(0, 1) if read else windows.tokens(z, slots, low)
         z = self._visit("z", number, z, slots, read or windows)
         return self._visit("attn_out", number, self.s.x.linear(z.flatten(1), *layer.out), slots, read or windows)
 
-    def _unseen(self, low: int, reading: int, like: Tensor) -> Tensor:
-        """(…, query, key) what is added to scores: 0 up to a query's own position, -inf behind it. Queries stand at all
-        positions from `low` on, or in `reading` slots where logits are read."""
-        key = (0, reading) if reading else (low, 0)
-        if key not in self.masks:
-            at = self.s.reads.repeat(reading, 1)[:, None] if reading else torch.arange(low, self.s.end).to(like.device)
-            behind = torch.arange(self.s.end, device=like.device) > at[..., None]
-            self.masks[key] = like.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
-        return self.masks[key]
+    def _unseen(self) -> Tensor:
+        """(query, key) what is added to scores of all positions: 0 up to a query's own, -inf behind it."""
+        if not len(self.unseen):
+            every = torch.arange(self.s.end, device=self.state.device)
+            self.unseen = self._masked(every > every[:, None])
+        return self.unseen
+
+    def _unread(self, slots: int) -> Tensor:
+        """(slot batch, 1, read, key) the same where logits are read."""
+        if len(self.unread) != slots * len(self.s.batch):
+            behind = torch.arange(self.s.end, device=self.state.device) > self.s.reads[:, None, :, None]
+            self.unread = self._masked(behind).repeat(slots, 1, 1, 1)
+        return self.unread
+
+    def _masked(self, behind: Tensor) -> Tensor:
+        return self.state.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
 
     def _mlp(self, layer: Layer, number: int, x: Tensor) -> None:
         """Add to the residual stream x (token, d_model) what the MLP makes of it."""
