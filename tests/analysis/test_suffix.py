@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
+from interp_kit.analysis import suffix as suffixes
 from interp_kit.analysis import suffix_run
 from interp_kit.analysis import sweep as sweeping
 from interp_kit.analysis.engine import Engine
@@ -205,7 +206,8 @@ def test_one_head_and_all_heads_of_a_layer_in_one_group() -> None:
 
 
 @pytest.mark.parametrize("memory", [1, 50_000, 400_000, 2**29])
-def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int) -> None:
+def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suffixes, "CHUNK", 2000)
     model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
     groups = [(Edit("z", i % 2, Zero(), position=(0, 3, 5)[i % 3]),) for i in range(300)]
     suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], Engine(model, batch).new_value)
@@ -215,6 +217,7 @@ def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int) -> None
     for chunk in chunks:
         windows = suffix.end - entries.start[chunk]  # what each group carries
         assert len(chunk) == 1 or sum(len(batch) * suffix._bytes(int(window)) for window in windows) <= memory
+        assert len(batch) * windows.sum() <= 2000
     if memory > 1:
         assert max(map(len, chunks)) > 1
 
@@ -309,6 +312,18 @@ def test_text_behind_the_batch_is_not_edited() -> None:
         assert torch.equal(found.tokens, expected.tokens)
         torch.testing.assert_close(found.log_prob, expected.log_prob, atol=1e-4, rtol=1e-4, equal_nan=True)
         assert not torch.allclose(found.log_prob, plain.log_prob, equal_nan=True)
+
+
+def test_a_text_that_is_not_finite_behind_what_is_read_is_said() -> None:
+    model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    batch.tokens[batch.tokens == VOCABULARY - 1] = 0
+    batch.tokens[1, 3] = VOCABULARY - 1
+    at = torch.tensor([LENGTH - 1, 1, 1])
+    sweep(model, batch, [], Metric("probability", "answer", at=at))
+    with torch.no_grad():
+        model.embed.W_E[VOCABULARY - 1] = torch.nan
+    with pytest.raises(FloatingPointError, match="nan or infinite"):
+        sweep(model, batch, [], Metric("probability", "answer", at=at))
 
 
 def test_a_model_that_is_not_computed_goes_by_hooks() -> None:
