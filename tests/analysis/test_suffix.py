@@ -252,12 +252,11 @@ class Living(TorchDispatchMode):
             self.now -= size
 
 
-@pytest.mark.parametrize("read", [1, 60])
-@pytest.mark.parametrize("site", ["resid_pre", "z", "mlp_post"])
-def test_chunks_take_no_more_than_the_memory(site: str, read: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("site", "read", "first"), [("z", 1, 0), ("resid_pre", 60, 0), ("mlp_post", 60, 63)])
+def test_chunks_take_no_more_than_the_memory(site: str, read: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     length, rows, g = 64, 2, torch.Generator().manual_seed(0)
     monkeypatch.setattr(sys.modules[__name__], "LENGTH", length)
-    model = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu")
+    model = network(0, d_head=32, layers=2, attn_only=False, final_norm=True, act="relu", d_model=32)
     texts = torch.randint(0, VOCABULARY, (2, rows, length), generator=g)
     batch, other = (
         dataclasses.replace(
@@ -270,10 +269,10 @@ def test_chunks_take_no_more_than_the_memory(site: str, read: int, monkeypatch: 
     with torch.inference_mode():
         engine = Engine(model, batch)
         suffix = Suffix(Executor(model), batch, reads, engine.new_value)
-        groups = [(Edit(site, i % 2, Copy(other), position=i % length),) for i in range(400)]
+        groups = [(Edit(site, i % 2, Copy(other), position=max(first, i % length)),) for i in range(400)]
         engine.harvest(groups)
         entries = suffix.entries(groups)
-        for memory in (2**18, 2**20, 2**22):
+        for memory in (2**20, 2**22, 2**24):
             peaks = []
             for chunk in suffix.chunks(entries, memory):
                 with Living() as living:
