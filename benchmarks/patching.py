@@ -74,7 +74,7 @@ def _floor(model: HookedTransformer, rows: int, length: int, entries: Iterable[t
     read. Seconds a product are those of a plain forward of all rows and positions.
     """
     layer, cfg = Executor(model).layers[0], model.cfg
-    weights = [layer.qkv[0], layer.out[0], *(w[0] for w in (layer.mlp_in, layer.mlp_out) if w is not None)]
+    weights = [layer.qkv[0], layer.out[0], *((layer.mlp.into[0], layer.mlp.out[0]) if layer.mlp else ())]
     block, attention = sum(w.numel() for w in weights), layer.qkv[0].numel() + layer.out[0].numel()
     keys, last = layer.qkv[0].numel() * 2 // 3, cfg.n_layers - 1
     products = 0
