@@ -28,7 +28,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import Hook, HookedModel
 from interp_kit.models.calling import check_fits, unpadded, whole_text
 from interp_kit.models.decode import Change
-from interp_kit.models.executor import BEHIND, Executor
+from interp_kit.models.executor import BEHIND, INSIDE, Executor
 from interp_kit.models.plain import Unsupported
 
 NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
@@ -133,7 +133,7 @@ class Engine:
                 if (site, layer) in wanted:
                     here[site, layer] = value
 
-            inside = any(site in ("mlp_post", "mlp_out") for site, _ in wanted)
+            inside = any(site in INSIDE for site, _ in wanted)
             if reads is None:
                 self.executor.run(over.tokens, keep, stop, inside=inside)
             else:

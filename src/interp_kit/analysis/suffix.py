@@ -73,8 +73,8 @@ class Suffix:
     """The unedited run of a batch, and edited runs from it.
 
     reads: (batch, read) positions whose logits are wanted. new_value: as `Engine.new_value`, gives for an edit and an
-    index into its site's activation the function from old to new values there. inside: whether edits of mlp_post or
-    mlp_out may come. Raises Unsupported for a model without blocks.
+    index into its site's activation the function from old to new values there. inside: whether edits of sites
+    that are INSIDE may come. Raises Unsupported for a model without blocks.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from interp_kit.analysis.packing import Beside, Reads, Windows
 from interp_kit.analysis.sites import Copy, Edit, EditGroup
 from interp_kit.analysis.suffix import STAGE, Planned, Suffix
 from interp_kit.analysis.writing import write
+from interp_kit.models.executor import INSIDE
 from interp_kit.models.plain import Layer
 
 TILE = 1024  # tokens that go through a layer's attention at once
@@ -182,7 +183,7 @@ class _Run:
         """Add to the residual stream x (token, d_model) what the MLP makes of it."""
         if layer.mlp is None:
             return
-        if ("mlp_post", number) not in self.later and ("mlp_out", number) not in self.later:
+        if not any((site, number) in self.later for site in INSIDE):
             self.s.x.add_mlp(layer.mlp, x, x)
             return
         post = self.s.x.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)

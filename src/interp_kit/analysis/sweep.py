@@ -22,7 +22,7 @@ from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import whole_text
-from interp_kit.models.executor import TOLERANCE, Executor
+from interp_kit.models.executor import INSIDE, TOLERANCE, Executor
 from interp_kit.models.plain import Unsupported
 
 MEMORY = 2**29
@@ -78,7 +78,7 @@ def sweep(
     with bar, torch.inference_mode():
         hidden = None
         try:
-            inside = any(edit.site in ("mlp_post", "mlp_out") for one in edits for edit in as_group(one))
+            inside = any(edit.site in INSIDE for one in edits for edit in as_group(one))
             suffix = _plain(engine, reads, inside)
         except Unsupported as reason:
             suffix, hooked[:], why = None, True, str(reason)

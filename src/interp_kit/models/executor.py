@@ -19,6 +19,7 @@ from interp_kit.models.products import Products, blocks
 
 TOLERANCE = 1e-4
 BEHIND = ("z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")  # sites that follow from queries and keys
+INSIDE = ("mlp_post", "mlp_out")  # sites of an MLP
 Visit = Callable[[str, int, Tensor], None]  # site, layer, activation
 
 
@@ -107,7 +108,7 @@ class Executor:
         visit: called with site, layer and value of every activation on the way: embed, pos_embed, resid_pre, q, k, v, z
         (batch, pos, head, d_head), attn_out, resid_mid, mlp_post, mlp_out and resid_post. What it raises ends the run.
         at: positions that the last block goes on with, from z on: they then stand for `pos`, also in what returns.
-        inside: whether `visit` wants mlp_post and mlp_out: without, MLPs are the faster ones.
+        inside: whether `visit` wants sites that are INSIDE: without, MLPs are the faster ones.
         """
         x = self._embed(tokens, 0, visit)
         layers = self.layers[:stop]
