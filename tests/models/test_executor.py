@@ -79,6 +79,11 @@ def test_a_text_in_pieces_is_the_whole_text(tiny_model: MakeModel, cuts: set[int
     for start, end in itertools.pairwise(bounds[1:]):
         pieces.append(executor.extend(tokens[:, start:end], every=True))
     assert (torch.cat(pieces, dim=1) - expected).abs().max() < 1e-12
+    lasts = [executor.prefill(tokens[:, : bounds[1]], capacity=capacity)]
+    for start, end in itertools.pairwise(bounds[1:]):
+        lasts.append(executor.extend(tokens[:, start:end]))
+    wanted = expected[:, [bound - 1 for bound in bounds[1:]]]
+    assert (torch.stack(lasts, dim=1) - wanted).abs().max() < 1e-12
     other = random_tokens(model, 2, 24).flip(0)  # The memory is used again, nothing of the last text is left in it.
     executor.prefill(other[:, :7])
     with torch.inference_mode():
