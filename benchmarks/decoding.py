@@ -46,8 +46,16 @@ def decoding() -> list[Row]:
             return cached()
 
     def uncached() -> torch.Tensor:
-        options = {"do_sample": False, "stop_at_eos": False, "use_past_kv_cache": False, "verbose": False}
-        return model.generate(written[:, :MIDDLE], max_new_tokens=SOME, **options)
+        text = model.generate(
+            written[:, :MIDDLE],
+            max_new_tokens=SOME,
+            do_sample=False,
+            stop_at_eos=False,
+            use_past_kv_cache=False,
+            verbose=False,
+        )
+        assert isinstance(text, torch.Tensor)
+        return text
 
     written = decode(model, tokens, free).tokens
     edited = decode(model, tokens, free, edit=head_off, batch_size=None).tokens

@@ -31,7 +31,7 @@ def harvesting() -> list[Row]:
 
 
 def _compared(name: str, sizes: dict[str, int], rows: int, templates: Sequence[str], named: bool) -> list[Row]:
-    model = hooked_transformer(**sizes, act_fn="gelu_new", normalization_type="LN", seed=0)
+    model = hooked_transformer(**{**sizes, "act_fn": "gelu_new", "normalization_type": "LN", "seed": 0})
     batch = random_batch(rows, sizes["n_ctx"], sizes["d_vocab"])
     half, layers = sizes["n_layers"] // 2 - 1, range(sizes["n_layers"])
     hooks = list(dict.fromkeys(t.format(half=half, layer=layer) for t in templates for layer in layers))

@@ -37,9 +37,9 @@ def objective(x: np.ndarray, y: np.ndarray, weights: np.ndarray, intercepts: np.
     return 0.5 * (weights.astype(np.float64) ** 2).sum(1) + np.logaddexp(0, (1 - 2 * y) * score).sum(1)
 
 
-def by_sklearn(x: np.ndarray, y: np.ndarray, **options: float | str) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (label, D) and intercepts (label,), one fit a label; C = 1, and tol as it comes."""
-    fits = [LogisticRegression(max_iter=10_000, **options).fit(x, label) for label in y]
+def by_sklearn(x: np.ndarray, y: np.ndarray, solver: str, tol: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (label, D) and intercepts (label,), one fit a label; C = 1, and tol as scikit-learn has it."""
+    fits = [LogisticRegression(max_iter=10_000, solver=solver, tol=tol).fit(x, label) for label in y]
     return np.concatenate([fit.coef_ for fit in fits]), np.concatenate([fit.intercept_ for fit in fits])
 
 
@@ -58,8 +58,8 @@ def _probing(features: np.ndarray, target: np.ndarray) -> list[Row]:
     def ours() -> list[tuple[np.ndarray, np.ndarray]]:
         return list(zip(*fit_logistic(features[:, None], target), strict=True))
 
-    def peer(solver: str, x: np.ndarray = features, **options: float) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [by_sklearn(*site, solver=solver, **options) for site in zip(x, target, strict=True)]
+    def peer(solver: str, x: np.ndarray = features, tol: float = 1e-4) -> list[tuple[np.ndarray, np.ndarray]]:
+        return [by_sklearn(*site, solver, tol) for site in zip(x, target, strict=True)]
 
     def reached(fits: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
         return np.array([objective(x, y, *fit) for x, y, fit in zip(features, target, fits, strict=True)])
