@@ -1,6 +1,7 @@
 """Edits together against edits one by one through TransformerLens hooks."""
 
 import dataclasses
+import itertools
 import sys
 import weakref
 from typing import Any
@@ -205,6 +206,24 @@ def test_one_head_and_all_heads_of_a_layer_in_one_group() -> None:
         assert np.abs(found[0] - found[2:]).max(1).min() > 1e-3
 
 
+@pytest.mark.parametrize("layer", [0, 1])
+def test_any_two_sites_of_a_layer_in_one_group(layer: int) -> None:
+    model, batch = network(0, d_head=3, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
+    sites = ("resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
+    groups = [
+        (Edit(one, layer, Scale(-0.5), position="query"), Edit(two, layer, Scale(3.0), position=at))
+        for one, two in itertools.product(sites, repeat=2)
+        for at in ("query", "t1")
+    ]
+    found = sweep(model, batch, groups, log_probability())
+    assert found.by_hooks == 0
+    with torch.inference_mode():
+        expected = [log_probability()(Engine(model, batch).run(group), batch).numpy() for group in groups]
+    assert found.values[:, 0] == pytest.approx(np.stack(expected), abs=1e-5)
+    first = sweep(model, batch, [group[:1] for group in groups], log_probability()).values[:, 0]
+    assert (np.abs(found.values[:, 0] - first).max(1) > 1e-4).mean() > 0.8, "most second edits do something"
+
+
 @pytest.mark.parametrize("memory", [1, 50_000, 400_000, 2**29])
 def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suffixes, "CHUNK", 2000)
@@ -218,6 +237,10 @@ def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int, monkeyp
         windows = suffix.end - entries.start[chunk]  # what each group carries
         assert len(chunk) == 1 or sum(len(batch) * suffix._bytes(int(window)) for window in windows) <= memory
         assert len(batch) * windows.sum() <= 2000
+    for chunk, behind in itertools.pairwise(chunks):  # and no chunk has room for one more
+        windows = suffix.end - entries.start[[*chunk, behind[0]]]
+        taken = sum(len(batch) * suffix._bytes(int(window)) for window in windows) + 4 * suffix.end**2
+        assert len(batch) * windows.sum() > 2000 or taken > memory * suffixes.FILLED
     if memory > 1:
         assert max(map(len, chunks)) > 1
 
