@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from interp_kit.core.program import ended
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import SPLITS, Input, parse_omissions, read_split, splits, write_splits
 from interp_kit.tasks.boolean.text import END_OF_TEXT
@@ -36,27 +37,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     if options.omit is not None and not options.generate:
         parser.error("--omit says what --generate leaves out; without --generate it would do nothing")
+    return ended("causal-experiment", lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
     task = BooleanTask()
-    try:
-        # what can be wrong with the request is found before anything is written
-        omitted = parse_omissions(options.omit or "", len(task.inputs))
-        inputs = splits(task, omit=omitted) if options.generate else {}
-        example = None if options.test is None else task.example(options.test)
-        with _logging(options.log_dir):
-            seen: set[Input] | None = None
-            if inputs:
-                generate(task, options.data_dir, inputs, omitted)
-            if options.train:
-                seen = train(task, options)
-            if example is not None:
-                ask(task, example, options, seen)
-    except KeyboardInterrupt:
-        print("causal-experiment: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"causal-experiment: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+    # what can be wrong with the request is found before anything is written
+    omitted = parse_omissions(options.omit or "", len(task.inputs))
+    inputs = splits(task, omit=omitted) if options.generate else {}
+    example = None if options.test is None else task.example(options.test)
+    with _logging(options.log_dir):
+        seen: set[Input] | None = None
+        if inputs:
+            generate(task, options.data_dir, inputs, omitted)
+        if options.train:
+            seen = train(task, options)
+        if example is not None:
+            ask(task, example, options, seen)
 
 
 def _parser() -> argparse.ArgumentParser:

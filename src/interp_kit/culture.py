@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from interp_kit.core.program import ended
+
 # public name -> module that defines it
 _EXPORTS = {
     "load_culture": "interp_kit.recipes.culture_models",
@@ -105,6 +107,11 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit status 1 where a check fails or, with one clear line, a file is at fault; 2 for wrong usage."""
     options = tyro.cli(Options, args=argv, prog="python -m interp_kit.culture", use_underscores=True)
+    return ended("culture", lambda: _checked(options))
+
+
+def _checked(options: Options) -> int:
+    """0, or 1 after naming the checks that fail."""
     from loguru import logger
 
     logger.disable("interp_kit")  # what it would say is printed
@@ -112,12 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch comments on files that it then refuses
             failed = _run(options)
-    except KeyboardInterrupt:
-        print("culture: interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"culture: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
     finally:
         logger.enable("interp_kit")
     for check in failed:

@@ -1,12 +1,12 @@
 """Show, with evidence, how small transformers compute: every analysis from the command line."""
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated
 
 import tyro
 
 from interp_kit.cli import analyses, models, studies
+from interp_kit.core.program import ended
 
 # One frozen dataclass a command; nothing heavy is imported before a command runs.
 Command = (
@@ -32,9 +32,4 @@ Command = (
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Exit status 1 with one clear line where the input is at fault."""
     command = tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    try:
-        command.execute()  # pyright: ignore[reportAttributeAccessIssue]
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"interp-kit: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return ended("interp-kit", command.execute)  # pyright: ignore[reportAttributeAccessIssue]

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from interp_kit.core.files import replacing_directory
+from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, load, read_manifest, weights_hash, write_manifest
 from interp_kit.models.gpt2 import read_gpt2
@@ -141,4 +142,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended("boolean_checkpoints", main))

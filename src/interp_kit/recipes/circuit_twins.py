@@ -23,6 +23,7 @@ import torch
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.files import replacing_directory, write_json
+from interp_kit.core.program import ended
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import (
@@ -164,4 +165,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended("circuit_twins", main))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from interp_kit.core.files import replacing
+from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, read_manifest, write_manifest
 from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
@@ -108,4 +109,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended("culture_checkpoints", main))

@@ -21,6 +21,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.core.files import check_writable, read_json, replacing, write_json
 from interp_kit.core.plotting import png
+from interp_kit.core.program import ended
 from interp_kit.core.stats import wilson
 from interp_kit.models.checkpoints import provenance
 from interp_kit.models.mygpt import load_mygpt
@@ -173,4 +174,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(ended("culture_round", main))
