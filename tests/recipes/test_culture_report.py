@@ -1,5 +1,6 @@
 """The study of the culture models on small random ones: every part is measured, drawn and written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from interp_kit.analysis.metrics import first_difference
 from interp_kit.analysis.patching import patch
+from interp_kit.core.batch import PairBatch
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_report
 from interp_kit.recipes.culture_models import load_culture, load_hooked
@@ -63,6 +65,21 @@ def test_the_direction_stands_where_the_quizzes_differ_before_the_first_layer(fo
 
 def test_nothing_is_copied_between_quizzes_that_a_model_does_not_tell_apart(folder: Path) -> None:
     assert culture_report._patch(load_hooked(0, checkpoint_dir=folder), "translate", SMALL) is None
+
+
+def test_pairs_that_a_model_does_not_tell_apart_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_hooked(0, checkpoint_dir=folder)
+    seen: list[PairBatch] = []
+    monkeypatch.setattr(culture_report, "FEWEST", 1)
+    monkeypatch.setattr(
+        culture_report, "patch", lambda model, pairs, **o: (seen.append(pairs), patch(model, pairs, **o))[1]
+    )
+    for name in culture_report.DIRECTED:
+        found = culture_report._patch(model, name, replace(SMALL, pairs=16))
+        if found is not None:
+            assert found.dropped == 16 - len(seen[-1]) > 0
+            assert f"{found.dropped} unsolved pairs left out" in found.caption()
+    assert seen
 
 
 def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ parts. Every measure is also taken on an untrained network.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -154,7 +154,8 @@ def _patch(model: HookedModel, name: str, sizes: Sizes) -> PatchingResult | None
     told = np.flatnonzero((preferred[0] > 0) & (preferred[1] < 0))
     if len(told) < FEWEST:
         return None
-    return patch(model, pairs.take(told.tolist()), positions=whole_grids(), metric=first_difference)
+    found = patch(model, pairs.take(told.tolist()), positions=whole_grids(), metric=first_difference)
+    return replace(found, dropped=len(pairs) - len(told))
 
 
 def whole_grids() -> dict[str, list[str]]:
