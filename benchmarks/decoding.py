@@ -82,6 +82,6 @@ def decoding() -> list[Row]:
         {f"TransformerLens's generate, no cache ({SOME} tokens timed, at {MIDDLE})": uncached},
         difference="same tokens",
         scale=(END - PROMPT) / SOME,
-        repeats=3,
+        repeats=9,
     )
     return rows
