@@ -178,9 +178,8 @@ def _begin(files: HarvestFiles) -> None:
     """Write the index, or find the same one there, and room for what is missing."""
     path, facts = files.directory / INDEX, files.facts()
     files.directory.mkdir(parents=True, exist_ok=True)
+    there = read_json(path) if path.exists() else None
     if path.exists():
-        there = read_json(path)
-        _from_index(path, dict(there) if isinstance(there, dict) else there)
         other = [key for key in facts if not isinstance(there, dict) or there.get(key) != facts[key]]
         if other:
             raise ValueError(f"{files.directory} holds another harvest, of other {', '.join(other)}")
@@ -192,8 +191,8 @@ def _begin(files: HarvestFiles) -> None:
     free = shutil.disk_usage(files.directory).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"cannot write {files.directory}: it takes {needed:,} bytes, {free:,} are free")
-    if not path.exists():
-        write_json(path, {**facts, "digest": _digest(facts)})
+    if there != (whole := {**facts, "digest": files.digest}):
+        write_json(path, whole)
 
 
 def _write(files: HarvestFiles, number: int, found: Mapping[str, Tensor]) -> None:

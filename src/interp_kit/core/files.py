@@ -221,11 +221,11 @@ def of_the_disk(path: Path, error: Exception) -> OSError | None:
     for an error that is not of the disk."""
     if isinstance(error, OSError):
         return cannot_write(path, error)
-    if not isinstance(error, ValueError | TypeError):
+    if not isinstance(error, ValueError | TypeError | LookupError):
         if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors, tokenizers
             return cannot_write(path, OSError(int(found[1]), os.strerror(int(found[1]))))
-        if re.search("PytorchStreamWriter|file write failed|iostream error", str(error)):  # torch keeps no cause
-            return cannot_write(path, OSError(str(error).splitlines()[0]))
+        if re.search("PytorchStreamWriter|inline_container|iostream error|file write failed|I/O error", str(error)):
+            return cannot_write(path, OSError(f"no room, or no permission ({str(error).splitlines()[0]})"))
     return None
 
 

@@ -37,13 +37,14 @@ def page_path(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"a report is written to a .html file, not {path}")
+    check_writable(path)
     text = check_writable(path.with_suffix(".md"))
     if text.exists() and text.stat().st_size and not _is_signed(text):
         raise cannot_write(
             text, FileExistsError("it is no page that was written here, or was changed since; move it, or name another")
         )
     check_folder(_figures_beside(path), KIND)
-    return check_writable(path)
+    return path
 
 
 def _figures_beside(path: Path) -> Path:
@@ -52,7 +53,7 @@ def _figures_beside(path: Path) -> Path:
 
 def _signed(text: str) -> str:
     """The text with a last line by which `_is_signed` knows it, unless it was changed."""
-    return f"{text}\n<!-- interp_kit {hashlib.sha256(text.encode()).hexdigest()} -->\n"
+    return f"{text}\n[interp_kit]: # ({hashlib.sha256(text.encode()).hexdigest()})\n"  # a link that nothing uses
 
 
 def _is_signed(path: Path) -> bool:
@@ -60,7 +61,7 @@ def _is_signed(path: Path) -> bool:
         text = read_bytes(path).decode()
     except ValueError:
         return False
-    return text == _signed(text.rpartition("\n<!-- ")[0])
+    return text == _signed(text.rpartition("\n[interp_kit]: # ")[0])
 
 
 @dataclass(frozen=True)
