@@ -531,7 +531,8 @@ def test_a_disk_that_fills_up_leaves_whole_shards_and_no_others(
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(
-            OSError, match=r"^(\[Errno 28\] )?cannot write \S*shard_00002\.safetensors: (no room, or no permission \(I/O error: )?No space"
+            OSError,
+            match=r"^(\[Errno 28\] )?cannot write \S*shard_00002\.safetensors: .*No space",
         ):
             write()
     names = sorted(path.name for path in calls[0].parent.iterdir())

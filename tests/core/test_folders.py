@@ -116,12 +116,14 @@ def test_a_link_is_followed_and_what_it_leads_to_is_held_to_the_same_rule(tmp_pa
 def test_what_is_put_there_during_the_work_is_kept_and_so_is_the_work(tmp_path: Path) -> None:
     path = tmp_path / "run"
     write(path, "old")
-    with (
-        pytest.raises(OSError, match=r"meanwhile it holds notes\.txt.* is in \S*run-1$"),
-        replacing_directory(path, KIND) as aside,
-    ):
-        (aside / "b.txt").write_text("hours of work")
-        (path / "notes.txt").write_text("mine")
+
+    def work() -> None:
+        with replacing_directory(path, KIND) as aside:
+            (aside / "b.txt").write_text("hours of work")
+            (path / "notes.txt").write_text("mine")
+
+    with pytest.raises(OSError, match=r"meanwhile it holds notes\.txt.* is in \S*run-1$"):
+        work()
     assert {path.name for path in tmp_path.iterdir()} == {"run", "run-1"}
     assert (path / "notes.txt").read_text() == "mine"
     assert (path / "b.txt").read_text() == "old"

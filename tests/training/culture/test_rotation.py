@@ -302,10 +302,15 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
         file.write('{"id": 3, "se')
     assert read_curve(tmp_path) == whole
     assert set(whole[0].by_task) == set(TASKS)
-    rotation._append(tmp_path / "curve.jsonl", replace(whole[0], seen=64))
-    assert read_curve(tmp_path) == [*whole, replace(whole[0], seen=64)]
+    rotation._append(tmp_path / "curve.jsonl", dataclasses.replace(whole[0], seen=64))
+    assert read_curve(tmp_path) == [*whole, dataclasses.replace(whole[0], seen=64)]
     lines = (tmp_path / "curve.jsonl").read_text().splitlines()
-    for damaged in ("{", "[]", lines[0].replace('"seen": 32', '"seen": "32"'), lines[0].replace('"greedy"', '"gready"')):
+    for damaged in (
+        "{",
+        "[]",
+        lines[0].replace('"seen": 32', '"seen": "32"'),
+        lines[0].replace('"greedy"', '"gready"'),
+    ):
         (tmp_path / "curve.jsonl").write_text(f"{lines[0]}\n{damaged}\n{lines[1]}\n")
         with pytest.raises(ValueError, match=r"curve\.jsonl, line 2"):
             read_curve(tmp_path)
@@ -317,11 +322,11 @@ def test_a_turn_whose_line_was_lost_is_evaluated_again_and_written_as_json(tmp_p
     line = (tmp_path / "curve.jsonl").read_bytes()
     (tmp_path / "curve.jsonl").write_bytes(line[:-20])
     again = turn(config, 3, tmp_path)
-    assert again == replace(point, loss=None, seconds=again.seconds, revived=0.0)
+    assert again == dataclasses.replace(point, loss=None, seconds=again.seconds, revived=0.0)
     assert read_curve(tmp_path) == [again]
     assert b"NaN" not in (tmp_path / "curve.jsonl").read_bytes()
-    (tmp_path / "curve.jsonl").write_text(json.dumps({**asdict(point), "loss": float("nan")}) + "\n")
-    assert read_curve(tmp_path) == [replace(point, loss=None)]  # as version 0.1.0 wrote it
+    (tmp_path / "curve.jsonl").write_text(json.dumps({**dataclasses.asdict(point), "loss": float("nan")}) + "\n")
+    assert read_curve(tmp_path) == [dataclasses.replace(point, loss=None)]  # as version 0.1.0 wrote it
 
 
 @pytest.mark.parametrize(
