@@ -81,11 +81,14 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
     weights = read_safetensors(path / "model.safetensors")
     if bad := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{path}: {bad[0]} has nan or infinite values")
+    expected = {key: value.shape for key, value in model.named_parameters()}
+    for key in (*expected, *weights):
+        if key not in expected or key not in weights or weights[key].shape != expected[key]:
+            has = f"of shape {tuple(weights[key].shape)}" if key in weights else "missing"
+            wanted = tuple(expected[key]) if key in expected else "no such key"
+            raise CheckpointError(f"{path}: its weights are not those of {planted}: {key} is {has}, expected {wanted}")
     known = model.state_dict()  # The masks of attention are part of it, and no weights.
-    try:
-        model.load_state_dict(known | weights)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights are not those of {planted}: {error}") from error
+    model.load_state_dict(known | weights)
     attach(
         model,
         provenance=Provenance(
