@@ -199,7 +199,7 @@ def edited(change: Any, checked: bool = True) -> Any:
 
 def swapped(out: Path) -> None:
     quizzes = np.concatenate(load_quizzes(out / QUIZZES))
-    save_quizzes(out / QUIZZES, [quizzes[::-1]], [])
+    save_quizzes(out / QUIZZES, [quizzes[::-1].copy()], [])
 
 
 DAMAGE: dict[str, tuple[Any, str]] = {

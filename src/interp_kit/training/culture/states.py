@@ -19,8 +19,10 @@ ENTRIES = ("preset", "seed", "budget", "seen", "right", "model", "optimisers")
 
 def checked_state(state: Any) -> dict[str, Any]:
     """The state as it is. Raises ValueError naming an entry that is missing, of another kind, or cannot be."""
-    if not isinstance(state, dict) or (missing := [name for name in ENTRIES if name not in state]):
-        raise ValueError(f"it has no {missing[0]}" if isinstance(state, dict) else f"it is a {type(state).__name__}")
+    if not isinstance(state, dict):
+        raise ValueError(f"it is a {type(state).__name__}")
+    if missing := [name for name in ENTRIES if name not in state]:
+        raise ValueError(f"it has no {missing[0]}")
     for name, least in (("seed", 0), ("budget", 1), ("seen", 0)):
         if type(state[name]) is not int or not least <= state[name] < 2**63:
             raise ValueError(f"{name} is {_shown(state[name])}, expected a whole number of at least {least}")
@@ -71,8 +73,10 @@ def check_optimiser(optimiser: torch.optim.Optimizer, saved: Any) -> None:
     if not isinstance(groups, list) or len(groups) != len(fresh) or not isinstance(state, dict):
         raise ValueError("an optimiser has other groups of parameters")
     for mine, group in zip(fresh, groups, strict=True):
-        if not isinstance(group, dict) or (missing := [key for key in NEEDED if key in mine and key not in group]):
-            raise ValueError(f"an optimiser's group has no {missing[0] if isinstance(group, dict) else 'entries'}")
+        if not isinstance(group, dict):
+            raise ValueError(f"an optimiser's group is {_shown(group)}")
+        if missing := [key for key in NEEDED if key in mine and key not in group]:
+            raise ValueError(f"an optimiser's group has no {missing[0]}")
         if not isinstance(group["lr"], int | float) or not 0 <= group["lr"] < math.inf:
             raise ValueError(f"an optimiser's lr is {_shown(group['lr'])}")
         if other := [key for key in mine if key != "lr" and key in group and group[key] != mine[key]]:
