@@ -66,6 +66,7 @@ class Common:
 
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
         """The model and its task, once it is sure that what was asked for can be written."""
+        from interp_kit.core.device import check_device
         from interp_kit.core.files import check_writable
         from interp_kit.recipes.zoo import load, task_of
 
@@ -80,6 +81,7 @@ class Common:
         if self.save is not None:
             check_folder(self.save, "result.json")
 
+        check_device(self.device)
         model = load(name, device=self.device)
         return model, task_of(model, self.task)
 
