@@ -32,7 +32,10 @@ def test_one_process_is_this_one() -> None:
 
 
 def test_a_worker_keeps_to_one_thread_in_torch_and_numpy() -> None:
-    ask = "__import__('torch').get_num_threads(), [p['num_threads'] for p in __import__('threadpoolctl').threadpool_info()]"
+    ask = (
+        "__import__('torch').get_num_threads(),"
+        " [pool['num_threads'] for pool in __import__('threadpoolctl').threadpool_info()]"
+    )
     script = (
         "import functools, operator, os\n"
         "from interp_kit.core.parallel import in_processes\n"
