@@ -16,8 +16,7 @@ import torch
 from loguru import logger
 
 from interp_kit.causal_experiment import GREEN, PLAIN, RED, main
-from interp_kit.core.files import write_json
-from interp_kit.models.checkpoints import Entry, weights_hash
+from interp_kit.models.checkpoints import Entry, deciding_files, weights_hash, write_manifest
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import SPLITS, draw, write_splits
 from interp_kit.training.sft import SFTConfig, train_sft
@@ -218,8 +217,9 @@ def test_the_verdict_is_that_of_transformers_own_decoding(
 
 
 def ship(root: Path, weights: Path, omitted: tuple[str, ...]) -> None:
-    entry = Entry(str(weights), weights_hash(weights), "boolean", "tests", 42, "test", "none", omitted)
-    write_json(root / "manifest.json", {"boolean-gpt2": asdict(entry)})
+    files = deciding_files(weights)
+    entry = Entry(str(weights), weights_hash(weights), "boolean", "tests", 42, "test", "none", omitted, files=files)
+    write_manifest({"boolean-gpt2": entry}, root)
 
 
 def test_the_shipped_model_answers_where_none_was_trained(run: Run, tmp_path: Path, trained: Path) -> None:

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 
 import interp_kit.culture as culture
 from interp_kit.core.stats import wilson
+from interp_kit.models.checkpoints import Entry, write_manifest
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_checks, culture_models
@@ -119,14 +121,13 @@ def test_checkpoints_are_found_where_the_library_keeps_them(folder: Path, monkey
 
 def test_a_file_that_is_not_the_shipped_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "culture", 0)
-    entry = {"path": "culture/gpt_000.pth", "sha256": "0" * 64, "task": "culture", "recipe": "", "seed": 0}
-    entry |= {"initialisation": "first", "revision": ""}
-    (tmp_path / "manifest.json").write_text(json.dumps({"culture/gpt_000": entry}))
+    entry = Entry("culture/gpt_000.pth", "0" * 64, "culture", "", 0, "first", "")
+    write_manifest({"culture/gpt_000": entry}, tmp_path)
     monkeypatch.setenv("INTERP_KIT_CHECKPOINTS", str(tmp_path))
     with pytest.raises(CheckpointError, match="the manifest says 000000000000"):
         culture.load_culture(0)
     digest = culture.load_culture(0, path.parent).provenance.sha256
-    (tmp_path / "manifest.json").write_text(json.dumps({"culture/gpt_000": entry | {"sha256": digest}}))
+    write_manifest({"culture/gpt_000": replace(entry, sha256=digest)}, tmp_path)
     assert culture.load_culture(0).provenance.initialisation == "first"
 
 

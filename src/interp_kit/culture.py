@@ -223,6 +223,7 @@ def _described(source: "MyGPT") -> dict[str, Any]:
         "name": where.name,
         "path": where.path,
         "sha256": where.sha256,
+        "digest": where.digest,
         "parameters": sum(p.numel() for p in source.parameters()),
         **asdict(source.config),
         "stored_accuracy": getattr(source, "accuracy", float("nan")),

@@ -182,6 +182,46 @@ def test_json_that_cannot_be_written_leaves_the_old_file(tmp_path: Path, bad: ob
     assert read_json(tmp_path / "a.json") == 1
 
 
+HOSTILE = {
+    "deep lists": b"[" * 100_000 + b"]" * 100_000,
+    "deep objects": b'{"a":' * 400 + b"1" + b"}" * 400,
+    "many lists": b"[" + b"[]," * 1_000_001 + b"[]]",
+    "NaN": b'{"p": NaN}',
+    "-Infinity": b"[-Infinity]",
+    "beyond float64": b"[1e999]",
+    "beyond what int() reads": b"[" + b"9" * 5000 + b"]",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_json_is_one_error_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'a.json'} is not valid JSON"):
+        read_json(tmp_path / "a.json")
+
+
+def test_brackets_within_strings_are_no_levels(tmp_path: Path) -> None:
+    data = {"[{" * 60: '\\"[' * 200, "b": [["]"] * 300]}
+    assert read_json(write_json(tmp_path / "a.json", data)) == data
+
+
+def test_only_regular_files_of_a_bounded_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with open(tmp_path / "huge", "wb") as file:
+        file.truncate(2**40)
+    for name, why in (("pipe", "regular"), ("zero", "regular"), (".", "regular"), ("huge", "at most")):
+        with pytest.raises(ValueError, match=f"(?s){tmp_path / name}.*{why}"):
+            read_json(tmp_path / name)
+    write_json(tmp_path / "a.json", {"a": 1})
+    (tmp_path / "link").symlink_to("a.json")
+    assert read_json(tmp_path / "link") == {"a": 1}
+    with pytest.raises(ValueError, match="at most 4"):
+        read_json(tmp_path / "a.json", limit=4)
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "none")
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{}", b"{'a': 1}"])
 def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.json").write_bytes(content)

@@ -17,6 +17,8 @@ from interp_kit.models.checkpoints import (
     Entry,
     Provenance,
     checkpoint_root,
+    deciding_files,
+    digest_of,
     load,
     read_manifest,
     weights_hash,
@@ -33,14 +35,18 @@ def entry(path: str, sha256: str, **more: Any) -> Entry:
     return Entry(**{"path": path, "sha256": sha256, **fields, **more})
 
 
+def shipped(root: Path, path: str, **more: Any) -> Entry:
+    return entry(path, weights_hash(root / path), files=deciding_files(root / path), **more)
+
+
 @pytest.fixture
 def root(tiny_gpt2_dir: MakeDirectory) -> Path:
     """A folder of two shipped checkpoints, `one` and `two`, with their manifest."""
     root = tiny_gpt2_dir(name="one").parent
     shutil.copytree(tiny_gpt2_dir(seed=1), root / "second folder")
     entries = {
-        "one": entry("one", weights_hash(root / "one"), omitted=("1,1,1,1,1",), metrics={"exact": {"value": 1.0}}),
-        "two": entry("second folder", weights_hash(root / "second folder"), initialisation="start-2"),
+        "one": shipped(root, "one", omitted=("1,1,1,1,1",), metrics={"exact": {"value": 1.0}}),
+        "two": shipped(root, "second folder", initialisation="start-2"),
     }
     write_manifest(entries, root)
     return root
@@ -63,7 +69,8 @@ def test_load_by_name(root: Path) -> None:
 def test_load_by_path(root: Path, tmp_path: Path) -> None:
     for source in (root / "one", str(root / "one")):
         model = load(source, root=tmp_path)
-        assert model.provenance == Provenance(str(root / "one"), str(root / "one"), weights_hash(root / "one"))
+        known = weights_hash(root / "one"), digest_of(root / "one")
+        assert model.provenance == Provenance(str(root / "one"), str(root / "one"), known[0], digest=known[1])
 
 
 def test_root_from_the_environment(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +106,84 @@ def test_changed_weights_are_refused_by_name_and_loaded_by_path(root: Path) -> N
         load("one", root=root)
     assert float(load(root / "one").W_pos[0, 0]) == float(state["transformer.wpe.weight"][0, 0])
     assert load("two", root=root).provenance.name == "two"
+
+
+CONFIGS = {
+    "heads": {"n_head": 8},
+    "activation": {"activation_function": "relu"},
+    "epsilon": {"layer_norm_epsilon": 0.5},
+    "scale": {"scale_attn_weights": False},
+    "scale by layer": {"scale_attn_by_inverse_layer_idx": True},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_changed_config_is_refused_by_name_and_another_model_by_path(root: Path, name: str) -> None:
+    path, before = root / "one" / "config.json", load("one", root=root)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **CONFIGS[name]}))
+    with pytest.raises(CheckpointError, match=r"checkpoint 'one': .*one/config.json has sha256 .*, the manifest says"):
+        load("one", root=root)
+    after = load(root / "one", root=root)
+    tokens = torch.arange(15)[None]
+    assert (before(tokens) - after(tokens)).abs().max() > 1e-3  # it was no dud
+    assert after.provenance.sha256 == before.provenance.sha256
+    assert after.provenance.digest != before.provenance.digest
+
+
+def test_files_that_decide_are_neither_added_nor_taken_away(root: Path) -> None:
+    assert load("one", root=root).provenance.digest == digest_of(root / "one")
+    (root / "one" / "training.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"one/training.json has sha256 .*, the manifest says nothing of it"):
+        load("one", root=root)
+    (root / "one" / "training.json").unlink()
+    (root / "one" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"one/config.json is missing, the manifest says"):
+        load("one", root=root)
+
+
+def test_line_ends_of_a_config_do_not_count(root: Path) -> None:
+    path = root / "one" / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert load("one", root=root).provenance.name == "one"
+
+
+EDITS: dict[str, dict[str, Any]] = {
+    "omitted inputs": {"omitted": []},
+    "the seed": {"seed": 2},
+    "the task": {"task": "culture"},
+    "the start": {"initialisation": "start-2"},
+    "a figure": {"metrics": {"exact": {"value": 0.5}}},
+    "the files": {"files": {}},
+    "no check": {"check": None},
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edited_entries_are_named(root: Path, name: str) -> None:
+    path = root / "manifest.json"
+    rows = json.loads(path.read_text())
+    rows["one"] |= EDITS[name]
+    path.write_text(json.dumps(rows))
+    for read in (read_manifest, lambda root: load("one", root=root)):
+        with pytest.raises(CheckpointError, match=r"manifest\.json, entry 'one' is not as it was written"):
+            read(root)
+
+
+def test_exchanged_entries_are_named(root: Path) -> None:
+    path = root / "manifest.json"
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps({"one": rows["two"], "two": rows["one"]}))
+    with pytest.raises(CheckpointError, match=r"entry 'one' is not as it was written"):
+        load("one", root=root)
+
+
+def test_weights_without_end_are_refused(root: Path) -> None:
+    path = root / "one" / "model.safetensors"
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    for name in ("one", root / "one"):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors .*is not a regular file"):
+            load(name, root=root)
 
 
 def test_changed_manifest_is_refused(root: Path) -> None:
@@ -154,6 +239,12 @@ MALFORMED: dict[str, tuple[Any, str]] = {
     "a missing key": ({"bad": {k: v for k, v in GOOD.items() if k != "sha256"}}, "'bad'.*'sha256'"),
     "a number for a path": ({"bad": {**GOOD, "path": 3}}, "'bad'.*path"),
     "null for a hash": ({"bad": {**GOOD, "sha256": None}}, "'bad'.*sha256"),
+    "omissions of numbers": ({"bad": {**GOOD, "omitted": [4]}}, "'bad'.*omitted"),
+    "a seed of text": ({"bad": {**GOOD, "seed": "1"}}, "'bad'.*seed"),
+    "a seed that is true": ({"bad": {**GOOD, "seed": True}}, "'bad'.*seed"),
+    "a number for a revision": ({"bad": {**GOOD, "revision": 1.5}}, "'bad'.*revision"),
+    "a list of metrics": ({"bad": {**GOOD, "metrics": []}}, "'bad'.*metrics"),
+    "a text for files": ({"bad": {**GOOD, "files": "x"}}, "'bad'.*files"),
     "a number of omissions": ({"bad": {**GOOD, "omitted": 4}}, "'bad'.*omitted"),
 }
 

@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, hostile or contradict themselves are refused with the file and the reason; sound ones
 are read exactly."""
 
+import fnmatch
 import io
 import json
 import pickle
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -100,6 +101,11 @@ def folder_as_safetensors(directory: Path) -> None:
     (directory / "model.safetensors").mkdir()
 
 
+def linked(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
 def shards(directory: Path, index: Any) -> None:
     (directory / "model.safetensors").unlink()
     (directory / "model.safetensors.index.json").write_text(index if isinstance(index, str) else json.dumps(index))
@@ -117,11 +123,13 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "text": (lambda d: (d / "model.safetensors").write_text("version https://git-lfs"), "model.safetensors cannot be"),
     "pickle": (pickle_as_safetensors, "model.safetensors cannot be read: it is a pickle or a zip file"),
     "zip": (zip_as_safetensors, "model.safetensors cannot be read: it is a pickle or a zip file"),
-    "folder": (folder_as_safetensors, "has no weights"),
+    "folder": (folder_as_safetensors, "model.safetensors cannot be read: .*is not a regular file"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights .model.safetensors, .*bin"),
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
     "config is no json": (lambda d: (d / "config.json").write_text("{"), "config.json.*not valid JSON"),
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: model_type 'list', expected"),
+    "config without end": (lambda d: linked(d / "config.json"), "config.json is not a regular file"),
+    "weights without end": (lambda d: linked(d / "model.safetensors"), "model.safetensors .*is not a regular file"),
     "another model": (lambda d: edit_config(d, model_type="llama"), "config.json: model_type 'llama', expected 'gpt2'"),
     "index is no json": (lambda d: shards(d, "{"), "index.json cannot be read"),
     "index without map": (lambda d: shards(d, {"metadata": {}}), "index.json cannot be read"),
@@ -327,6 +335,136 @@ def test_hub_id_is_asked_for_safe_files_only(monkeypatch: pytest.MonkeyPatch, di
     assert read_gpt2("someone/tiny-gpt2").config.n_embd == 16
     assert asked.keys() == {"someone/tiny-gpt2"}
     assert not any("bin" in pattern or "py" in pattern or pattern == "*" for pattern in asked["someone/tiny-gpt2"])
+
+
+def test_hub_repository_of_torch_files_alone(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    expected = logits_of(GPT2LMHeadModel.from_pretrained(directory))
+    stored = as_torch_file(directory, load_file(directory / "model.safetensors"))
+    content, asked = stored.read_bytes(), []
+    stored.unlink()
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append(allow_patterns)
+        if any(fnmatch.fnmatch(stored.name, pattern) for pattern in allow_patterns):
+            stored.write_bytes(content)
+        return str(directory)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert (logits_of(read_gpt2("someone/old-gpt2")) - expected).abs().max() < 1e-5
+    assert len(asked) == 2
+    assert not any(fnmatch.fnmatch(name, pattern) for name in ("x.py", "optimizer.bin") for pattern in asked[1])
+
+
+# As transformers reads them -----------------------------------------------------------------------------------------
+
+
+def logits_of(model: Any) -> Tensor:
+    tokens = torch.randint(0, 15, (3, 20), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = model.eval()(tokens)
+    return found if isinstance(found, Tensor) else found.logits
+
+
+def only_the_head(directory: Path) -> None:
+    edit_weights(directory, lambda s: s.update({"lm_head.weight": s.pop("transformer.wte.weight")}))
+
+
+def saved_whole(directory: Path) -> None:
+    save_model(GPT2LMHeadModel.from_pretrained(directory), str(directory / "model.safetensors"))
+
+
+def sharded(directory: Path) -> None:
+    """`pytorch_model.bin` in two shards, as transformers wrote them before safetensors."""
+    state = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    names = {key: f"pytorch_model-0000{1 + n % 2}-of-00002.bin" for n, key in enumerate(state)}
+    for shard in set(names.values()):
+        torch.save({key: state[key] for key, name in names.items() if name == shard}, directory / shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": names}
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+
+
+def sharded_safetensors(directory: Path) -> None:
+    GPT2LMHeadModel.from_pretrained(directory).save_pretrained(directory, max_shard_size="8KB")
+    (directory / "model.safetensors").unlink(missing_ok=True)
+
+
+LAYOUTS: dict[str, Callable[[Path], object]] = {
+    "a tied head alone": only_the_head,
+    "save_model": saved_whole,
+    "sharded torch files": sharded,
+    "sharded safetensors": sharded_safetensors,
+    "a torch file": lambda d: as_torch_file(d, load_file(d / "model.safetensors")),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_that_transformers_reads(directory: Path, name: str) -> None:
+    before = logits_of(GPT2LMHeadModel.from_pretrained(directory))
+    LAYOUTS[name](directory)
+    expected = logits_of(GPT2LMHeadModel.from_pretrained(directory))
+    assert torch.equal(before, expected)  # it was no dud
+    assert (logits_of(read_gpt2(directory)) - expected).abs().max() < 1e-5
+    assert (logits_of(load(directory)) - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "_orig_mod.module."])
+def test_prefixes_of_compiled_and_parallel_models(directory: Path, prefix: str) -> None:
+    expected = logits_of(GPT2LMHeadModel.from_pretrained(directory))
+    state = load_file(directory / "model.safetensors")
+    save_file({prefix + key: value for key, value in state.items()}, directory / "model.safetensors")
+    assert (logits_of(load(directory)) - expected).abs().max() < 1e-4
+    save_file({**state, prefix + "transformer.ln_f.bias": torch.zeros(16)}, directory / "model.safetensors")
+    with pytest.raises(CheckpointError, match=re.escape(f"{prefix}transformer.ln_f.bias is not in the model")):
+        load(directory)
+
+
+def test_an_mlp_of_no_neurons_is_refused_as_transformers_cannot_run_it(tiny_gpt2_dir: MakeDirectory) -> None:
+    directory = tiny_gpt2_dir(n_inner=0)
+    with pytest.raises(RuntimeError, match="reshape"):
+        logits_of(GPT2LMHeadModel.from_pretrained(directory))
+    with pytest.raises(CheckpointError, match=r"config\.json: n_inner is 0, expected at least 1"):
+        load(directory)
+
+
+@pytest.mark.parametrize("kind", ["in two", "elsewhere", "nowhere", "unnamed"])
+@pytest.mark.parametrize("layout", [sharded, sharded_safetensors])
+def test_an_index_that_its_shards_contradict(directory: Path, layout: Callable[[Path], None], kind: str) -> None:
+    """transformers takes one of two without a word; here it is refused."""
+    layout(directory)
+    path = next(directory.glob("*.index.json"))
+    index = json.loads(path.read_text())
+    key, other = "transformer.ln_f.bias", "transformer.h.0.ln_1.bias"
+    named, away = (
+        index["weight_map"][key],
+        next(s for s in index["weight_map"].values() if s != index["weight_map"][key]),
+    )
+    message = f"{key} lies in {away}, but the index names {named} for it"
+    match kind:
+        case "in two":
+            change_shard(directory / away, lambda s: s.update({key: torch.zeros(16)}))
+        case "elsewhere":
+            index["weight_map"][key] = away
+            message = f"{key} "
+        case "nowhere":
+            change_shard(directory / named, lambda s: s.pop(key))
+            message = f"{key} is not in {named}, which the index names for it"
+        case _:
+            del index["weight_map"][other]
+            message = f"{other} lies in .*, but the index does not name it"
+    path.write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load(directory)
+    assert str(path) in str(caught.value)
+
+
+def change_shard(path: Path, change: Callable[[State], object]) -> None:
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+    change(state)
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
 
 
 def test_hub_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,6 +303,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "reversed": (replaced(lambda s: (0.5, s)), r"first part is no state dict but float"),
     "accuracy is text": (replaced(lambda s: (s, "0.5")), r"stored accuracy is '0\.5', no finite number"),
     "accuracy is nan": (replaced(lambda s: (s, math.nan)), r"stored accuracy is 'nan'"),
+    "accuracy is huge": (replaced(lambda s: (s, 10**400)), r"stored accuracy is '1000+\.\.\.0+', not within 0\.\.1"),
+    "accuracy is negative": (replaced(lambda s: (s, -5)), r"stored accuracy is '-5', not within 0\.\.1"),
+    "accuracy is above 1": (replaced(lambda s: (s, 7.3)), r"stored accuracy is '7\.3', not within 0\.\.1"),
+    "accuracy is true": (replaced(lambda s: (s, True)), r"stored accuracy is 'True', no finite number"),
+    "accuracy is a tensor of truth": (replaced(lambda s: (s, torch.tensor(True))), r"'True', no finite number"),
+    "accuracy is infinite": (replaced(lambda s: (s, math.inf)), r"stored accuracy is 'inf', "),
     "accuracy is a list": (replaced(lambda s: (s, torch.ones(3))), r"no finite number"),
     "no weights": (replaced(lambda s: ({}, 0.5)), r"embedding\.0\.f\.0\.weight is missing"),
     "key missing": (replaced(lambda s: (without(s, "trunk.1.f.f.4.bias"), 0.5)), r"trunk\.1\.f\.f\.4\.bias is missing"),
@@ -350,7 +356,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "sparse": (
         replaced(lambda s: ({**s, "readout.f.bias": torch.ones(7).to_sparse()}, 0.5)),
-        r"readout\.f\.bias holds torch\.float32, no dense",
+        r"readout\.f\.bias holds torch\._utils\._rebuild_sparse_tensor, no dense",
     ),
     "no tensor": (replaced(lambda s: ({**s, "readout.f.bias": 1.0}, 0.5)), r"readout\.f\.bias holds float, no dense"),
     "nan": (replaced(lambda s: ({**s, "trunk.1.f.f.2.bias": NAN}, 0.5)), r"trunk\.1\.f\.f\.2\.bias has 9 nan"),
@@ -403,8 +409,9 @@ def test_a_failed_save_leaves_the_former_file(tmp_path: Path, monkeypatch: pytes
     model.readout.bias[2] = 1e38
     with pytest.raises(ValueError, match=r"readout\.f\.bias has nan or infinite values in torch.float16"):
         save_mygpt(model, 0.5, path, dtype=torch.float16)
-    with pytest.raises(ValueError, match="accuracy is nan"):
-        save_mygpt(model, math.nan, path)
+    for accuracy in (math.nan, 7.3, -5, True):
+        with pytest.raises(ValueError, match=f"accuracy is {accuracy}, not within 0..1"):
+            save_mygpt(model, accuracy, path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["gpt.pth"]
 

@@ -2,14 +2,16 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import lru_cache
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformer_lens import HookedTransformer
 
 from interp_kit.core.batch import PairBatch
-from interp_kit.models.checkpoints import checkpoint_root, read_manifest
+from interp_kit.models.checkpoints import checkpoint_root, read_manifest, weights_hash, write_manifest
 from interp_kit.models.convert import untrained
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth, planted_model
@@ -102,11 +104,39 @@ def test_a_changed_or_missing_twin_is_refused(tmp_path) -> None:
         twin("boolean-direct")
     shutil.copytree(checkpoint_root() / FOLDER, tmp_path / FOLDER)
     manifest = tmp_path / FOLDER / "manifest.json"
-    rows = json.loads(manifest.read_text())
+    entries, rows = read_manifest(tmp_path / FOLDER), json.loads(manifest.read_text())
     rows["boolean-latent"]["sha256"] = "0" * 64
     manifest.write_text(json.dumps(rows))
-    with pytest.raises(CheckpointError, match=r"has sha256 .*, its manifest says 000000000000…"):
+    with pytest.raises(CheckpointError, match=r"entry 'boolean-latent' is not as it was written"):
         twin("boolean-latent", tmp_path)
+    one, other = entries["boolean-latent"], entries["boolean-via-token"]
+    for wrong, message in (
+        (replace(one, sha256="0" * 64), r"has sha256 .*, the manifest says 000000000000…"),
+        (other, r"entry 'boolean-latent': path is 'boolean-via-token', expected 'boolean-latent'"),
+        (replace(one, seed=1), r"entry 'boolean-latent': seed is 1, expected 0"),
+        (replace(one, task="induction"), r"entry 'boolean-latent': task is 'induction', expected 'boolean'"),
+        (replace(one, files={}), r"training\.json has sha256 .*, the manifest says nothing of it"),
+    ):
+        write_manifest({**entries, "boolean-latent": wrong}, tmp_path / FOLDER)
+        with pytest.raises(CheckpointError, match=message):
+            twin("boolean-latent", tmp_path)
+    path = tmp_path / FOLDER / "boolean-latent" / "model.safetensors"
+    sound = load_file(path)
+    key = next(iter(sound))
+    for damage, message in (
+        ({**sound, key: sound[key] * torch.nan}, f"{key} has nan or infinite values"),
+        ({**sound, key: sound[key][:1]}, "its weights are not those of boolean-latent"),
+        ({**sound, "more": torch.ones(1)}, "its weights are not those of boolean-latent"),
+        (
+            {k: v for k, v in sound.items() if k != key},
+            f"not those of boolean-latent: .*{key} is missing",
+        ),
+    ):
+        save_file(damage, path)
+        changed = replace(one, sha256=weights_hash(path.parent))
+        write_manifest({**entries, "boolean-latent": changed}, tmp_path / FOLDER)
+        with pytest.raises(CheckpointError, match=message):
+            twin("boolean-latent", tmp_path)
     shutil.rmtree(tmp_path / FOLDER / "boolean-latent")
     with pytest.raises(CheckpointError, match="is missing"):
         twin("boolean-latent", tmp_path)

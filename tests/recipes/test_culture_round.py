@@ -3,6 +3,7 @@ in the shipped round too."""
 
 import hashlib
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from matplotlib.text import Text
 
 from interp_kit.core.plotting import figure_of
 from interp_kit.core.seeding import derive_seed
-from interp_kit.models.checkpoints import checkpoint_root, provenance
+from interp_kit.models.checkpoints import checkpoint_root, checksum, provenance
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_round as recipe
 from interp_kit.recipes.culture_models import load_culture
@@ -173,6 +174,70 @@ def test_what_is_no_round_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="keeps nothing: one model has to fail"):
         main([*command, "--max-fail", "0"])
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def shipped_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shipped")
+    for name in (QUIZZES, EVIDENCE):
+        shutil.copy(checkpoint_root() / "culture" / name, out / name)
+    return out
+
+
+def edited(change: Any, checked: bool = True) -> Any:
+    """Change the evidence; with `checked`, as one who writes the check anew."""
+
+    def damage(out: Path) -> None:
+        found = json.loads((out / EVIDENCE).read_text())
+        change(found)
+        if checked:
+            found["check"] = checksum({key: value for key, value in found.items() if key != "check"})
+        (out / EVIDENCE).write_text(json.dumps(found))
+
+    return damage
+
+
+def swapped(out: Path) -> None:
+    quizzes = np.concatenate(load_quizzes(out / QUIZZES))
+    save_quizzes(out / QUIZZES, [quizzes[::-1].copy()], [])
+
+
+DAMAGE: dict[str, tuple[Any, str]] = {
+    "p altered": (edited(lambda f: f["p"][3].__setitem__(1, 0.9), checked=False), "json is not as it was written"),
+    "a judge altered": (edited(lambda f: f["judges"].update(x="y"), checked=False), "json is not as it was written"),
+    "p missing": (edited(lambda f: f.pop("p")), "json has no 'p'"),
+    "no check": (edited(lambda f: f.pop("check"), checked=False), "json has no 'check': it is damaged, or of before"),
+    "p nan": (lambda out: nan_in(out), "json is not valid JSON: NaN"),
+    "p of text": (edited(lambda f: f["p"][3].__setitem__(1, "0.9")), "p of quiz 3 is .*expected 4 probabilities"),
+    "p above 1": (edited(lambda f: f["p"][3].__setitem__(1, 9.5)), "p of quiz 3 is "),
+    "p true": (edited(lambda f: f["p"][3].__setitem__(1, True)), "p of quiz 3 is "),
+    "p of three judges": (edited(lambda f: f["p"][3].pop()), "p of quiz 3 is "),
+    "p no list": (edited(lambda f: f.update(p={})), "p a list"),
+    "a quiz less": (edited(lambda f: f["p"].pop()), "pth holds other quizzes than those that c_quizzes.json is of"),
+    "a quiz more": (edited(lambda f: f["p"].append([0.5] * 4)), "pth has 9 quizzes, c_quizzes.json has 10"),
+    "judged of text": (edited(lambda f: f.update(judged="9")), "judged is '9', expected a number"),
+    "made negative": (edited(lambda f: f.update(made=-1)), "made is -1, expected a number"),
+    "no mapping": (lambda out: (out / EVIDENCE).write_text("[]"), "json is a list, expected a mapping"),
+    "other quizzes": (swapped, "pth holds other quizzes"),
+    "no quizzes": (lambda out: (out / QUIZZES).unlink(), "pth cannot be read as quizzes"),
+}
+
+
+def nan_in(out: Path) -> None:
+    text = (out / EVIDENCE).read_text()
+    (out / EVIDENCE).write_text(text.replace("0.9939211311559234", "NaN"))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_round_is_refused_by_name(shipped_round: Path, tmp_path: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    out = shutil.copytree(shipped_round, tmp_path / "round")
+    damage(out)
+    for read in (summary, picture):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(out)
+        assert str(out) in str(caught.value)
+        assert "\n" not in str(caught.value)
 
 
 def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -136,6 +136,7 @@ class Load:
             "model": where.name,
             "path": where.path,
             "sha256": where.sha256,
+            "digest": where.digest,
             "task": where.task,
             "initialisation": where.initialisation,
             "omitted inputs": list(where.omitted),

@@ -2,12 +2,19 @@
 
 import contextlib
 import json
+import math
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+JSON_LIMIT = 64 * 2**20  # bytes
+DEPTH_LIMIT, COUNT_LIMIT = 100, 10**6
+_BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings first: what they hold is text
 
 
 @contextlib.contextmanager
@@ -64,12 +71,79 @@ def write_json(path: str | Path, data: Any) -> Path:
     return write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file. Raises ValueError naming the file where it is not JSON."""
+def check_regular(path: str | Path, limit: int | None = None) -> Path:
+    """Return the path if a regular file of at most `limit` bytes lies there: not a device, pipe or folder, which may
+    have no end. Links are followed.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a regular file, or larger than `limit`.
+    """
+    path = Path(path)
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError(f"{path} is not a regular file")
+    if limit is not None and found.st_size > limit:
+        raise ValueError(f"{path} has {found.st_size:,} bytes; at most {limit:,} are read")
+    return path
+
+
+def read_bytes(path: str | Path, limit: int = JSON_LIMIT) -> bytes:
+    """Read a regular file of at most `limit` bytes. Raises as `check_regular` does."""
+    with check_regular(path, limit).open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:  # files of /proc say that they are empty
+        raise ValueError(f"{path} has more than {limit:,} bytes")
+    return data
+
+
+def read_json(path: str | Path, limit: int = JSON_LIMIT) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a regular file of at most `limit` bytes, or `parse_json` refuses its text.
+    """
+    return parse_json(read_bytes(path, limit), path)
+
+
+def parse_json(text: str | bytes, source: object) -> Any:
+    """The value of a JSON text; `source` names it in errors.
+
+    Raises:
+        ValueError: It is not JSON (NaN, Infinity and numbers beyond float64 are not), nests deeper than 100 levels, or
+            has over a million lists and objects.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        _check_nesting(text)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not valid JSON: {error}") from error
+
+
+def _check_nesting(text: str) -> None:
+    """Raise ValueError for a text that would take gigabytes to hold, or more levels than can be walked."""
+    opened = text.count("[") + text.count("{")
+    if opened <= DEPTH_LIMIT:
+        return
+    depth = count = 0
+    for found in _BRACKETS.finditer(text):
+        if found[0] in "[{":
+            depth, count = depth + 1, count + 1
+            if depth > DEPTH_LIMIT:
+                raise ValueError(f"nested deeper than {DEPTH_LIMIT} levels")
+            if count > COUNT_LIMIT:
+                raise ValueError(f"more than {COUNT_LIMIT:,} lists and objects")
+        elif found[0] in "]}":
+            depth -= 1
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
 
 
 @contextlib.contextmanager

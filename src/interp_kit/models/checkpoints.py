@@ -1,6 +1,7 @@
 """The checkpoints that come with the library: a manifest with hashes, and `load` by name, path or hub id."""
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,16 +12,28 @@ import torch
 from loguru import logger
 
 from interp_kit.core.config import from_mapping
-from interp_kit.core.files import read_json, write_json
+from interp_kit.core.files import check_regular, read_bytes, read_json, write_json
 from interp_kit.core.types import attach
 from interp_kit.models.convert import convert_gpt2, convert_mygpt
-from interp_kit.models.gpt2 import WEIGHT_FILES, CheckpointError, fetch, read_gpt2
+from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
 from interp_kit.models.mygpt import load_mygpt
+from interp_kit.models.tensor_files import CheckpointError
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 MANIFEST = "manifest.json"
+# Files beside the weights that decide what a checkpoint computes, or how text becomes tokens for it.
+DECIDING = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "training.json",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class Entry:
 
     path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains
     it; seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
-    trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe.
+    trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe; files: sha256 of each
+    file beside the weights that decides what it computes, as `deciding_files` gives them.
     """
 
     path: str
@@ -41,11 +55,16 @@ class Entry:
     revision: str
     omitted: tuple[str, ...] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a loaded model comes from. name: for tables; initialisation: None where unknown; sha256 of its weights."""
+    """Where a loaded model comes from.
+
+    name: for tables; initialisation: None where unknown; sha256: of its weights; digest: of all that decides what it
+    computes, weights and config and tokenizer.
+    """
 
     name: str
     path: str
@@ -53,6 +72,7 @@ class Provenance:
     initialisation: str | None = None
     task: str | None = None
     omitted: tuple[str, ...] = ()
+    digest: str = ""
 
 
 def provenance(model: object) -> Provenance:
@@ -69,7 +89,11 @@ def checkpoint_root() -> Path:
 
 
 def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
-    """Name -> entry, empty where there is no manifest. Raises CheckpointError naming the file and a malformed entry."""
+    """Name -> entry, empty where there is no manifest.
+
+    Raises:
+        CheckpointError: Naming the file and an entry that is malformed, or was edited since it was written.
+    """
     path = Path(root or checkpoint_root()) / MANIFEST
     if not path.exists():
         return {}
@@ -79,39 +103,112 @@ def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
         raise CheckpointError(str(error)) from error
     if not isinstance(rows, dict):
         raise CheckpointError(f"{path} is no mapping of names to entries")
-    return {name: _entry(row, f"{path}, entry {name!r}") for name, row in rows.items()}
+    entries = {name: _entry(row, f"{path}, entry {name!r}") for name, row in rows.items()}
+    for name, entry in entries.items():
+        if rows[name].get("check") != _check(name, entry):
+            raise CheckpointError(
+                f"{path}, entry {name!r} is not as it was written: its check is {rows[name].get('check')!r}, expected"
+                f" {_check(name, entry)!r}; restore the file, or write the entry with its recipe"
+            )
+    return entries
 
 
 def _entry(row: object, where: str) -> Entry:
     if not isinstance(row, dict):
         raise CheckpointError(f"{where}: {row!r} is no mapping")
-    for key in ("path", "sha256", "task", "initialisation"):
+    for key in ("path", "sha256", "task", "recipe", "initialisation", "revision"):
         if not isinstance(row.get(key, ""), str):
             raise CheckpointError(f"{where}: {key} is {row[key]!r}, no text")
-    if not isinstance(row.get("omitted", []), list):
-        raise CheckpointError(f"{where}: omitted is {row['omitted']!r}, no list")
+    if type(row.get("seed", 0)) is not int:
+        raise CheckpointError(f"{where}: seed is {row['seed']!r}, no whole number")
+    omitted = row.get("omitted", [])
+    if not isinstance(omitted, list) or not all(isinstance(text, str) for text in omitted):
+        raise CheckpointError(f"{where}: omitted is {omitted!r}, no list of texts")
+    for key in ("metrics", "files"):
+        if not isinstance(row.get(key, {}), dict):
+            raise CheckpointError(f"{where}: {key} is {row[key]!r}, no mapping")
     try:
-        return from_mapping(Entry, row)
+        return from_mapping(Entry, {key: value for key, value in row.items() if key != "check"})
     except (ValueError, TypeError) as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
 def write_manifest(entries: Mapping[str, Entry], root: str | Path) -> Path:
-    """Write the manifest, whole or not at all."""
-    return write_json(Path(root) / MANIFEST, {name: asdict(entry) for name, entry in entries.items()})
+    """Write the manifest, whole or not at all; each entry with a check value, so that an edited one is noticed."""
+    rows = {name: {**asdict(entry), "check": _check(name, entry)} for name, entry in entries.items()}
+    return write_json(Path(root) / MANIFEST, rows)
 
 
-def weights_hash(directory: str | Path) -> str:
-    """sha256 of a `.pth` file, or of the weights file of a checkpoint directory; of index and shards, one behind the
-    other, where it has shards."""
-    if Path(directory).is_file():
-        return hashlib.sha256(Path(directory).read_bytes()).hexdigest()
-    for name in WEIGHT_FILES:
-        path = Path(directory) / name
-        if path.is_file():
-            shards = sorted(path.parent.glob("*.safetensors")) if name.endswith(".index.json") else []
-            return hashlib.sha256(b"".join(file.read_bytes() for file in (path, *shards))).hexdigest()
-    raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
+def _check(name: str, entry: Entry) -> str:
+    return checksum([name, asdict(entry)])
+
+
+def checksum(data: Any) -> str:
+    """sha256 of JSON values, whatever the order of keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def weights_hash(path: str | Path) -> str:
+    """sha256 of a `.pth` file, or of the weights file of a checkpoint directory; of index and shards, one after the
+    other, if it has shards. Raises CheckpointError naming a file that is missing or not a regular one."""
+    files = weight_files(path) if Path(path).is_dir() else [Path(path)]
+    found = hashlib.sha256()
+    for file in files:
+        try:
+            with check_regular(file).open("rb") as content:
+                while part := content.read(2**20):
+                    found.update(part)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+    return found.hexdigest()
+
+
+def deciding_files(path: str | Path) -> dict[str, str]:
+    """sha256 of each file of a checkpoint directory, beside the weights, that decides what it computes; none for a
+    `.pth` file, which holds all. Line ends do not count."""
+    found = {}
+    for name in DECIDING if Path(path).is_dir() else ():
+        if (Path(path) / name).exists():
+            try:
+                content = read_bytes(Path(path) / name)
+            except (OSError, ValueError) as error:
+                raise CheckpointError(str(error)) from error
+            found[name] = hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()
+    return found
+
+
+def digest_of(path: str | Path) -> str:
+    """sha256 of all that decides what a checkpoint computes: its weights and its deciding files."""
+    return checksum([weights_hash(path), deciding_files(path)])
+
+
+def verify_entry(entry: Entry, path: str | Path, what: str) -> None:
+    """Compare a checkpoint with its entry of the manifest.
+
+    Args:
+        entry: What the manifest says.
+        path: The directory or `.pth` file.
+        what: The checkpoint's name, for messages.
+
+    Raises:
+        CheckpointError: It is missing, or its weights or a file that decides what it computes was changed, added or
+            taken away.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise CheckpointError(f"{what}: {path} is missing")
+    known, found = {path.name: entry.sha256}, {path.name: weights_hash(path)}
+    if path.is_dir():
+        known, found = {**known, **entry.files}, {**found, **deciding_files(path)}
+    for name in (*known, *found):
+        mine, said = found.get(name), known.get(name)
+        if mine != said:
+            file = path if name == path.name else path / name
+            has = f"has sha256 {mine[:12]}…" if mine else "is missing"
+            raise CheckpointError(
+                f"{what}: {file} {has}, the manifest says {f'{said[:12]}…' if said else 'nothing of it'};"
+                " load it by its path if the change is meant"
+            )
 
 
 class UnknownCheckpoint(CheckpointError):
@@ -137,14 +234,7 @@ def load(
     entry = entries.get(str(name))
     if entry is not None:
         directory = Path(root or checkpoint_root()) / entry.path
-        if not directory.exists():
-            raise CheckpointError(f"checkpoint {name!r}: {directory} is missing")
-        digest = weights_hash(directory)
-        if digest != entry.sha256:
-            raise CheckpointError(
-                f"checkpoint {name!r}: {directory} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…;"
-                " load it by its path if the change is meant"
-            )
+        verify_entry(entry, directory, f"checkpoint {name!r}")
     else:
         try:
             directory = Path(name) if Path(name).suffix == ".pth" and Path(name).is_file() else fetch(name)
@@ -152,7 +242,7 @@ def load(
             raise UnknownCheckpoint(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
             ) from error
-        digest = weights_hash(directory)
+    sha256, digest = weights_hash(directory), digest_of(directory)
     if directory.is_file():
         model = convert_mygpt(load_mygpt(directory)[0], device=device)
     else:
@@ -160,7 +250,8 @@ def load(
     origin = Provenance(
         name=str(name),
         path=str(directory),
-        sha256=digest,
+        sha256=sha256,
+        digest=digest,
         initialisation=entry.initialisation if entry else None,
         task=entry.task if entry else None,
         omitted=entry.omitted if entry else (),

@@ -1,7 +1,6 @@
-"""Reading Hugging Face GPT-2 checkpoints of any shape, safely: safetensors or weights-only torch files, checked key
-by key."""
+"""Reading Hugging Face GPT-2 checkpoints of any shape, safely: safetensors or torch files of plain tensors, whole or in
+shards, checked key by key."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.files import read_json
+from interp_kit.models.tensor_files import CheckpointError, read_safetensors, read_torch
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # causal masks that old checkpoints store beside the weights
 BUFFERS = re.compile(r"(^|\.)attn\.(bias|masked_bias)$")
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, hostile or contradicts itself; the message names file and reason."""
+# in the order in which transformers looks for them
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+WRAPPERS = ("_orig_mod.", "module.")  # put before every key by torch.compile and by data-parallel training
 
 
 def fetch(source: str | Path) -> Path:
@@ -37,7 +40,10 @@ def fetch(source: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        if not any((folder / name).exists() for name in WEIGHT_FILES[:2]):  # older repositories have torch files only
+            folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt", "pytorch_model*.bin"]))
+        return folder
     except Exception as error:
         raise CheckpointError(f"no directory {source}, and the hub does not give it: {_first_line(error)}") from error
 
@@ -56,6 +62,9 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
         raise CheckpointError(f"{directory} has no config.json")
     try:
         raw = read_json(config_file)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    try:
         if not isinstance(raw, dict) or raw.get("model_type") != "gpt2":
             found = raw.get("model_type") if isinstance(raw, dict) else type(raw).__name__
             raise CheckpointError(f"{config_file}: model_type {found!r}, expected 'gpt2'")
@@ -64,6 +73,10 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
         raise
     except Exception as error:
         raise CheckpointError(f"{config_file}: {' '.join(str(error).split())}") from error
+    if config.n_inner is not None and config.n_inner < 1:
+        raise CheckpointError(
+            f"{config_file}: n_inner is {config.n_inner}, expected at least 1 neuron (or null for 4 n_embd)"
+        )
     state = _normalised(read_weights(directory), config.tie_word_embeddings, directory)
     layers = {match[1] for key in state if (match := re.match(r"transformer\.h\.(\d+)\.", key))}
     if config.n_layer != len(layers):
@@ -85,64 +98,93 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
     return model.eval()  # pyright: ignore[reportArgumentType]
 
 
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The state dict of a directory: safetensors, sharded safetensors, or a torch file read with weights_only=True."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def weight_files(directory: str | Path) -> list[Path]:
+    """The files that hold a directory's weights: one, or an index and its shards in order.
 
-    for name in WEIGHT_FILES:
-        path = directory / name
-        if not path.exists():
-            continue
-        try:
-            if name.endswith(".index.json"):
-                shards = sorted(set(read_json(path)["weight_map"].values()))
-                if any(Path(shard).name != shard for shard in shards):
-                    raise CheckpointError(f"{path}: a shard lies outside the directory")
-                return {key: value for shard in shards for key, value in load_file(directory / shard).items()}
-            if name.endswith(".safetensors"):
-                return load_file(path)
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except CheckpointError:
-            raise
-        except Exception as error:  # A damaged torch file fails in a dozen ways.
-            reason = _first_line(error)
-            if isinstance(error, SafetensorError) and _first_byte(path) in (b"\x80", b"P"):
-                reason = "it is a pickle or a zip file, not safetensors; nothing in it was executed"
-            elif isinstance(error, pickle.UnpicklingError):
-                reason = f"it holds more than plain tensors, and nothing in it was executed ({reason})"
-            raise CheckpointError(f"{path} cannot be read: {reason}") from error
-        if not isinstance(state, Mapping) or not all(
-            isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-        ):
-            raise CheckpointError(f"{path} is not a state dict of tensors")
-        return dict(state)
-    raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
+    Raises:
+        CheckpointError: There are none, the index is damaged, or names a shard outside the directory.
+    """
+    directory = Path(directory)
+    path = next((directory / name for name in WEIGHT_FILES if (directory / name).exists()), None)
+    if path is None:
+        raise CheckpointError(f"{directory} has no weights ({', '.join(WEIGHT_FILES)})")
+    if not path.name.endswith(".index.json"):
+        return [path]
+    return [path, *(directory / shard for shard in sorted(set(_index(path).values())))]
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The state dict of a directory: safetensors or a torch file, whole or in shards.
+
+    Every key has to lie in the shard that the index names for it, and in no other: transformers takes one of two
+    without a word.
+
+    Raises:
+        CheckpointError: A file is missing, damaged or no state dict of tensors, or contradicts the index.
+    """
+    first, *shards = weight_files(directory)
+    if not shards:
+        return _state(first)
+    state: dict[str, Tensor] = {}
+    named = _index(first)
+    for shard in shards:
+        found = _state(shard)
+        for key in found.keys() | {key for key, name in named.items() if name == shard.name}:
+            if named.get(key) != shard.name:
+                where = f"names {named[key]} for it" if key in named else "does not name it"
+                raise CheckpointError(f"{first}: {key} lies in {shard.name}, but the index {where}")
+            if key not in found:
+                raise CheckpointError(f"{first}: {key} is not in {shard.name}, which the index names for it")
+        state |= found
+    return state
+
+
+def _index(path: Path) -> dict[str, str]:
+    """Key -> name of its shard."""
+    try:
+        data = read_json(path)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    named = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(named, dict) or not named or not all(isinstance(shard, str) for shard in named.values()):
+        raise CheckpointError(f"{path} cannot be read: it has no weight_map of keys to files")
+    if any(Path(shard).name != shard for shard in named.values()):
+        raise CheckpointError(f"{path}: a shard lies outside the directory")
+    if any(not (path.parent / shard).exists() for shard in named.values()):
+        missing = next(shard for shard in named.values() if not (path.parent / shard).exists())
+        raise CheckpointError(f"{path} cannot be read: its shard {missing} is missing")
+    return named
+
+
+def _state(path: Path) -> dict[str, Tensor]:
+    state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+    if not isinstance(state, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
+        raise CheckpointError(f"{path} is not a state dict of tensors")
+    return state
 
 
 def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.equal(a.float().nan_to_num(), b.float().nan_to_num())
 
 
-def _first_byte(path: Path) -> bytes:
-    if not path.is_file():
-        return b""
-    with open(path, "rb") as file:
-        return file.read(1)
-
-
 def _normalised(state: dict[str, Tensor], tied: bool, directory: Path) -> dict[str, Tensor]:
-    """Keys as GPT2LMHeadModel has them: prefix added, masks dropped, the tied head filled in."""
+    """Keys as GPT2LMHeadModel has them: wrappers' prefixes taken off, its own added, masks dropped, and of a tied pair
+    the one that is missing filled in."""
+    while state and (wrapper := next((w for w in WRAPPERS if all(key.startswith(w) for key in state)), None)):
+        state = {key.removeprefix(wrapper): value for key, value in state.items()}
     state = {key: value for key, value in state.items() if not BUFFERS.search(key)}
     if not any(key.startswith("transformer.") for key in state):
         state = {key if key.startswith("lm_head.") else f"transformer.{key}": value for key, value in state.items()}
     embedding, head = state.get("transformer.wte.weight"), state.get("lm_head.weight")
-    if tied and embedding is not None:
-        if head is not None and not _equal(head, embedding):
-            raise CheckpointError(
-                f"{directory}: config.json ties the word embeddings, but lm_head.weight differs from wte.weight"
-            )
-        state["lm_head.weight"] = embedding
+    if tied and embedding is not None and head is not None and not _equal(head, embedding):
+        raise CheckpointError(
+            f"{directory}: config.json ties the word embeddings, but lm_head.weight differs from wte.weight"
+        )
+    both = embedding if embedding is not None else head
+    if tied and both is not None:
+        state |= {"transformer.wte.weight": both, "lm_head.weight": both}
     return state
 
 

@@ -22,7 +22,7 @@ from interp_kit.core.files import replacing_directory
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
-from interp_kit.models.checkpoints import Entry, load, read_manifest, weights_hash, write_manifest
+from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
 from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import Input, splits
@@ -98,6 +98,7 @@ def package(work: Path, root: Path, revision: str) -> dict[str, Entry]:
             revision=revision,
             omitted=tuple(",".join(map(str, row)) for row in run.omit),
             metrics=metrics,
+            files=deciding_files(root / run.name),
         )
     others = {name: entry for name, entry in read_manifest(root).items() if entry.task != "boolean"}
     write_manifest({**entries, **others}, root)

@@ -27,16 +27,20 @@ from interp_kit.core.program import ended
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import (
+    MANIFEST,
     Entry,
     Provenance,
     checkpoint_root,
+    deciding_files,
+    digest_of,
     read_manifest,
+    verify_entry,
     weights_hash,
     write_manifest,
 )
 from interp_kit.models.convert import untrained
-from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.planted import PLANTED_TASKS, planted_model
+from interp_kit.models.tensor_files import CheckpointError, read_safetensors
 from interp_kit.tasks.registry import task as task_named
 from interp_kit.training.interchange import Fidelity, InterchangeConfig, fidelity, train_interchange
 
@@ -60,27 +64,40 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
 
     Raises CheckpointError for a name without a twin, and for a file that is missing or was changed.
     """
-    from safetensors.torch import load_file
-
     folder = Path(root or checkpoint_root()) / FOLDER
     entries = read_manifest(folder)
     if name not in entries or name not in TWINS:
         raise CheckpointError(f"no twin {name!r} in {folder}; there are {', '.join(entries) or 'none'}")
     entry = entries[name]
+    planted, settings = TWINS[name]
+    for key, expected in _written(name, planted, settings).items():
+        if getattr(entry, key) != expected:
+            raise CheckpointError(
+                f"{folder / MANIFEST}, entry {name!r}: {key} is {getattr(entry, key)!r}, expected {expected!r}"
+            )
     path = folder / entry.path
-    if not path.is_dir():
-        raise CheckpointError(f"the twin {name!r}: {path} is missing")
-    if (digest := weights_hash(path)) != entry.sha256:
-        raise CheckpointError(
-            f"the twin {name!r}: {path} has sha256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…"
-        )
-    model = untrained(planted_model(TWINS[name][0], task_named(entry.task)))
+    verify_entry(entry, path, f"the twin {name!r}")
+    model = untrained(planted_model(planted, task_named(entry.task)))
+    weights = read_safetensors(path / "model.safetensors")
+    if bad := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
+        raise CheckpointError(f"{path}: {bad[0]} has nan or infinite values")
+    expected = {key: value.shape for key, value in model.named_parameters()}
+    for key in (*expected, *weights):
+        if key not in expected or key not in weights or weights[key].shape != expected[key]:
+            has = f"of shape {tuple(weights[key].shape)}" if key in weights else "missing"
+            wanted = tuple(expected[key]) if key in expected else "no such key"
+            raise CheckpointError(f"{path}: its weights are not those of {planted}: {key} is {has}, expected {wanted}")
     known = model.state_dict()  # The masks of attention are part of it, and no weights.
-    model.load_state_dict(known | load_file(path / "model.safetensors"))
+    model.load_state_dict(known | weights)
     attach(
         model,
         provenance=Provenance(
-            name=f"twin:{name}", path=str(path), sha256=digest, initialisation=entry.initialisation, task=entry.task
+            name=f"twin:{name}",
+            path=str(path),
+            sha256=entry.sha256,
+            digest=digest_of(path),
+            initialisation=entry.initialisation,
+            task=entry.task,
         ),
     )
     return model
@@ -126,17 +143,25 @@ def store(name: str, model: "HookedTransformer", measured: Fidelity, root: str |
         save_file({key: value.contiguous() for key, value in model.named_parameters()}, aside / "model.safetensors")
         write_json(aside / "training.json", asdict(config))
     entry = Entry(
-        path=name,
+        **_written(name, planted, config),
         sha256=weights_hash(folder / name),
-        task=PLANTED_TASKS[planted],
-        recipe="interp_kit.recipes.circuit_twins",
-        seed=config.seed,
-        initialisation=f"twin-{planted}-seed{config.seed}",
         revision=revision,
         metrics=_metrics(measured),
+        files=deciding_files(folder / name),
     )
     write_manifest({**read_manifest(folder), name: entry}, folder)
     return entry
+
+
+def _written(name: str, planted: str, config: InterchangeConfig) -> dict[str, Any]:
+    """What the entry of a twin says by its name alone."""
+    return {
+        "path": name,
+        "task": PLANTED_TASKS[planted],
+        "recipe": "interp_kit.recipes.circuit_twins",
+        "seed": config.seed,
+        "initialisation": f"twin-{planted}-seed{config.seed}",
+    }
 
 
 def _metrics(measured: Fidelity) -> dict[str, Any]:

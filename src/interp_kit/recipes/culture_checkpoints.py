@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import hashlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from interp_kit.core.files import replacing
 from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
-from interp_kit.models.checkpoints import Entry, read_manifest, write_manifest
+from interp_kit.models.checkpoints import Entry, read_manifest, weights_hash, write_manifest
 from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.recipes.culture_models import FOLDER, MODEL
 from interp_kit.recipes.culture_round import EVIDENCE
@@ -59,10 +58,9 @@ def package(source: str | Path, root: str | Path, revision: str = "unknown", n: 
             "sampled, noise 0.05": {"value": round(float(sampled.mean()), 4), "n": n},
             "greedy, noise 0.05": {"value": round(float(greedy.mean()), 4), "n": n},
         }
-        digest = hashlib.sha256(target.read_bytes()).hexdigest()
         entries[f"{FOLDER}/gpt_{match[1]}"] = Entry(
             path=f"{FOLDER}/{path.name}",
-            sha256=digest,
+            sha256=weights_hash(target),
             task="culture",
             recipe="interp_kit.training.culture.rotation",
             seed=seed,

@@ -1,7 +1,6 @@
 """The culture checkpoints by number: `gpt_NNN.pth` and `c_quizzes.pth` in a folder or a hub repository, and what a
 model writes into the grids that a quiz leaves open."""
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp_kit.core.types import HookedModel, attach
-from interp_kit.models.checkpoints import Provenance, checkpoint_root, provenance, read_manifest
+from interp_kit.models.checkpoints import (
+    Provenance,
+    checkpoint_root,
+    digest_of,
+    provenance,
+    read_manifest,
+    verify_entry,
+    weights_hash,
+)
 from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.decode import decode
-from interp_kit.models.gpt2 import HUB_ID, CheckpointError
+from interp_kit.models.gpt2 import HUB_ID
 from interp_kit.models.mygpt import MyGPT, load_mygpt
+from interp_kit.models.tensor_files import CheckpointError
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.registry import task
 from interp_kit.training.culture import making
@@ -168,17 +176,18 @@ def generate(
 def _load(id: int, checkpoint_dir: str | Path | None, device: str) -> MyGPT:
     path = _file(f"gpt_{id:03d}.pth", checkpoint_dir)
     model, accuracy = load_mygpt(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     folder = _folder(checkpoint_dir)
     name = f"{folder.resolve().name if isinstance(folder, Path) else folder}/gpt_{id:03d}"
     entry = read_manifest().get(name) if checkpoint_dir is None else None
-    if entry is not None and entry.sha256 != digest:
-        raise CheckpointError(f"{path} has sha256 {digest[:12]}…, the manifest says {entry.sha256[:12]}…")
+    if entry is not None:
+        verify_entry(entry, path, f"checkpoint {name!r}")
+    sha256 = weights_hash(path)
     origin = Provenance(
         name=name,
         path=str(path),
-        sha256=digest,
-        initialisation=entry.initialisation if entry else f"{name} {digest[:12]}",  # every file its own
+        sha256=sha256,
+        digest=digest_of(path),
+        initialisation=entry.initialisation if entry else f"{name} {sha256[:12]}",  # every file its own
         task="culture",
     )
     attach(model, provenance=origin, accuracy=accuracy)

@@ -2,8 +2,8 @@
 
 `python -m interp_kit.recipes.culture_round --maker runs/maker/gpt_004.pth --out runs/round` writes `c_quizzes.pth`, in
 the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were made, and each
-judge's probability of solving each quiz. It goes on where it was stopped. The shipped round, whose summary and picture
-come at once as it is complete:
+judge's probability of solving each quiz, with a checksum of both. It goes on where it was stopped. The shipped round,
+whose summary and picture come at once as it is complete:
 
     python -m interp_kit.recipes.culture_round --maker checkpoints/culture/maker/gpt_004.pth --seed 21 --most 11200 \\
         --out checkpoints/culture --rows 0 3 6 --picture docs/culture_made.png
@@ -11,6 +11,7 @@ come at once as it is complete:
 
 import argparse
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ from interp_kit.core.files import check_writable, read_json, replacing, write_js
 from interp_kit.core.plotting import png
 from interp_kit.core.program import ended
 from interp_kit.core.stats import wilson
-from interp_kit.models.checkpoints import provenance
+from interp_kit.models.checkpoints import checksum, provenance, weights_hash
 from interp_kit.models.mygpt import load_mygpt
 from interp_kit.recipes.culture_models import culture_ids, load_culture
 from interp_kit.tasks.culture import grids
@@ -32,6 +33,19 @@ from interp_kit.tasks.culture.solver import solve
 from interp_kit.training.culture.making import QUIZZES, Agreement, batches, judging_seed, load_quizzes, save_round
 
 EVIDENCE = "c_quizzes.json"
+FIELDS = (
+    "rule",
+    "seed",
+    "judging seed",
+    "judges",
+    "maker",
+    "made at a time",
+    "made",
+    "judged",
+    "p",
+    "quizzes",
+    "check",
+)
 
 
 def culture_round(
@@ -64,20 +78,20 @@ def culture_round(
         "seed": seed,
         "judging seed": judging_seed(seed),
         "judges": {provenance(model).name: provenance(model).sha256 for model in models},
-        "maker": hashlib.sha256(Path(maker).read_bytes()).hexdigest(),
+        "maker": weights_hash(maker),
         "made at a time": made,
     }
     quizzes, found = _before(out, asked)
     if found["made"] >= most:
         return out / EVIDENCE
-    write_json(out / EVIDENCE, found)
+    _write(out, found, quizzes)
     for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"], known=quizzes):
         quizzes = np.concatenate([quizzes, batch.quizzes])
         found["p"] += batch.p.T.tolist()
         found["made"], found["judged"] = batch.made, found["judged"] + batch.shown
         if len(quizzes):
             save_round(out / QUIZZES, quizzes)
-        write_json(out / EVIDENCE, found)
+        _write(out, found, quizzes)
         logger.info("{} made, {} kept", batch.made, len(quizzes))
         if batch.made >= most:
             break
@@ -91,25 +105,66 @@ def _before(out: Path, asked: dict) -> tuple[np.ndarray, dict]:
         if (out / QUIZZES).exists():
             raise ValueError(f"{out / QUIZZES} stands there without {EVIDENCE}: it is of no round that could go on")
         return none, {**asked, "made": 0, "judged": 0, "p": []}
-    found = read_json(out / EVIDENCE)
+    found = _evidence(out / EVIDENCE)
     for key, value in asked.items():
         if found.get(key) != value:
             raise ValueError(f"{out / EVIDENCE} is of another round: {key} is {found.get(key)!r}, not {value!r}")
-    if not found["p"]:
-        return none, found
-    quizzes = np.concatenate(load_quizzes(out / QUIZZES))
-    if len(quizzes) < len(found["p"]):
-        raise ValueError(f"{out / QUIZZES} has {len(quizzes)} quizzes, {EVIDENCE} has {len(found['p'])}")
-    return quizzes[: len(found["p"])], found  # the two files are not one write: the first may be ahead
+    return _quizzes(out, found), found
+
+
+def _write(out: Path, found: dict, quizzes: np.ndarray) -> None:
+    """Write the evidence, with a checksum of its quizzes and one of itself."""
+    found["quizzes"] = _digest(quizzes)
+    found["check"] = checksum({key: value for key, value in found.items() if key != "check"})
+    write_json(out / EVIDENCE, found)
+
+
+def _digest(quizzes: np.ndarray) -> str:
+    return hashlib.sha256(quizzes.astype(np.uint8).tobytes()).hexdigest()
+
+
+def _evidence(path: Path) -> dict:
+    """The evidence as it was written. Raises ValueError naming the file and what is missing, damaged or edited."""
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is a {type(found).__name__}, expected a mapping")
+    if missing := [key for key in FIELDS if key not in found]:
+        raise ValueError(f"{path} has no {missing[0]!r}: it is damaged, or of before rounds had checksums")
+    if found["check"] != checksum({key: value for key, value in found.items() if key != "check"}):
+        raise ValueError(f"{path} is not as it was written: its check does not fit; restore it, or make the round anew")
+    rows, judges = found["p"], found["judges"]
+    for key in ("made", "judged"):
+        if type(found[key]) is not int or found[key] < 0:
+            raise ValueError(f"{path}: {key} is {found[key]!r}, expected a number of quizzes")
+    if not isinstance(judges, dict) or not isinstance(found["rule"], dict) or not isinstance(rows, list):
+        raise ValueError(f"{path}: judges and rule are mappings, p a list; found {judges!r:.40}, {found['rule']!r:.40}")
+    for n, row in enumerate(rows):
+        numbers = row if isinstance(row, list) and len(row) == len(judges) else [math.nan]
+        if not all(type(p) in (int, float) and 0 <= p <= 1 + 1e-9 for p in numbers):
+            raise ValueError(f"{path}: p of quiz {n} is {row!r:.80}, expected {len(judges)} probabilities")
+    return found
+
+
+def _quizzes(out: Path, found: dict) -> np.ndarray:
+    """(n, 404) the quizzes that the evidence is of. Raises ValueError if there are others."""
+    n = len(found["p"])
+    quizzes = np.concatenate(load_quizzes(out / QUIZZES)) if n else np.zeros((0, grids.LENGTH), np.int64)
+    if len(quizzes) < n:
+        raise ValueError(f"{out / QUIZZES} has {len(quizzes)} quizzes, {EVIDENCE} has {n}")
+    quizzes = quizzes[:n]  # the two files are not one write: the first may be ahead
+    if _digest(quizzes) != found["quizzes"]:
+        raise ValueError(f"{out / QUIZZES} holds other quizzes than those that {EVIDENCE} is of")
+    return quizzes
 
 
 def kept(out: str | Path) -> tuple[np.ndarray, dict]:
-    """The quizzes (n, 404) of a round and its evidence. Raises ValueError where OUT holds none."""
+    """The quizzes (n, 404) of a round and its evidence. Raises ValueError where OUT holds none, or they do not belong
+    together."""
     out = Path(out)
     if not (out / EVIDENCE).exists():
         raise ValueError(f"{out} holds no round: there is no {EVIDENCE}")
-    found = read_json(out / EVIDENCE)
-    return _before(out, found)
+    found = _evidence(out / EVIDENCE)
+    return _quizzes(out, found), found
 
 
 def summary(out: str | Path) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.decode import decode
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.tasks.culture import grids
-from interp_kit.tasks.culture.world import sample_worlds
+from interp_kit.tasks.culture.grids import STRUCTURES
+from interp_kit.tasks.culture.world import TASKS, sample_worlds
 from interp_kit.training.culture.learner import Learner
 from interp_kit.training.culture.passes import answers
 from interp_kit.training.culture.presets import PRESETS, GPTPreset
@@ -195,6 +197,75 @@ def test_damaged_states_are_refused_by_name(tmp_path: Path, damage: str) -> None
     else:
         torch.save({"model": {}}, path)
     with pytest.raises(CheckpointError, match=r"gpt_000\.state is no training state"):
+        Learner.load(path)
+
+
+def put(*where: Any, value: Any) -> Any:
+    """Change one entry of a nested state."""
+
+    def change(state: Any) -> None:
+        for key in where[:-1]:
+            state = state[key]
+        state[where[-1]] = value
+
+    return change
+
+
+STATES: dict[str, tuple[Any, str]] = {
+    "seen is negative": (put("seen", value=-(10**6)), "seen is -1000000, expected a whole number of at least 0"),
+    "seen is text": (put("seen", value="5"), "seen is '5', expected a whole number"),
+    "seen is nan": (put("seen", value=float("nan")), "seen is nan, expected a whole number"),
+    "seen is true": (put("seen", value=True), "seen is True, expected a whole number"),
+    "seen is huge": (put("seen", value=10**400), "seen is 10{50,}, expected"),
+    "no budget": (put("budget", value=0), "budget is 0, expected a whole number of at least 1"),
+    "seed is a list": (put("seed", value=[1]), "seed is a list"),
+    "entry missing": (lambda s: s.pop("right"), "it has no right"),
+    "right is nan": (put("right", value=torch.full((len(TASKS), len(STRUCTURES)), torch.nan).double()), "right has"),
+    "right of another shape": (put("right", value=torch.zeros(2).double()), r"right is torch.float64 \(2,\)"),
+    "a preset of text": (put("preset", value="fast"), "preset is 'fast'"),
+    "a billion layers": (put("preset", "n_layers", value=10**9), "not the weights of 1000000000 layers"),
+    "a billion neurons": (put("preset", "d_mlp", value=10**9), r"model: blocks.0.fc1.weight is .*1000000000"),
+    "heads as text": (put("preset", "n_heads", value="2"), "preset: n_heads is '2', expected int"),
+    "a rate of nan": (put("preset", "lr", value=float("nan")), "preset: lr is nan, expected a finite number"),
+    "weights of nan": (put("model", "readout.bias", value=torch.full((15,), torch.nan)), "model: readout.bias has 15"),
+    "a weight missing": (lambda s: s["model"].pop("readout.bias"), "model: 'readout.bias' is missing"),
+    "a weight too much": (put("model", "more", value=torch.ones(1)), "model: 'more' is unknown"),
+    "a weight of another shape": (
+        put("model", "readout.bias", value=torch.ones(7)),
+        r"readout.bias is .*\(7,\), expected",
+    ),
+    "an optimiser less": (lambda s: s["optimisers"].pop(), "argument 2 is shorter"),
+    "another optimiser": (put("optimisers", 0, value={}), "an optimiser is a dict"),
+    "a learning rate of nan": (put("optimisers", 1, "param_groups", 0, "lr", value=float("nan")), "lr is nan"),
+    "other betas": (put("optimisers", 1, "param_groups", 0, "betas", value=(5.0, 0.1)), "betas is a tuple, expected"),
+    "momentum of nan": (
+        put("optimisers", 0, "state", 0, "momentum", value=torch.full((2, 4, 16), torch.nan)),
+        "momentum' of parameter 0 has 128 nan",
+    ),
+    "momentum of another shape": (
+        put("optimisers", 0, "state", 0, "momentum", value=torch.ones(3)),
+        r"momentum' of parameter 0 is torch.float32 \(3,\)",
+    ),
+    "a parameter too much": (put("optimisers", 0, "state", 99, value={}), "a state of parameter 99"),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(quizzes: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state after one step."""
+    learner, path = Learner(TINY, seed=0, budget=10), tmp_path_factory.mktemp("state") / "gpt_000.state"
+    learner.step(quizzes, quizzes, weights((False, True, False, True), 8))
+    learner.save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_that_cannot_be_are_refused_by_entry(trained: Path, tmp_path: Path, name: str) -> None:
+    change, message = STATES[name]
+    state, path = torch.load(trained, weights_only=True), tmp_path / "gpt_000.state"
+    change(state)
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=f"gpt_000\\.state is no training state .*{message}"):
         Learner.load(path)
 
 

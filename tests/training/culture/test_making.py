@@ -238,6 +238,12 @@ class Hostile:
         ("float", "expected integers"),
         ("list", "expected a list of training and a list of test"),
         ("entry", "training entry 0 is a str"),
+        ("empty", "cannot be read as quizzes"),
+        ("bfloat16", "training tensor 0: expected integers, got torch.bfloat16"),
+        ("sparse", "cannot be read as quizzes: it holds torch._utils._rebuild_sparse_tensor"),
+        ("meta", "cannot be read as quizzes: it holds torch._utils._rebuild_meta_tensor"),
+        ("expanded", r"cannot be read as quizzes: it has shape \(2, 404\), more than the file stores"),
+        ("flipped", "cannot be read as quizzes: .*CRC"),
         ("cut", "cannot be read as quizzes"),
         ("hostile", "cannot be read as quizzes"),
     ],
@@ -260,6 +266,21 @@ def test_damaged_files_are_refused_by_name(quizzes: np.ndarray, tmp_path: Path, 
             torch.save(tokens, path)
         case "entry":
             torch.save((["x"], []), path)
+        case "empty":
+            path.write_bytes(b"")
+        case "bfloat16":
+            torch.save(([tokens.bfloat16()], []), path)
+        case "sparse":
+            torch.save(([tokens.to_sparse()], []), path)
+        case "meta":
+            torch.save(([tokens.to("meta")], []), path)
+        case "expanded":
+            torch.save(([tokens[:1].clone().expand(2, 404)], []), path)
+        case "flipped":
+            torch.save(([tokens], []), path)
+            whole, row = path.read_bytes(), tokens.numpy().tobytes()
+            at = whole.index(row) + 8 * 5  # a colour becomes another
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         case "cut":
             torch.save(([tokens], []), path)
             path.write_bytes(path.read_bytes()[:300])

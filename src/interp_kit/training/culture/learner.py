@@ -4,7 +4,6 @@ import math
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +12,14 @@ from torch import Tensor, distributed, nn
 
 from interp_kit.core.files import replacing
 from interp_kit.core.seeding import derive_seed
-from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import Block, MyGPT
+from interp_kit.models.tensor_files import CheckpointError, read_torch
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES
 from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture.muon import Muon
 from interp_kit.training.culture.passes import logits_of, quarters_of
 from interp_kit.training.culture.presets import GPTPreset
+from interp_kit.training.culture.states import check_optimiser, checked_state
 
 
 class Learner:
@@ -215,15 +215,17 @@ class Learner:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", precision: str = "float32") -> "Learner":
-        """A learner as it was saved. Raises CheckpointError naming a file that is damaged or of another kind."""
+        """A learner as it was saved. Raises CheckpointError naming a file that is damaged or of another kind, and the
+        entry that is wrong."""
         try:
-            state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+            state = checked_state(read_torch(path))
             learner = cls(
                 GPTPreset(**state["preset"]),
                 seed=state["seed"], budget=state["budget"], device=device, precision=precision,
             )  # fmt: skip
             learner.model.load_state_dict(state["model"])
             for optimiser, saved in zip(learner.optimisers, state["optimisers"], strict=True):
+                check_optimiser(optimiser, saved)
                 optimiser.load_state_dict(saved)
             learner._refresh()
             learner.seen, learner.right = state["seen"], state["right"].numpy()

@@ -19,8 +19,8 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.decode import decode
-from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT
+from interp_kit.models.tensor_files import CheckpointError, read_torch
 from interp_kit.tasks.culture import grids
 
 QUIZZES = "c_quizzes.pth"
@@ -228,10 +228,7 @@ def load_quizzes(path: str | Path) -> tuple[NDArray[np.int64], NDArray[np.int64]
     Raises CheckpointError naming the file, and list, row and position of a token or marker that is out of place.
     """
     path = Path(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as quizzes: {str(error).splitlines()[0]}") from error
+    found = read_torch(path, "quizzes")
     if not (isinstance(found, (tuple, list)) and len(found) == 2 and all(isinstance(part, list) for part in found)):
         raise CheckpointError(f"{path}: expected a list of training and a list of test tensors")
     parts = []
@@ -240,6 +237,8 @@ def load_quizzes(path: str | Path) -> tuple[NDArray[np.int64], NDArray[np.int64]
         for n, tensor in enumerate(tensors):
             if not isinstance(tensor, torch.Tensor):
                 raise CheckpointError(f"{path}: {name} entry {n} is a {type(tensor).__name__}, no tensor")
+            if tensor.is_floating_point() or tensor.dtype == torch.bool:  # numpy has no bfloat16
+                raise CheckpointError(f"{path}, {name} tensor {n}: expected integers, got {tensor.dtype}")
             try:
                 rows.append(grids.check(tensor.numpy(), f"{path}, {name} tensor {n}"))
             except ValueError as error:
