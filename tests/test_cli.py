@@ -85,7 +85,7 @@ def test_a_folder_of_other_things_is_not_replaced(tmp_path: Path, capsys: pytest
     (tmp_path / "keep" / "thesis.txt").write_text("years of work")
     for command in (["mechanism", MODEL, "--save"], ["sae", MODEL, "--out"]):
         assert main([*command, str(tmp_path / "keep")]) == 1
-        assert "it holds other files, and no" in capsys.readouterr().err
+        assert "it holds thesis.txt, which was not written there as a" in capsys.readouterr().err
     assert (tmp_path / "keep" / "thesis.txt").read_text() == "years of work"
     for _ in range(2):  # a former result is replaced
         assert main(["mechanism", MODEL, "--save", str(tmp_path / "result"), "--no-progress"]) == 0
@@ -154,6 +154,8 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
             'by="all" edits every position together',
         ),
         (["patch", "boolean-direct", "--json", "one", "--save", "./one"], "are to be written to one path"),
+        (["patch", "boolean-direct", "--json", "one/r.json", "--save", "one"], "which is replaced as a whole"),
+        (["sae", "boolean-direct", "--out", "one", "--save", "one"], "are to be written to one path"),
         (["patch", "boolean-direct", "--save", "."], "it is the current folder"),
         (["ablate", "boolean-direct", "boolean-latent", "--k", "500"], "--k is 500; boolean-direct has 10 components"),
         (["generate", "--omit", "1,1,1"], "has 3 values, expected 5"),

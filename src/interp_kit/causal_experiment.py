@@ -19,7 +19,15 @@ from loguru import logger
 from interp_kit.core.device import check_device
 from interp_kit.core.program import ended
 from interp_kit.tasks.boolean import BooleanTask
-from interp_kit.tasks.boolean.dataset import SPLITS, Input, parse_omissions, read_split, splits, write_splits
+from interp_kit.tasks.boolean.dataset import (
+    SPLITS,
+    Input,
+    check_splits,
+    parse_omissions,
+    read_split,
+    splits,
+    write_splits,
+)
 from interp_kit.tasks.boolean.text import END_OF_TEXT
 
 if TYPE_CHECKING:
@@ -47,6 +55,13 @@ def _run(options: argparse.Namespace) -> None:
     omitted = parse_omissions(options.omit or "", len(task.inputs))
     inputs = splits(task, omit=omitted) if options.generate else {}
     example = None if options.test is None else task.example(options.test)
+    if options.generate:
+        check_splits(task, options.data_dir)
+    if options.train:
+        from interp_kit.core.folders import check_folder
+        from interp_kit.training.sft import KIND
+
+        check_folder(options.output, KIND)
     with _logging(options.log_dir):
         seen: set[Input] | None = None
         if inputs:

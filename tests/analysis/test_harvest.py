@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +24,7 @@ from interp_kit.analysis.harvest import Reader, harvest
 from interp_kit.analysis.harvest_files import HarvestFiles, harvest_to, open_harvest
 from interp_kit.analysis.sites import ACTIVATIONS, hook_name
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.files import aside_prefix
 from interp_kit.models.executor import Executor
 from interp_kit.models.products import ONEDNN, Products
 
@@ -327,6 +330,12 @@ def test_files_hold_what_memory_does(
         files.shard(0, ["z.1"])
 
 
+def ended_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("out of memory")])
 def test_a_run_that_ended_early_goes_on_where_it_did(
     write: Write, failing: Callable[..., list[int]], tmp_path: Path, error: BaseException
@@ -342,12 +351,15 @@ def test_a_run_that_ended_early_goes_on_where_it_did(
     ]
     with pytest.raises(ValueError, match="is not finished: 2 of 4 shards are missing"):
         open_harvest(directory)
-    (directory / ".shard_00002.safetensors.x1y2").write_bytes(b"half of it")  # what SIGKILL leaves
+    for process, name in ((ended_process(), "shard_00002.safetensors"), (os.getpid(), "another")):
+        prefix = aside_prefix(directory / name).replace(f"-{os.getpid()}-", f"-{process}-")
+        (directory / f"{prefix}abcdefgh").write_bytes(b"half of it")  # what SIGKILL leaves, and what another writes
     done = {path: path.stat().st_mtime_ns for path in directory.glob("shard_*")}
     starts = failing(None)
     write()
     assert starts == [4, 6]
     assert {path: path.stat().st_mtime_ns for path in done} == done
+    (directory / f"{aside_prefix(directory / 'another')}abcdefgh").unlink()
     assert {path.name: path.read_bytes() for path in directory.iterdir()} == whole
     starts.clear()
     write()
@@ -424,6 +436,51 @@ def test_a_damaged_shard_is_refused_and_made_again_without_it(write: Write, dama
     assert path.read_bytes() == sound
 
 
+MALFORMED: dict[str, Any] = {
+    "sites as a list": {"sites": []},
+    "sites without axes": {"sites": {"blocks.0.attn.hook_z": None}},
+    "a negative axis": {"sites": {"blocks.0.attn.hook_z": [-1]}},
+    "no dtype": {"dtype": "qint8"},
+    "dtype of another type": {"dtype": ["float32"]},
+    "lengths as text": {"lengths": "7"},
+    "a length as text": {"lengths": ["7"]},
+    "three million shards": {"lengths": [1] * 3_000_000},
+    "positions as text": {"positions": "newB"},
+    "another key": {"more": 1},
+    "a key too few": {"model": None},
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_an_index_of_other_values_is_refused_whatever_its_checksum(write: Write, name: str) -> None:
+    path = write().directory / "index.json"
+    data = {**json.loads(path.read_text()), **MALFORMED[name]}
+    del data["digest"]
+    path.write_text(json.dumps({**data, "digest": harvest_files._digest(data)}))
+    with pytest.raises(ValueError, match=r"index\.json"):
+        open_harvest(path.parent)
+
+
+@pytest.mark.parametrize("marks", ["[", "[]", "1", "null", '{"number": 2}', None, "[" * 10**5])
+def test_a_shard_of_other_marks_is_refused(write: Write, marks: str | None) -> None:
+    from safetensors.torch import load_file, save_file
+
+    files = write()
+    own = f'{{"number": 2, "harvest": "{files.digest}", "sites": %s}}'
+    for text in (marks, *(own % sites for sites in ("[]", "{}", "null", '{"blocks.0.attn.hook_z": 1}'))):
+        save_file(load_file(files.path(2)), files.path(2), None if text is None else {"interp_kit": text})
+        with pytest.raises(ValueError, match=r"shard_00002\.safetensors is damaged"):
+            open_harvest(files.directory).shard(2)
+
+
+def test_a_shard_that_is_no_file_is_refused(write: Write) -> None:
+    files = write()
+    files.path(1).unlink()
+    files.path(1).symlink_to("/dev/zero")
+    with pytest.raises(ValueError, match=r"shard_00001\.safetensors is damaged or missing .*not a regular file"):
+        open_harvest(files.directory).shard(1)
+
+
 @pytest.mark.parametrize("change", [lambda text: text[:-9], lambda text: text.replace('"float32"', '"float64"')])
 def test_a_damaged_index_is_refused(write: Write, change: Callable[[str], str]) -> None:
     path = write().directory / "index.json"
@@ -432,6 +489,14 @@ def test_a_damaged_index_is_refused(write: Write, change: Callable[[str], str]) 
         open_harvest(path.parent)
     with pytest.raises(ValueError, match=r"index\.json is not valid JSON|of other dtype"):
         write()
+
+
+def test_an_index_without_its_checksum_is_written_anew(write: Write) -> None:
+    path = write().directory / "index.json"
+    whole = path.read_text()
+    path.write_text(whole.replace('"digest": "', '"digest": "0'))
+    assert write().directory == path.parent
+    assert path.read_text() == whole
 
 
 def test_a_disk_without_room_is_said_before_anything_is_computed(
@@ -466,7 +531,8 @@ def test_a_disk_that_fills_up_leaves_whole_shards_and_no_others(
     with monkeypatch.context() as patch:
         patch.setattr(safetensors.torch, "save_file", full)
         with pytest.raises(
-            OSError, match=r"^(\[Errno 28\] )?cannot write \S*shard_00002\.safetensors: (I/O error: )?No space"
+            OSError,
+            match=r"^(\[Errno 28\] )?cannot write \S*shard_00002\.safetensors: .*No space",
         ):
             write()
     names = sorted(path.name for path in calls[0].parent.iterdir())
@@ -493,7 +559,7 @@ def test_what_no_file_could_say_or_hold_is_refused(tiny_model: MakeModel, write:
         pytest.raises(ValueError, match="hooks are active"),
     ):
         write(model=model)
-    with pytest.raises(ValueError, match="shards of 0 rows"):
+    with pytest.raises(ValueError, match="in shards of 0: rows is at least 1"):
         write(rows=0)
     (tmp_path / "harvest").write_text("a file")
     with pytest.raises(FileExistsError):

@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from interp_kit.core.files import (
     check_writable,
     read_json,
     replacing,
-    replacing_directory,
     write_json,
     write_text,
 )
+from interp_kit.core.folders import MARK, check_folder, replacing_directory
 
 
 class RemoteError(OSError):
@@ -26,6 +27,7 @@ class RemoteError(OSError):
         super().__init__(f"{url} answered {code}")
 
 
+replacing_folder = partial(replacing_directory, kind="thing")
 FAILURES = [ValueError("bad"), KeyboardInterrupt(), OSError(28, "No space left on device"), RemoteError("here", 500)]
 failures = pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: type(failure).__name__)
 Writer = Callable[[Path], AbstractContextManager[Path]]
@@ -61,6 +63,11 @@ def test_replacing_flushes_before_it_renames(tmp_path: Path, monkeypatch: pytest
     assert calls == ["fsync", "replace"]
 
 
+def write_folder(path: Path, name: str) -> None:
+    with replacing_folder(path) as aside:
+        (aside / name).write_text(name)
+
+
 def fail(writer: Writer, path: Path, failure: BaseException) -> None:
     with writer(path) as aside:
         (aside / "new" if aside.is_dir() else aside).write_text("half of the n")
@@ -88,15 +95,14 @@ def test_failure_inside_leaves_the_old_directory_and_nothing_else(
 ) -> None:
     path = tmp_path / "run"
     if standing:
-        path.mkdir()
-        (path / "old").write_text("old")
+        write_folder(path, "old")
     with pytest.raises(type(failure) if not isinstance(failure, OSError) else OSError):
-        fail(replacing_directory, path, failure)
+        fail(replacing_folder, path, failure)
     assert names(tmp_path) == (["run"] if standing else [])
-    assert not standing or names(path) == ["old"]
+    assert not standing or names(path) == [MARK, "old"]
 
 
-@pytest.mark.parametrize("writer", [replacing, replacing_directory])
+@pytest.mark.parametrize("writer", [replacing, replacing_folder])
 @pytest.mark.parametrize("failure", FAILURES[2:], ids=lambda failure: type(failure).__name__)
 def test_an_error_of_the_system_names_the_path_and_the_cause(tmp_path: Path, writer: Writer, failure: OSError) -> None:
     cause = "No space left" if failure.errno else "here answered 500"
@@ -104,7 +110,7 @@ def test_an_error_of_the_system_names_the_path_and_the_cause(tmp_path: Path, wri
         raise failure
 
 
-@pytest.mark.parametrize("writer", [replacing, replacing_directory])
+@pytest.mark.parametrize("writer", [replacing, replacing_folder])
 @pytest.mark.parametrize("below", ["x", "x/y"])
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, writer: Writer, below: str) -> None:
     (tmp_path / "file").write_text("keep")
@@ -116,7 +122,7 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path, writer: Writer
 
 def test_a_file_is_not_replaced_by_a_directory(tmp_path: Path) -> None:
     (tmp_path / "target").write_text("keep")
-    with pytest.raises(OSError, match=str(tmp_path / "target")), replacing_directory(tmp_path / "target") as aside:
+    with pytest.raises(OSError, match=str(tmp_path / "target")), replacing_folder(tmp_path / "target") as aside:
         (aside / "new").write_text("new")
     assert (tmp_path / "target").read_text() == "keep"
     assert names(tmp_path) == ["target"]
@@ -134,10 +140,10 @@ def test_a_directory_is_not_replaced_by_a_file(tmp_path: Path) -> None:
 def test_replacing_directory_replaces_all_of_it(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run"
     for name in ("first", "second"):
-        with replacing_directory(path) as aside:
+        with replacing_folder(path) as aside:
             assert names(aside) == []
             (aside / name).write_text(name)
-        assert names(path) == [name]
+        assert names(path) == [MARK, name]
         assert names(path.parent) == ["run"]
     (tmp_path / "ordinary").mkdir()
     assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
@@ -147,24 +153,23 @@ def test_replacing_directory_replaces_all_of_it(tmp_path: Path) -> None:
 def test_replacing_directory_keeps_the_former_one_when_a_rename_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "old").write_text("old")
+    write_folder(tmp_path / "run", "old")
     original, calls = os.replace, []
 
     def failing(source: Path, target: Path) -> None:
         calls.append(source)
-        if len(calls) == at:
+        if len(calls) == at + 1:  # the first is of the mark
             raise PermissionError(13, "Permission denied")
         original(source, target)
 
     monkeypatch.setattr(os, "replace", failing)
     with (
         pytest.raises(PermissionError, match=f"{tmp_path / 'run'}: Permission denied"),
-        replacing_directory(tmp_path / "run") as aside,
+        replacing_folder(tmp_path / "run") as aside,
     ):
         (aside / "new").write_text("new")
     assert names(tmp_path) == ["run"]
-    assert names(tmp_path / "run") == ["old"]
+    assert names(tmp_path / "run") == [MARK, "old"]
 
 
 def test_json_round_trip(tmp_path: Path) -> None:
@@ -231,13 +236,14 @@ def test_bad_json_names_the_file(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.parametrize("folder", [False, True])
 def test_what_can_be_written_is_known_beforehand_and_leaves_no_trace(tmp_path: Path, folder: bool) -> None:
+    check = partial(check_folder, kind="thing") if folder else check_writable
     (tmp_path / "file").write_text("keep")
     (tmp_path / "folder").mkdir()
     for good in ("new", "new/below", "folder/new", "folder" if folder else "file"):
-        assert check_writable(tmp_path / good, folder=folder) == tmp_path / good
+        assert check(tmp_path / good) == tmp_path / good
     for bad in ("file/below", "file" if folder else "folder"):
         with pytest.raises(OSError, match=f"cannot write {tmp_path / bad}: "):
-            check_writable(tmp_path / bad, folder=folder)
+            check(tmp_path / bad)
     assert names(tmp_path) == ["file", "folder"]
     assert names(tmp_path / "folder") == []
 

@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,10 @@ import pytest
 from matplotlib.axes import Axes
 from safetensors.numpy import load_file, save_file
 
+from interp_kit.core.config import _fits
+from interp_kit.core.folders import MARK
 from interp_kit.core.plotting import new_axes
-from interp_kit.core.result import AbstractResult
+from interp_kit.core.result import _CLASSES, AbstractResult
 from interp_kit.core.stats import Estimate
 
 
@@ -26,6 +28,9 @@ class Measured(AbstractResult):
 
     value: Any
     other: Any = None
+    estimate: Estimate | None = None
+    names: tuple[str, ...] = ()
+    array: np.ndarray | None = None
 
     def to_frame(self) -> pd.DataFrame:
         return pd.DataFrame({"value": [self.value]})
@@ -82,7 +87,7 @@ VALUES = {
 def test_round_trip(tmp_path: Path, name: str) -> None:
     result = Measured(config={"model": "m", "k": 5, "options": {"eps": 0.1}}, value=VALUES[name], other=np.arange(2))
     assert result.save(tmp_path / "r") == tmp_path / "r"
-    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == ["arrays.safetensors", "result.json"]
+    assert sorted(path.name for path in (tmp_path / "r").iterdir()) == [MARK, "arrays.safetensors", "result.json"]
     for loaded in (Measured.load(tmp_path / "r"), AbstractResult.load(tmp_path / "r")):
         assert type(loaded) is Measured
         assert same(loaded.config, result.config)
@@ -135,6 +140,12 @@ def test_failed_write_keeps_the_old_result(tmp_path: Path, monkeypatch: pytest.M
     assert os.listdir(tmp_path) == ["r"]
 
 
+def without_checksums(folder: Path) -> None:
+    """The result as version 0.1.0 saved it."""
+    data = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({key: data[key] for key in ("class", "values")}))
+
+
 def edit(change: Callable[[dict], object]) -> Callable[[Path], None]:
     def apply(folder: Path) -> None:
         data = json.loads((folder / "result.json").read_text())
@@ -172,12 +183,18 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown class": (edit(lambda data: data.update({"class": "Nobody"})), "holds a 'Nobody', not a Measured"),
     "class that is no name": (edit(lambda data: data.update({"class": ["Measured"]})), "not a Measured"),
     "no class": (edit(lambda data: data.pop("class") and None), "holds a None, not a Measured"),
-    "no values": (edit(lambda data: data.pop("values") and None), "do not match"),
-    "values of another kind": (edit(lambda data: data.update(values=3)), "do not match"),
+    "no values": (edit(lambda data: data.pop("values") and None), "checksum"),
+    "values of another kind": (edit(lambda data: data.update(values=3)), "its values are a int"),
     "field too many": (edit(lambda data: data["values"].update(more=1)), "'more'"),
     "field too few": (edit(lambda data: data["values"].pop("other") and None), "do not match"),
     "broken estimate": (edit(lambda data: data["values"].update(other={"@estimate": [1]})), "other"),
     "broken float": (edit(lambda data: data["values"].update(other={"@float": "many"})), "other"),
+    "config that is null": (edit(lambda data: data["values"].update(config=None)), "'config' is damaged"),
+    "config of a list": (edit(lambda data: data["values"].update(config=[])), "'config' is damaged"),
+    "estimate of texts": (edit(lambda data: data["values"].update(estimate={"@estimate": ["a"] * 5})), "'estimate'"),
+    "an array for an estimate": (edit(lambda data: data["values"].update(estimate={"@array": "value"})), "'estimate'"),
+    "a number for names": (edit(lambda data: data["values"].update(names=["a", 1])), "'names' is damaged"),
+    "a list for an array": (edit(lambda data: data["values"].update(array=[1, 2])), "'array' is damaged"),
     "no arrays": (lambda folder: (folder / "arrays.safetensors").unlink(), "arrays.safetensors is damaged or missing"),
     "truncated arrays": (truncate, "arrays.safetensors is damaged or missing"),
     "longer arrays": (lengthen, "arrays.safetensors is damaged or missing"),
@@ -186,14 +203,90 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*has no checksums")
+@pytest.mark.parametrize("checksums", [False, True])
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_a_value_error_that_names_the_folder(tmp_path: Path, damage: str) -> None:
+def test_damage_is_a_value_error_that_names_the_folder(tmp_path: Path, damage: str, checksums: bool) -> None:
     apply, message = DAMAGE[damage]
     folder = Measured(config={}, value=np.arange(5), other=0.5).save(tmp_path / "r")
+    if not checksums:
+        without_checksums(folder)
     apply(folder)
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match=f"(?s){message}" + "|checksum|arrays.safetensors is damaged" * checksums) as e:
         Measured.load(folder)
-    assert str(folder) in str(caught.value)
+    assert str(folder) in str(e.value)
+
+
+def test_a_result_saved_without_checksums_loads_with_a_warning(tmp_path: Path) -> None:
+    folder = Measured(config={"k": 1}, value=np.arange(5)).save(tmp_path / "r")
+    without_checksums(folder)
+    with pytest.warns(UserWarning, match=r"r has no checksums \(saved by version 0\.1\.0\)"):
+        assert same(Measured.load(folder).value, np.arange(5))
+
+
+def reverse(folder: Path) -> None:
+    arrays = load_file(folder / "arrays.safetensors")
+    save_file({name: array[::-1].copy() for name, array in arrays.items()}, folder / "arrays.safetensors")
+
+
+def of_another_run(folder: Path) -> None:
+    other = Measured(config={}, value=np.arange(5.0) + 1, other=0.5).save(folder.parent / "other")
+    (other / "arrays.safetensors").replace(folder / "arrays.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        reverse,
+        of_another_run,
+        edit(lambda data: data["values"].update(other=0.25)),
+        edit(lambda data: data["values"]["config"].update(k=2)),
+        edit(lambda data: data.update({"class": "Unrelated"})),
+        edit(lambda data: data.update(sah256=data.pop("sha256")) or None),
+        edit(lambda data: data["arrays"].update(bytes=10**15)),
+        lambda folder: os.truncate(folder / "arrays.safetensors", 2**40),
+        lambda folder: (folder / "arrays.safetensors").unlink() or os.mkfifo(folder / "arrays.safetensors"),
+    ],
+)
+def test_other_values_are_never_loaded(tmp_path: Path, change: Callable[[Path], Any]) -> None:
+    folder = Measured(config={"k": 1}, value=np.arange(5.0), other=0.5).save(tmp_path / "r")
+    change(folder)
+    with pytest.raises(ValueError, match=r"(?s)/r.*(checksum|bytes|regular)"):
+        AbstractResult.load(folder)
+
+
+def test_every_flipped_byte_of_a_result_is_found(tmp_path: Path) -> None:
+    folder = Measured(config={"k": 1}, value=np.arange(3.0), other=Estimate(0.5, 0.1, 0.9, 8, "pairs")).save(
+        tmp_path / "r"
+    )
+    loaded = Measured.load(folder)
+    rng, messages = np.random.default_rng(0), []
+    for name in ("result.json", "arrays.safetensors"):
+        whole = (folder / name).read_bytes()
+        for at in rng.choice(len(whole), 100):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << rng.integers(8)
+            (folder / name).write_bytes(damaged)
+            try:
+                found = Measured.load(folder)
+            except ValueError as error:
+                messages.append(str(error))
+            else:  # white space
+                assert same(dataclasses.astuple(found), dataclasses.astuple(loaded))
+        (folder / name).write_bytes(whole)
+    assert len(messages) > 150
+    assert all(str(folder) in message for message in messages)
+
+
+def test_the_annotations_of_every_result_are_understood() -> None:
+    import interp_kit
+
+    for name in interp_kit.__all__:
+        getattr(interp_kit, name)
+    for found in [found for found in _CLASSES.values() if found.__module__.startswith("interp_kit.")]:
+        hints = get_type_hints(found)
+        for hint in hints.values():
+            _fits(np.zeros(2), hint)
 
 
 def test_another_class_is_refused(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_markdown_says_the_same_with_figures_that_exist(results: list[AbstractRe
     assert figures == [f"boolean_figures/figure_{i:02d}.png" for i in range(1, 6)]
     for figure in figures:
         assert (path.parent / figure).read_bytes().startswith(PNG)
-    assert sorted(p.name for p in (tmp_path / "boolean_figures").iterdir()) == [Path(f).name for f in figures]
+    assert sorted(p.name for p in (tmp_path / "boolean_figures").glob("*.png")) == [Path(f).name for f in figures]
     for result in results:
         assert f"*{result.caption()}*" in text
         first = result.to_frame().columns[0]
@@ -234,9 +234,22 @@ def test_small_numbers_do_not_vanish(tmp_path: Path) -> None:
 def test_a_report_replaces_the_one_before_it(tmp_path: Path) -> None:
     report([tally("a"), tally("b")], tmp_path / "r.html")
     report([tally("c")], tmp_path / "r.html")
-    assert [p.name for p in (tmp_path / "r_figures").iterdir()] == ["figure_01.png"]
+    assert [p.name for p in (tmp_path / "r_figures").glob("*.png")] == ["figure_01.png"]
     assert "Values of a" not in (tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Values of a" not in (tmp_path / "r.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["r_figures/holiday.png", "r_figures/figure_01.png", "r.md"])
+@pytest.mark.parametrize("former", [True, False])
+def test_files_beside_the_page_that_are_the_users_are_kept(tmp_path: Path, name: str, former: bool) -> None:
+    if former:
+        report([tally("a")], tmp_path / "r.html")
+    (tmp_path / "r_figures").mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(OSError, match=rf"cannot write \S*{name.split('/')[0]}: it (holds|is no page)"):
+        report([tally("b")], tmp_path / "r.html")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

@@ -594,3 +594,14 @@ def test_check_disjoint() -> None:
     check_disjoint(rows, frozenset({(1, 0)}), "train")
     with pytest.raises(ValueError, match=re.escape("train contains omitted inputs: [(0, 1), (1, 1)]")):
         check_disjoint(rows, frozenset({(1, 1), (0, 1), (1, 0)}), "train")
+
+
+def test_data_of_the_users_are_kept(task: BooleanTask, tmp_path: Path) -> None:
+    inputs = splits(task, sizes={"train": 3, "valid": 2, "test": 2})
+    for _ in range(2):
+        write_splits(task, tmp_path, inputs)  # its own data are replaced
+    (tmp_path / "valid.jsonl").write_text("{}\n")
+    (tmp_path / "train.jsonl").unlink()
+    with pytest.raises(OSError, match=r"cannot write \S*valid\.jsonl: it holds other data"):
+        write_splits(task, tmp_path, inputs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test.jsonl", "valid.jsonl"]

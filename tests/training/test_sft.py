@@ -64,3 +64,21 @@ def test_a_failed_training_leaves_nothing(task: BooleanTask, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         train_sft(task, task.enumerate(), tmp_path / "m", TINY, device="cpu", progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_the_users_is_refused_before_training(
+    task: BooleanTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from interp_kit.training import sft
+
+    monkeypatch.setattr(sft, "new_gpt2", lambda *_: pytest.fail("work began"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "training.json").write_text("{}")
+    monkeypatch.chdir(tmp_path / "mine")
+    for output, message in ((tmp_path / "mine", "current folder"), (tmp_path, "holds the current folder")):
+        with pytest.raises(OSError, match=f"cannot write {output}: it .*{message}"):
+            train_sft(task, task.enumerate(), output, TINY, device="cpu", progress=False)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OSError, match=r"it holds training\.json, which was not written there as a trained model"):
+        train_sft(task, task.enumerate(), tmp_path / "mine", TINY, device="cpu", progress=False)
+    assert (tmp_path / "mine" / "training.json").read_text() == "{}"

@@ -4,10 +4,12 @@ all. A run that was killed goes on with the first shard that is missing; nothing
 import errno
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from interp_kit.analysis.harvest import reading, refuse_infinite
+from interp_kit.analysis.harvest import DTYPES, reading, refuse_infinite
 from interp_kit.analysis.sites import as_hook
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.files import read_json, replacing, write_json
+from interp_kit.core.config import check_fields
+from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import has_hooks
 
-INDEX = "index.json"
+INDEX, MOST = "index.json", 100_000  # shards: names have five digits
 MARKS = "interp_kit"  # one key: the order of several would be another one in every file
 AGAIN = "delete it, and harvest_to makes it again"
 
@@ -53,12 +56,18 @@ class HarvestFiles:
 
     def missing(self) -> list[int]:
         """The shards that are not there yet."""
-        return [number for number in range(len(self)) if not self.path(number).exists()]
+        there = set(os.listdir(self.directory))
+        return [number for number in range(len(self)) if self.path(number).name not in there]
 
     def facts(self) -> dict[str, Any]:
         """All but the directory, as JSON has it."""
         facts = {key: value for key, value in asdict(self).items() if key != "directory"}
         return json.loads(json.dumps(facts))
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the facts, which every shard repeats."""
+        return _digest(self.facts())
 
     def shard(self, number: int, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
         """site -> (vector, …) or (row, position, …) in one shard, of all sites or of some. Raises ValueError where the
@@ -71,16 +80,19 @@ class HarvestFiles:
                 raise ValueError(f"{self.directory} has no {site!r}; there are {', '.join(self.sites)}")
         path = self.path(number)
         try:
-            with safe_open(path, framework="pt") as file:
-                marks = (file.metadata() or {}).get(MARKS)
+            with safe_open(check_regular(path), framework="pt") as file:
+                marks = parse_json((file.metadata() or {}).get(MARKS, "null"), path)
+                if not isinstance(marks, dict) or (marks.get("number"), marks.get("harvest")) != (number, self.digest):
+                    raise ValueError("it is a shard of another harvest")
                 found = {site: file.get_tensor(hook) for site, hook in hooks.items()}
-        except (SafetensorError, FileNotFoundError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise ValueError(f"{path} is damaged or missing ({error}): {AGAIN}") from error
-        expected = json.loads(marks) if marks else {}
-        if (expected.get("number"), expected.get("harvest")) != (number, _digest(self.facts())):
-            raise ValueError(f"{path} is damaged, or a shard of another harvest: {AGAIN}")
+        sums = marks.get("sites")
         for site, values in found.items():
-            if expected["sites"][hooks[site]] != _checksum(values):
+            leading = (self.lengths[number],) if self.positions is None else (self.lengths[number], len(self.positions))
+            expected = (getattr(torch, self.dtype), (*leading, *self.sites[hooks[site]]))
+            right = (values.dtype, tuple(values.shape)) == expected
+            if not right or not isinstance(sums, dict) or sums.get(hooks[site]) != _checksum(values):
                 raise ValueError(f"{path} is damaged at {site}: {AGAIN}")
         return found
 
@@ -95,18 +107,28 @@ def open_harvest(directory: str | Path) -> HarvestFiles:
     path = Path(directory) / INDEX
     if not path.exists():
         raise ValueError(f"{directory} holds no harvest: there is no {INDEX}")
-    data = read_json(path)
-    if not isinstance(data, dict) or data.pop("digest", None) != _digest(data):
-        raise ValueError(f"{path} is damaged")
-    sites = {hook: tuple(shape) for hook, shape in data.pop("sites").items()}
-    names, lengths = data.pop("positions"), tuple(data.pop("lengths"))
-    files = HarvestFiles(Path(directory), sites=sites, positions=names and tuple(names), lengths=lengths, **data)
+    files = _from_index(path, read_json(path))
     if missing := files.missing():
         raise ValueError(
             f"{directory} is not finished: {len(missing)} of {len(files)} shards are missing; harvest_to with the same"
             " arguments goes on"
         )
     return files
+
+
+def _from_index(path: Path, data: Any) -> HarvestFiles:
+    """The harvest of an index. Raises ValueError naming the file if it is damaged."""
+    if not isinstance(data, dict) or data.pop("digest", None) != _digest(data):
+        raise ValueError(f"{path} is damaged, or was changed: its checksum is another")
+    data = check_fields(HarvestFiles, {**data, "directory": path.parent}, path)
+    sizes = [*data["lengths"], *(axis for shape in data["sites"].values() for axis in shape)]
+    if len(data["lengths"]) > MOST or min(sizes, default=0) < 0:
+        raise ValueError(f"{path} is damaged: {len(data['lengths']):,} shards of at most {MOST:,}, or a negative size")
+    if data["dtype"] not in {str(dtype).removeprefix("torch.") for dtype in DTYPES}:
+        raise ValueError(f"{path} is damaged: no dtype {data['dtype']!r}")
+    sites = {hook: tuple(shape) for hook, shape in data.pop("sites").items()}
+    names, lengths = data.pop("positions"), tuple(data.pop("lengths"))
+    return HarvestFiles(sites=sites, positions=None if names is None else tuple(names), lengths=lengths, **data)
 
 
 def harvest_to(
@@ -126,8 +148,8 @@ def harvest_to(
     Raises ValueError as `harvest` does, for hooks that are active (nothing would say what they do), and for a directory
     that holds another harvest, other files, or a damaged shard; OSError where the disk has no room, before it begins.
     """
-    if rows < 1:
-        raise ValueError(f"shards of {rows} rows")
+    if rows < 1 or len(batch) > rows * MOST:
+        raise ValueError(f"{len(batch)} rows in shards of {rows}: rows is at least 1; at most {MOST:,} shards")
     if isinstance(model, nn.Module) and has_hooks(model):
         raise ValueError("hooks are active on the model: a harvest on disk would not say what they do")
     reader = reading(model, batch, sites, positions, dtype)
@@ -156,39 +178,33 @@ def _begin(files: HarvestFiles) -> None:
     """Write the index, or find the same one there, and room for what is missing."""
     path, facts = files.directory / INDEX, files.facts()
     files.directory.mkdir(parents=True, exist_ok=True)
+    there = read_json(path) if path.exists() else None
     if path.exists():
-        there = read_json(path)
         other = [key for key in facts if not isinstance(there, dict) or there.get(key) != facts[key]]
         if other:
             raise ValueError(f"{files.directory} holds another harvest, of other {', '.join(other)}")
     elif names := sorted(file.name for file in files.directory.iterdir() if not file.name.startswith(".")):
         raise ValueError(f"{files.directory} holds other files: {', '.join(names[:5])}")
-    for left in files.directory.glob(".shard_*"):  # what a killed run was writing
-        left.unlink()
     width = sum(torch.Size(shape).numel() for shape in files.sites.values()) * getattr(torch, files.dtype).itemsize
     vectors = sum(files.lengths[number] for number in files.missing())
     needed = width * vectors * (1 if files.positions is None else len(files.positions))
     free = shutil.disk_usage(files.directory).free
     if needed > free:
         raise OSError(errno.ENOSPC, f"cannot write {files.directory}: it takes {needed:,} bytes, {free:,} are free")
-    if not path.exists():
-        write_json(path, {**facts, "digest": _digest(facts)})
+    if there != (whole := {**facts, "digest": files.digest}):
+        write_json(path, whole)
 
 
 def _write(files: HarvestFiles, number: int, found: Mapping[str, Tensor]) -> None:
-    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     values = {hook: value.cpu() for hook, value in found.items()}
     for hook, value in values.items():
         refuse_infinite(hook, value, 1 if files.positions is None else 2)
     sites = {hook: _checksum(value) for hook, value in values.items()}
-    marks = json.dumps({"number": number, "harvest": _digest(files.facts()), "sites": sites})
+    marks = json.dumps({"number": number, "harvest": files.digest, "sites": sites})
     with replacing(files.path(number)) as aside:
-        try:
-            save_file(values, aside, {MARKS: marks})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        save_file(values, aside, {MARKS: marks})
 
 
 def _digest(facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]] = ()) -> str:

@@ -21,7 +21,7 @@ from torch import Tensor
 from interp_kit.analysis.activations import Activations, answer_cross_entropy, harvest, split_examples
 from interp_kit.analysis.sae_training import SAEConfig, fit_sae, inference_sae
 from interp_kit.analysis.sites import find_hook
-from interp_kit.core.files import replacing_directory
+from interp_kit.core.folders import replacing_directory
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, bootstrap_mean, bootstrap_ratio
@@ -31,6 +31,7 @@ from interp_kit.core.types import HookedModel, model_name
 if TYPE_CHECKING:
     from sae_lens import SAE
 
+KIND = "sparse autoencoder"
 NO_GAP, SMALL_GAP = 1e-4, 1e-2  # nats that an ablation costs: nothing to recover; too little to say much
 # field of the result, reconstruction, ablation
 RECOVERIES = (
@@ -134,8 +135,11 @@ class SAEResult(AbstractResult):
         return inference_sae(self.sae_config, {name: torch.from_numpy(w.copy()) for name, w in self.weights.items()})
 
     def save_sae(self, directory: str | Path) -> Path:
-        """Write what `SAE.load_from_disk` reads, cfg.json and sae_weights.safetensors, whole or not at all."""
-        with replacing_directory(directory) as aside:
+        """Write what `SAE.load_from_disk` reads, cfg.json and sae_weights.safetensors, whole or not at all.
+
+        Raises OSError for a folder that holds anything but an autoencoder that was saved there before.
+        """
+        with replacing_directory(directory, KIND) as aside:
             self.to_sae_lens().save_model(aside)
         return Path(directory)
 

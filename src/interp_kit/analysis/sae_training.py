@@ -5,10 +5,13 @@ assertion; sparse activations crash in backward, so they stay off; BatchTopK loa
 it is not offered, while TopK loads back as TopK, its decoder norms folded in.
 """
 
+import importlib
 import json
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -59,6 +62,27 @@ class SAEConfig:
             raise ValueError(f"held_out {self.held_out} is no share between 0 and 1")
 
 
+class _Later(ModuleType):
+    """wandb, imported when SAELens first uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def import_sae_lens() -> None:
+    """Import SAELens so that it leaves the process as it was: without the warning filters that its imports add, and
+    without the temporary folders of wandb, which it imports and which is off."""
+    later = None if "wandb" in sys.modules else sys.modules.setdefault("wandb", _Later("wandb"))
+    try:
+        with warnings.catch_warnings():
+            importlib.import_module("sae_lens")
+    finally:
+        if sys.modules.get("wandb") is later is not None:
+            del sys.modules["wandb"]
+
+
 def fit_sae(
     vectors: Float[Tensor, "vector d_in"], config: SAEConfig, metadata: Mapping[str, str], seed: int, progress: bool
 ) -> "SAE":
@@ -67,6 +91,7 @@ def fit_sae(
     metadata: for SAELens's config, `hook_name` among it. Raises ValueError where all vectors are equal, or
     training diverges.
     """
+    import_sae_lens()
     from sae_lens import LoggingConfig, SAETrainer
     from sae_lens.config import SAETrainerConfig
 
@@ -139,6 +164,7 @@ def _stream(vectors: Tensor, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 def inference_sae(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "SAE":
     """SAELens's inference class from its config and parameters."""
+    import_sae_lens()
     from sae_lens import SAE
 
     with torch.random.fork_rng():  # its throw-away initial weights must not move the caller's random stream

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from interp_kit.cli.common import MODEL_HELP, Common, Model, check_folder
+from interp_kit.cli.common import MODEL_HELP, Common, Model
 
 Variable = Annotated[str, tyro.conf.arg(help="the variable that the two inputs of a pair differ in")]
 Target = Annotated[str, tyro.conf.arg(help="the answer that is measured")]
@@ -243,8 +243,6 @@ class Sae(Common):
         from interp_kit.analysis.sae import train_sae
         from interp_kit.analysis.sae_training import SAEConfig
 
-        if self.out is not None:
-            check_folder(self.out, "cfg.json")
         model, task = self.open(self.model)
         config = SAEConfig(
             architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples
@@ -254,3 +252,12 @@ class Sae(Common):
         if self.out is not None:
             result.save_sae(self.out)
             self.say(f"wrote {self.out}")
+
+    def folders(self) -> dict[Path, str]:
+        """See Common."""
+        from interp_kit.analysis.sae import KIND
+
+        asked = super().folders()
+        if self.out in asked:
+            raise ValueError(f"two results are to be written to one path: --save and --out are {self.out}")
+        return asked if self.out is None else {**asked, self.out: KIND}

@@ -1,6 +1,7 @@
 """What the commands share: how a model is named, and what is done with a result."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,11 +29,11 @@ class Common:
     task: str | None = None
     """task by name; default: the one that the model learnt"""
     json: Path | None = None
-    """write the table as JSON records to this file ("-": standard output)"""
+    """write the table as JSON records to this file, in place of any that is there ("-": standard output)"""
     save: Path | None = None
-    """save the result to this folder (safetensors and JSON)"""
+    """save the result to this folder (safetensors and JSON); a folder with other content is refused"""
     plot: Path | None = None
-    """draw the result into this file (.png), of several labels or sites the first"""
+    """draw the result into this file (.png), in place of any that is there; of several labels or sites the first"""
     device: str = "cpu"
     """torch device"""
     progress: Progress = True
@@ -67,30 +68,33 @@ class Common:
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
         """The model and its task, once it is sure that what was asked for can be written."""
         from interp_kit.core.device import check_device
-        from interp_kit.core.files import check_writable
         from interp_kit.recipes.zoo import load, task_of
 
-        if self.plot is not None and self.plot.suffix != ".png":
-            raise ValueError(f"a picture is written to a .png file, not {self.plot}")
-        asked = [path for path in (self.json, self.plot, self.save) if path is not None and str(path) != "-"]
-        if len({path.absolute() for path in asked}) < len(asked):
-            raise ValueError(f"two results are to be written to one path: {', '.join(map(str, asked))}")
-        for path in asked:
-            if path != self.save:
-                check_writable(path)
-        if self.save is not None:
-            check_folder(self.save, "result.json")
-
+        self.check_outputs()
         check_device(self.device)
         model = load(name, device=self.device)
         return model, task_of(model, self.task)
 
+    def folders(self) -> dict[Path, str]:
+        """The folders that are to be written, with the kind of their content."""
+        from interp_kit.core.result import KIND
 
-def check_folder(path: Path, mark: str) -> None:
-    """Raise OSError where a folder cannot be written to path, or one stands there that holds other things than a former
-    result, known by its file `mark`, and would be replaced."""
-    from interp_kit.core.files import check_writable
+        return {} if self.save is None else {self.save: KIND}
 
-    check_writable(path, folder=True)
-    if path.is_dir() and any(path.iterdir()) and not (path / mark).is_file():
-        raise FileExistsError(f"cannot write {path}: it holds other files, and no {mark}")
+    def check_outputs(self) -> None:
+        """Raise ValueError or OSError if what was asked for cannot be written, or one output would replace another."""
+        from interp_kit.core.files import check_writable
+        from interp_kit.core.folders import check_folder
+
+        if self.plot is not None and self.plot.suffix != ".png":
+            raise ValueError(f"a picture is written to a .png file, not {self.plot}")
+        files, folders = [path for path in (self.json, self.plot) if path and str(path) != "-"], self.folders()
+        asked = [Path(os.path.realpath(path)) for path in (*files, *folders)]
+        if len(set(asked)) < len(files) + len(folders):
+            raise ValueError(f"two results are to be written to one path: {', '.join(map(str, (*files, *folders)))}")
+        for path in files:
+            check_writable(path)
+        for folder, kind in folders.items():
+            if inside := [path for path in asked if Path(os.path.realpath(folder)) in path.parents]:
+                raise ValueError(f"{inside[0]} cannot be written into {folder}, which is replaced as a whole")
+            check_folder(folder, kind)

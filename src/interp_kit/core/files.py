@@ -1,17 +1,21 @@
 """Files are written whole or not at all: write aside, flush, then rename."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+FORMER = ".former"  # ends the temporary name of a folder that is being replaced
 JSON_LIMIT = 64 * 2**20  # bytes
 DEPTH_LIMIT, COUNT_LIMIT = 100, 10**6
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings first: what they hold is text
@@ -21,42 +25,62 @@ _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings fir
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
 
-    Raises OSError naming `path` where the folder cannot be made or written (no permission, full disk).
+    What killed writers left beside `path` is removed first. A link at `path` is replaced, not what it leads to.
+
+    Raises:
+        OSError: `path` is a folder or a device, or cannot be written (no permission, full disk). It names `path`.
     """
     path = Path(path)
+    _check_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        sweep(path.parent)
+        handle, name = tempfile.mkstemp(prefix=aside_prefix(path), dir=path.parent)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     os.close(handle)
     aside = Path(name)
     try:
         yield aside
-        os.chmod(aside, 0o666 & ~_umask())
+        os.chmod(aside, 0o666 & ~umask())
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    except Exception as error:
+        if (found := of_the_disk(path, error)) is not None:
+            raise found from error
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
 
-def check_writable(path: str | Path, *, folder: bool = False) -> Path:
-    """The path, where a file (or a folder) can be written to it: to be asked before work begins. Raises OSError naming
-    it where a folder (a file) stands there, or what it would lie in cannot be written."""
+def check_writable(path: str | Path) -> Path:
+    """Return the path if a file can be written to it; to be asked before work begins.
+
+    Raises:
+        OSError: A folder or a device stands there, or the folder that it would lie in cannot be written.
+    """
     path = Path(path)
-    if path.exists() and path.is_dir() != folder:
-        raise _cannot_write(path, OSError("it is a file" if folder else "it is a folder"))
-    if path.resolve() == Path.cwd():
-        raise _cannot_write(path, OSError("it is the current folder"))
+    _check_file(path)
+    check_parent(path)
+    return path
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise cannot_write(path, IsADirectoryError("it is a folder"))
+    if path.exists() and not path.is_file():
+        raise cannot_write(path, OSError("it is not a regular file"))
+
+
+def check_parent(path: Path) -> None:
+    """Raise OSError naming the path if the nearest folder above it that there is cannot be written, or has no room."""
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     try:
-        with tempfile.TemporaryFile(dir=parent):
-            return path
+        with tempfile.TemporaryFile(dir=parent) as file:
+            file.write(b"0")
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:
@@ -146,51 +170,74 @@ def _finite(text: str) -> float:
     return value
 
 
-@contextlib.contextmanager
-def replacing_directory(path: str | Path) -> Iterator[Path]:
-    """Like `replacing` for a directory: yield an empty one beside `path` that takes its place on success.
+def aside_prefix(path: Path) -> str:
+    """How the temporary names beside `path` begin: with what tells whether their writer still lives."""
+    return f".{path.name}.{_machine()}-{os.getpid()}-"
 
-    A former directory at `path` is kept until the new one stands in its place. Raises OSError naming `path` where a
-    file stands there, or the folder cannot be made or written.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"cannot write {path}: a file stands where the directory should be")
+
+@cache
+def _machine() -> str:
+    """A token of this machine and container: elsewhere, the same number is another process."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
-        yield aside
-        os.chmod(aside, 0o777 & ~_umask())
-        if path.exists():
-            former = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            try:
-                os.replace(path, former / path.name)
-                os.replace(aside, path)
-            except BaseException:
-                if (former / path.name).exists():
-                    os.replace(former / path.name, path)
-                former.rmdir()
-                raise
-            shutil.rmtree(former, ignore_errors=True)
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:  # no Linux
+        space = ""
+    return hashlib.sha256(f"{socket.gethostname()} {space}".encode()).hexdigest()[:8]
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers on this machine left in a folder when they were killed. A former folder that one had moved
+    away returns."""
+    pattern = re.compile(rf"\.(.+)\.{_machine()}-(\d+)-\w{{8}}({re.escape(FORMER)})?")
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in names:
+        found = pattern.fullmatch(name)
+        if found is None or _alive(int(found[2])):
+            continue
+        left, home = folder / name, folder / found[1]
+        if found[3] and (left / found[1]).exists() and not home.exists():
+            os.replace(left / found[1], home)
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
         else:
-            os.replace(aside, path)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+            left.unlink(missing_ok=True)
 
 
-def _cannot_write(path: Path, error: OSError) -> OSError:
+def _alive(process: int) -> bool:
+    if os.name != "posix":  # signal 0 would end it there
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+def of_the_disk(path: Path, error: Exception) -> OSError | None:
+    """The OSError, with `path` in its message, that an error of a writer stands for, which may be in Rust or C++; None
+    for an error that is not of the disk."""
+    if isinstance(error, OSError):
+        return cannot_write(path, error)
+    if not isinstance(error, ValueError | TypeError | LookupError):
+        if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors, tokenizers
+            return cannot_write(path, OSError(int(found[1]), os.strerror(int(found[1]))))
+        if re.search("PytorchStreamWriter|inline_container|iostream error|file write failed|I/O error", str(error)):
+            return cannot_write(path, OSError(f"no room, or no permission ({str(error).splitlines()[0]})"))
+    return None
+
+
+def cannot_write(path: Path, error: OSError) -> OSError:
     """The error with `path` in its message, of the same kind (OSError picks the class by errno)."""
     reason = error.strerror if error.strerror and error.filename in (None, str(path)) else error
     message = f"cannot write {path}: {reason}"
     return OSError(message) if error.errno is None else OSError(error.errno, message)
 
 
-def _umask() -> int:
+def umask() -> int:
+    """The permissions that new files are not given."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -3,8 +3,10 @@ pickle)."""
 
 import base64
 import dataclasses
+import hashlib
 import html
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from interp_kit.core.files import read_json, replacing_directory
+from interp_kit.core.config import check_fields
+from interp_kit.core.files import JSON_LIMIT, check_regular, parse_json, read_json
+from interp_kit.core.folders import replacing_directory
 from interp_kit.core.stats import Estimate
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Result = TypeVar("Result", bound="AbstractResult")
+KIND = "saved result"
 _CLASSES: dict[str, type["AbstractResult"]] = {}
 
 
@@ -56,46 +61,89 @@ class AbstractResult(ABC):
         return f'<img src="data:image/png;base64,{image}"><p>{html.escape(self.caption())}</p>'
 
     def save(self, directory: str | Path) -> Path:
-        """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all."""
+        """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all.
+
+        Raises:
+            OSError: DIRECTORY holds anything but a result saved there before, or cannot be written.
+            ValueError: Values that JSON cannot hold, or more of them than `load` reads.
+        """
         from safetensors.numpy import save_file
 
         arrays: dict[str, np.ndarray] = {}
         values = {f.name: _pack(getattr(self, f.name), f.name, arrays) for f in dataclasses.fields(self)}
-        with replacing_directory(directory) as aside:
-            text = json.dumps({"class": type(self).__name__, "values": values}, indent=2, allow_nan=False)
-            (aside / "result.json").write_text(text + "\n", encoding="utf-8")
-            save_file({name: np.asarray(a, order="C") for name, a in arrays.items()}, aside / "arrays.safetensors")
+        arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        with replacing_directory(directory, KIND) as aside:
+            file = aside / "arrays.safetensors"
+            save_file(arrays, file)
+            data = {"class": type(self).__name__, "values": values, "arrays": _facts(file, arrays)}
+            text = json.dumps({**data, "sha256": _digest(data)}, indent=2, allow_nan=False) + "\n"
+            if len(text) > JSON_LIMIT or _digest(data) != parse_json(text, directory)["sha256"]:
+                raise ValueError(f"{directory}: the values of this result are more than {JSON_LIMIT:,} bytes of JSON")
+            (aside / "result.json").write_text(text, encoding="utf-8")
         return Path(directory)
 
     @classmethod
     def load(cls: type[Result], directory: str | Path) -> Result:
-        """Read what `save` wrote. Raises ValueError naming the folder where it holds no result of this class."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
+        """Read what `save` wrote. Warns (UserWarning) if it has no checksums, as version 0.1.0 saved it.
 
+        Raises:
+            ValueError: The folder holds no result of this class, or one that is damaged or was changed. It names the
+                folder.
+        """
         directory = Path(directory)
-        if not (directory / "result.json").exists():
+        file = directory / "result.json"
+        if not file.exists():
             raise ValueError(f"{directory} holds no result: there is no result.json")
-        data = read_json(directory / "result.json")
-        name, values = (data.get("class"), data.get("values")) if isinstance(data, dict) else (None, None)
+        data = read_json(file)
+        name = data.get("class") if isinstance(data, dict) else None
         found = _CLASSES.get(name) if isinstance(name, str) else None
         if found is None or not issubclass(found, cls):
             raise ValueError(f"{directory} holds a {name!r}, not a {cls.__name__}")
-        try:
-            arrays = load_file(directory / "arrays.safetensors")
-        except (SafetensorError, FileNotFoundError) as error:
-            raise ValueError(f"{directory}/arrays.safetensors is damaged or missing: {error}") from error
-        names = {f.name for f in dataclasses.fields(found)}
-        if not isinstance(values, dict) or set(values) != names:
-            shown = sorted(values) if isinstance(values, dict) else values
-            raise ValueError(f"{directory}: fields {shown} do not match {found.__name__}'s {sorted(names)}")
+        if set(data) == {"class", "values"}:
+            warnings.warn(f"{directory} has no checksums (saved by version 0.1.0): save it anew", stacklevel=2)
+        elif set(data) != {"class", "values", "arrays", "sha256"} or data.pop("sha256") != _digest(data):
+            raise ValueError(f"{file} is damaged, or was changed after it was saved: its checksum is another")
+        arrays = _read_arrays(directory / "arrays.safetensors", data.get("arrays"))
+        values = data["values"]
+        if not isinstance(values, dict):
+            raise ValueError(f"{directory} is damaged: its values are a {type(values).__name__}")
         fields = {}
         for name, value in values.items():
             try:
                 fields[name] = _unpack(value, arrays)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{directory}: field {name!r} is damaged: {error!r}") from error
-        return found(**fields)
+        return found(**check_fields(found, fields, directory))
+
+
+def _facts(file: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What the arrays and their file are known by."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    shapes = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in arrays.items()}
+    return {"bytes": file.stat().st_size, "sha256": digest, "arrays": shapes}
+
+
+def _read_arrays(file: Path, facts: Any) -> dict[str, np.ndarray]:
+    """The arrays of a result, which are those of `facts` unless that is None. Raises ValueError otherwise."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        size = check_regular(file).stat().st_size
+        if facts is not None and facts["bytes"] != size:
+            raise ValueError(f"it has {size:,} bytes, not {facts['bytes']}")
+        arrays = load_file(file)
+        if facts is not None and facts != _facts(file, arrays):
+            raise ValueError("it is of another result, or was changed: its checksum is another")
+        return arrays
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged or missing: {error}") from error
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """sha256 of JSON values, in whatever order and spacing they are written."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

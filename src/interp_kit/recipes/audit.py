@@ -17,8 +17,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score
 
+from interp_kit.core.folders import check_folder
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.plotting import heatmap, new_axes
+from interp_kit.core.result import KIND as RESULT
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
@@ -240,7 +242,8 @@ def main(out: Path, *, jobs: int | None = None, progress: bool = False) -> Path:
     from interp_kit.recipes.audit_page import page
 
     out = page_path(out)
+    tables = check_folder(out.with_name(f"{out.stem}_tables"), RESULT)
     result = audit(jobs=jobs, progress=progress)
     written = page(result).write(out)
-    result.save(out.with_name(f"{out.stem}_tables"))
+    result.save(tables)
     return written

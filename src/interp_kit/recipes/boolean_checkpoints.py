@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from interp_kit.core.files import replacing_directory
+from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
@@ -27,6 +27,7 @@ from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import Input, splits
 
+KIND = "packaged checkpoint"
 DATA_SEED = 42
 
 
@@ -115,7 +116,7 @@ def _store(run: Run, source: Path, target: Path) -> tuple[str, dict[str, Any]]:
     texts = [task.batch(task.enumerate()), task.conflict_pairs("newB", "newD").corrupt]
     with torch.inference_mode():
         same = all(torch.equal(model(b.tokens).logits.argmax(-1), half(b.tokens).logits.argmax(-1)) for b in texts)
-    with replacing_directory(target) as aside:
+    with replacing_directory(target, KIND) as aside:
         (model.half() if same else model).save_pretrained(aside)
         task.tokenizer().save_pretrained(aside)
         shutil.copy(source / "training.json", aside / "training.json")
@@ -135,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=2, help="models trained at a time, one thread each")
     parser.add_argument("--revision", default="unknown", help="of the code that trained them, for the manifest")
     options = parser.parse_args(argv)
+    for run in runs():
+        check_folder(options.out / run.name, KIND)
     train_all(options.work, options.jobs)
     for name, entry in package(options.work, options.out, options.revision).items():
         print(name, entry.metrics)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.files import replacing_directory, write_json
+from interp_kit.core.files import write_json
+from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.program import ended
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import attach
@@ -47,6 +48,7 @@ from interp_kit.training.interchange import Fidelity, InterchangeConfig, fidelit
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
+KIND = "trained twin"
 FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of its own
 TWINNED, SEEDS = ("boolean-latent", "boolean-via-token"), (0, 1, 2)
 # Twin -> the planted model that it follows, and how it is trained.
@@ -139,7 +141,7 @@ def store(name: str, model: "HookedTransformer", measured: Fidelity, root: str |
     from safetensors.torch import save_file
 
     folder, (planted, config) = Path(root) / FOLDER, TWINS[name]
-    with replacing_directory(folder / name) as aside:
+    with replacing_directory(folder / name, KIND) as aside:
         save_file({key: value.contiguous() for key, value in model.named_parameters()}, aside / "model.safetensors")
         write_json(aside / "training.json", asdict(config))
     entry = Entry(
@@ -183,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--revision", default="unknown", help="of the code that trained them, for the manifest")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
+    for name in options.names or TWINS:
+        check_folder(options.out / FOLDER / name, KIND)
     for name in options.names or TWINS:
         model, measured = train_twin(name)
         print(name, store(name, model, measured, options.out, options.revision).metrics)

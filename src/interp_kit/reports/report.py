@@ -1,6 +1,7 @@
 """One self-contained HTML page, and the same in Markdown: every figure with its caption, n, interval and control."""
 
 import base64
+import hashlib
 import html
 import json
 import platform
@@ -11,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp_kit.core.files import check_writable, replacing_directory, write_text
+from interp_kit.core.files import cannot_write, check_writable, read_bytes, write_text
+from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.plotting import figure_of, png
 from interp_kit.core.result import AbstractResult
 
@@ -19,17 +21,47 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
+KIND = "set of figures"
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
 
 
 def page_path(path: str | Path) -> Path:
-    """Where a page is to be written; asked before the work begins. Raises ValueError unless it ends in .html,
-    OSError where it cannot be written."""
+    """Return the path if a page can be written to it, and what goes beside it; to be asked before the work begins. A
+    page at the path itself is replaced; files that it does not name only if they are of a former page, unchanged.
+
+    Raises:
+        ValueError: The path does not end in .html.
+        OSError: It cannot be written, or what lies beside it would be lost.
+    """
     path = Path(path)
     if path.suffix != ".html":
         raise ValueError(f"a report is written to a .html file, not {path}")
-    return check_writable(path)
+    check_writable(path)
+    text = check_writable(path.with_suffix(".md"))
+    if text.exists() and text.stat().st_size and not _is_signed(text):
+        raise cannot_write(
+            text, FileExistsError("it is no page that was written here, or was changed since; move it, or name another")
+        )
+    check_folder(_figures_beside(path), KIND)
+    return path
+
+
+def _figures_beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_figures")
+
+
+def _signed(text: str) -> str:
+    """The text with a last line by which `_is_signed` knows it, unless it was changed."""
+    return f"{text}\n[interp_kit]: # ({hashlib.sha256(text.encode()).hexdigest()})\n"  # a link that nothing uses
+
+
+def _is_signed(path: Path) -> bool:
+    try:
+        text = read_bytes(path).decode()
+    except ValueError:
+        return False
+    return text == _signed(text.rpartition("\n[interp_kit]: # ")[0])
 
 
 @dataclass(frozen=True)
@@ -70,14 +102,14 @@ class Report:
 
     def write(self, path: str | Path) -> Path:
         """Write PATH (.html), and beside it the same as PATH with .md and a folder of figures; each whole or not at
-        all."""
+        all. Raises as `page_path` does."""
         path = page_path(path)
         write_text(path, self.to_html())
-        folder = path.with_name(f"{path.stem}_figures")
-        with replacing_directory(folder) as aside:
+        folder = _figures_beside(path)
+        with replacing_directory(folder, KIND) as aside:
             for name, figure in self._figures().items():
                 (aside / name).write_bytes(self._png(figure))
-        write_text(path.with_suffix(".md"), self.to_markdown(folder.name))
+        write_text(path.with_suffix(".md"), _signed(self.to_markdown(folder.name)))
         return path
 
     def _png(self, figure: Figure) -> bytes:
@@ -133,10 +165,11 @@ class Report:
 def report(results: Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
     """Write any results as a page: each with its figure, caption and table.
 
-    Raises ValueError for no results, OSError naming the path where it cannot be written.
+    Raises ValueError for no results, OSError naming the path where it cannot be written (see `page_path`).
     """
     if not results:
         raise ValueError("a report needs at least one result")
+    page_path(path)
     sections = []
     for result in results:
         name = str(result.config.get("analysis", type(result).__name__))

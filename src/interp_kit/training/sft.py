@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from interp_kit.core.config import to_mapping
-from interp_kit.core.files import replacing_directory, write_json
+from interp_kit.core.files import write_json
+from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.models.calling import check_length
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
+
+
+KIND = "trained model"
 
 
 @dataclass(frozen=True)
@@ -88,15 +92,17 @@ def train_sft(
     """Train on `examples` and write OUTPUT as a Hugging Face directory with tokenizer; returns OUTPUT.
 
     The folder appears only when training is complete. `training.json` in it holds the config, the number of examples
-    and of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context.
+    and of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context; OSError,
+    before training, for a folder that holds anything but a model that was trained there before.
     """
+    check_folder(output, KIND)
     from transformers import Trainer, TrainingArguments
 
     config = config or SFTConfig()
     data = ExampleDataset(task, examples, config.loss_on)
     check_length(data.tokens.shape[1], config.n_ctx)
     model = new_gpt2(task, config)
-    with replacing_directory(output) as aside:
+    with replacing_directory(output, KIND) as aside:
         trainer = Trainer(
             model=model,
             args=TrainingArguments(

@@ -302,6 +302,41 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
         file.write('{"id": 3, "se')
     assert read_curve(tmp_path) == whole
     assert set(whole[0].by_task) == set(TASKS)
+    rotation._append(tmp_path / "curve.jsonl", dataclasses.replace(whole[0], seen=64))
+    assert read_curve(tmp_path) == [*whole, dataclasses.replace(whole[0], seen=64)]
+    lines = (tmp_path / "curve.jsonl").read_text().splitlines()
+    for damaged in (
+        "{",
+        "[]",
+        lines[0].replace('"seen": 32', '"seen": "32"'),
+        lines[0].replace('"greedy"', '"gready"'),
+    ):
+        (tmp_path / "curve.jsonl").write_text(f"{lines[0]}\n{damaged}\n{lines[1]}\n")
+        with pytest.raises(ValueError, match=r"curve\.jsonl, line 2"):
+            read_curve(tmp_path)
+
+
+def test_a_turn_whose_line_was_lost_is_evaluated_again_and_written_as_json(tmp_path: Path) -> None:
+    config = CultureConfig(**{**SMALL, "budget": 32})
+    point = turn(config, 3, tmp_path)
+    line = (tmp_path / "curve.jsonl").read_bytes()
+    (tmp_path / "curve.jsonl").write_bytes(line[:-20])
+    again = turn(config, 3, tmp_path)
+    assert again == dataclasses.replace(point, loss=None, seconds=again.seconds, revived=0.0)
+    assert read_curve(tmp_path) == [again]
+    assert b"NaN" not in (tmp_path / "curve.jsonl").read_bytes()
+    (tmp_path / "curve.jsonl").write_text(json.dumps({**dataclasses.asdict(point), "loss": float("nan")}) + "\n")
+    assert read_curve(tmp_path) == [dataclasses.replace(point, loss=None)]  # as version 0.1.0 wrote it
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("config.json", '{"model_type": "gpt2"}'), ("config.json", "[]"), ("gpt_000.pth", "weights")]
+)
+def test_files_that_no_training_wrote_are_kept(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(OSError, match=rf"cannot write \S*{name}: it (is of no|was not)"):
+        train(CultureConfig(**{**SMALL, "ids": (0,)}), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: text}
 
 
 @pytest.mark.parametrize(

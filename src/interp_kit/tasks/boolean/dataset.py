@@ -2,10 +2,10 @@
 
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from interp_kit.core.files import write_text
+from interp_kit.core.files import check_writable, write_text
 from interp_kit.tasks.boolean.task import BooleanTask
 from interp_kit.tasks.boolean.text import parse_input
 
@@ -47,8 +47,22 @@ def splits(
     return {name: list(draw(n, count, rng, omit)) for name, count in (sizes or SPLITS).items()}
 
 
+def check_splits(task: BooleanTask, directory: str | Path, names: Iterable[str] = tuple(SPLITS)) -> None:
+    """Raise OSError if DIRECTORY/<name>.jsonl cannot be written, or is a file that no `write_splits` wrote."""
+    for name in names:
+        path = check_writable(Path(directory) / f"{name}.jsonl")
+        if not path.exists() or path.stat().st_size == 0:
+            continue
+        try:
+            read_split(task, path)
+        except ValueError as error:
+            raise FileExistsError(f"cannot write {path}: it holds other data ({error}); name another folder") from error
+
+
 def write_splits(task: BooleanTask, directory: str | Path, inputs: dict[str, list[Input]]) -> list[Path]:
-    """Write DIRECTORY/<split>.jsonl for each split, each file whole or not at all."""
+    """Write DIRECTORY/<split>.jsonl for each split, each file whole or not at all. Former data of the task are
+    replaced; any other file is an OSError before the first is written."""
+    check_splits(task, directory, inputs)
     worlds = {
         tuple(e.labels[name] for name in task.inputs): e
         for e in task.examples(sorted({i for r in inputs.values() for i in r}))

@@ -5,6 +5,7 @@ line a turn. A run that is killed goes on from the last turn of each model. Turn
 on a CPU two such processes train faster than one of two threads.
 """
 
+import fcntl
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,8 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import distributed
 
-from interp_kit.core.files import write_text
+from interp_kit.core.config import check_fields
+from interp_kit.core.files import cannot_write, check_writable, parse_json, read_bytes, read_json, write_json
 from interp_kit.core.parallel import Pool
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
@@ -38,6 +40,7 @@ WHOLE = 5 / 6
 class Point:
     """One evaluation.
 
+    loss: mean over the turn, in nats; None if the turn had no step left (its line was lost to a kill, and made anew).
     accuracy: mean probability that a sampled answer is right (the original's measure, exact); greedy: share of greedy
     answers that are; by_task, by_structure: accuracy; right: share of training answers that were, by task and
     structure; seconds: of the turn; revived: mean share of hidden units that were off and began anew, each time.
@@ -45,7 +48,7 @@ class Point:
 
     id: int
     seen: int
-    loss: float
+    loss: float | None
     accuracy: float
     greedy: float
     by_task: dict[str, float]
@@ -132,14 +135,27 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
                 if not from_models[row]:  # which are of no task
                     t, s = task[row], structure[row]
                     learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
-    point = _evaluate(config, id, learner, float(np.mean(losses)), started, float(np.mean(revived or [0.0])))
+    loss = float(np.mean(losses)) if losses else None
+    point = _evaluate(config, id, learner, loss, started, float(np.mean(revived or [0.0])))
     if rank:
         return point
     save_mygpt(learner.model, point.accuracy, directory / f"gpt_{id:03d}.pth")
     learner.save(state)
-    with open(curve, "a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(point)) + "\n")
+    _append(curve, point)
     return point
+
+
+def _append(curve: Path, point: Point) -> None:
+    """Add a line. One that a kill has cut before is dropped."""
+    line = json.dumps(asdict(point), allow_nan=False).encode() + b"\n"
+    try:
+        with open(curve, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # other processes add theirs
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+            file.write(line)
+    except OSError as error:
+        raise cannot_write(curve, error) from error
 
 
 def _draw(
@@ -165,7 +181,9 @@ def _weight_of(structure: NDArray[np.int64], rest: float, hint: float = 1.0) -> 
     return np.where(grids.predicted_cells(structure), 1.0, np.where(second, hint, rest)).astype(np.float32)
 
 
-def _evaluate(config: CultureConfig, id: int, learner: Learner, loss: float, started: float, revived: float) -> Point:
+def _evaluate(
+    config: CultureConfig, id: int, learner: Learner, loss: float | None, started: float, revived: float
+) -> Point:
     """On fresh quizzes, the same for every turn and model, uniform over tasks and evaluated structures, with noise."""
     rng = np.random.default_rng(derive_seed(config.seed, "evaluation"))
     task = np.arange(config.tested) % len(TASKS)
@@ -191,16 +209,24 @@ def _evaluate(config: CultureConfig, id: int, learner: Learner, loss: float, sta
 
 
 def read_curve(directory: str | Path) -> list[Point]:
-    """Every evaluation so far, in the order in which they were made; a line cut off by a kill is left out."""
+    """Every evaluation so far, in the order in which they were made. A last line cut off by a kill is left out.
+
+    Raises:
+        ValueError: Any other line is damaged. It names the file and the line.
+    """
     path = Path(directory) / "curve.jsonl"
     if not path.exists():
         return []
+    *lines, cut = read_bytes(path).split(b"\n")
+    if cut:
+        logger.warning("{}: a line that was cut off is left out", path)
     points = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            points.append(Point(**json.loads(line)))
-        except json.JSONDecodeError:
-            logger.warning("{}: a line that was cut off is left out", path)
+    for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
+        values = parse_json(line.replace(b'"loss": NaN', b'"loss": null'), where)  # earlier versions wrote it
+        if isinstance(values, dict):
+            values.setdefault("revived", 0.0)  # nor this one
+        points.append(Point(**check_fields(Point, values, where)))
     return points
 
 
@@ -237,8 +263,9 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"precision is {config.precision!r}, it must be 'float32' or 'bfloat16'")
     directory = Path(directory)
+    _check_out(config, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / "config.json", json.dumps(asdict(config), indent=2) + "\n")
+    write_json(directory / "config.json", asdict(config))
     latest = {point.id: point for point in read_curve(directory)}
     running: dict[Future[Point], tuple[int, int]] = {}
     tried: dict[int, int] = {}  # what each model had seen at the last round
@@ -269,14 +296,30 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
                     (report or _log)(point)
 
 
+def _check_out(config: CultureConfig, directory: Path) -> None:
+    """Raise OSError if a file that training would replace was not written by a training in this folder."""
+    path = check_writable(directory / "config.json")
+    former: set[int] = set()
+    if path.exists():
+        found = read_json(path)
+        if not isinstance(found, dict) or not {"ids", "preset", "budget", "turn"} <= set(found):
+            raise cannot_write(path, FileExistsError("it is of no training of culture models; name another folder"))
+        former = set(found["ids"])
+    for id in config.ids:
+        model = directory / f"gpt_{id:03d}.pth"
+        if model.exists() and not model.with_suffix(".state").exists() and id not in former:
+            raise cannot_write(model, FileExistsError("it was not trained in this folder; name another folder"))
+
+
 def _strength(point: Point | None) -> tuple[float, int]:
     return (point.accuracy, point.seen) if point else (-1.0, 0)
 
 
 def _log(point: Point) -> None:
     logger.info(
-        "gpt {:03d}: {} quizzes, loss {:.4f}, accuracy {:.3f} sampled, {:.3f} greedy, {:.0f} s",
-        point.id, point.seen, point.loss, point.accuracy, point.greedy, point.seconds,
+        "gpt {:03d}: {} quizzes, loss {}, accuracy {:.3f} sampled, {:.3f} greedy, {:.0f} s",
+        point.id, point.seen, "unknown" if point.loss is None else f"{point.loss:.4f}", point.accuracy, point.greedy,
+        point.seconds,
     )  # fmt: skip
 
 
