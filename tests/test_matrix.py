@@ -1,8 +1,16 @@
-"""Every registered task takes every analysis, through the registry: a task that joins the registry joins this
-matrix."""
+"""Every exported analysis on every registered task: a task that joins the registry, or an analysis that is exported,
+joins this matrix. Where the two do not go together, the analysis says so in a ValueError."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
 
 import interp_kit as ik
@@ -10,83 +18,176 @@ from interp_kit.core.task import AbstractTask
 from interp_kit.models.convert import hooked_transformer
 from interp_kit.tasks.registry import TASKS
 
+TOKENS = 8192  # of the examples of a task
+
+
+@dataclass(frozen=True)
+class World:
+    """A task, and a small random model of its vocabulary."""
+
+    task: AbstractTask
+    folder: Path
+
+    @cached_property
+    def examples(self) -> list[ik.Example]:
+        """The task's pool, as far as 64 examples, or as many as make 8,192 tokens where the texts are long."""
+        pool = self.task.pool()
+        return pool[: min(64, TOKENS // max(len(example.tokens) for example in pool))]
+
+    @cached_property
+    def model(self) -> Any:
+        return hooked_transformer(
+            n_layers=2, d_model=16, n_heads=2, d_head=8, d_mlp=32, d_vocab=len(self.task.vocabulary), seed=0,
+            n_ctx=max(len(example.tokens) for example in self.examples), act_fn="gelu_new",
+        )  # fmt: skip
+
+    @cached_property
+    def batch(self) -> ik.TokenBatch:
+        return self.task.batch(self.examples)
+
+    @property
+    def target(self) -> str:
+        return self.task.fields[-1].name
+
+    @cached_property
+    def mediator(self) -> str:
+        """A field that is answered before the target, or the target itself."""
+        return self.task.fields[-3 if len(self.task.fields) > 3 else -1].name
+
+    @cached_property
+    def pairs(self) -> ik.PairBatch:
+        return self.task.pairs(self.target, self.target, limit=16 if len(self.batch.tokens[0]) < 100 else 4)
+
+    @cached_property
+    def positions(self) -> list[str]:
+        """At most eight positions, spread over the text, and its last one."""
+        names = list(self.batch.positions)
+        return [*names[: -1 : max(1, len(names) // 7)], names[-1]]
+
+    @cached_property
+    def ablation(self) -> Any:
+        return ik.ablate(self.model, self.batch, kind="zero")
+
+    @cached_property
+    def probed(self) -> Any:
+        label = [*(field.name for field in self.task.fields), *self.task.numeric][-1]
+        return ik.probe(self.model, self.batch, [label], positions=self.positions, repeats=1, control_repeats=0)
+
+    @cached_property
+    def circuit(self) -> Any:
+        return ik.score_edges(self.model, self.pairs, method="eap")
+
+
+def _patched(w: World) -> Any:
+    result = ik.patch(w.model, w.pairs, by="all")
+    np.testing.assert_allclose(result.recovered, 1, atol=1e-3)
+    return result
+
+
+def _harvested(w: World) -> Any:
+    found = ik.harvest(w.model, w.batch, "mlp_out.1", positions=w.positions)
+    files = ik.harvest_to(w.folder / "h", w.model, w.batch, "mlp_out.1", positions=w.positions, rows=32, progress=False)
+    for site, values in found.items():
+        assert values.shape == (len(w.batch), len(w.positions), 16)
+        assert torch.equal(files.load(site), values)
+        assert torch.equal(ik.open_harvest(files.directory).load(site), values)
+
+
+def _swept(w: World) -> Any:
+    edits = [ik.Edit("mlp_out", 0, ik.Zero()), ik.Edit("z", 1, ik.Zero(), head=0)]
+    metric = ik.logit_difference(w.pairs)
+    values = ik.sweep(w.model, w.pairs.corrupt, edits, metric).values
+    assert np.isfinite(values).all()
+    with ik.editing(w.model, w.pairs.corrupt, edits[0]):
+        logits = w.model(w.pairs.corrupt.tokens)
+    assert not torch.equal(logits, w.model(w.pairs.corrupt.tokens))
+
+
+# Each gives a result, or None where it has checked what it gives itself.
+ANALYSES: dict[str, Callable[[World], Any]] = {
+    "evaluate": lambda w: ik.evaluate(w.model, w.task, examples=w.examples[:8]),
+    "probe": lambda w: w.probed,
+    "readability": lambda w: ik.readability([w.probed, w.probed, w.probed]),
+    "patch": _patched,
+    "patch_senders": lambda w: ik.patch_senders(w.model, w.pairs, senders=w.positions[:2]),
+    "mechanism": lambda w: ik.mechanism(w.model, w.task, mediator=w.mediator, target=w.target),
+    "interchange": lambda w: ik.interchange(
+        w.model, w.task, w.mediator, w.target, positions=w.positions[:2], limit=8
+    ),
+    "das": lambda w: ik.das(
+        w.model, w.task, w.mediator, w.target, layer=0, position=w.positions[0], steps=2, seeds=(0,), limit=8
+    ),
+    "ablate": lambda w: w.ablation,
+    "jaccard": lambda w: ik.jaccard(
+        w.ablation, ik.ablate(w.model, w.batch, kind="mean"), k=2, match="index", permutations=50
+    ),
+    "train_sae": lambda w: ik.train_sae(
+        w.model, w.task, site="blocks.1.hook_mlp_out", progress=False,
+        config=ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64),
+    ),
+    "attention_lags": lambda w: ik.attention_lags(w.model, w.batch, {"itself": 0, "before": 1}),
+    "generate_under": lambda w: ik.generate_under(
+        w.model, w.batch.take(range(4)), {"no MLP": ik.Edit("mlp_out", 0, ik.Zero())}
+    ),
+    "score_edges": lambda w: w.circuit,
+    "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e9),
+    "path_patch": lambda w: ik.path_patch(w.model, w.pairs, [ik.Edge("embed", "logits")]),
+    "faithfulness": lambda w: ik.faithfulness(w.model, w.pairs, w.circuit, sizes=[0, 3], controls=2),
+    "direct_logit_attribution": lambda w: ik.direct_logit_attribution(w.model, w.pairs),
+    "logit_lens": lambda w: ik.logit_lens(w.model, w.pairs, positions=w.positions[:2]),
+    "harvest": _harvested,
+    "sweep": _swept,
+}  # fmt: skip
+SAME = {"harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep"}  # are tried with another
+NOT_ANALYSES = {
+    "first_difference",
+    "exact_match",
+    "log_probability",
+    "logit_difference",
+    "probability",
+    "kl",
+    "accuracy",
+}
+# (task, analysis) -> what the analysis says: that the two do not go together.
+REFUSED: dict[tuple[str, str], str] = {}
+
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
-def each_task(request: pytest.FixtureRequest) -> AbstractTask:
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
     """One registered task after the other."""
-    return ik.task(request.param)
+    return World(ik.task(request.param), tmp_path_factory.mktemp(request.param))
 
 
-@pytest.fixture(scope="module")
-def examples(each_task: AbstractTask) -> list[ik.Example]:
-    """The task's pool, as far as 64 examples, or as many as make 8,192 tokens where the texts are long."""
-    pool = each_task.pool()
-    return pool[: min(64, 8192 // max(len(example.tokens) for example in pool))]
+def test_no_analysis_is_missing() -> None:
+    exported = {
+        name
+        for name, module in ik._EXPORTS.items()
+        if module.startswith("interp_kit.analysis.") and inspect.isfunction(getattr(ik, name))
+    }
+    assert exported - NOT_ANALYSES == set(ANALYSES) | set(SAME)
 
 
-@pytest.fixture(scope="module")
-def model(each_task: AbstractTask, examples: list[ik.Example]):
-    """A small random model of the task's vocabulary."""
-    longest = max(len(example.tokens) for example in examples)
-    return hooked_transformer(
-        n_layers=2, d_model=16, n_heads=2, d_head=8, d_mlp=32, n_ctx=longest, d_vocab=len(each_task.vocabulary),
-        act_fn="gelu_new", seed=0,
-    )  # fmt: skip
+def test_examples_carry_names_and_truth(world: World) -> None:
+    for example in world.examples:
+        assert sorted(example.positions.values()) == list(range(len(example.tokens)))
+        assert set(example.labels) == set(world.task.variables)
+    for field in world.task.fields:
+        assert field.predict in world.batch.positions
 
 
-@pytest.fixture(scope="module")
-def batch(each_task: AbstractTask, examples: list[ik.Example]) -> ik.TokenBatch:
-    """Those examples as a batch."""
-    return each_task.batch(examples)
-
-
-def drawn_and_stored(result: ik.AbstractResult, folder) -> None:
+@pytest.mark.parametrize("analysis", sorted(ANALYSES))
+def test_every_analysis_takes_every_task(world: World, analysis: str, tmp_path: Path) -> None:
     """A result has a table and a figure, says its n, and survives its own files."""
+    if said := REFUSED.get((world.task.name, analysis)):
+        with pytest.raises(ValueError, match=said):
+            ANALYSES[analysis](world)
+        return
+    result = ANALYSES[analysis](world)
+    if result is None:
+        return
     frame = result.to_frame()
     assert len(frame)
+    assert any(np.isfinite(frame[name]).any() for name in frame.select_dtypes("number"))
     assert isinstance(result.plot(), Axes)
     assert "n = " in result.caption()
-    again = type(result).load(result.save(folder))
-    assert again.to_frame().equals(frame)
-
-
-def test_examples_carry_names_and_truth(
-    each_task: AbstractTask, examples: list[ik.Example], batch: ik.TokenBatch
-) -> None:
-    for example in examples:
-        assert sorted(example.positions.values()) == list(range(len(example.tokens)))
-        assert set(example.labels) == set(each_task.variables)
-    for field in each_task.fields:
-        assert field.predict in batch.positions
-
-
-def test_probe(each_task: AbstractTask, model, batch: ik.TokenBatch, tmp_path) -> None:
-    """An amount, or a field where the task has none, at up to 24 positions spread over the text and its last one."""
-    names = list(batch.positions)
-    spread = [*names[: -1 : max(1, len(names) // 23)], names[-1]]
-    label = [*(field.name for field in each_task.fields), *each_task.numeric][-1]
-    result = ik.probe(model, batch, [label], positions=spread, repeats=1, control_repeats=0)
-    assert np.isfinite(result.score).any()
-    drawn_and_stored(result, tmp_path / "r")
-
-
-def test_patch(each_task: AbstractTask, model, tmp_path) -> None:
-    name = each_task.fields[-1].name
-    pairs = each_task.pairs(name, name, limit=16)
-    result = ik.patch(model, pairs, by="all")
-    np.testing.assert_allclose(result.recovered, 1, atol=1e-3)
-    drawn_and_stored(result, tmp_path / "r")
-
-
-def test_ablate_and_jaccard(model, batch: ik.TokenBatch, tmp_path) -> None:
-    zero, mean = (ik.ablate(model, batch, kind=kind) for kind in ("zero", "mean"))
-    drawn_and_stored(zero, tmp_path / "a")
-    overlap = ik.jaccard(zero, mean, k=2, match="index", permutations=50)
-    assert 0 <= overlap.index[0] <= 1
-    drawn_and_stored(overlap, tmp_path / "j")
-
-
-def test_train_sae(each_task: AbstractTask, model, tmp_path) -> None:
-    config = ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64)
-    result = ik.train_sae(model, each_task, site="blocks.1.hook_mlp_out", config=config, progress=False)
-    drawn_and_stored(result, tmp_path / "r")
+    assert type(result).load(result.save(tmp_path / "r")).to_frame().equals(frame)

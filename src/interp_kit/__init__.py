@@ -6,6 +6,10 @@ Everything below is loaded on first use, so importing the package is instant and
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from interp_kit.core.program import stop_quietly_while_importing
+
+stop_quietly_while_importing()  # before a command of ours imports what takes seconds
+
 # public name -> module that defines it
 _EXPORTS = {
     "AbstractTask": "interp_kit.core.task",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
+from interp_kit.core.device import check_device
 from interp_kit.core.program import ended
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.boolean.dataset import (
@@ -166,7 +167,7 @@ def train(task: BooleanTask, options: argparse.Namespace) -> set[Input]:
     from interp_kit.models.checkpoints import load
     from interp_kit.training.sft import SFTConfig, train_sft
 
-    _check_device(options.device)
+    check_device(options.device)
     given = {name: getattr(options, name) for name in ("epochs", "learning_rate", "batch_size")}
     config = SFTConfig(seed=options.seed, **{name: value for name, value in given.items() if value is not None})
     logger.info("training on {:,} examples: {}", len(data["train"]), config)
@@ -199,7 +200,7 @@ def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen
     from interp_kit.analysis.evaluation import completions, parse_fields
     from interp_kit.recipes.zoo import load, task_of
 
-    _check_device(options.device)
+    check_device(options.device)
     name = options.model or (str(options.output) if options.output.exists() else DEFAULT_MODEL)
     with contextlib.redirect_stdout(sys.stderr):
         model = load(name, device=options.device or "cpu")
@@ -229,15 +230,6 @@ def _read(task: BooleanTask, path: Path) -> list[Input]:
     if not path.is_file():
         raise ValueError(f"{path} is missing; causal-experiment --generate writes it")
     return read_split(task, path)
-
-
-def _check_device(device: str | None) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _whether_seen(prompt: str, name: str, model: Any, seen: set[Input] | None) -> str:

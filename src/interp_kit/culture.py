@@ -106,12 +106,12 @@ class Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command. Exit status 1 where a check fails or, with one clear line, a file is at fault; 2 for wrong usage."""
-    options = tyro.cli(Options, args=argv, prog="python -m interp_kit.culture", use_underscores=True)
-    return ended("culture", lambda: _checked(options))
+    return ended("culture", lambda: _checked(argv))
 
 
-def _checked(options: Options) -> int:
+def _checked(argv: Sequence[str] | None) -> int:
     """0, or 1 after naming the checks that fail."""
+    options = tyro.cli(Options, args=argv, prog="python -m interp_kit.culture", use_underscores=True)
     from loguru import logger
 
     logger.disable("interp_kit")  # what it would say is printed
@@ -128,13 +128,14 @@ def _checked(options: Options) -> int:
 
 def _run(options: Options) -> "list[Check]":
     """Everything that the command does; the checks that failed."""
+    from interp_kit.core.device import check_device
     from interp_kit.core.files import check_writable, write_json
     from interp_kit.recipes import culture_models as models
     from interp_kit.recipes.culture_tests import draw_quizzes, run_tests
 
     if options.json is not None:
         check_writable(options.json)
-    _check_device(options.device)
+    check_device(options.device)
     ids = list(dict.fromkeys(options.ids)) or models.culture_ids(options.checkpoint_dir)
     sources = models.load_culture(ids, options.checkpoint_dir, options.device)
     made = None
@@ -288,15 +289,6 @@ def _overall(result: "CultureTests", described: Sequence[dict[str, Any]]) -> str
             found.append(f"{e.value:.4f} [{e.low:.4f}, {e.high:.4f}] with {level}")
         lines.append(f"  {model}: {', '.join(found)}; stored {facts['stored_accuracy']:.4f}")
     return "\n".join(lines)
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from interp_kit.analysis.metrics import first_difference
 from interp_kit.analysis.patching import patch
+from interp_kit.analysis.similarity import jaccard
 from interp_kit.core.batch import PairBatch
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.recipes import culture_report
@@ -19,7 +20,7 @@ from interp_kit.tasks.culture.grids import GRIDS
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
 
-SMALL = Sizes(ablated=10, looked=3, generated=2, probed=48, pairs=2)
+SMALL = Sizes(ablated=10, looked=3, generated=2, probed=48, pairs=16)
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +33,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small(folder: Path) -> Study:
-    one, two = (examine(id, folder, sizes=SMALL) for id in range(2))
-    from interp_kit.analysis.similarity import jaccard
-
-    return Study((one, two), examine(0, folder, control=True, sizes=SMALL), jaccard(one.parts, two.parts, k=2))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(culture_report, "FEWEST", 1)  # random models tell few pairs apart
+        one, two = (examine(id, folder, sizes=SMALL) for id in range(2))
+        control = examine(0, folder, control=True, sizes=SMALL)
+    return Study((one, two), control, jaccard(one.parts, two.parts, k=2))
 
 
 def test_every_measure_is_there_and_of_the_right_model(small: Study) -> None:
@@ -44,10 +46,15 @@ def test_every_measure_is_there_and_of_the_right_model(small: Study) -> None:
     assert one.layers.component == ("L0 attention", "L1 attention", "L0 MLP", "L1 MLP")
     assert sum(map(len, one.task_of.values())) == 10
     assert one.lags.lags == tuple(LAGS.values())
+    assert one.patches
     assert set(one.patches) <= set(culture_report.DIRECTED)
-    assert all(set(result.position) == set(GRIDS) for result in one.patches.values())
+    for result in one.patches.values():
+        assert set(result.position) == set(GRIDS)
+        assert np.isfinite(result.recovered).all()
+        assert 0 <= result.dropped < SMALL.pairs
     assert not np.allclose(one.parts.effect, two.parts.effect)
     assert not np.allclose(one.parts.effect, small.control.parts.effect)
+    assert len(one.shown_tasks) == SMALL.generated
     assert set(one.shown_tasks) <= set(TASKS)
 
 
@@ -64,7 +71,8 @@ def test_the_direction_stands_where_the_quizzes_differ_before_the_first_layer(fo
 
 
 def test_nothing_is_copied_between_quizzes_that_a_model_does_not_tell_apart(folder: Path) -> None:
-    assert culture_report._patch(load_hooked(0, checkpoint_dir=folder), "translate", SMALL) is None
+    few = replace(SMALL, pairs=culture_report.FEWEST - 1)
+    assert culture_report._patch(load_hooked(0, checkpoint_dir=folder), "translate", few) is None
 
 
 def test_pairs_that_a_model_does_not_tell_apart_are_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,12 +82,12 @@ def test_pairs_that_a_model_does_not_tell_apart_are_counted(folder: Path, monkey
     monkeypatch.setattr(
         culture_report, "patch", lambda model, pairs, **o: (seen.append(pairs), patch(model, pairs, **o))[1]
     )
-    for name in culture_report.DIRECTED:
-        found = culture_report._patch(model, name, replace(SMALL, pairs=16))
-        if found is not None:
-            assert found.dropped == 16 - len(seen[-1]) > 0
-            assert f"{found.dropped} unsolved pairs left out" in found.caption()
-    assert seen
+    found = {name: culture_report._patch(model, name, SMALL) for name in culture_report.DIRECTED}
+    told = [result for result in found.values() if result is not None]
+    assert len(told) == len(seen) > 0
+    for result, pairs in zip(told, seen, strict=True):
+        assert result.dropped == SMALL.pairs - len(pairs) > 0
+        assert f"{result.dropped} unsolved pairs left out" in result.caption()
 
 
 def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, tmp_path: Path) -> None:

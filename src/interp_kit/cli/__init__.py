@@ -31,5 +31,9 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Exit status 1 with one clear line where the input is at fault."""
+    return ended("interp-kit", lambda: _run(argv))
+
+
+def _run(argv: Sequence[str] | None) -> None:
     command = tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    return ended("interp-kit", command.execute)  # pyright: ignore[reportAttributeAccessIssue]
+    command.execute()  # pyright: ignore[reportAttributeAccessIssue]

@@ -67,9 +67,11 @@ class Common:
 
     def open(self, name: str) -> tuple[Any, "AbstractTask"]:
         """The model and its task, once it is sure that what was asked for can be written."""
+        from interp_kit.core.device import check_device
         from interp_kit.recipes.zoo import load, task_of
 
         self.check_outputs()
+        check_device(self.device)
         model = load(name, device=self.device)
         return model, task_of(model, self.task)
 

@@ -57,12 +57,14 @@ class Train:
     progress: Progress = True
 
     def execute(self) -> None:
+        from interp_kit.core.device import check_device
         from interp_kit.core.task import AbstractTask
         from interp_kit.tasks.boolean import BooleanTask
         from interp_kit.tasks.boolean.dataset import read_split
         from interp_kit.tasks.registry import task
         from interp_kit.training.sft import SFTConfig, train_sft
 
+        check_device(self.device)
         learnt: AbstractTask = task(self.task)
         if self.data is None:
             examples = learnt.sample(self.examples, self.seed)
@@ -85,8 +87,10 @@ class TrainCulture:
     config: Annotated[CultureConfig, tyro.conf.arg(name="")] = field(default_factory=CultureConfig)
 
     def execute(self) -> None:
+        from interp_kit.core.device import check_device
         from interp_kit.training.culture.rotation import train
 
+        check_device(self.config.device)
         train(self.config, self.out)
 
 
@@ -117,12 +121,14 @@ class Load:
     """fold LayerNorms and centre weights, as TransformerLens does by default"""
 
     def execute(self) -> None:
+        from interp_kit.core.device import check_device
         from interp_kit.core.files import check_writable, write_json
         from interp_kit.models.checkpoints import provenance
         from interp_kit.recipes.zoo import load
 
         if self.json is not None and str(self.json) != "-":
             check_writable(self.json)
+        check_device(self.device)
         model = load(self.model, device=self.device, fold=self.fold)
         cfg, where = model.cfg, provenance(model)
         check = getattr(model, "conversion", None)

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from sklearn.metrics import roc_auc_score
 
 from interp_kit.core.folders import check_folder
+from interp_kit.core.parallel import in_processes
 from interp_kit.core.plotting import heatmap, new_axes
 from interp_kit.core.result import KIND as RESULT
 from interp_kit.core.result import AbstractResult
@@ -26,7 +27,6 @@ from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.recipes.audit_case import Case, Method, with_own_edges
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.circuit_twins import TWINS
-from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import load, planted, task_of, untrained
 from interp_kit.reports.report import page_path
 

@@ -8,18 +8,18 @@ finished models are kept, so an interrupted run goes on.
 
 import argparse
 import copy
-import multiprocessing
 import random
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
@@ -81,8 +81,7 @@ def train(run: Run, work: Path, threads: int = 1) -> Path:
 
 def train_all(work: Path, jobs: int = 2) -> list[Path]:
     """Train every model that WORK does not hold yet, `jobs` at a time with one thread each."""
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        return list(pool.map(train, runs(), [work] * len(runs())))
+    return in_processes(partial(train, work=work), runs(), jobs, name="models", progress=True)
 
 
 def package(work: Path, root: Path, revision: str) -> dict[str, Entry]:

@@ -6,14 +6,15 @@ inputs that were never trained on. The same code runs on any set of models (`stu
 set must, and does, lead to other conclusions.
 """
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from operator import call
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from interp_kit.analysis.ablation import AblationResult, ablate
 from interp_kit.analysis.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
@@ -23,10 +24,10 @@ from interp_kit.analysis.probing import ProbeResult, probe
 from interp_kit.analysis.readability import ReadabilityResult, readability
 from interp_kit.analysis.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.similarity import JaccardResult, jaccard
+from interp_kit.core.parallel import in_processes
 from interp_kit.models.checkpoints import read_manifest
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.recipes.boolean_page import write_report
-from interp_kit.recipes.processes import one_thread, processes
 from interp_kit.recipes.zoo import load, omitted_examples
 from interp_kit.reports.report import page_path
 from interp_kit.tasks.boolean import BooleanTask
@@ -122,24 +123,22 @@ def study(
         raise ValueError(f"the study compares at least three seeds, got {len(names)}")
     planted = [f"boolean-{name}" for name in PLANTED_MECHANISMS]
     beside = [*planted, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes(jobs), context, initializer=one_thread) as pool:
-        dictionary = pool.submit(train_report_sae, names[0]) if sae else None
-        full = [pool.submit(examine, name, True, labels, permutations) for name in names]
-        brief = [pool.submit(examine, name, False) for name in beside]
-        curve = [pool.submit(evaluate_named, name) for name in held_out]
-        everything: list[Future] = [*full, *brief, *curve, *([dictionary] if dictionary else [])]
-        for job in tqdm(everything, desc="models", disable=not progress):
-            job.result()
-    models = tuple(job.result() for job in full)
+    work: list[partial[Any]] = [partial(train_report_sae, names[0])] if sae else []
+    work += [partial(examine, name, True, labels, permutations) for name in names]
+    work += [partial(examine, name, False) for name in beside]
+    work += [partial(evaluate_named, name) for name in held_out]
+    done = iter(in_processes(call, work, jobs, name="models", progress=progress))
+    dictionary = next(done) if sae else None
+    models, others = tuple(islice(done, len(names))), tuple(islice(done, len(beside)))
+    curve = list(done)
     return Study(
         models=models,
-        yardsticks=tuple(job.result() for job in brief),
+        yardsticks=others,
         readability=readability([_present(m.probe) for m in models]),
         similarity=jaccard(*(_present(m.ablation) for m in models), k=5),
         head_similarity=jaccard(*(_present(m.heads) for m in models), k=5),
-        held_out=summarise_held_out([job.result() for job in curve]) if curve else None,
-        sae=dictionary.result() if dictionary else None,
+        held_out=summarise_held_out(curve) if curve else None,
+        sae=dictionary,
     )
 
 

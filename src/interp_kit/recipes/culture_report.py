@@ -23,13 +23,13 @@ from interp_kit.analysis.similarity import JaccardResult, jaccard
 from interp_kit.analysis.sites import Edit, Zero
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.parallel import in_processes, processes
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.checkpoints import checkpoint_root
 from interp_kit.recipes.culture_models import FOLDER, culture_ids, load_culture, load_hooked
 from interp_kit.recipes.culture_page import DIRECTED, page
 from interp_kit.recipes.culture_tests import run_tests
-from interp_kit.recipes.processes import in_processes, processes
 from interp_kit.recipes.zoo import untrained
 from interp_kit.reports.report import page_path
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name

@@ -20,9 +20,9 @@ from interp_kit.analysis.faithfulness import FaithfulnessResult, faithfulness
 from interp_kit.analysis.metrics import first_difference, logit_difference
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch
+from interp_kit.core.parallel import in_processes
 from interp_kit.core.types import HookedModel
 from interp_kit.recipes.culture_models import load_hooked
-from interp_kit.recipes.processes import in_processes
 from interp_kit.recipes.zoo import load, task_of
 from interp_kit.reports.report import Figure, Report, Section, Table, page_path
 from interp_kit.tasks.culture.grids import cell_name

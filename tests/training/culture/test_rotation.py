@@ -182,7 +182,7 @@ def turns_at_once(monkeypatch: pytest.MonkeyPatch, order: list[int], accuracy: d
             future.set_result(point(id, 32 * order.count(id), accuracy[id]))
             return future
 
-    monkeypatch.setattr(rotation, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(rotation, "Pool", Pool)
 
 
 def test_the_weakest_learns_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_a_round_waits_for_turns_that_are_running(tmp_path: Path, monkeypatch: p
         at_rounds.append([future.done() for _, future in turns])
         return grids.compose(np.full((1, 4, 100), 7, np.int64)), np.zeros((len(models), 1)), 200
 
-    monkeypatch.setattr(rotation, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(rotation, "Pool", Pool)
     monkeypatch.setattr(rotation, "wait", wait)
     monkeypatch.setattr(rotation, "agreed_quizzes", agreed)
     monkeypatch.setattr(rotation, "load_mygpt", lambda path: (path, 0.9))

@@ -7,15 +7,12 @@ on a CPU two such processes train faster than one of two threads.
 
 import fcntl
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 
 import numpy as np
 import torch
@@ -25,6 +22,7 @@ from torch import distributed
 
 from interp_kit.core.config import check_fields
 from interp_kit.core.files import cannot_write, check_writable, parse_json, read_bytes, read_json, write_json
+from interp_kit.core.parallel import Pool
 from interp_kit.core.seeding import derive_seed
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
 from interp_kit.tasks.culture import grids
@@ -271,12 +269,7 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     latest = {point.id: point for point in read_curve(directory)}
     running: dict[Future[Point], tuple[int, int]] = {}
     tried: dict[int, int] = {}  # what each model had seen at the last round
-    with (
-        TemporaryDirectory() as meetings,
-        ProcessPoolExecutor(
-            config.workers, mp_context=get_context("spawn"), initializer=_single, initargs=(config.threads,)
-        ) as pool,
-    ):
+    with TemporaryDirectory() as meetings, Pool(config.workers, config.threads) as pool:
         while True:
             making = config.quizzes > 0 and not (directory / QUIZZES).exists() and passed(config, latest)
             making = making and all(latest[id].seen > tried.get(id, -1) for id in config.ids)
@@ -316,19 +309,6 @@ def _check_out(config: CultureConfig, directory: Path) -> None:
         model = directory / f"gpt_{id:03d}.pth"
         if model.exists() and not model.with_suffix(".state").exists() and id not in former:
             raise cannot_write(model, FileExistsError("it was not trained in this folder; name another folder"))
-
-
-def _single(threads: int) -> None:
-    parent = parent_process()
-    if parent is not None:  # a parent that is killed does not take its workers along
-
-        def follow() -> None:
-            parent.join()
-            os._exit(1)
-
-        Thread(target=follow, daemon=True).start()
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    torch.set_num_threads(threads)
 
 
 def _strength(point: Point | None) -> tuple[float, int]:

@@ -1,0 +1,415 @@
+"""Kill commands at random moments: `python kills.py COMMAND:NUMBER …` prints a line of JSON per kill.
+
+Everything is imported once; each run is a child of this process. A command is run to its end twice, to learn what it
+writes and how long it takes. Then, for each number, it is started in a fresh folder, killed with -9 at a moment drawn
+by the number, looked at, and started again: it must go on and end as it would have, with nothing left behind.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from formats import _mygpt, _quizzes, fingerprint
+
+SUBREAPER = 36  # of prctl: orphans become children of this process
+PATIENCE = 300  # seconds of a run
+ORPHANS = 30  # seconds within which the workers of a killed process end
+
+
+@dataclass(frozen=True)
+class Killed:
+    """A command.
+
+    prepare: makes what it needs in a folder; run: does it; between: figures of what stands there after a kill, raising
+    where anything is corrupt (they must be among the figures before and after a whole run, or be a part on the way,
+    for which this gives None); after: figures after a whole run.
+    """
+
+    name: str
+    prepare: Callable[[Path], None]
+    run: Callable[[Path], None]
+    between: Callable[[Path], Any]
+    after: Callable[[Path], Any]
+
+
+def nothing(folder: Path) -> None:
+    """Nothing is needed."""
+
+
+def cli(*arguments: str) -> Callable[[Path], None]:
+    """A run of `interp-kit`."""
+
+    def run(folder: Path) -> None:
+        from interp_kit.cli import main
+
+        status = main([argument.format(folder) for argument in arguments])
+        assert status == 0, f"exit status {status}"
+
+    return run
+
+
+# train: the former model, or the new one
+
+
+def _model(folder: Path) -> Any:
+    from interp_kit.models.gpt2 import read_gpt2
+
+    return read_gpt2(folder / "model").state_dict() if (folder / "model").exists() else None
+
+
+TRAIN = cli(
+    "train", "--out", "{}/model", "--examples", "48", "--epochs", "1", "--batch-size", "8", "--device", "cpu",
+    "--no-progress",
+)  # fmt: skip
+
+
+def former_model(folder: Path) -> None:
+    """A model trained by another seed stands there."""
+    from interp_kit.tasks.boolean import BooleanTask
+    from interp_kit.training.sft import SFTConfig, train_sft
+
+    task = BooleanTask()
+    options: dict[str, Any] = {"device": "cpu", "progress": False}
+    train_sft(task, task.sample(8, 3), folder / "model", SFTConfig(epochs=0.1, seed=3), **options)
+
+
+# train-culture
+
+
+def _turns(folder: Path) -> Any:
+    from interp_kit.models.mygpt import load_mygpt
+    from interp_kit.training.culture.learner import Learner
+    from interp_kit.training.culture.rotation import read_curve
+
+    run, found = folder / "run", []
+    for path in sorted(run.glob("gpt_*.pth")):
+        found.append(load_mygpt(path)[0].state_dict())
+    for path in sorted(run.glob("gpt_*.state")):
+        found.append(Learner.load(path).seen)
+    points = [(point.id, point.seen, point.accuracy) for point in read_curve(run)] if run.exists() else []
+    return found, sorted(points)
+
+
+CULTURE = cli(
+    "train-culture", "--out", "{}/run", "--preset", "17K", "--ids", "0", "1", "--budget", "96", "--turn", "32",
+    "--tested", "8", "--workers", "2",
+)  # fmt: skip
+
+
+# harvest
+
+
+def harvest(folder: Path) -> None:
+    import interp_kit as ik
+
+    task = ik.task("boolean")
+    sites = [f"{site}.{layer}" for site in ("resid_pre", "resid_mid", "mlp_out") for layer in (0, 1)]
+    batch = task.batch(task.enumerate())
+    ik.harvest_to(folder / "harvest", ik.load("boolean-latent"), batch, sites, rows=1, progress=False)
+
+
+def _harvested(folder: Path) -> Any:
+    from interp_kit.analysis.harvest_files import open_harvest
+
+    try:
+        files = open_harvest(folder / "harvest")
+    except ValueError as error:
+        if "not finished" not in str(error) and "no harvest" not in str(error):
+            raise
+        return None
+    return {site: files.load(site) for site in files.sites}
+
+
+# save
+
+
+def _results() -> list[Any]:
+    import interp_kit as ik
+
+    task = ik.task("boolean")
+    batch = task.batch(task.enumerate())
+    return [ik.ablate(ik.load(name), batch, kind="mean") for name in ("boolean-latent", "boolean-direct")]
+
+
+def save(folder: Path) -> None:
+    """Two results in turn replace each other."""
+    results = _results()
+    for number in range(41):
+        results[number % 2].save(folder / "result")
+
+
+def _saved(folder: Path) -> Any:
+    from interp_kit.analysis.ablation import AblationResult
+
+    if not (folder / "result").exists():
+        return None
+    found = AblationResult.load(folder / "result").to_frame().to_csv()
+    assert found in [result.to_frame().to_csv() for result in _results()]
+    return found
+
+
+# report: a page, with figures and tables beside it; study: the workers that compute one
+
+
+def report(folder: Path) -> None:
+    import interp_kit as ik
+
+    for result in _results() * 2:
+        ik.report([result], folder / "page.html")
+
+
+def _page(folder: Path) -> Any:
+    path = folder / "page.html"
+    if not path.exists():
+        return None
+    text = path.read_text(encoding="utf-8")
+    assert text.rstrip().endswith("</html>")
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+def study(folder: Path) -> None:
+    from interp_kit.recipes.boolean_page import write_report
+    from interp_kit.recipes.boolean_report import study as run
+
+    names = [f"boolean-direct@{seed}" for seed in range(3)]
+    options: dict[str, Any] = {"labels": ("newA",), "permutations": 0, "jobs": 2, "progress": False}
+    write_report(run(names, yardsticks=(), sae=False, **options), folder / "page.html")
+
+
+# round
+
+
+def round_inputs(folder: Path) -> None:
+    from interp_kit.models.mygpt import save_mygpt
+
+    (folder / "models").mkdir()
+    for seed in range(2):
+        save_mygpt(_mygpt(seed), 0.5, folder / "models" / f"gpt_{seed:03d}.pth")
+
+
+def round_(folder: Path) -> None:
+    """Quizzes are kept that the tiny models here would never agree on."""
+    from interp_kit.recipes import culture_round
+    from interp_kit.training.culture.making import Agreement, Batch
+
+    quizzes = _quizzes(0, 40)
+
+    def batches(*_: Any, start: int, made: int, **__: Any) -> Any:
+        for first in range(start, 40 * made, made):
+            yield Batch(quizzes[first // made : first // made + 1], np.array([[1.0], [0.25]]), made, first + made)
+
+    culture_round.batches = batches
+    rule = Agreement(temperature=1.0)
+    culture_round.culture_round(
+        folder / "models" / "gpt_000.pth", folder / "out", checkpoint_dir=folder / "models", rule=rule, made=2, most=80
+    )
+
+
+def _round(folder: Path) -> Any:
+    from interp_kit.recipes.culture_round import kept
+
+    if not (folder / "out" / "c_quizzes.json").exists():
+        return None
+    quizzes, found = kept(folder / "out")
+    assert len(quizzes) == len(found["p"])
+    return quizzes, found
+
+
+COMMANDS = {
+    killed.name: killed
+    for killed in (
+        Killed("train", nothing, TRAIN, _model, _model),
+        Killed("retrain", former_model, TRAIN, _model, _model),
+        Killed("train-culture", nothing, CULTURE, _turns, _turns),
+        Killed("harvest", nothing, harvest, _harvested, _harvested),
+        Killed("save", nothing, save, _saved, _saved),
+        Killed("report", nothing, report, _page, _page),
+        Killed("study", nothing, study, _page, _page),
+        Killed("round", round_inputs, round_, _round, _round),
+    )
+}
+WITH_WORKERS = ("train-culture", "study")  # which write, and are seen by time alone
+ALL_OR_NOTHING = ("train", "retrain")  # after a kill there is what was there before, or the whole new thing
+
+
+EVENTS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.chmod", "tempfile.mkstemp", "tempfile.mkdtemp")
+
+
+def count_events(folder: Path, die_at: int | None) -> Callable[[], int]:
+    """Count what this process does with files of the folder, and kill it at one of these events."""
+    seen = 0
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if event in EVENTS and any(str(part).startswith(str(folder)) for part in arguments[:2]):
+            seen += 1
+            if seen == die_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+    return lambda: seen
+
+
+def started(killed: Killed, folder: Path, die_at: int | None = None) -> int:
+    """Run a command in a child of its own session, which kills itself at a file event if told so; its process id."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        os.setsid()
+        log = os.open(folder.parent / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        events = count_events(folder, die_at)
+        killed.run(folder)
+        (folder.parent / "events").write_text(str(events()))
+        status = 0
+    except BaseException:  # noqa: BLE001 (it goes into the log)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def ended(pid: int, folder: Path) -> None:
+    """Wait for a run. Raises AssertionError with its log where it fails."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            assert status == 0, (folder.parent / "log").read_text()[-3000:]
+            return
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"the run hangs: {(folder.parent / 'log').read_text()[-2000:]}")
+
+
+def session(leader: int) -> set[int]:
+    """The living processes of a session."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parts = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(parts[3]) == leader and parts[0] not in "ZX":
+                    found.add(int(entry.name))
+    return found
+
+
+def left_alone(leader: int) -> float:
+    """Seconds until all processes of a killed session are gone. Raises AssertionError where some stay."""
+    started = time.monotonic()
+    while orphans := session(leader):
+        if time.monotonic() - started > ORPHANS:
+            lines = [Path(f"/proc/{pid}/cmdline").read_text()[:200] for pid in orphans]
+            for pid in orphans:
+                os.kill(pid, signal.SIGKILL)
+            raise AssertionError(f"orphans: {lines}")
+        time.sleep(0.02)
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    return time.monotonic() - started
+
+
+def names(folder: Path) -> set[str]:
+    """Everything in a folder, without what is drawn anew in each run."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@dataclass(frozen=True)
+class Whole:
+    """An uninterrupted run: its figures, its files, its seconds, its file events, and the figures before it."""
+
+    figures: str
+    files: set[str]
+    seconds: float
+    events: int
+    before: str
+
+
+def whole(killed: Killed, folder: Path) -> Whole:
+    """Run a command to its end."""
+    folder.mkdir(parents=True)
+    killed.prepare(folder)
+    before, begun = fingerprint(killed.between(folder)), time.monotonic()
+    ended(started(killed, folder), folder)
+    seconds, events = time.monotonic() - begun, int((folder.parent / "events").read_text())
+    return Whole(fingerprint(killed.after(folder)), names(folder), seconds, events, before)
+
+
+def kill(killed: Killed, known: Whole, folder: Path, moment: float, by_event: bool) -> dict[str, Any]:
+    """Kill a command at a share of its file events or its time, and run it again.
+
+    Raises AssertionError with what is wrong.
+    """
+    folder.mkdir(parents=True)
+    killed.prepare(folder)
+    pid = started(killed, folder, max(1, round(known.events * moment)) if by_event else None)
+    workers = 0
+    if not by_event:
+        time.sleep(known.seconds * moment)
+        workers = len(session(pid)) - 1
+        os.kill(pid, signal.SIGKILL)
+    finished = os.waitpid(pid, 0)[1] == 0
+    gone = left_alone(pid)
+    aside = sorted(names(folder) - known.files)
+    there = fingerprint(killed.between(folder))
+    if killed.name in ALL_OR_NOTHING:
+        assert there in (known.before, known.figures), "what was there before is damaged"
+    ended(started(killed, folder), folder)
+    assert fingerprint(killed.after(folder)) == known.figures, "it ends otherwise than an uninterrupted run"
+    left = names(folder) - known.files
+    assert not left, f"left behind: {sorted(left)}"
+    return {"finished": finished, "workers": max(workers, 0), "gone": round(gone, 2), "aside": aside[:3]}
+
+
+def main(arguments: list[str]) -> None:
+    """The program."""
+    import interp_kit.cli
+    import interp_kit.recipes.boolean_page
+    import interp_kit.recipes.boolean_report  # noqa: F401 (children find it imported)
+
+    if any(argument.startswith(("train:", "retrain:")) for argument in arguments):
+        from transformers import Trainer  # noqa: F401
+
+    ctypes.CDLL(None).prctl(SUBREAPER, 1)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as directory:
+        known: dict[str, Whole] = {}
+        for argument in arguments:
+            name, _, number = argument.partition(":")
+            killed, root = COMMANDS[name], Path(directory) / argument.replace(":", "-")
+            if name not in known:
+                first = whole(killed, Path(directory) / f"{name}-whole" / "work")
+                known[name] = whole(killed, Path(directory) / f"{name}-again" / "work")  # warm, it is faster
+                assert known[name].figures == first.figures, f"{name}: two runs differ"
+            moment = random.Random(f"kill {argument}").uniform(0.02, 1.0)
+            line: dict[str, Any] = {"case": [name, int(number)], "moment": round(moment, 3), "fault": ""}
+            try:
+                by_event = name not in WITH_WORKERS and int(number) % 4 > 0
+                line |= kill(killed, known[name], root / "work", moment, by_event)
+            except (AssertionError, ValueError, OSError) as error:
+                line["fault"] = f"{type(error).__name__}: {error}"
+            print(json.dumps(line), flush=True)
+            shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
