@@ -21,6 +21,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.files import read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import has_hooks
+from interp_kit.models.hold import on_model
 
 INDEX = "index.json"
 MARKS = "interp_kit"  # one key: the order of several would be another one in every file
@@ -109,6 +110,7 @@ def open_harvest(directory: str | Path) -> HarvestFiles:
     return files
 
 
+@on_model(causal=False)
 def harvest_to(
     directory: str | Path,
     model: HookedModel,

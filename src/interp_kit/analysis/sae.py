@@ -27,6 +27,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, bootstrap_mean, bootstrap_ratio
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -140,6 +141,7 @@ class SAEResult(AbstractResult):
         return Path(directory)
 
 
+@on_model()
 def train_sae(
     model: HookedModel,
     task: AbstractTask,
