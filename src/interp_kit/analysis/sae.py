@@ -173,7 +173,7 @@ def train_sae(
                 f"{config.width} latents for {distinct} distinct activation vectors at {hook}: over a quarter, so that"
                 " latents may memorise inputs"
             )
-            warnings.warn(notes[-1], UserWarning, stacklevel=2)
+            warnings.warn(notes[-1], UserWarning, stacklevel=3)  # past `on_model`
         names = {"model_name": model_name(model), "hook_name": hook, "task": task.name}
         sae = fit_sae(acts.vectors[acts.training], config, names, seed, progress)
         made_by = {"model": model_name(model), "task": task.name, "site": site, "seed": seed, **asdict(config)}

@@ -124,21 +124,21 @@ def on_model(
     in `using` them."""
 
     def decorate(analysis: Analysis) -> Analysis:
-        order = list(inspect.signature(analysis).parameters)
-        places = {name: order.index(name) for name in of or ("model",)}
+        order = inspect.signature(analysis).parameters
+        places = {name: list(order).index(name) for name in of or ("model",)}
+        optional = {name for name in places if order[name].default is None}
 
         @functools.wraps(analysis)
         def run(*args: Any, **kwargs: Any) -> Any:
             listed, models = list(args), []
             for name, at in places.items():
-                if name in kwargs or at < len(args):
-                    models.append((listed, at) if at < len(args) else (kwargs, name))
+                where, key = (listed, at) if at < len(args) else (kwargs, name)
+                if (at < len(args) or name in kwargs) and not (where[key] is None and name in optional):
+                    models.append((where, key))
             with ExitStack() as stack:  # two threads take two models in the same order
                 for where, key in sorted(models, key=lambda found: id(found[0][found[1]])):
-                    if (given := where[key]) is not None:
-                        where[key] = stack.enter_context(
-                            using(given, causal=causal, shared=shared, gradients=gradients)
-                        )
+                    model = using(where[key], causal=causal, shared=shared, gradients=gradients)
+                    where[key] = stack.enter_context(model)
                 return analysis(*listed, **kwargs)
 
         return cast(Analysis, run)
