@@ -44,8 +44,11 @@ def _sweep(model: Any, task: AbstractTask) -> list[Any]:
 
 
 def _patch(model: Any, task: AbstractTask) -> list[Any]:
-    pairs = task.pairs("newB", TARGET, limit=8)
-    return [ik.patch(model, pairs).values, ik.patch_senders(model, pairs).values]
+    pairs = task.pairs("newB", TARGET, limit=2)
+    return [
+        ik.patch(model, pairs, positions=["D", "newB"]).values,
+        ik.patch_senders(model, pairs, senders=["D"]).values,
+    ]
 
 
 def _ablate(model: Any, task: AbstractTask) -> list[Any]:
@@ -54,7 +57,7 @@ def _ablate(model: Any, task: AbstractTask) -> list[Any]:
 
 def _probe(model: Any, task: AbstractTask) -> list[Any]:
     batch = task.batch(task.enumerate())
-    found = ik.probe(model, batch, "newB", positions=["newB?", "newD?"], repeats=1, control_repeats=0)
+    found = ik.probe(model, batch, "newB", positions=["newB?"], folds=4, repeats=1, control_repeats=0)
     return [found.score, found.untrained]
 
 
@@ -82,10 +85,10 @@ def _gradients(model: Any, task: AbstractTask) -> list[Any]:
 
 
 def _circuits(model: Any, task: AbstractTask) -> list[Any]:
-    pairs = task.pairs("newB", TARGET, limit=4)
+    pairs = task.pairs("newB", TARGET, limit=2)
     circuit = ik.score_edges(model, pairs, method="eap")
     results = [
-        ik.faithfulness(model, pairs, circuit, sizes=[5, 20], controls=1, ablation=ablation).values
+        ik.faithfulness(model, pairs, circuit, sizes=[5], controls=1, ablation=ablation).values
         for ablation in ("counterfactual", "mean", "resample")
     ]
     return [*results, ik.path_patch(model, pairs, list(circuit.edges[:3])).values, ik.logit_lens(model, pairs).values]
@@ -229,9 +232,9 @@ def test_numbers_that_do_not_fit_are_refused_before_anything_runs(
         ik.sweep(tiny_model(0), batch, [Edit(site, 0, ik.Add(value), position=position)], ik.kl(TARGET))
 
 
-def test_kl_of_bfloat16_logits_is_not_negative() -> None:
+def test_kl_of_bfloat16_logits_is_not_negative(task: AbstractTask) -> None:
     generator = torch.Generator().manual_seed(0)
-    pairs = ik.task("boolean").pairs("newB", TARGET, limit=64)
+    pairs = task.pairs("newB", TARGET, limit=8)
     before = torch.randn(len(pairs), 1, 15, generator=generator) * 3
     after = before + 0.01 * torch.randn(before.shape, generator=generator)
     half, clean = (x.to(torch.bfloat16) for x in (after, before))
