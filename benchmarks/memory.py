@@ -1,4 +1,4 @@
-"""Peak memory of a sweep beside what it was allowed, for more and more edits."""
+"""Peak memory of a sweep beside what it was allowed, for more and more edits, and of edge scores for more pairs."""
 
 import re
 import resource
@@ -14,6 +14,7 @@ from interp_kit.analysis.sweep import sweep
 ALLOWED = 2**26  # bytes
 COUNTS = (1_000, 10_000, 100_000)
 ROWS = 8
+PAIRS = (64, 256, 1024)
 
 
 def peak(edits: int) -> tuple[float, float]:
@@ -29,6 +30,16 @@ def peak(edits: int) -> tuple[float, float]:
     after = _most()
     held = values.nbytes / 2**20
     return (after - listed) / 1024 - held, (listed - before) / 1024 + held
+
+
+def peak_of_edges(pairs: int) -> float:
+    """MiB by which the process grows while the edges of a network are scored by gradients on so many pairs."""
+    model = random_model(2, 64, 4)
+    ik.score_edges(model, random_pairs(ROWS), steps=1)  # what torch sets aside once
+    chosen = random_pairs(pairs)
+    before = _most()
+    ik.score_edges(model, chosen, steps=1, memory=ALLOWED)
+    return (_most() - before) / 1024
 
 
 def _most() -> int:
@@ -51,8 +62,17 @@ def table() -> str:
         command = [sys.executable, "-m", "benchmarks.memory", str(edits)]
         grown, listed = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
         lines.append(f"| {edits:,} | {float(grown):.0f} MiB | {float(listed):.0f} MiB |")
+    lines += ["", "Edges by gradients (`memory` of `score_edges`), the same network.", ""]
+    lines += ["| pairs | the process grows by |", "|---|---|"]
+    for pairs in PAIRS:
+        command = [sys.executable, "-m", "benchmarks.memory", "edges", str(pairs)]
+        grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        lines.append(f"| {pairs:,} | {float(grown):.0f} MiB |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(*peak(int(sys.argv[1])))
+    if sys.argv[1] == "edges":
+        print(peak_of_edges(int(sys.argv[2])))
+    else:
+        print(*peak(int(sys.argv[1])))

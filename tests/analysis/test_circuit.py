@@ -17,7 +17,7 @@ from transformer_lens import ActivationCache, HookedTransformer
 import interp_kit as ik
 from interp_kit.analysis.attribution import BIAS
 from interp_kit.analysis.circuit import Circuit
-from interp_kit.analysis.edge_scores import COMPLETE, FIRST, patched, score_edges
+from interp_kit.analysis.edge_scores import COMPLETE, FIRST, outputs_of, patched, score_edges
 from interp_kit.analysis.graph import Graph
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
@@ -189,7 +189,7 @@ def test_acdc_goes_edge_by_edge_as_it_says(random: HookedTransformer, one_way: P
     threshold = 0.02
     found = ik.acdc(random, one_way, threshold=threshold, metric=ik.logit_difference)
     graph, kept = Graph(random), dict(zip(found.edges, found.score, strict=True))
-    reference, removed = graph.outputs(one_way.corrupt.tokens), []
+    reference, removed = outputs_of(graph, one_way.corrupt), []
     for edge in reversed(graph.edges):
         without = [removed, [*removed, edge]]
         before, after = patched(graph, one_way.clean, reference, without, ik.logit_difference(one_way)).mean(1).tolist()

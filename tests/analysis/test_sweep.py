@@ -384,8 +384,12 @@ def test_weights_and_hooks_are_put_back_after_an_exception(
         fail_editing()
     assert untouched(model, before)
     # an error inside a hook, behind weights that are edited already
+    misfit = Edit("resid_mid", 0, Set(torch.ones(3, 3, 3)))
+    with pytest.raises(ValueError, match=r"numbers of shape \(3, 3, 3\) do not fit the edited slice \(32, 23, 16\)"):
+        sweep(model, batch, [[*group, misfit]], metrics())
+    monkeypatch.setattr("interp_kit.analysis.sites._check_shape", lambda edit, shape: None)
     with pytest.raises(RuntimeError, match="expand"):
-        sweep(model, batch, [[*group, Edit("resid_mid", 0, Set(torch.ones(3, 3, 3)))]], metrics())
+        sweep(model, batch, [[*group, misfit]], metrics())
     assert untouched(model, before)
     # an edit that fails half-way through a group, when the first weight has been changed
     with pytest.raises(RuntimeError), edited_weights(model, [*group, Edit("b_U", None, Set(torch.ones(3, 3, 3)))]):

@@ -17,6 +17,7 @@ from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, initialisation, model_name
+from interp_kit.models.hold import on_model
 
 Kind = Literal["zero", "mean", "resample"]
 Unit = Literal["head", "mlp", "attention", "layer"]
@@ -102,6 +103,7 @@ class AblationResult(AbstractResult):
         )
 
 
+@on_model(causal=False)
 def ablate(
     model: HookedModel,
     batch: TokenBatch,

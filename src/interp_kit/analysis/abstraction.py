@@ -23,6 +23,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, wilson_share
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 ALL = "all"
 NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "bases")
@@ -114,6 +115,7 @@ class InterchangeResult(AbstractResult):
         )
 
 
+@on_model()
 def interchange(
     model: HookedModel,
     task: AbstractTask,

@@ -13,8 +13,10 @@ from interp_kit.analysis.metrics import Metric, kl
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import LOGITS, Edge
 from interp_kit.core.types import HookedModel
+from interp_kit.models.hold import on_model
 
 
+@on_model()
 def acdc(
     model: HookedModel,
     pairs: PairBatch,

@@ -14,6 +14,7 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import unpadded
+from interp_kit.models.hold import on_model
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
 SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
@@ -141,6 +142,7 @@ def chunks(batch: TokenBatch) -> Iterator[TokenBatch]:
         yield batch.take(range(start, min(start + ROWS, len(batch))))
 
 
+@on_model()
 def answer_cross_entropy(
     model: HookedModel, activations: Activations, replacement: Float[Tensor, "vector d_in"] | None = None
 ) -> Float[np.ndarray, " batch"]:
@@ -173,7 +175,7 @@ def _writer(mask: Tensor, new: Tensor) -> Callable[..., Tensor]:
 
 def _field_loss(logits: Float[Tensor, "batch pos vocab"], batch: TokenBatch) -> Float[Tensor, " batch"]:
     """(batch,) cross-entropy averaged over the fields that a row has."""
-    total, count = torch.zeros(len(batch), device=logits.device), torch.zeros(len(batch), device=logits.device)
+    total, count = torch.zeros(2, len(batch), device=logits.device, dtype=torch.float32).unbind()
     for field in batch.fields:
         at = batch.positions.get(field.predict, torch.full_like(batch.prompt_length, -1))
         rows = (at >= 0).nonzero()[:, 0]

@@ -20,6 +20,7 @@ from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.calling import unpadded
 from interp_kit.models.convert import untrained
+from interp_kit.models.hold import on_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,7 @@ class AttentionLags(AbstractResult):
         )
 
 
+@on_model()
 def attention_lags(
     model: HookedModel,
     batch: TokenBatch,

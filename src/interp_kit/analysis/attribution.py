@@ -18,6 +18,7 @@ from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 BIAS = "biases"
 
@@ -104,6 +105,7 @@ class LensResult(AbstractResult):
         )  # fmt: skip
 
 
+@on_model(gradients=True)
 def direct_logit_attribution(
     model: HookedModel,
     batch: TokenBatch | PairBatch,
@@ -146,6 +148,7 @@ def direct_logit_attribution(
     )
 
 
+@on_model()
 def logit_lens(
     model: HookedModel,
     batch: TokenBatch | PairBatch,

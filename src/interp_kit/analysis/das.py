@@ -25,6 +25,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import t_interval
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 COUNTS = ("train_inputs", "held_out_inputs", "train_pairs", "held_out_pairs", "held_out_controls")
 SCORES = ("train", "held_out", "kept", "random", "random_kept", "full", "full_kept")
@@ -132,6 +133,7 @@ class DASResult(AbstractResult):
         )
 
 
+@on_model(gradients=True)
 def das(
     model: HookedModel,
     task: AbstractTask,

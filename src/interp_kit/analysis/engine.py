@@ -29,6 +29,7 @@ from interp_kit.core.types import Hook, HookedModel
 from interp_kit.models.calling import check_fits, unpadded, whole_text
 from interp_kit.models.decode import Change
 from interp_kit.models.executor import BEHIND, INSIDE, Executor
+from interp_kit.models.hold import check_padding
 from interp_kit.models.plain import Unsupported
 
 NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
@@ -44,11 +45,13 @@ class Engine:
 
     def __init__(self, model: HookedModel, batch: TokenBatch) -> None:
         check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
+        check_padding(model, batch.mask)
         self.model, self.batch = model, batch
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.executor: Executor | None = None  # what computes reference activations, else the model itself does
         self._cache: dict[tuple[object, ...], Tensor] = {}
         self._kept: list[object] = []  # keeps the batches alive whose id is a key
+        self._called: set[str] = set()  # hooks that an edit was applied at
         self._aligned: set[tuple[int, str | None]] = set()  # batches, and names in them, that were found aligned
 
     @functools.cached_property
@@ -65,7 +68,11 @@ class Engine:
         hooks = self.hooks(group)  # before the weights change: what is copied or averaged is the unedited model's
         with edited_weights(self.model, group):
             tokens = self.batch.tokens
-            return self.model.run_with_hooks(tokens, fwd_hooks=hooks, **unpadded(self.model, tokens))
+            logits = self.model.run_with_hooks(tokens, fwd_hooks=hooks, **unpadded(self.model, tokens))
+        for edit in group:
+            if not needs_hooks(edit) and hook_name(edit.site, edit.layer) not in self._called:
+                raise ValueError(f"{edit}: the model never calls {hook_name(edit.site, edit.layer)}")
+        return logits
 
     def hooks(self, group: EditGroup) -> list[Hook]:
         """The hooks of a group's activation edits."""
@@ -168,6 +175,7 @@ class Engine:
         new = self.new_value(edit, where)
 
         def apply(activation: Tensor, hook: object) -> Tensor:
+            self._called.add(name)
             activation = activation.clone()
             activation[where] = new(activation[where]).to(activation.dtype)
             return activation

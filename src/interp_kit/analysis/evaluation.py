@@ -21,6 +21,7 @@ from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, initialisation, model_name
 from interp_kit.models.calling import check_length, whole_text
 from interp_kit.models.decode import complete
+from interp_kit.models.hold import on_model
 
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"
@@ -203,6 +204,7 @@ def parse_fields(task: AbstractTask, tokens_row: Sequence[int] | Tensor, example
     return values
 
 
+@on_model()
 def completions(
     model: HookedModel, task: AbstractTask, examples: Sequence[Example], batch_size: int = 256
 ) -> list[list[int]]:
@@ -227,6 +229,7 @@ def completions(
     return written
 
 
+@on_model()
 def evaluate(
     model: HookedModel,
     task: AbstractTask,

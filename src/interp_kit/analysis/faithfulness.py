@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
 from interp_kit.analysis.circuit import Circuit
-from interp_kit.analysis.edge_scores import patched
+from interp_kit.analysis.edge_scores import Carried, outputs_of, patched
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.core.batch import PairBatch, TokenBatch
@@ -20,6 +19,7 @@ from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 Ablation = Literal["counterfactual", "mean", "resample"]
 SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as MIB has them
@@ -99,6 +99,7 @@ class FaithfulnessResult(AbstractResult):
         return ax
 
 
+@on_model()
 def faithfulness(
     model: HookedModel,
     pairs: PairBatch,
@@ -192,24 +193,24 @@ def _areas(share: np.ndarray, curve: np.ndarray) -> tuple[float, float]:
     return float(np.trapezoid(curve, share)), float(np.trapezoid(np.abs(1 - curve), share))
 
 
-def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Tensor:
-    """(sender, batch, pos, d_model) what edges outside a circuit carry."""
-    corrupt = graph.outputs(pairs.corrupt.tokens)
+def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Carried:
+    """What edges outside a circuit carry."""
     if ablation == "counterfactual":
-        return corrupt
+        return outputs_of(graph, pairs.corrupt)
     if ablation not in ("mean", "resample"):
         raise ValueError(f"no ablation {ablation!r}; there are counterfactual, mean, resample")
     if not _of_one_form(pairs.clean):
         raise ValueError(f"{ablation} ablation needs texts of one form: here positions stand at different places")
-    both = torch.cat([graph.outputs(pairs.clean.tokens), corrupt], dim=1)
+    both, n = torch.cat([pairs.clean.tokens, pairs.corrupt.tokens]), len(pairs)
     if ablation == "mean":
-        return both.mean(1, keepdim=True).expand_as(corrupt)
-    n = len(pairs)
+        total = torch.stack([graph.outputs(both[rows]).sum(1, keepdim=True) for rows in graph.parts(both)]).sum(0)
+        return lambda rows: (total / len(both)).expand(-1, len(rows), -1, -1)
     if n < 2:
         raise ValueError("resample ablation needs at least two pairs")
     generator = np.random.default_rng(seed)
     donor = (np.arange(n) + generator.integers(1, n, size=n)) % n + n * generator.integers(0, 2, size=n)
-    return both[:, torch.as_tensor(donor, device=both.device)]
+    donors = torch.as_tensor(donor, device=both.device)
+    return lambda rows: graph.outputs(both[donors[rows]])
 
 
 def _of_one_form(batch: TokenBatch) -> bool:

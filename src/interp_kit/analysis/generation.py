@@ -22,6 +22,7 @@ from interp_kit.core.stats import wilson
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.calling import whole_text
 from interp_kit.models.decode import decode
+from interp_kit.models.hold import on_model
 from interp_kit.models.plain import Unsupported
 
 INTACT = "intact"
@@ -138,6 +139,7 @@ class Generations(AbstractResult):
         return self.conditions.index(name)
 
 
+@on_model()
 def generate_under(
     model: HookedModel,
     batch: TokenBatch,
@@ -164,7 +166,7 @@ def generate_under(
     intact = decode(model, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
     shape = (1 + len(groups), len(batch), len(batch.vocabulary))
     tokens, parted = [intact], torch.full(shape[:2], -1)
-    logits = torch.full((2, *shape), torch.nan)
+    logits = torch.full((2, *shape), torch.nan, dtype=torch.float32)
     rows = torch.arange(len(batch), device=intact.device)
     with torch.inference_mode():
         before = whole_text(model, intact)

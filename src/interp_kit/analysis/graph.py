@@ -21,7 +21,7 @@ from interp_kit.models.calling import check_fits
 from interp_kit.models.executor import Executor
 from interp_kit.models.plain import Layer
 
-MEMORY = 2**28  # bytes that the outputs of all nodes may take, of the graphs that run together
+MEMORY = 2**28  # bytes that what nodes give and read may take, of the texts and graphs that run together
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ class Graph:
         Raises ValueError for an edge or a position that does not exist."""
         device, shape = batch.tokens.device, (len(self.senders), len(self.receivers))
         if all(edge.position is None for edge in chosen):
-            mask = torch.zeros(shape, device=device)
+            mask = torch.zeros(shape, device=device, dtype=torch.float32)
             for edge in chosen:
                 mask[self.place(edge)] = 1
             return mask
-        mask = torch.zeros(*shape, *batch.tokens.shape, device=device)
+        mask = torch.zeros(*shape, *batch.tokens.shape, device=device, dtype=torch.float32)
         rows = torch.arange(len(batch), device=device)
         for edge in chosen:
             where = self.place(edge)
@@ -128,10 +128,21 @@ class Graph:
         x = self._read(last, total, outs, swapped, reference, probes)[0]
         return self.executor.read_out(x[:, rows, reads])
 
-    def chunk(self, tokens: Tensor) -> int:
-        """How many graphs may run together."""
-        width = self.executor.embed.shape[1]
-        return max(1, MEMORY // (4 * tokens.numel() * width * len(self.senders) * 3))
+    def chunk(self, tokens: Tensor, memory: int = MEMORY) -> int:
+        """How many graphs of these texts may run together."""
+        return max(1, memory // (tokens.numel() * self._bytes(3)))
+
+    def parts(self, tokens: Tensor, memory: int = MEMORY) -> list[Tensor]:
+        """The numbers of the texts, in parts that may run together, with gradients at all inputs of nodes."""
+        hidden = sum(0 if layer.mlp is None else len(layer.mlp.into[0]) for layer in self.executor.layers)
+        each = tokens.shape[1] * (self._bytes(4, 7) + 3 * self.executor.embed.element_size() * hidden)
+        size = max(1, memory // each)
+        return list(torch.arange(len(tokens), device=tokens.device).split(size))
+
+    def _bytes(self, outputs: int, inputs: int = 0) -> int:
+        """Of so many copies of all nodes' outputs and inputs at one position of one text."""
+        embed = self.executor.embed
+        return embed.element_size() * embed.shape[1] * (outputs * len(self.senders) + inputs * len(self.receivers))
 
     def _through(
         self, first: Tensor, swapped: Tensor | None, reference: Tensor | None, probes: Tensor | None

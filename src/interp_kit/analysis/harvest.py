@@ -7,6 +7,7 @@ torch (`Executor`) computes it where that gives what hooks give on the first tok
 import contextlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,14 +17,24 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_fits, unpadded
 from interp_kit.models.executor import BEHIND, TOLERANCE, Executor
+from interp_kit.models.hold import check_padding, on_model
 from interp_kit.models.plain import Unsupported
 
 TOKENS = 2048  # of one forward pass: enough for full speed, and little enough for the caches
 SAMPLE = (2, 8)  # rows and positions on which the executor has to give what hooks give
 STEP = 8  # positions are cut to a multiple of this: oneDNN prepares for every new shape
+OPTIONS = {  # end of a hook's name -> the option of a config that it is there by
+    "hook_pos_embed": "positional_embedding_type",
+    "attn.hook_result": "use_attn_result",
+    **{f"hook_{x}_input": "use_split_qkv_input" for x in "qkv"},
+    "hook_attn_in": "use_attn_in",
+    "hook_mlp_in": "use_hook_mlp_in",
+    "hook_mlp_out": "attn_only",
+}
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
+@on_model(causal=False)
 def harvest(
     model: HookedModel,
     batch: TokenBatch,
@@ -61,8 +72,16 @@ def reading(
     reader = Reader(model, batch, hooks, positions, dtype)
     for hook in reader.hooks:
         if hook not in reader.shapes:
-            raise ValueError(f"the model never calls {hook}: an option of its config leaves it out")
+            raise ValueError(f"the model never calls {hook}: {_left_out(model.cfg, hook)}")
     return reader
+
+
+def _left_out(cfg: Any, hook: str) -> str:
+    """Which option of a config leaves a hook out."""
+    for part, option in OPTIONS.items():
+        if hook.endswith(part):
+            return f"its {option} is {getattr(cfg, option, None)!r}"
+    return "an option of its config leaves it out"
 
 
 def refuse_infinite(hook: str, values: Tensor, axes: int) -> None:
@@ -98,6 +117,7 @@ class Reader:
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"activations are kept as {', '.join(map(str, DTYPES))}, not {dtype}")
         check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
+        check_padding(model, batch.mask)
         self.model, self.batch, self.hooks = model, batch, tuple(dict.fromkeys(hooks))
         self.at: Tensor | None = None
         if positions is not None:

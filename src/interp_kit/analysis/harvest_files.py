@@ -24,6 +24,7 @@ from interp_kit.core.config import check_fields
 from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import has_hooks
+from interp_kit.models.hold import on_model
 
 INDEX, MOST = "index.json", 100_000  # shards: names have five digits
 MARKS = "interp_kit"  # one key: the order of several would be another one in every file
@@ -131,6 +132,7 @@ def _from_index(path: Path, data: Any) -> HarvestFiles:
     return HarvestFiles(sites=sites, positions=None if names is None else tuple(names), lengths=lengths, **data)
 
 
+@on_model(causal=False)
 def harvest_to(
     directory: str | Path,
     model: HookedModel,

@@ -25,6 +25,7 @@ from interp_kit.core.stats import Estimate, bootstrap_ratio, t_interval, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import complete
+from interp_kit.models.hold import on_model
 
 SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
 SHARED = 0.2  # of the recovery: a second route with more is not passed by
@@ -113,6 +114,7 @@ def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
     return estimate.value, estimate.low, estimate.high, estimate.n
 
 
+@on_model()
 def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 

@@ -1,7 +1,7 @@
 """What an intervention is measured by. A metric maps logits to one number an example: at one field's prediction
 position, or over the whole completion."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -34,6 +34,11 @@ class Metric:
         """For tables and axes."""
         return f"{self.kind.replace('_', ' ')} of {self.field}"
 
+    def take(self, rows: Int[Tensor, " row"]) -> "Metric":
+        """The metric of these rows of the batch."""
+        given = {name: getattr(self, name) for name in ("right", "wrong", "at")}
+        return replace(self, **{name: None if value is None else value[rows] for name, value in given.items()})
+
     def position(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
         """(batch,) the index whose logits are read."""
         return batch.position(batch.field(self.field).predict) if self.at is None else self.at
@@ -62,7 +67,10 @@ class Metric:
         batch: TokenBatch,
         reference: Float[Tensor, "batch read vocab"] | None = None,
     ) -> Float[Tensor, "*edits batch"]:
-        """The metric of every example from the logits at `reads`."""
+        """The metric of every example from the logits at `reads`, in float32 at least: of bfloat16 logits a KL would be
+        negative."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        reference = None if reference is None else reference.to(logits.dtype)
         if self.field == COMPLETION:
             return self._of_completion(logits, batch)
         here = logits[..., 0, :]

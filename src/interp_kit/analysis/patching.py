@@ -20,6 +20,7 @@ from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio, counted
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 ALL = "all"
 MetricOf = Callable[[PairBatch], Metric]
@@ -99,6 +100,7 @@ class PatchingResult(AbstractResult):
         return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label=label, signed=True)
 
 
+@on_model(causal=False)
 def patch(
     model: HookedModel,
     pairs: PairBatch,
@@ -137,6 +139,7 @@ def patch(
     return _result(model, pairs, marks, swept, metric, direction, dropped)
 
 
+@on_model()
 def patch_senders(
     model: HookedModel,
     pairs: PairBatch,

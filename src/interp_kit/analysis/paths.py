@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.edge_scores import patched
+from interp_kit.analysis.edge_scores import outputs_of, patched
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import Direction
@@ -19,6 +19,7 @@ from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio, counted
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,7 @@ class PathPatchingResult(AbstractResult):
         return intervals(self.path, series, ax=ax, title=title, x_label=f"recovered {self.config['metric']}")
 
 
+@on_model()
 def path_patch(
     model: HookedModel,
     pairs: PairBatch,
@@ -96,7 +98,7 @@ def path_patch(
     into, other = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     for group in listed.values():
         graph.mask(into, group)  # says what is wrong before anything runs
-    reference = graph.outputs(other.tokens)
+    reference = outputs_of(graph, other)
     found = patched(graph, into, reference, [[], graph.edges, *listed.values()], measured, progress=progress)
     start, goal, *_ = values = found.cpu().numpy()
     if abs((goal - start).mean()) < 1e-6:

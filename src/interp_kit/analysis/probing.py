@@ -26,6 +26,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.convert import untrained
+from interp_kit.models.hold import on_model
 
 MEASURED, UNDETERMINED, TOO_FEW = 0, 1, 2
 
@@ -132,6 +133,7 @@ class ProbeResult(AbstractResult):
         )
 
 
+@on_model("model", "control_model")
 def probe(
     model: HookedModel,
     batch: TokenBatch,

@@ -125,7 +125,7 @@ class Cell:
     def axes(self, span: str) -> Float[Tensor, "d rank"]:
         """Orthonormal columns: all of the site's ("site"), or those in which these activations differ ("data")."""
         if span == "site":
-            return torch.eye(self.old.shape[1], device=self.old.device)
+            return torch.eye(self.old.shape[1], device=self.old.device, dtype=torch.float32)
         seen = torch.cat([self.old, self.new]).float()
         _, size, axes = torch.linalg.svd(seen - seen.mean(0), full_matrices=False)
         return axes[size > 1e-4 * size.max().clamp(min=1e-30)].T
@@ -172,4 +172,4 @@ def fit(
 def first_basis(width: int, k: int, seed: int, *names: object) -> Float[Tensor, "d k"]:
     """(width, k) normal numbers, whose span is a uniformly random subspace."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "das", "basis", *names))
-    return torch.randn(width, k, generator=generator)
+    return torch.randn(width, k, generator=generator, dtype=torch.float32)

@@ -27,6 +27,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, bootstrap_mean, bootstrap_ratio
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
+from interp_kit.models.hold import on_model
 
 if TYPE_CHECKING:
     from sae_lens import SAE
@@ -144,6 +145,7 @@ class SAEResult(AbstractResult):
         return Path(directory)
 
 
+@on_model()
 def train_sae(
     model: HookedModel,
     task: AbstractTask,
@@ -175,7 +177,7 @@ def train_sae(
                 f"{config.width} latents for {distinct} distinct activation vectors at {hook}: over a quarter, so that"
                 " latents may memorise inputs"
             )
-            warnings.warn(notes[-1], UserWarning, stacklevel=2)
+            warnings.warn(notes[-1], UserWarning, stacklevel=3)  # past `on_model`
         names = {"model_name": model_name(model), "hook_name": hook, "task": task.name}
         sae = fit_sae(acts.vectors[acts.training], config, names, seed, progress)
         made_by = {"model": model_name(model), "task": task.name, "site": site, "seed": seed, **asdict(config)}

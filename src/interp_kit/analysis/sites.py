@@ -3,8 +3,10 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -45,11 +47,35 @@ class Source:
     """What an edit puts at its site. One of the classes below."""
 
 
-@dataclass(frozen=True, eq=False)
+Values = Tensor | np.ndarray | Sequence[Any] | np.generic | float | int
+
+
+def _numbers(name: str, given: Any) -> Tensor:
+    """A tensor of what numbers an edit was given, wherever they lie: they follow the model's dtype and device when they
+    are written. Raises TypeError for what is not made of real numbers, ValueError for nan."""
+    try:
+        value = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
+    except (TypeError, ValueError):
+        found = f"{type(given).__name__} of {getattr(np.asarray(given, dtype=object), 'dtype', 'objects')}"
+        raise TypeError(f"{name} takes a tensor, an array or a list of real numbers, not a {found}") from None
+    if value.is_complex() or value.layout != torch.strided or value.is_meta:
+        raise TypeError(
+            f"{name} takes a dense tensor of real numbers, not {value.dtype}, {value.layout}, {value.device}"
+        )
+    if value.is_floating_point() and bool(value.isnan().any()):
+        raise ValueError(f"{name}: {int(value.isnan().sum())} of {value.numel()} numbers are nan")
+    return value
+
+
+@dataclass(frozen=True, eq=False, init=False)
 class Set(Source):
-    """Write this value, broadcast to the edited slice: (batch, …) at a named position, (batch, pos, …) elsewhere."""
+    """Write this value, broadcast to the edited slice: (batch, …) at a named position, (batch, pos, …) elsewhere. It
+    may be a tensor of any dtype and device, an array, a list or a number."""
 
     value: Tensor
+
+    def __init__(self, value: Values) -> None:
+        object.__setattr__(self, "value", _numbers("Set", value))
 
 
 @dataclass(frozen=True)
@@ -94,12 +120,16 @@ class CopyAttended(Source):
     senders: tuple[str, ...]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class Add(Source):
     """Add scale * vector: steering. `vector` is broadcast like Set's value."""
 
     vector: Tensor
-    scale: float = 1.0
+    scale: float | int
+
+    def __init__(self, vector: Values, scale: float | int = 1.0) -> None:
+        object.__setattr__(self, "vector", _numbers("Add", vector))
+        object.__setattr__(self, "scale", scale)
 
 
 @dataclass(frozen=True)
@@ -205,14 +235,21 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             raise ValueError(f"{edit}: a weight has no position")
         if not isinstance(edit.source, Set | Zero | Add | Scale):
             raise ValueError(f"{edit}: a weight takes Set, Zero, Add or Scale")
+        _check_positional(model, edit)
         weight = find_weight(dict(model.named_parameters()), edit)
+        if edit.mask is not None and (not isinstance(edit.mask, Tensor) or edit.mask.dtype != torch.bool):
+            found = getattr(edit.mask, "dtype", type(edit.mask).__name__)
+            raise ValueError(f"{edit}: mask is a bool tensor of the weight's shape {tuple(weight.shape)}, not {found}")
         if edit.mask is not None and edit.mask.shape != weight.shape:
             raise ValueError(f"{edit}: mask of shape {tuple(edit.mask.shape)}, weight of {tuple(weight.shape)}")
         _check_neuron(edit, weight.shape[-1])
+        shape = weight.shape if edit.head is None else weight.shape[1:]
+        _check_shape(edit, shape if edit.neuron is None else shape[:-1])
         return
     if edit.mask is not None:
         raise ValueError(f"{edit}: mask is for weights; name a position, head or neuron instead")
     name = hook_name(edit.site, edit.layer)
+    _check_positional(model, edit)
     hooks = getattr(model, "hook_dict", {})
     # TransformerLens gives blocks without an MLP a hook for its output, which nothing ever passes
     without_mlp = edit.site in ("mlp_out", "mlp_post") and getattr(cfg, "attn_only", False)
@@ -224,6 +261,8 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
         batch.position(edit.position)
     elif edit.position is not None and not 0 <= edit.position < batch.tokens.shape[1]:
         raise ValueError(f"{edit}: the batch has positions 0 to {batch.tokens.shape[1] - 1}")
+    if isinstance(edit.source, Set | Add):
+        _check_shape(edit, (*batch.tokens.shape[: 1 + (edit.position is None)], *_tail_shape(cfg, edit)))
     if isinstance(edit.source, CopyAttended):
         if edit.site != "z" or not isinstance(edit.position, str):
             raise ValueError(f'{edit}: CopyAttended is for site "z" at a named position')
@@ -264,6 +303,31 @@ def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
 def _check_neuron(edit: Edit, width: int) -> None:
     if edit.neuron is not None and not 0 <= edit.neuron < width:
         raise ValueError(f"{edit}: the last axis has entries 0 to {width - 1}")
+
+
+def _check_positional(model: HookedModel, edit: Edit) -> None:
+    """Raise ValueError for position embeddings of a model that adds none."""
+    kind = getattr(model.cfg, "positional_embedding_type", "standard")
+    if edit.site in ("pos_embed", "W_pos") and kind not in ("standard", "shortformer"):
+        raise ValueError(f"{edit}: the model adds no position embeddings, its positional_embedding_type is {kind!r}")
+
+
+def _tail_shape(cfg: Any, edit: Edit) -> tuple[int, ...]:
+    """The shape of an edited slice behind batch and pos."""
+    heads = (getattr(cfg, "n_key_value_heads", None) if edit.site in ("k", "v") else None) or cfg.n_heads
+    axes = ACTIVATIONS[edit.site][1]
+    each = () if "head" not in axes or edit.head is not None else (heads,)
+    return each if edit.neuron is not None else (*each, getattr(cfg, axes[-1]))
+
+
+def _check_shape(edit: Edit, shape: Sequence[int]) -> None:
+    """Raise ValueError where the numbers of a Set or an Add are not broadcast to the edited slice."""
+    if not isinstance(edit.source, Set | Add):
+        return
+    value = edit.source.value if isinstance(edit.source, Set) else edit.source.vector
+    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
+    if value.ndim > len(shape) or any(given not in (1, wanted) for given, wanted in pairs):
+        raise ValueError(f"{edit}: numbers of shape {tuple(value.shape)} do not fit the edited slice {tuple(shape)}")
 
 
 def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:

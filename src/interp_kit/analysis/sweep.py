@@ -18,11 +18,12 @@ from interp_kit.analysis.metrics import Metric
 from interp_kit.analysis.sites import Edit, as_group, check_edit
 from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.suffix_run import logits_under
-from interp_kit.analysis.weights import edited_weights
+from interp_kit.analysis.weights import applied
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import whole_text
 from interp_kit.models.executor import INSIDE, TOLERANCE, Executor
+from interp_kit.models.hold import held, on_model, plain, using
 from interp_kit.models.plain import Unsupported
 
 MEMORY = 2**29
@@ -42,6 +43,7 @@ class SweepValues:
     other: np.ndarray | None = None
 
 
+@on_model(causal=False)
 def sweep(
     model: HookedModel,
     batch: TokenBatch,
@@ -151,12 +153,19 @@ def _plain(engine: Engine, reads: Tensor, inside: bool) -> Suffix:
 def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit]) -> Iterator[HookedModel]:
     """The model with edits active inside the `with` block, for decoding or anything else that calls it.
 
-    Positions are those of `batch`; a call on a longer text of the same rows edits the same positions.
+    Positions are those of `batch`; a call on a longer text of the same rows edits the same positions. No other thread
+    can use the model through this package until the block ends. Raises RuntimeError where another thread has such a
+    block open, and ValueError for an edit that does not fit, or a model behind torch.compile.
     """
     group = as_group(edits)
-    for edit in group:
-        check_edit(model, batch, edit)
-    with torch.no_grad():  # not inference_mode: the caller may want gradients
-        hooks = Engine(model, batch).hooks(group)
-    with edited_weights(model, group), model.hooks(fwd_hooks=hooks):
-        yield model
+    if plain(model) is not model:
+        raise ValueError(
+            "the model is compiled, and compiled code does not see edits: give model._orig_mod, and call that"
+        )
+    with held(model, block=True):
+        with using(model, causal=False), torch.no_grad():  # not inference_mode: the caller may want gradients
+            for edit in group:
+                check_edit(model, batch, edit)
+            hooks = Engine(model, batch).hooks(group)
+        with applied(model, group, hooks):
+            yield model

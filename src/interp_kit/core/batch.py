@@ -83,6 +83,7 @@ class TokenBatch:
             raise ValueError(f"no label {name!r}; there are {', '.join(self.labels)}")
         return self.labels[name]
 
+    @torch.inference_mode(False)  # gradients may pass by what is made of it
     def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
         """The batch of these rows, in this order. Raises ValueError for no rows, or a mask in place of indices."""
         index = torch.as_tensor(rows, device=self.tokens.device)
@@ -197,6 +198,7 @@ class PairBatch:
         return self.take(rows)
 
 
+@torch.inference_mode(False)  # gradients may pass by what is made of it
 def collate(task: AbstractTask, examples: list[Example], device: str | torch.device = "cpu") -> TokenBatch:
     """Examples of `task` as one right-padded batch; see AbstractTask.batch."""
     if not examples:

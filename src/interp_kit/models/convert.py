@@ -48,6 +48,7 @@ class ConversionCheck:
         return f"max |{self.quantity} difference| {self.max_difference:.2e} over {self.tokens} positions"
 
 
+@torch.inference_mode(False)  # weights made in inference mode could never be trained, or studied by gradients
 def hooked_transformer(*, sae: bool = False, **config: Any) -> "HookedTransformer":
     """A HookedTransformer of this config (with `sae`, sae_lens's HookedSAETransformer), without TransformerLens's
     notices about its 4.0."""
@@ -100,6 +101,7 @@ def gpt2_config(hf: Any) -> dict[str, Any]:
     }
 
 
+@torch.inference_mode(False)
 def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cpu") -> "HookedTransformer":
     """A GPT-2 as a HookedTransformer that computes the same, in the source's dtype.
 
@@ -122,6 +124,7 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     return model
 
 
+@torch.inference_mode(False)
 def convert_mygpt(source: MyGPT, *, sae: bool = False, n_ctx: int = 405, device: str = "cpu") -> "HookedTransformer":
     """A MyGPT as a HookedTransformer (with `sae`, sae_lens's HookedSAETransformer) that computes the same, in the
     source's dtype: source(quiz) == model([0] + quiz[:-1]).
@@ -239,6 +242,7 @@ def _compare(model: "HookedTransformer", tokens: Tensor, logits: Iterable[Tensor
     return check
 
 
+@torch.inference_mode(False)
 def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     """The same architecture and class with fresh random weights, the control of every analysis: normal of standard
     deviation cfg.initializer_range (0.02 where none is set), biases 0, LayerNorm weights 1. A MyGPT is drawn as its
@@ -262,7 +266,7 @@ def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
             elif kind.startswith("b"):
                 parameter.zero_()
             else:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * std)
+                parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * std)
     fresh.eval()
     fresh.requires_grad_(False)
     return fresh

@@ -17,6 +17,7 @@ from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_length, has_hooks, whole_text
 from interp_kit.models.convert import key_value_cache
 from interp_kit.models.executor import Executor
+from interp_kit.models.hold import on_model
 from interp_kit.models.plain import Unsupported
 
 # (batch, vocab) logits that predict column t of a text (batch, pos) whose columns before t are written.
@@ -33,6 +34,7 @@ class Decoded:
     log_prob: Float[Tensor, "batch pos"]
 
 
+@on_model(shared=True)
 def decode(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -67,7 +69,7 @@ def decode(
     """
     where, text = _checked(model, tokens, free, lengths, stop)
     heat = None if temperature is None else _heat(temperature, tokens.shape[1])
-    result, log_prob = tokens.long(), torch.full(tokens.shape, torch.nan)
+    result, log_prob = tokens.long(), torch.full(tokens.shape, torch.nan, dtype=torch.float32)
     result = result.clone() if result is tokens else result
     if not where.any():
         return Decoded(result, log_prob.to(result.device))
@@ -102,7 +104,7 @@ def _write(
     bar: tqdm,
 ) -> tuple[Tensor, Tensor]:
     """(batch, pos) the texts with their free cells written, and log-probabilities."""
-    text, scores = text.to(model.cfg.device), torch.full(text.shape, torch.nan)
+    text, scores = text.to(model.cfg.device), torch.full(text.shape, torch.nan, dtype=torch.float32)
     columns = where.any(0).nonzero()[:, 0].tolist()
     predict = predictor(len(text), max(columns, default=0))
     for t in columns:
@@ -222,6 +224,7 @@ def _check_finite(logits: Tensor, rows: Tensor, t: int) -> None:
         raise FloatingPointError(f"row {row}, position {t - 1}: the model gives nan or infinite logits")
 
 
+@on_model(shared=True)
 def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 

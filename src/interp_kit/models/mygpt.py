@@ -61,11 +61,12 @@ class Block(nn.Module):
         super().__init__()
         d, h, dk, dv = config.d_model, config.n_heads, config.d_key, config.d_value
         self.dropout = dropout
-        self.ln1 = nn.LayerNorm(d, eps=EPS)
+        self.ln1 = nn.LayerNorm(d, eps=EPS, dtype=torch.float32)
         self.w_q, self.w_k = _weight(h, dk, d), _weight(h, dk, d)
         self.w_v, self.w_o = _weight(h, dv, d), _weight(h * dv, d)
-        self.ln2 = nn.LayerNorm(d, eps=EPS)
-        self.fc1, self.fc2 = nn.Linear(d, config.d_mlp), nn.Linear(config.d_mlp, d)
+        self.ln2 = nn.LayerNorm(d, eps=EPS, dtype=torch.float32)
+        self.fc1 = nn.Linear(d, config.d_mlp, dtype=torch.float32)
+        self.fc2 = nn.Linear(config.d_mlp, d, dtype=torch.float32)
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], keep: Callable[[Tensor], Tensor] | None = None
@@ -107,10 +108,10 @@ class MyGPT(nn.Module):
         self.dropout = dropout
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.embed = nn.Embedding(config.d_vocab, config.d_model)
+            self.embed = nn.Embedding(config.d_vocab, config.d_model, dtype=torch.float32)
             self.blocks = nn.ModuleList(Block(config, dropout) for _ in range(config.n_layers))
-            self.readout = nn.Linear(config.d_model, config.d_vocab)
-        self._positions = torch.empty(0, config.d_model)
+            self.readout = nn.Linear(config.d_model, config.d_vocab, dtype=torch.float32)
+        self._positions = torch.empty(0, config.d_model, dtype=torch.float32)
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """(batch, pos, vocab) logits; those at t predict tokens[:, t] from the tokens before it."""
@@ -145,7 +146,7 @@ class MyGPT(nn.Module):
 
 
 def _weight(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.randn(shape) / shape[-1] ** 0.5)
+    return nn.Parameter(torch.randn(shape, dtype=torch.float32) / shape[-1] ** 0.5)
 
 
 def load_mygpt(path: str | Path, *, d_vocab: int = VOCABULARY) -> tuple[MyGPT, float]:

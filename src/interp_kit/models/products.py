@@ -89,7 +89,10 @@ def _multiplies(act: Callable[[Tensor], Tensor], kind: str, algorithm: str) -> b
     """Whether oneDNN's products of BLOCKS of rows, with the activation that they take along, are torch's own. Asked
     once a process: texts on which models are compared are too small to go that way."""
     generator = torch.Generator().manual_seed(0)
-    x, weight, bias = (torch.randn(s, generator=generator) for s in ((max(BLOCKS), WIDE), (WIDE, WIDE), (WIDE,)))
+    x, weight, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float32)
+        for shape in ((max(BLOCKS), WIDE), (WIDE, WIDE), (WIDE,))
+    )
     expected = F.linear(x, weight, bias)
     expected = expected if kind == "none" else act(expected)
     found = (torch.ops.mkldnn._linear_pointwise(x[:rows], weight, bias, kind, [], algorithm) for rows in BLOCKS)

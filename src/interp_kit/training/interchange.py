@@ -9,7 +9,8 @@ positions, or it may do the work elsewhere; and texts are mixed from two, token 
 otherwise always agree say different things. Weights stay realistic: found by gradient descent from a random start.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import unpadded, whole_text
+from interp_kit.models.hold import on_model
 
 Activations = dict[str, Tensor]
 
@@ -74,6 +76,7 @@ def components(model: HookedModel) -> tuple[str, ...]:
     return tuple(node for node in every if node not in (EMBED, LOGITS))
 
 
+@on_model("student", "teacher", gradients=True)
 def train_interchange(
     student: HookedModel,
     teacher: HookedModel,
@@ -91,32 +94,42 @@ def train_interchange(
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
     settings = config or InterchangeConfig()
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "interchange"))
-    parameters = [parameter.requires_grad_(True) for _, parameter in student.named_parameters()]
-    optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
     taught, every, losses = _taught(batch), components(student), []
-    for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
-        base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
-        chosen = _nodes(every, settings.several, generator)
-        size = batch.tokens[base].shape
-        mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
-        where = _where(size, settings.partial, generator, whole=True)
-        bases, sources = (
-            _mix(batch.tokens[rows], batch.tokens[other], half)
-            for rows, half in zip((base, source), mixed, strict=True)
-        )
-        loss = _loss(student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure)
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        schedule.step()
-        losses.append(float(loss.detach()))
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+    with _trainable(student) as parameters:
+        optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
+        for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
+            base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
+            chosen = _nodes(every, settings.several, generator)
+            size = batch.tokens[base].shape
+            mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
+            where = _where(size, settings.partial, generator, whole=True)
+            bases, sources = (
+                _mix(batch.tokens[rows], batch.tokens[other], half)
+                for rows, half in zip((base, source), mixed, strict=True)
+            )
+            loss = _loss(student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure)
+            optimiser.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            schedule.step()
+            losses.append(float(loss.detach()))
     return losses
 
 
+@contextmanager
+def _trainable(model: HookedModel) -> Iterator[list[Tensor]]:
+    """The model's parameters, which ask for gradients in this block alone."""
+    former = [(parameter, parameter.requires_grad) for _, parameter in model.named_parameters()]
+    try:
+        yield [parameter.requires_grad_(True) for parameter, _ in former]
+    finally:
+        for parameter, before in former:
+            parameter.requires_grad_(before)
+
+
+@on_model("student", "teacher")
 @torch.no_grad()
 def fidelity(
     student: HookedModel,
@@ -157,6 +170,7 @@ def fidelity(
     return Fidelity(followed, kept, len(base), changes)
 
 
+@on_model()
 def interchanged(
     model: HookedModel,
     tokens: Int[Tensor, "batch pos"],
@@ -216,15 +230,17 @@ def _mix(
 def _nodes(every: tuple[str, ...], several: float, generator: torch.Generator) -> list[str]:
     """One of the nodes, or with chance `several` each of them by chance, and one at least."""
     chosen = [every[int(torch.randint(len(every), (), generator=generator))]]
-    if float(torch.rand((), generator=generator)) < several:
-        chosen += [node for node in every if float(torch.rand((), generator=generator)) < 0.5 and node not in chosen]
+    if float(torch.rand((), generator=generator, dtype=torch.float32)) < several:
+        drawn = [float(torch.rand((), generator=generator, dtype=torch.float32)) < 0.5 for _ in every]
+        chosen += [node for node, take in zip(every, drawn, strict=True) if take and node not in chosen]
     return chosen
 
 
 def _where(shape: torch.Size, share: float, generator: torch.Generator, *, whole: bool) -> Bool[Tensor, "batch pos"]:
     """Half of the positions, in a `share` of the rows; in the others all (`whole`) or none."""
-    halved = torch.rand(shape[0], 1, generator=generator) < share
-    return torch.where(halved, torch.rand(shape, generator=generator) < 0.5, torch.tensor(whole))
+    halved = torch.rand(shape[0], 1, generator=generator, dtype=torch.float32) < share
+    half = torch.rand(shape, generator=generator, dtype=torch.float32) < 0.5
+    return torch.where(halved, half, torch.tensor(whole))
 
 
 def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:

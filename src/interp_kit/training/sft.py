@@ -79,6 +79,7 @@ def new_gpt2(task: AbstractTask, config: SFTConfig) -> "GPT2LMHeadModel":
     )
 
 
+@torch.inference_mode(False)  # training needs gradients, whatever the caller does
 def train_sft(
     task: AbstractTask,
     examples: Sequence[Example],

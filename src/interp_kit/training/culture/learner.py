@@ -163,7 +163,7 @@ class Learner:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "revive", self.seen))
         for block, units in zip(blocks, dead, strict=True):
             width = block.fc1.in_features**-0.5
-            fresh = (torch.rand(block.fc1.weight.shape, generator=generator) * 2 - 1) * width
+            fresh = (torch.rand(block.fc1.weight.shape, generator=generator, dtype=torch.float32) * 2 - 1) * width
             block.fc1.weight[units] = fresh.to(block.fc1.weight)[units]
             block.fc1.bias[units] = 0
             block.fc2.weight[:, units] = 0
