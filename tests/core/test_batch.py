@@ -188,7 +188,10 @@ def test_token_differs_marks_where_the_texts_do(task: BooleanTask) -> None:
 
 def test_pairs_apart_are_as_many_as_can_be(task: BooleanTask) -> None:
     """Four texts in a row, 0-1-2-3: whoever takes the pair in the middle first has one, and there are two."""
-    texts, links = task.examples([[a, 0, 0, 0, e] for a, e in ((0, 0), (0, 1), (1, 0), (1, 1))]), [(1, 2), (1, 0), (2, 3)]
+    texts, links = (
+        task.examples([[a, 0, 0, 0, e] for a, e in ((0, 0), (0, 1), (1, 0), (1, 1))]),
+        [(1, 2), (1, 0), (2, 3)],
+    )
     pairs = make_pairs(task, [texts[a] for a, _ in links], [texts[b] for _, b in links], "A", "newA", "own")
     assert pairs.apart().texts() == [pairs.texts()[1], pairs.texts()[2]]
 
@@ -196,4 +199,6 @@ def test_pairs_apart_are_as_many_as_can_be(task: BooleanTask) -> None:
 def test_a_pair_and_its_reverse_are_kept_together(task: BooleanTask) -> None:
     pairs = task.pairs("newB", "newD")
     assert pairs.apart(both_ways=True).texts() == pairs.texts()
-    assert pairs.apart().texts() == [pair for i, pair in enumerate(pairs.texts()) if pair[::-1] not in pairs.texts()[:i]]
+    assert pairs.apart().texts() == [
+        pair for i, pair in enumerate(pairs.texts()) if pair[::-1] not in pairs.texts()[:i]
+    ]

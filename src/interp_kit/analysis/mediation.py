@@ -44,9 +44,9 @@ class MechanismResult(AbstractResult):
     everything before the mediator is predicted, the position that predicts it, everything between mediator and target;
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
-    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; set_aside: solved pairs
-    left out because they share a text with a pair that is used; verdict: one of ROUTES, "mixed", "none" where the model
-    does not solve the target or nothing carries it, or TOO_FEW where fewer than FEWEST independent units could be
+    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; set_aside: solved
+    pairs left out because they share a text with one that is used; verdict: one of ROUTES, "mixed", "none" where the
+    model does not solve the target or nothing carries it, or TOO_FEW where fewer than FEWEST independent units could be
     measured, whatever the routes show. A route that works against the answer is named in the verdict too ("direct,
     opposed by via token"). Intervals are over `config["units"]` independent units of pairs (PairBatch.apart): of two
     texts paired both ways, both are one. Where the model solves both sides of no pair there is no difference to follow:

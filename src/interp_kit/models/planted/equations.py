@@ -88,7 +88,9 @@ def planted_equations(
     with torch.no_grad():
         set_embedding(model, basis)
         first, second = model.blocks
-        carriers = {number: Head(route, token, slot) for number, (route, slot) in enumerate(zip(routes, slots, strict=True))}
+        carriers = {
+            number: Head(route, token, slot) for number, (route, slot) in enumerate(zip(routes, slots, strict=True))
+        }
         for block, carried in ((first, carriers), (second, heads)):
             set_attention(block, basis, positions, rest, sources, carried)
         for block, found in (
