@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from interp_kit.analysis import das_controls
 from interp_kit.analysis.counterfactual import Chosen
-from interp_kit.analysis.das_controls import CHANCE, FITTED, OFF_PATH, OPEN, VERDICTS, Control, Controls
+from interp_kit.analysis.das_controls import CHANCE, FITTED, OFF_PATH, OPEN, VERDICTS, Controls
 from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
 from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
 from interp_kit.analysis.sweep import sweep
@@ -207,7 +207,7 @@ def das(
     span: Literal["data", "site"] = "data",
     held_out: float = 0.3,
     limit: int = 256,
-    controls: bool | Sequence[Control] = True,
+    controls: bool | Sequence[str] = True,
     progress: bool = False,
 ) -> DASResult:
     """Learn k orthonormal directions whose coordinates, swapped from source to base, act as do(variable) on `target`.

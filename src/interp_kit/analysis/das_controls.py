@@ -8,7 +8,6 @@ arXiv:2311.17030). And a search over directions finds something in most networks
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,8 +18,7 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.convert import untrained
 
-Control = Literal["placebo", "untrained", "arbitrary", "row space"]
-CONTROLS: tuple[Control, ...] = ("placebo", "untrained", "arbitrary", "row space")
+CONTROLS = ("placebo", "untrained", "arbitrary", "row space")
 FITTED = ("untrained", "arbitrary")  # which are themselves found by gradient descent
 # the scores that they give, each also as …_kept, and in words
 SCORES = {
@@ -45,7 +43,7 @@ class Controls:
     chosen: of CONTROLS; steps: of each fitted control.
     """
 
-    chosen: tuple[Control, ...]
+    chosen: tuple[str, ...]
     sides: tuple[Trials, Trials]
     arbitrary: tuple[Trials, Trials] | None
     blank: HookedModel | None
@@ -59,7 +57,7 @@ class Controls:
         cls,
         model: HookedModel,
         sides: tuple[Trials, Trials],
-        chosen: Sequence[Control],
+        chosen: Sequence[str],
         steps: int,
         learning_rate: float,
         span: str,
@@ -121,7 +119,7 @@ def verdict(
     return tuple(np.select(rules, [NOTHING, OFF_PATH, CHANCE], STANDS).tolist())
 
 
-def checked(controls: bool | Sequence[Control]) -> tuple[Control, ...]:
+def checked(controls: bool | Sequence[str]) -> tuple[str, ...]:
     """The controls that are asked for. Raises ValueError for one that there is not."""
     if isinstance(controls, bool):
         return CONTROLS if controls else ()

@@ -22,7 +22,7 @@ from interp_kit.core.stats import bootstrap_ratio
 from interp_kit.core.types import HookedModel, model_name
 
 Ablation = Literal["counterfactual", "mean", "resample"]
-Grid = Literal["mib", "fine"]
+GRIDS = ("mib", "fine")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
 SMALL = (0, 1, 2, 3, 5, 8, 12, 20)  # edges that the finer grid has besides
 
@@ -109,7 +109,7 @@ def faithfulness(
     pairs: PairBatch,
     circuit: Circuit,
     *,
-    sizes: Sequence[int] | Grid = "mib",
+    sizes: Sequence[int] | str = "mib",
     ablation: Ablation = "counterfactual",
     metric: Callable[[PairBatch], Metric] = logit_difference,
     signed: bool = False,
@@ -194,7 +194,7 @@ def faithfulness(
     )
 
 
-def areas(curve: Sequence[float] | np.ndarray) -> tuple[float, float]:
+def areas(curve: np.ndarray) -> tuple[float, float]:
     """MIB's CPR and CMD of the faithfulness at each of SHARES, by trapezoids over these shares, from 0.001 to 1.
 
     Its code (`evaluate_area_under_curve`) takes the shares as they are asked for, though int(share * edges) are kept,
@@ -202,16 +202,15 @@ def areas(curve: Sequence[float] | np.ndarray) -> tuple[float, float]:
 
     Raises ValueError where there is not one value for each share.
     """
-    values = np.asarray(curve, dtype=float)
-    if values.shape != (len(SHARES),):
-        raise ValueError(f"areas need faithfulness at {len(SHARES)} shares, got values of shape {values.shape}")
-    return float(np.trapezoid(values, SHARES)), float(np.trapezoid(np.abs(1 - values), SHARES))
+    if curve.shape != (len(SHARES),):
+        raise ValueError(f"areas need faithfulness at {len(SHARES)} shares, got values of shape {curve.shape}")
+    return float(np.trapezoid(curve, SHARES)), float(np.trapezoid(np.abs(1 - curve), SHARES))
 
 
-def _sizes(wanted: Sequence[int] | Grid, edges: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of edges and their shares. Of a grid those that the circuit has. Raises ValueError for what is none."""
     if isinstance(wanted, str):
-        if wanted not in ("mib", "fine"):
+        if wanted not in GRIDS:
             raise ValueError(f"sizes: got {wanted!r}, expected 'mib', 'fine', or numbers of edges")
         # a size of the finer grid beside one of MIB's keeps its own share, so that both are there
         grid = [(int(share * total), share) for share in SHARES]
