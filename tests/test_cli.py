@@ -66,7 +66,7 @@ def test_interchange_and_edges_find_what_is_planted(tmp_path: Path, capsys: pyte
     assert len(rows(out)) == 110
     assert main(["edges", "boolean-latent", "--faithfulness", *quiet]) == 0
     kept = {row["edges"]: row["faithfulness"] for row in rows(out)}
-    assert kept[3] == pytest.approx(0, abs=0.02)
+    assert kept[2] == pytest.approx(0, abs=0.02)
     assert kept[5] == pytest.approx(1, abs=0.02)
     assert {row["n"] for row in rows(out)} == {4}  # of eight independent pairs: the others chose the edges
 

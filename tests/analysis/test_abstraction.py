@@ -17,8 +17,9 @@ from transformer_lens import HookedTransformer
 
 from interp_kit.analysis.abstraction import InterchangeResult, _distinct, interchange
 from interp_kit.analysis.counterfactual import interchanges
-from interp_kit.analysis.das import DASResult, das
-from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
+from interp_kit.analysis.das import CONTROLLED, DASResult, das
+from interp_kit.analysis.das_controls import off_path, verdict
+from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, parts, split
 from interp_kit.analysis.sites import hook_name
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.result import AbstractResult
@@ -47,7 +48,18 @@ def swapped(task: BooleanTask, models: dict[str, HookedTransformer]) -> dict[str
 @pytest.fixture(scope="module")
 def fitted(task: BooleanTask, models: dict[str, HookedTransformer]) -> dict[str, DASResult]:
     subjects = {**{name: models[name] for name in ("latent", "via-token")}, "untrained": untrained(models["latent"], 1)}
-    return {name: das(model, task, "newB", "newD", position="newB?", **FAST) for name, model in subjects.items()}
+    judged = ("latent",)
+    return {
+        name: das(model, task, "newB", "newD", position="newB?", controls=name in judged, **FAST)
+        for name, model in subjects.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def beside(task: BooleanTask, models: dict[str, HookedTransformer]) -> DASResult:
+    """E, which layer 0 has brought to newC? for its MLP, stands there unread, beside the answer that was made of it."""
+    options: dict[str, Any] = {**FAST, "seeds": (0,), "layer": (0, 1), "controls": ("placebo", "row space")}
+    return das(models["direct"], task, "E", "newC", position=("E", "newC?"), **options)
 
 
 @pytest.fixture
@@ -338,6 +350,10 @@ def test_das_finds_the_latent_variable_on_inputs_unused_in_fitting(fitted: dict[
     assert (result.held_out_pairs >= 10).all()
     assert (result.train_pairs > result.held_out_pairs).all()
     assert not result.off_path.any()
+    assert result.verdict == ("stands",)
+    assert [label.get_text() for label in result.plot().get_yticklabels()] == ["L0 newB?\nstands"]
+    assert result.gain().tolist() == result.gain("read").tolist() == [1]
+    assert max(result.gain(name)[0] for name in ("placebo", "untrained", "arbitrary", "unread")) < 0.5
 
 
 def test_das_finds_the_planted_direction(task: BooleanTask, fitted: dict[str, DASResult]) -> None:
@@ -358,23 +374,148 @@ def test_das_finds_nothing_where_nothing_is(fitted: dict[str, DASResult]) -> Non
     assert result.held_out.tolist() == result.full.tolist() == [[0, 0]]
     assert not result.off_path.any()
     blind = fitted["untrained"]
+    assert result.verdict == blind.verdict == ("not judged",)
     np.testing.assert_allclose(blind.held_out[0], blind.baseline, atol=0.15)
     assert (blind.held_out < 0.75).all()
 
 
 def test_an_illusion_is_marked(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
     # in all directions there is one that drives some answers although the whole activation drives none
-    result = das(models["via-token"], task, "newB", "newD", position="newB?", span="site", **FAST)
+    options = {**FAST, "controls": ("row space",)}
+    result = das(models["via-token"], task, "newB", "newD", position="newB?", span="site", **options)
     assert result.mean[0] > 0.1
     assert (result.full == 0).all()
     assert result.off_path.tolist() == [True]
-    assert "1 of 1 cells are off the path" in result.caption()
+    assert result.verdict == ("off the path",)
+    assert "Of 1 cells: 1 off the path" in result.caption()
+
+
+def test_a_variable_that_lies_unread_beside_the_answer_is_no_finding(beside: DASResult) -> None:
+    """Perfect on held-out pairs and on controls, and yet E is nowhere at newC? that the network would look for it."""
+    at = [i for i, name in enumerate(beside.position) if name == "newC?"]
+    assert beside.layer[at].tolist() == [0, 1]
+    for scores in (beside.held_out, beside.kept):
+        assert (scores[at] == 1).all()
+    assert beside.off_path[at].all()
+    assert [beside.verdict[i] for i in at] == ["off the path"] * 2
+    assert (beside.read_kept[at] == 0).all()  # what is read there is the whole answer, not E
+    assert (beside.unread[at] == 0).all()
+    assert (beside.gain("full")[at] < 0).all()
+    assert np.isnan(beside.untrained).all()  # not asked for
+    rows = beside.to_frame()[["position", "off_path", "verdict"]].to_dict("records")
+    assert rows[at[0]] == {"position": "newC?", "off_path": True, "verdict": "off the path"}
+    grid = beside.plot()
+    (dots,) = grid.collections
+    assert dots.get_offsets().tolist() == [[1, 0], [1, 1]]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_what_is_read_is_what_the_weights_read(task: BooleanTask, models: dict[str, HookedTransformer]) -> None:
+    model, side = models["latent"], split(task, "newB", "newD", 0.3, 64, 0, "cpu")[0]
+    place = Cell(model, side, "resid_post", 0, "newB?")
+    axes = place.read(orthonormal(first_basis(64, 1, 0)))
+    read = model.blocks[1].attn.W_V[1, :, 0].detach()  # the head that brings newB to newD?
+    assert axes.shape == (64, 1)
+    assert float((axes[:, 0] @ read).abs() / read.norm()) > 0.99
+    blind = split(task, "E", "newC", 0.3, 64, 0, "cpu")[0]
+    there = Cell(models["direct"], blind, "resid_post", 0, "newC?")
+    axes, slots = there.read(orthonormal(first_basis(64, 1, 0))), models["direct"].blocks[0].attn.W_O[:2, 0].detach()
+    assert float((slots @ axes).abs().max()) < 0.05 * float(slots.norm())  # the operands, used up by layer 0's MLP
+    within, outside = parts(orthonormal(slots.sum(0, keepdim=True).T + axes), axes)
+    torch.testing.assert_close((within @ within.T), axes @ axes.T, atol=1e-3, rtol=0)
+    assert float((outside.T @ axes).abs().max()) < 1e-3
+
+
+def test_a_placebo_is_the_same_change_in_other_directions(task: BooleanTask, tiny_model: MakeModel) -> None:
+    place = Cell(tiny_model(2), split(task, "newB", "newD", 0.3, 64, 0, "cpu")[0], "resid_post", 0, "newB?")
+    basis, along = (orthonormal(first_basis(16, 2, seed)) for seed in (0, 1))
+    written: list[Tensor] = []
+    logits = place.logits
+    place.logits = lambda value: (written.append(value), logits(value))[1]  # pyright: ignore[reportAttributeAccessIssue]
+    place.shares(basis)
+    place.shares(basis, along)
+    torch.testing.assert_close(written[0], place.swapped(basis))
+    real, turned = (value - place.old for value in written)
+    torch.testing.assert_close(turned.norm(dim=1), real.norm(dim=1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned @ along, real @ basis, atol=1e-4, rtol=0)
+
+
+def test_an_arbitrary_variable_is_a_bit_of_each_text(task: BooleanTask) -> None:
+    side = split(task, "newB", "newD", 0.3, 64, 0, "cpu")[0]
+    asked = side.arbitrary(3)
+    assert asked is not None
+    bits: dict[tuple[int, ...], set[bool]] = {}
+    parity = {}  # texts joined by pairs have equal bits, or unequal ones, in one consistent way
+    texts = [tuple(map(tuple, part.tokens.tolist())) for part in (asked.base, asked.source)]
+    for base, source, changed in zip(*texts, asked.changes.tolist(), strict=True):
+        parity.setdefault((base, source), set()).add(changed)
+        bits.setdefault(base, set()).add(changed)
+    assert all(len(found) == 1 for found in parity.values())
+    assert any(len(found) == 2 for found in bits.values())
+    candidates = torch.tensor(task.field("newD").candidates)
+    own = asked.base.answer["newD"] == candidates[asked.right]
+    assert torch.equal(own, ~asked.changes)
+    again, other = side.arbitrary(3), side.arbitrary(4)
+    assert again is not None
+    assert other is not None
+    assert torch.equal(again.changes, asked.changes)
+    assert not torch.equal(other.changes, asked.changes)
+
+
+def test_controls_are_run_as_asked_and_the_bar_counts_every_fit(
+    task: BooleanTask, models: dict[str, HookedTransformer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[Any] = []
+
+    class Bar(SimpleNamespace):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(done=0, **options)
+            bars.append(self)
+
+        def __enter__(self) -> "Bar":
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def update(self, n: int = 1) -> None:
+            self.done += n
+
+    monkeypatch.setattr("interp_kit.analysis.das.tqdm", Bar)
+    options: dict[str, Any] = {"layer": 0, "position": ("D", "newB?"), "seeds": (0,), "steps": 1}
+    kinds = ((True, 3), (False, 1), (("arbitrary",), 2), (("row space", "placebo"), 1))
+    for controls, fits in kinds:
+        found = das(models["latent"], task, "newB", "newD", controls=controls, **options)
+        assert bars[-1].total == bars[-1].done == 2 * fits
+        given = {name for name in ("placebo", "untrained", "arbitrary") if np.isfinite(getattr(found, name)).all()}
+        wanted = {"placebo", "untrained", "arbitrary"} if controls is True else set(controls or ()) - {"row space"}
+        assert given == wanted
+    bare = das(models["latent"], task, "newB", "newD", controls=False, **options)
+    assert bare.verdict == ("not judged",) * 2
+    assert "No control was run" in bare.caption()
+    with pytest.raises(ValueError, match=r"controls: got \('magic',\), expected True, False, or some of placebo"):
+        das(models["latent"], task, "newB", "newD", controls=("magic",))
+    with pytest.raises(ValueError, match="controls: got 'placebo'"):
+        das(models["latent"], task, "newB", "newD", controls="placebo")
+
+
+def test_verdicts_of_the_controls() -> None:
+    gain, read, full = (
+        np.array([0.04, 1.0, 0.6, 0.6, 0.6, 0.6]),
+        np.array([0.0, 1.0, 0.2, 0.2, 0.4, np.nan]),
+        np.zeros(6),
+    )
+    full[3] = 0.3  # copying everything does half of it too: the variable is there
+    illusory = off_path(gain, read, full)
+    assert illusory.tolist() == [False, False, True, False, False, False]
+    rivals = [np.full(6, np.nan), np.array([0.0, 0.0, 0.0, 0.0, 0.55, 0.49])]
+    said = ("nothing found", "stands", "off the path", "stands", "no better than a control", "stands")
+    assert verdict(gain, illusory, rivals) == said
 
 
 def test_das_in_all_dimensions_is_interchange(task: BooleanTask, tiny_model: MakeModel) -> None:
     model = tiny_model(5)
     for site in ("resid_pre", "resid_mid", "resid_post", "mlp_out", "mlp_post"):
-        whole: dict[str, Any] = {"k": 32 if site == "mlp_post" else 16, "seeds": (0,), "steps": 0}
+        whole: dict[str, Any] = {"k": 32 if site == "mlp_post" else 16, "seeds": (0,), "steps": 0, "controls": False}
         found = das(model, task, "newB", "newD", site=site, position=["D", "newD?"], span="site", **whole)
         np.testing.assert_allclose(found.held_out, found.full)
         np.testing.assert_allclose(found.kept, found.full_kept)
@@ -425,18 +566,11 @@ def test_cells_fitted_together_are_those_fitted_alone(task: BooleanTask, tiny_mo
     grid = das(model, task, "newB", "newD", position=names, **options)
     for i, name in enumerate(names):
         alone = das(model, task, "newB", "newD", position=name, **options)
-        for field in ("basis", "rank", "train", "held_out", "kept", "random", "full"):
+        for field in ("basis", "rank", "train", "held_out", "kept", "random", "full", *CONTROLLED):
             np.testing.assert_allclose(getattr(grid, field)[i], getattr(alone, field)[0], atol=1e-5, err_msg=field)
     assert np.abs(grid.basis[0, 0] - grid.basis[0, 1]).max() > 0.01  # seeds differ, cells too
     assert np.abs(grid.basis[0, 0] - grid.basis[2, 0]).max() > 0.01
     assert len(np.unique(grid.rank)) > 1
-
-
-def test_a_cell_that_moves_the_controls_is_no_illusion(fitted: dict[str, DASResult]) -> None:
-    result = replace(fitted["via-token"], mean=np.array([0.5]))
-    assert result.off_path.tolist() == [True]  # the whole activation does nothing
-    assert replace(result, full_kept=np.full_like(result.full_kept, 0.5)).off_path.tolist() == [False]
-    assert replace(result, full=np.full_like(result.full, 0.46)).off_path.tolist() == [False]
 
 
 def test_the_split_keeps_inputs_apart(task: BooleanTask) -> None:

@@ -18,6 +18,7 @@ import interp_kit as ik
 from interp_kit.analysis.attribution import BIAS
 from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.edge_scores import COMPLETE, FIRST, outputs_of, patched, score_edges
+from interp_kit.analysis.faithfulness import SMALL, areas
 from interp_kit.analysis.graph import Graph
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
@@ -267,16 +268,55 @@ def test_with_no_edge_the_answer_is_read_from_what_ablation_gives(
     assert set(donors) == {0, 1}  # prompts of either side
 
 
-def test_areas_are_those_under_the_curves(random: HookedTransformer, pairs: PairBatch) -> None:
+def test_areas_are_mibs() -> None:
+    """By hand, over the shares .001 .002 .005 .01 .02 .05 .1 .2 .5 1."""
+    by_hand = {  # faithfulness at each -> (CPR, CMD)
+        # .00025 + .0015 + .0105 + .0325 + .085 + .315 + .55; .004 + .00475 + .0085 + .0195 + .0175 + .015 + .045 + .05
+        (0, 0, 0, 0.1, 0.2, 0.5, 0.8, 0.9, 1.2, 1): (0.99475, 0.16425),
+        (1,) * 10: (0.999, 0),  # nothing is added below the smallest size
+        (0,) * 9 + (1,): (0.25, 0.749),
+        (0, 0, 0, 0, 0, 1, 1, 1, 1, 1): (0.965, 0.034),  # .015 + .95; .019 + .015
+        (-1, 2) + (1,) * 8: (0.001 * 0.5 + 0.003 * 1.5 + 0.995, 0.001 * 1.5 + 0.003 * 0.5),
+    }
+    for curve, expected in by_hand.items():
+        assert areas(np.array(curve)) == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="areas need faithfulness at 10 shares"):
+        areas(np.array([0.0, 1.0]))
+
+
+def test_the_default_grid_is_mibs(latent: HookedTransformer, pairs: PairBatch, scored: Circuit) -> None:
+    """Of 110 edges, five of which do all: MIB rounds down, and takes areas over the shares that were asked for."""
+    found = ik.faithfulness(latent, pairs, scored, controls=1)
+    assert found.sizes.tolist() == [0, 0, 0, 1, 2, 5, 11, 22, 55, 110]
+    assert found.share.tolist() == [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]
+    np.testing.assert_allclose(found.value, [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], atol=0.02)
+    assert (found.cpr, found.cmd) == pytest.approx((0.965, 0.034), abs=0.005)
+    assert found.to_frame()["share"].tolist() == found.share.tolist()
+    assert found.config["grid"] == "mib"
+    assert "MIB's CPR 0.96" in found.caption() or "MIB's CPR 0.97" in found.caption()
+
+
+def test_a_finer_grid_gives_the_same_areas(random: HookedTransformer, pairs: PairBatch) -> None:
     scores = score_edges(random, pairs, method="eap")
-    found = ik.faithfulness(random, pairs, scores, sizes=[0, 5, 20, 40], controls=4)
-    cprs, cmds = [found.cpr, *found.random_cpr], [found.cmd, *found.random_cmd]
-    for curve, cpr, cmd in zip([found.value, *found.random], cprs, cmds, strict=True):
-        ends = pairwise(zip([*found.sizes / found.total, 1], [*curve, 1], strict=True))  # all edges are the whole model
-        spans = [(b - a, (u + v) / 2, (abs(1 - u) + abs(1 - v)) / 2) for (a, u), (b, v) in ends]
-        assert cpr == pytest.approx(sum(width * height for width, height, _ in spans))
-        assert cmd == pytest.approx(sum(width * height for width, _, height in spans))
-    assert max(found.value.max(), found.random.max()) > 1.05  # above 1 is as far from the model as below
+    mib, fine = (ik.faithfulness(random, pairs, scores, sizes=sizes, controls=2) for sizes in ("mib", "fine"))
+    assert set(fine.sizes) == set(mib.sizes) | set(SMALL)
+    assert set(SMALL) - set(mib.sizes)
+    assert (np.diff(fine.sizes) >= 0).all()
+    assert (fine.cpr, fine.cmd) == pytest.approx((mib.cpr, mib.cmd))
+    np.testing.assert_allclose(fine.random_cpr, mib.random_cpr, atol=1e-6)
+    for curve, cpr, cmd in zip(
+        [mib.value, *mib.random], [mib.cpr, *mib.random_cpr], [mib.cmd, *mib.random_cmd], strict=True
+    ):
+        spans = list(pairwise(zip(mib.share.tolist(), curve.tolist(), strict=True)))
+        assert cpr == pytest.approx(sum((b - a) * (u + v) / 2 for (a, u), (b, v) in spans))
+        assert cmd == pytest.approx(sum((b - a) * (abs(1 - u) + abs(1 - v)) / 2 for (a, u), (b, v) in spans))
+    by_size = dict(zip(fine.sizes.tolist(), fine.value.tolist(), strict=True))
+    assert mib.value.tolist() == pytest.approx([by_size[size] for size in mib.sizes.tolist()], abs=1e-5)
+    given = ik.faithfulness(random, pairs, scores, sizes=[0, 5, 20, 40], controls=0)
+    assert np.isnan([given.cpr, given.cmd]).all()  # no area of other sizes goes by MIB's names
+    assert "CPR" not in given.caption()
+    with pytest.raises(ValueError, match="sizes: got 'coarse', expected 'mib', 'fine', or numbers of edges"):
+        ik.faithfulness(random, pairs, scores, sizes="coarse")
 
 
 def test_areas_tell_a_true_ranking_from_a_wrong_one(

@@ -5,12 +5,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformer_lens import HookedTransformer
 
-from interp_kit.analysis.mediation import ROUTES, MechanismResult, _routes, _verdict, mechanism, route_summary
+from interp_kit.analysis.mediation import (
+    FEWEST,
+    ROUTES,
+    TOO_FEW,
+    MechanismResult,
+    _routes,
+    _verdict,
+    mechanism,
+    route_summary,
+)
 from interp_kit.analysis.patching import patch_senders
 from interp_kit.core.stats import Estimate
 from interp_kit.models.convert import untrained
-from interp_kit.models.planted import planted_boolean
+from interp_kit.models.planted import planted_boolean, planted_equations
 from interp_kit.tasks.boolean import BooleanTask
 
 # planted name -> (verdict, only the token flips, only the causes flip, patched target by layer, free target by layer)
@@ -153,7 +165,13 @@ FULL, NONE = np.array([1.0, 1.0]), np.array([0.0, 0.0])
         ([0.25, 0.25, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 16, "none"),
         ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.95, 4, "via token"),  # The least that is enough.
         ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.94, 16, "none"),  # It does not solve the task.
-        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 1.0, 3, "none"),  # On too few pairs.
+        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 1.0, 3, TOO_FEW),
+        ([0.9, 0.1, 0.0, 0.0], np.nan, 1.0, (FULL, NONE), 1.0, 16, TOO_FEW),  # No interval could be given.
+        ([0.2, 0.1, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 3, TOO_FEW),
+        ([1.3, -0.3, 0.0, 0.0], 1.2, 1.0, (FULL, NONE), 1.0, 16, "via token, opposed by direct"),
+        ([1.2, -0.2, 0.0, 0.0], 1.1, 1.0, (FULL, NONE), 1.0, 16, "via token"),
+        ([-0.3, 1.6, 0.0, -0.3], 1.2, 0.0, (FULL, NONE), 1.0, 16, "direct, opposed by via token and relayed"),
+        ([0.8, -0.6, 0.8, 0.0], 0.4, 1.0, (FULL, NONE), 1.0, 16, "mixed, opposed by direct"),
     ],
 )
 def test_verdicts(
@@ -165,9 +183,9 @@ def test_verdicts(
     pairs: int,
     verdict: str,
 ) -> None:
-    lows = np.where(np.array(route) == max(route), low, 0.0)
-    four = (*latent, NONE, NONE)
-    found = _verdict(estimate(solved), estimate(token), np.array(route), lows, four, pairs)
+    values = np.array(route)
+    routes = values, np.where(values == max(route), low, np.minimum(values, 0.0)), values
+    found = _verdict(estimate(solved), estimate(token), routes, (*latent, NONE, NONE), pairs)
     assert found == verdict
 
 
@@ -175,7 +193,79 @@ def test_a_second_route_that_surely_carries_much_is_not_passed_by() -> None:
     route, latent = [0.4, 0.6, 0.0, 0.0], (FULL, NONE)
     for second, verdict in ((0.1, "direct"), (0.2, "direct"), (0.21, "mixed"), (0.39, "mixed")):
         lows = np.array([second, 0.56, 0.0, 0.0])
-        assert _verdict(estimate(1.0), estimate(0.4), np.array(route), lows, (*latent, NONE, NONE), 8) == verdict
+        routes = np.array(route), lows, np.array(route)
+        assert _verdict(estimate(1.0), estimate(0.4), routes, (*latent, NONE, NONE), 8) == verdict
+
+
+def boolean_model(task: BooleanTask, name: str, mediator: str = "M", target: str = "Y") -> HookedTransformer:
+    return planted_equations(task, task.model.parents, name, mediator=mediator, target=target)
+
+
+@pytest.mark.parametrize("name", TRUTH)
+def test_pairs_that_share_texts_are_too_few_and_not_none(name: str) -> None:
+    """Four worlds have R = 1, and their four pairs form a ring: two of them share no text."""
+    small = BooleanTask({"M": "P ^ Q", "W": "R and Q", "Y": "M and R"}, "PQR")
+    result = mechanism(boolean_model(small, name), small, mediator="M", target="Y")
+    assert (result.solved.value, result.solved.n) == (1, 8)
+    assert result.verdict == TOO_FEW
+    assert (result.config["units"], result.config["pairs"], result.set_aside, result.dropped) == (2, 4, 4, 0)
+    assert result.route[ROUTES.index(TRUTH[name][0])] == pytest.approx(1, abs=0.02)
+    for said in (result.caption(), result.plot().get_title()):
+        assert "n = 2" in said
+        assert TOO_FEW in said
+    assert "4 that share a text with these set aside" in result.caption()
+
+
+def test_of_pairs_that_share_texts_those_that_do_not_are_measured() -> None:
+    """With two more inputs, the same equations have four rings: eight independent units, where all pairs are four."""
+    larger = BooleanTask({"M": "P ^ Q", "W": "R and Q", "Y": "M and R"}, "PQRST")
+    assert len(np.unique(larger.pairs("M", "Y").units())) == 4
+    result = mechanism(boolean_model(larger, "latent"), larger, mediator="M", target="Y")
+    assert (result.verdict, result.config["units"], result.config["pairs"], result.set_aside) == ("latent", 8, 16, 16)
+
+
+BITS = ("{0} and {1}", "{0} or {1}", "{0} ^ {1}", "{0} and not {1}", "not ({0} ^ {1})", "not {0} or {1}")
+
+
+@settings(max_examples=6, derandomize=True, deadline=None)
+@given(data=st.data())
+def test_a_planted_mechanism_of_any_equations_is_named_or_too_few(data: st.DataObject) -> None:
+    draw = data.draw
+    inputs = draw(st.sampled_from(["PQR", "PQRS"]))
+    equations = {
+        "M": draw(st.sampled_from([*BITS, "not {0}"])).format("P", "Q"),
+        "W": draw(st.sampled_from(BITS)).format("Q", inputs[-1]),
+    }
+    if draw(st.booleans()):
+        equations = dict(reversed(equations.items()))
+    equations["Y"] = draw(st.sampled_from([*BITS, "not {0}"])).format("M", "R")
+    drawn, name = BooleanTask(equations, inputs), draw(st.sampled_from(sorted(TRUTH)))
+    result = mechanism(boolean_model(drawn, name), drawn, mediator="M", target="Y")
+    assert result.solved.value == 1
+    assert result.verdict == (TRUTH[name][0] if result.config["units"] >= FEWEST else TOO_FEW), equations
+    assert result.opposing == ()
+
+
+def test_a_route_that_opposes_is_named(task: BooleanTask) -> None:
+    """direct, and a head that reads newB's token and writes the other answer, three tenths as strongly."""
+    model, via_token = planted_boolean(task, "direct"), planted_boolean(task, "via-token")
+    attention, answer = model.blocks[1].attn, model.blocks[1].mlp.W_out[:4]
+    says_one = answer[int((answer @ model.W_U[:, task.field("newD").candidates[1]]).argmax())]
+    with torch.no_grad():
+        for part in ("W_Q", "W_V"):
+            getattr(attention, part)[2] = getattr(via_token.blocks[1].attn, part)[1]
+        attention.W_O[2, 0] = -0.3 * says_one
+    result = mechanism(model, task, mediator="newB", target="newD")
+    assert result.solved.value == 1
+    np.testing.assert_allclose(result.route, [-0.6 / 1.4, 2 / 1.4, 0, 0], atol=0.05)
+    assert result.opposing == ("via token",)
+    assert result.verdict == "direct, opposed by via token"
+    frame = result.to_frame()
+    routes = frame[frame["experiment"] == "route"].set_index("changed")
+    assert routes["role"].to_dict() == {"via token": "opposes", "direct": "carries", "latent": "", "relayed": ""}
+    assert set(frame.loc[frame["experiment"] != "route", "role"]) == {""}
+    assert "direct, opposed by via token" in result.caption()
+    assert "opposed by via token" in result.plot().get_title()
 
 
 def test_summary_is_a_mean_over_models(found: dict[tuple[str, int], MechanismResult]) -> None:

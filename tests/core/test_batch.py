@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp_kit.core.batch import PairBatch, TokenBatch, collate
+from interp_kit.core.batch import PairBatch, TokenBatch, collate, make_pairs
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -184,3 +184,21 @@ def test_token_differs_marks_where_the_texts_do(task: BooleanTask) -> None:
     for row in range(len(pairs)):
         clean, corrupt = pairs.clean.tokens[row].tolist(), pairs.corrupt.tokens[row].tolist()
         assert pairs.token_differs[row].tolist() == [a != b for a, b in zip(clean, corrupt, strict=True)]
+
+
+def test_pairs_apart_are_as_many_as_can_be(task: BooleanTask) -> None:
+    """Four texts in a row, 0-1-2-3: whoever takes the pair in the middle first has one, and there are two."""
+    texts, links = (
+        task.examples([[a, 0, 0, 0, e] for a, e in ((0, 0), (0, 1), (1, 0), (1, 1))]),
+        [(1, 2), (1, 0), (2, 3)],
+    )
+    pairs = make_pairs(task, [texts[a] for a, _ in links], [texts[b] for _, b in links], "A", "newA", "own")
+    assert pairs.apart().texts() == [pairs.texts()[1], pairs.texts()[2]]
+
+
+def test_a_pair_and_its_reverse_are_kept_together(task: BooleanTask) -> None:
+    pairs = task.pairs("newB", "newD")
+    assert pairs.apart(both_ways=True).texts() == pairs.texts()
+    assert pairs.apart().texts() == [
+        pair for i, pair in enumerate(pairs.texts()) if pair[::-1] not in pairs.texts()[:i]
+    ]

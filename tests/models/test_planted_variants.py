@@ -11,7 +11,7 @@ from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.models.planted import MECHANISMS, PLANTED_MECHANISMS, planted_boolean
+from interp_kit.models.planted import MECHANISMS, PLANTED_MECHANISMS, planted_boolean, planted_equations
 from interp_kit.models.planted.boolean import BACKUP, DECOY, PRIMARY
 from interp_kit.models.planted.directions import superposed
 from interp_kit.tasks.boolean import EQUATIONS, BooleanTask
@@ -208,3 +208,21 @@ def test_superposition_refuses_a_task_that_needs_more_room() -> None:
     task = BooleanTask({**EQUATIONS, "newE": "A and B"})
     with pytest.raises(ValueError, match=r"states that span 4[0-9] dimensions; 38 are shared"):
         superposed(task, task.enumerate(), 0)
+
+
+def test_other_equations_are_planted_or_refused_by_name() -> None:
+    equations = {"M": "P ^ Q", "W": "R and Q", "Y": "M and R"}
+    small = BooleanTask(equations, "PQR")
+    model = planted_equations(small, small.model.parents, "direct", mediator="M", target="Y", seed=1)
+    batch = small.batch(small.enumerate())
+    example = small.enumerate()[0]
+    answered = slice(example.prompt_length, example.positions["eos"])
+    answers = model(batch.tokens).argmax(-1)[:, answered.start - 1 : answered.stop - 1]
+    assert torch.equal(answers, batch.tokens[:, answered])
+    with pytest.raises(ValueError, match="no mechanism 'lookup'; there are via-token, direct, latent"):
+        planted_equations(small, small.model.parents, "lookup", mediator="M", target="Y")
+    with pytest.raises(ValueError, match="'Y' is computed from M, R, not from 'W'"):
+        planted_equations(small, small.model.parents, "direct", mediator="W", target="Y")
+    wide = BooleanTask({"M": "P and Q and R and S and T", "Y": "not M"}, "PQRST")
+    with pytest.raises(ValueError, match="5 operands of one field; a planted model carries 4"):
+        planted_equations(wide, wide.model.parents, "via-token", mediator="M", target="Y")

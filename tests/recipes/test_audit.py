@@ -1,5 +1,6 @@
 """The audit judges: methods that know the truth, that know nothing, and that lie; and what explains failures holds."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from interp_kit.core.plotting import png
 from interp_kit.models.planted import ground_truth
 from interp_kit.recipes.audit import AuditResult, audit, auroc
 from interp_kit.recipes.audit_case import Case, Found, Method
-from interp_kit.recipes.audit_experiments import backup, decoy, illusion, lens, mean, tokens, trained, zero
+from interp_kit.recipes.audit_experiments import backup, beside, decoy, illusion, lens, mean, tokens, trained, zero
 from interp_kit.recipes.audit_methods import METHODS
 from interp_kit.recipes.audit_page import sentences
 from interp_kit.recipes.zoo import planted, task_of
@@ -101,11 +102,26 @@ def test_it_says_what_it_found_and_is_kept(result: AuditResult, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "experiment", [decoy, tokens, trained, illusion, backup, zero, mean, lens], ids=lambda e: e.__name__
+    "experiment", [decoy, tokens, trained, illusion, beside, backup, zero, mean, lens], ids=lambda e: e.__name__
 )
 def test_what_explains_a_failure_holds(experiment) -> None:
     found = experiment()
     assert found.holds, found.figures
+
+
+def test_das_is_judged_by_its_controls_in_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the planted site nothing is lost; a finding off the path scores 0."""
+    real = Case(model := planted("boolean-latent"), task_of(model), ground_truth("boolean-latent"))
+    used_up = replace(real.truth, variable="E", target="newC", site=("resid_post", 0, "newC?"))
+    for case, expected in ((real, 1), (Case(model, real.task, used_up), 0)):
+        place = case.truth.site[2]
+        monkeypatch.setattr(Case, "positions", [place])  # of all, the one that is in question
+        plain, judged = (
+            named(name, "positions").run(case) for name in ("DAS, k = 1", "DAS, k = 1, judged by controls")
+        )
+        assert plain.scores == {place: 1.0}
+        assert judged.scores == {place: pytest.approx(expected)}
+        assert judged.forwards > plain.forwards
 
 
 def test_bad_input_is_named() -> None:

@@ -16,7 +16,9 @@ import torch
 from matplotlib.axes import Axes
 from tqdm.auto import tqdm
 
+from interp_kit.analysis import das_controls
 from interp_kit.analysis.counterfactual import Chosen
+from interp_kit.analysis.das_controls import CHANCE, FITTED, OFF_PATH, OPEN, VERDICTS, Controls
 from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
 from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
 from interp_kit.analysis.sweep import sweep
@@ -28,21 +30,29 @@ from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
 COUNTS = ("train_inputs", "held_out_inputs", "train_pairs", "held_out_pairs", "held_out_controls")
-SCORES = ("train", "held_out", "kept", "random", "random_kept", "full", "full_kept")
+CONTROLLED = tuple(f"{name}{kind}" for name in das_controls.SCORES for kind in ("", "_kept"))
+SCORES = ("train", "held_out", "kept", "random", "random_kept", "full", "full_kept", *CONTROLLED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DASResult(AbstractResult):
     """Accuracy of swapping a learnt subspace, by cell (layer and position) and seed.
 
-    layer: (cell,); position: one name a cell; seeds: each draws its own split of the inputs and its own first basis.
+    layer: (cell,); position: one name per cell; seeds: each draws its own split of the inputs and its own first basis.
     train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
     pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
     equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
-    high: (cell,) of held_out, with a t interval over seeds. random, random_kept: (cell, seed) a random subspace of k
-    dimensions; full, full_kept: the whole activation copied; all on the held-out pairs, as is baseline: (seed,) of the
-    unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs, held_out_controls: (seed,) how many.
-    rank: (cell, seed) dimensions that were searched; basis: (cell, seed, d, k), orthonormal columns.
+    high: (cell,) of held_out, with a t interval over seeds. All that follows is (cell, seed) on the held-out pairs,
+    with its …_kept beside. random: a random subspace of k dimensions; full: the whole activation copied.
+
+    Controls, nan where they were not asked for. placebo: the change of the learnt coordinates, as large, written in
+    random directions; untrained: a subspace learnt in an untrained network; arbitrary: one learnt for a bit that is
+    drawn for each text, which no model can hold; read: of the learnt subspace, the component in the row space of all
+    that reads it downstream; unread: the component outside of it.
+
+    baseline: (seed,) of the unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs,
+    held_out_controls: (seed,) how many. rank: (cell, seed) dimensions that were searched; basis: (cell, seed, d, k),
+    orthonormal columns.
     """
 
     site: str
@@ -59,6 +69,16 @@ class DASResult(AbstractResult):
     random_kept: np.ndarray
     full: np.ndarray
     full_kept: np.ndarray
+    placebo: np.ndarray
+    placebo_kept: np.ndarray
+    untrained: np.ndarray
+    untrained_kept: np.ndarray
+    arbitrary: np.ndarray
+    arbitrary_kept: np.ndarray
+    read: np.ndarray
+    read_kept: np.ndarray
+    unread: np.ndarray
+    unread_kept: np.ndarray
     baseline: np.ndarray
     train_inputs: np.ndarray
     held_out_inputs: np.ndarray
@@ -69,16 +89,37 @@ class DASResult(AbstractResult):
     basis: np.ndarray
     config: Mapping[str, Any]
 
+    def gain(self, score: str = "held_out") -> np.ndarray:
+        """(cell,) share of changed pairs answered, plus share of controls kept, minus 1, as a mean over seeds: 1 for a
+        subspace that is the variable, 0 for one that does nothing, and for one that changes answers whether or not the
+        variable differs. Without controls it is the share of changed pairs minus the unedited model's.
+
+        score: "held_out", or one that has a …_kept ("random", "full", "placebo", "read", …).
+        """
+        kept = self.kept if score == "held_out" else getattr(self, f"{score}_kept")
+        hits = getattr(self, score)
+        return np.where(self.held_out_controls > 0, hits + kept - 1, hits - self.baseline).mean(1)
+
     @property
     def off_path(self) -> np.ndarray:
-        """(cell,) True where the learnt subspace does what the whole activation does not (over 0.05 more on average,
-        while copying all of it keeps the controls): it drives the network by a path that its own activations never
-        take, an illusion and no finding (Makelov et al. 2024, arXiv:2311.17030)."""
-        untouched = ~(self.full_kept.mean(1) < 0.95)
-        return (self.mean > self.full.mean(1) + 0.05) & untouched
+        """(cell,) True if the subspace acts by a path that the network's own activations do not take: less than half of
+        its gain is left in the component that is read downstream, which would lose nothing if what separates the
+        variable's values were also what acts, and copying the whole activation does not reach that half either. An
+        illusion, not a finding (Makelov et al. 2023, arXiv:2311.17030). False where the row space was not asked for."""
+        return das_controls.off_path(self.gain(), self.gain("read"), self.gain("full"))
+
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """What the controls leave of each cell: "nothing found", "off the path", "no better than a control" (within
+        MARGIN of a random subspace, placebo, untrained network or arbitrary variable), "stands"; "not judged" if no
+        control was asked for."""
+        if not self.config["controls"]:
+            return (OPEN,) * len(self.position)
+        rivals = [self.gain(name) for name in ("random", "placebo", "untrained", "arbitrary")]
+        return das_controls.verdict(self.gain(), self.off_path, rivals)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a cell and seed; mean, low, high and off_path are the cell's."""
+        """One row per cell and seed; mean, low, high, off_path and verdict are the cell's."""
         columns = {name: getattr(self, name).ravel() for name in (*SCORES, "rank")}
         cells, seeds = self.held_out.shape
         return pd.DataFrame(
@@ -90,6 +131,7 @@ class DASResult(AbstractResult):
                 **columns,
                 **{name: np.tile(getattr(self, name), cells) for name in ("baseline", *COUNTS)},
                 **{name: getattr(self, name).repeat(seeds) for name in ("mean", "low", "high", "off_path")},
+                "verdict": np.repeat(np.array(self.verdict), seeds),
             }
         )
 
@@ -103,12 +145,24 @@ class DASResult(AbstractResult):
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
             f" in fitting; 95 % t intervals over seeds). Mean held-out share of controls that keep their answer:"
             f" {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
-            f" {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
-            f" {len(self.position)} cells are off the path (dots): the whole activation does less than the subspace."
+            f" {_mean(self.random)}, the full space {_mean(self.full)}. {self._controls()}"
         )
 
+    def _controls(self) -> str:
+        if not self.config["controls"]:
+            return "No control was run, so none of this is judged."
+        shares = "; ".join(
+            f"{text} {_mean(getattr(self, name))} ({_mean(getattr(self, f'{name}_kept'))} kept)"
+            for name, text in das_controls.SCORES.items()
+            if np.isfinite(getattr(self, name)).any()
+        )
+        counts = {name: self.verdict.count(name) for name in VERDICTS}
+        said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        return f"Controls: {shares}. Of {len(self.position)} cells: {said} (dots: found, but does not stand)."
+
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean held-out accuracy, layers by positions; with one layer or one position, points beside the controls."""
+        """Mean held-out accuracy, layers by positions, with dots where what is found does not stand; with one layer or
+        one position, points beside the controls."""
         layers, names = list(dict.fromkeys(self.layer.tolist())), list(dict.fromkeys(self.position))
         title = f"{self.site}: do({self.config['variable']}) → {self.config['target']}, k = {self.config['k']}"
         if len(layers) > 1 and len(names) > 1:
@@ -120,13 +174,18 @@ class DASResult(AbstractResult):
                 title=title,
                 label="held-out accuracy",
                 limits=(0.0, 1.0),
-                mark=self.off_path.reshape(len(layers), len(names)),
+                mark=np.isin(self.verdict, (OFF_PATH, CHANCE)).reshape(len(layers), len(names)),
                 x_label="position",
                 y_label="layer",
             )
         shown = {"learnt": self.held_out, "learnt, control kept": self.kept, "random": self.random, "full": self.full}
+        added = {"placebo": "placebo", "untrained": "untrained", "arbitrary variable": "arbitrary"}
+        added |= {"component read": "read", "component not read": "unread"}
+        shown |= {label: getattr(self, name) for label, name in added.items() if np.isfinite(getattr(self, name)).any()}
         series = {name: _over_seeds(values) for name, values in shown.items()}
         cells = [f"L{layer} {name}" for layer, name in zip(self.layer, self.position, strict=True)]
+        if self.config["controls"]:
+            cells = [f"{cell}\n{said}" for cell, said in zip(cells, self.verdict, strict=True)]
         unedited = {"unedited": float(self.baseline.mean())}
         return intervals(
             cells, series, ax=ax, title=title, x_label="held-out accuracy", reference=unedited, limits=(-0.02, 1.02)
@@ -150,6 +209,7 @@ def das(
     span: Literal["data", "site"] = "data",
     held_out: float = 0.3,
     limit: int = 256,
+    controls: bool | Sequence[str] = True,
     progress: bool = False,
 ) -> DASResult:
     """Learn k orthonormal directions whose coordinates, swapped from source to base, act as do(variable) on `target`.
@@ -166,15 +226,19 @@ def das(
 
     span: "data" searches the directions in which the site's activations differ among the inputs fitted on. "site" is
     Geiger et al.'s own search of all directions: with few inputs it finds some that no input moves, and writes an
-    answer along them where the variable never is (Makelov et al. 2024, arXiv:2311.17030; see `DASResult.off_path`).
-    Fit `untrained(model)` as well. A model that always says the same scores its baseline, not 0.
+    answer along them where the variable never is.
+
+    controls: what each score is held against, all by default, or some of CONTROLS: "placebo", "untrained", "arbitrary",
+    "row space" (see `DASResult` and its `verdict`). Two of them are themselves fitted, by at most 40 steps each, so
+    all of them together cost about as much as the search. An alignment that was not held against them is not judged.
 
     Weights are never written, no gradient is left on them, and the global random state is not touched. Raises
     ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
-    elsewhere in base and source, and where do(variable) changes the target in no pair of one side.
+    elsewhere in base and source, an unknown control, and where do(variable) changes the target in no pair of one side.
     """
     options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span}
     options |= {"held_out": held_out, "limit": limit}
+    asked = das_controls.checked(controls)
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     if not (seeds and layers and k >= 1 and steps >= 0 and 0 < held_out < 1 and learning_rate > 0):
         raise ValueError(f"seeds {tuple(seeds)}, layers {layers}, {options}: nothing can be fitted")
@@ -185,14 +249,16 @@ def das(
     names = [position] if isinstance(position, str) else position
     cells: list[tuple[int, str]] = []
     scores, bases, ranks, counts = [], [], [], []
-    bar = tqdm(total=0, desc="cells", disable=not progress)
+    bar = tqdm(total=0, desc="fits", disable=not progress)
     with bar, torch.inference_mode(False):  # the caller's inference mode would leave nothing to learn from
         for seed in seeds:
             sides = split(task, variable, target, held_out, limit, seed, model.cfg.device)
             names = list(sides[0].base.positions_to(target) if names is None else names)
             cells = [(number, name) for number in layers for name in names]
-            bar.total = len(seeds) * len(cells)
+            fits = 1 + sum(name in FITTED for name in asked)
+            bar.total = len(seeds) * len(cells) * fits
             whole, unedited = _full(model, sides[1], site, cells)
+            beside = Controls.of(model, sides, asked, steps, learning_rate, span, seed)
             found = []
             for cell, full in zip(cells, whole, strict=True):
                 train, held = (Cell(model, side, site, *cell) for side in sides)
@@ -203,13 +269,14 @@ def das(
                     )
                 free, anywhere = (first_basis(n, k, seed, *cell).to(axes) for n in (axes.shape[1], axes.shape[0]))
                 basis, random = fit(train, axes, free, steps, learning_rate), orthonormal(anywhere)
-                found.append((train.shares(basis)[0], *held.shares(basis), *held.shares(random), *full))
+                own = (train.shares(basis)[0], *held.shares(basis), *held.shares(random), *full)
+                found.append((*own, *np.ravel(beside.shares(train, held, basis, (site, *cell)))))
                 bases.append(basis.cpu().numpy())
                 ranks.append(axes.shape[1])
-                bar.update()
+                bar.update(fits)
             scores.append(found)
             counts.append((unedited, *_counts(sides)))
-    values = dict(zip(SCORES, np.array(scores).transpose(2, 1, 0), strict=True))
+    values = dict(zip(SCORES, np.array(scores, dtype=float).transpose(2, 1, 0), strict=True))
     mean, low, high = _over_seeds(values["held_out"])
     baseline, *numbers = np.array(counts).T
     return DASResult(
@@ -231,6 +298,7 @@ def das(
             "task": task.name,
             "variable": variable,
             "target": target,
+            "controls": asked,
             **options,
         },
     )

@@ -22,21 +22,26 @@ from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
 Ablation = Literal["counterfactual", "mean", "resample"]
-SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as MIB has them
+GRIDS = ("mib", "fine")
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
+SMALL = (0, 1, 2, 3, 5, 8, 12, 20)  # edges that the finer grid has besides
 
 
 @dataclass(frozen=True, kw_only=True)
 class FaithfulnessResult(AbstractResult):
     """Faithfulness by size: (m(circuit) - m(no edges)) / (m(model) - m(no edges)), a ratio of means over pairs.
 
-    sizes: (size,) edges kept; total: edges of the model; value, low, high: (size,) with bootstrap 95 % over units of
-    pairs; random: (order, size) of edges in random orders, the control; cpr: area under the curve over the share of
-    edges kept, 1 where the smallest circuit does all; cmd: area between the curve and 1, 0 at best; both nan where the
-    circuit does not rank all edges. random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
+    sizes: (size,) edges kept; share: (size,) of all edges, which is what areas are taken over: on MIB's grid the share
+    that was asked for, not the one that rounding leaves; total: edges of the model; value, low, high: (size,) with
+    bootstrap 95 % over units of pairs; random: (order, size) of edges in random orders, the control; cpr: area under
+    the curve over the share of edges; cmd: area between the curve and 1, 0 at best; both nan where the circuit does not
+    rank all edges, or the sizes lack some of MIB's: they are MIB's figures (`areas`), and no others go by that name.
+    random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
     n: independent units of pairs (PairBatch.units).
     """
 
     sizes: np.ndarray
+    share: np.ndarray
     total: int
     value: np.ndarray
     low: np.ndarray
@@ -51,11 +56,11 @@ class FaithfulnessResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a size: faithfulness with interval, and the random orders' mean and range."""
+        """One row per size: faithfulness with interval, and the random orders' mean and range."""
         return pd.DataFrame(
             {
                 "edges": self.sizes,
-                "share": self.sizes / self.total,
+                "share": self.share,
                 "faithfulness": self.value,
                 "low": self.low,
                 "high": self.high,
@@ -69,7 +74,7 @@ class FaithfulnessResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
-        areas = "" if np.isnan(self.cpr) else f" CPR {self.cpr:.2f}, CMD {self.cmd:.2f} (random orders"
+        areas = "" if np.isnan(self.cpr) else f" MIB's CPR {self.cpr:.2f}, CMD {self.cmd:.2f} (random orders"
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
@@ -105,7 +110,7 @@ def faithfulness(
     pairs: PairBatch,
     circuit: Circuit,
     *,
-    sizes: Sequence[int] | None = None,
+    sizes: Sequence[int] | str = "mib",
     ablation: Ablation = "counterfactual",
     metric: Callable[[PairBatch], Metric] = logit_difference,
     signed: bool = False,
@@ -115,14 +120,16 @@ def faithfulness(
 ) -> FaithfulnessResult:
     """Run clean prompts through the circuit's best edges alone, for each size, all other edges of the model ablated.
 
-    sizes: edges kept, by default MIB's shares of all edges, and small numbers; ablation: what the others carry,
-    "counterfactual" of the corrupt prompt, "mean" over all prompts of the pairs at the same position, "resample" of
-    another pair's prompts; signed: best by signed score, not by absolute value; controls: how many random orders.
+    sizes: edges kept. "mib" is MIB's grid: 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges, rounded down, so
+    that small models have several sizes of 0; "fine" has 0 and small numbers of edges besides; or numbers of edges. CPR
+    and CMD are computed on MIB's grid alone, as its code does, so that they compare with its published figures for the
+    same edges, ablation and ranking. ablation: what the others carry, "counterfactual" of the corrupt prompt, "mean"
+    over all prompts of the pairs at the same position, "resample" of another pair's prompts; signed: best by signed
+    score, as MIB's command ranks unless it is told --absolute, not by absolute value; controls: how many random orders.
 
     Choose edges on other pairs than those that are measured here. Raises ValueError for a circuit of another model,
-    an edge that the model has not, edges with and without position, a size that the circuit has not, texts of different
-    form for mean and resample, and
-    where the whole model does no better than no edge.
+    an edge that the model has not, edges with and without position, an unknown grid, a size that the circuit has not,
+    texts of different form for mean and resample, and where the whole model does no better than no edge.
     """
     graph, measured, into = Graph(model), metric(pairs), pairs.clean
     if tuple(circuit.nodes) != graph.nodes:
@@ -137,41 +144,41 @@ def faithfulness(
     for edge in edges:
         graph.place(edge)
     whole = len(set(edges)) == total
-    if sizes is None:
-        wanted = {round(share * total) for share in SHARES} | {1, 2, 3, 5, 8, 12, 20}
-        sizes = [0, *sorted(size for size in wanted if 0 < size <= len(edges))]
-    if not sizes or min(sizes) < 0 or max(sizes) > len(edges):
-        raise ValueError(f"sizes {list(sizes)} of a circuit of {len(edges)} edges")
+    numbers, shares = _sizes(sizes, len(edges), total)
     reference = _reference(graph, pairs, ablation, seed)
     best = [edges[i] for i in circuit.order(signed=signed)]
     orders = [best]
     generator = np.random.default_rng(seed)
     orders += [[edges[i] for i in generator.permutation(len(edges))] for _ in range(controls)]
-    groups = [order[:size] for order in orders for size in sizes]
+    distinct, at = np.unique(numbers, return_inverse=True)  # MIB's grid has sizes twice
+    groups = [order[:size] for order in orders for size in distinct.tolist()]
     groups += [[], list(graph.edges)]
     values = patched(graph, into, reference, groups, measured, inverted=True, progress=progress).cpu().numpy()
     nothing, everything = values[-2:]
+    values = values[:-2].reshape(len(orders), len(distinct), -1)[:, at].reshape(len(orders) * len(at), -1)
     gap = everything - nothing
     if abs(gap.mean()) < 1e-6:
         raise ValueError(
             f"{measured.name} is the same with all edges and with none: there is nothing to be faithful to"
         )
     unit = pairs.units()
-    found, low, high = bootstrap_ratio(values[:-2] - nothing, gap, groups=unit)
-    curves = found.reshape(len(orders), len(sizes))
-    areas = [_areas(np.asarray(sizes) / total, curve) if whole else (np.nan, np.nan) for curve in curves]
+    found, low, high = bootstrap_ratio(values - nothing, gap, groups=unit)
+    curves = found.reshape(len(orders), len(numbers))
+    grid = _on_grid(shares) if whole else None
+    cprs, cmds = np.array([(np.nan, np.nan) if grid is None else areas(curve[grid]) for curve in curves]).T
     return FaithfulnessResult(
-        sizes=np.asarray(sizes),
+        sizes=numbers,
+        share=shares,
         total=total,
         value=curves[0],
-        low=low[: len(sizes)],
-        high=high[: len(sizes)],
+        low=low[: len(numbers)],
+        high=high[: len(numbers)],
         random=curves[1:],
-        cpr=float(areas[0][0]),
-        cmd=float(areas[0][1]),
-        random_cpr=np.array([a for a, _ in areas[1:]]),
-        random_cmd=np.array([b for _, b in areas[1:]]),
-        values=values[: len(sizes)],
+        cpr=float(cprs[0]),
+        cmd=float(cmds[0]),
+        random_cpr=cprs[1:],
+        random_cmd=cmds[1:],
+        values=values[: len(numbers)],
         n=len(np.unique(unit)),
         config={
             "analysis": "faithfulness",
@@ -181,16 +188,47 @@ def faithfulness(
             "target": pairs.target,
             "method": circuit.config["method"],
             "ablation": ablation,
+            "grid": sizes if isinstance(sizes, str) else "given",
             "metric": measured.name,
             "gap": float(gap.mean()),
         },
     )
 
 
-def _areas(share: np.ndarray, curve: np.ndarray) -> tuple[float, float]:
-    """CPR and CMD: by trapezoids over the share of edges, to all of them."""
-    share, curve = np.append(share, 1.0), np.append(curve, 1.0)
-    return float(np.trapezoid(curve, share)), float(np.trapezoid(np.abs(1 - curve), share))
+def areas(curve: np.ndarray) -> tuple[float, float]:
+    """MIB's CPR and CMD of the faithfulness at each of SHARES, by trapezoids over these shares, from 0.001 to 1.
+
+    Its code (`evaluate_area_under_curve`) takes the shares as they are asked for, though int(share * edges) are kept,
+    adds nothing below the smallest, and measures the end, all edges, as any other size.
+
+    Raises ValueError where there is not one value for each share.
+    """
+    if curve.shape != (len(SHARES),):
+        raise ValueError(f"areas need faithfulness at {len(SHARES)} shares, got values of shape {curve.shape}")
+    return float(np.trapezoid(curve, SHARES)), float(np.trapezoid(np.abs(1 - curve), SHARES))
+
+
+def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of edges and their shares. Of a grid those that the circuit has. Raises ValueError for what is none."""
+    if isinstance(wanted, str):
+        if wanted not in GRIDS:
+            raise ValueError(f"sizes: got {wanted!r}, expected 'mib', 'fine', or numbers of edges")
+        # a size of the finer grid beside one of MIB's keeps its own share, so that both are there
+        grid = [(int(share * total), share) for share in SHARES]
+        grid += [(size, size / total) for size in (SMALL if wanted == "fine" else ())]
+        found = sorted({(size, share) for size, share in grid if size <= edges}, key=lambda one: one[::-1])
+        sizes, shares = (np.array(part) for part in zip(*found, strict=True))
+        return sizes, shares
+    sizes = np.asarray(wanted)
+    if sizes.ndim != 1 or not len(sizes) or sizes.min() < 0 or sizes.max() > edges:
+        raise ValueError(f"sizes {list(wanted)} of a circuit of {edges} edges")
+    return sizes, sizes / total
+
+
+def _on_grid(shares: np.ndarray) -> np.ndarray | None:
+    """Where each of MIB's shares stands among these; None where one does not."""
+    at = [np.flatnonzero(shares == share) for share in SHARES]
+    return np.array([found[0] for found in at]) if all(map(len, at)) else None
 
 
 def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Carried:

@@ -28,7 +28,9 @@ from interp_kit.models.decode import complete
 from interp_kit.models.hold import on_model
 
 SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
-SHARED = 0.2  # of the recovery: a second route with more is not passed by
+SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
+FEWEST = 4  # independent units of pairs: with fewer an interval says nothing
+TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
 ROUTES = ("via token", "direct", "latent", "relayed")
 
 
@@ -43,10 +45,13 @@ class MechanismResult(AbstractResult):
     everything before the mediator is predicted, the position that predicts it, everything between mediator and target;
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
-    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; verdict: one of
-    ROUTES, "mixed", or "none" where the model does not solve the target or nothing carries it. Intervals are over
-    `config["units"]` independent units of pairs (PairBatch.units): of two texts paired both ways, both are one. Where
-    the model solves both sides of no pair there is no difference to follow: routes and latents are nan, no sender.
+    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; set_aside: solved
+    pairs left out because they share a text with one that is used; verdict: one of ROUTES, "mixed", "none" where the
+    model does not solve the target or nothing carries it, or TOO_FEW where fewer than FEWEST independent units could be
+    measured, whatever the routes show. A route that works against the answer is named in the verdict too ("direct,
+    opposed by via token"). Intervals are over `config["units"]` independent units of pairs (PairBatch.apart): of two
+    texts paired both ways, both are one. Where the model solves both sides of no pair there is no difference to follow:
+    routes and latents are nan, no sender.
     """
 
     mediator: str
@@ -66,11 +71,18 @@ class MechanismResult(AbstractResult):
     free_emitted: np.ndarray
     free_target: np.ndarray
     dropped: int
+    set_aside: int
     verdict: str
     config: Mapping[str, Any]
 
+    @property
+    def opposing(self) -> tuple[str, ...]:
+        """Routes that move the answer the other way: their whole interval is below -SHARED."""
+        return _opposing(self.route_high)
+
     def to_frame(self) -> pd.DataFrame:
-        """One row a measurement: experiment, what was changed, value, interval, n."""
+        """One row per measurement: experiment, what was changed, value, interval, n; of routes also their role:
+        "carries" (interval above one half), "shares" (above SHARED), "opposes" (below -SHARED)."""
         pairs = self.config["units"]
         rows: list[tuple] = [("accuracy", self.target, *_parts(self.solved))]
         rows.append(("conflict", f"only {self.mediator}'s token", *_parts(self.token_flips)))
@@ -88,7 +100,10 @@ class MechanismResult(AbstractResult):
             (f"free-running, {self.target}", self.free_target),
         ):
             rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
-        return pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
+        frame = pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
+        tests = [frame["low"] > 0.5, frame["low"] > SHARED, frame["high"] < -SHARED]
+        role = np.select(tests, ["carries", "shares", "opposes"], "")
+        return frame.assign(role=np.where(frame["experiment"] == "route", role, ""))
 
     def caption(self) -> str:
         """See AbstractResult."""
@@ -96,9 +111,12 @@ class MechanismResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
             f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
-            f" {c['pair_kind']}, {self.dropped} unsolved left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the"
-            " other run)."
+            f" {c['pair_kind']}, {self.dropped} unsolved left out{self._aside()}; 95 % bootstrap intervals; 0: as"
+            f" unpatched, 1: as the other run). Verdict: {self.verdict}."
         )
+
+    def _aside(self) -> str:
+        return f", {self.set_aside} that share a text with these set aside" if self.set_aside else ""
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
@@ -119,8 +137,9 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
     A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
-    own, and the conflict prompts agree; "mixed" where two share it. Raises ValueError where the task has no such pair,
-    or the two runs of the pairs do not differ at all.
+    own, and the conflict prompts agree; "mixed" where two share it. Measured are as many of the solved pairs as can be
+    had of which no two share a text, as only those are independent; with fewer than FEWEST no route is named. Raises
+    ValueError where the task has no such pair, or the two runs of the pairs do not differ at all.
     """
     device = model.cfg.device
     natural = task.pairs(mediator, target).to(device)
@@ -136,15 +155,15 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     sender: tuple[str, ...] = ()
     by_sender = tuple(np.zeros((3, 0)))
     route, low, high = np.full((3, len(ROUTES)), np.nan)
-    latent, units = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0
+    latent, units, used = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0, 0
     if len(kept):
-        pairs = natural.take(kept.tolist())
-        units = len(np.unique(pairs.units()))
+        pairs = natural.take(kept.tolist()).apart(both_ways=True)
+        units, used = len(np.unique(pairs.units())), len(pairs)
         route, low, high = _patch_routes(model, pairs, _routes(pairs, mediator, target))
         single = patch_senders(model, pairs)
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
         latent = _latent(model, pairs, mediator, target)
-    verdict = _verdict(solved, token, route, low, latent, units)
+    verdict = _verdict(solved, token, (route, low, high), latent, units)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -163,13 +182,14 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
         free_emitted=latent[2],
         free_target=latent[3],
         dropped=len(natural) - len(kept),
+        set_aside=len(kept) - used,
         verdict=verdict,
         config={
             "analysis": "mechanism",
             "model": model_name(model),
             "task": task.name,
             "metric": "logit difference",
-            "pairs": len(kept),
+            "pairs": used,
             "units": units,
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },
@@ -242,25 +262,33 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
 def _verdict(
     solved: Estimate,
     token: Estimate,
-    route: np.ndarray,
-    low: np.ndarray,
+    routes: tuple[np.ndarray, np.ndarray, np.ndarray],
     latent: tuple[np.ndarray, ...],
     units: int,
 ) -> str:
-    if solved.value < SOLVED or units < 4:
+    """routes: recovery of each of ROUTES, and the ends of its interval."""
+    route, low, high = routes
+    if solved.value < SOLVED:
         return "none"
+    if units < FEWEST or np.isnan(low).any():
+        return TOO_FEW
+    opposed = OPPOSED + " and ".join(opposing) if (opposing := _opposing(high)) else ""
     best = int(np.argmax(route))
     name = ROUTES[best]
     if low[best] <= 0.5:
-        return "mixed" if route.sum() > 0.5 else "none"
+        return f"mixed{opposed}" if route.clip(min=0).sum() > 0.5 else "none"
     if (np.delete(low, best) > SHARED).any():
-        return "mixed"
+        return f"mixed{opposed}"
     by_token = token.value > 0.5
     if by_token != (name == "via token") and name != "relayed":
-        return "mixed"
+        return f"mixed{opposed}"
     if name == "latent" and not ((latent[0] > 0.5) & (latent[1] > 0.5)).any():
-        return "mixed"
-    return name
+        return f"mixed{opposed}"
+    return f"{name}{opposed}"
+
+
+def _opposing(high: np.ndarray) -> tuple[str, ...]:
+    return tuple(name for name, end in zip(ROUTES, high, strict=True) if end < -SHARED)
 
 
 def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:

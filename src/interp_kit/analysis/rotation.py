@@ -2,7 +2,8 @@
 position) of a network, from which on the layers are run again, with gradients to the subspace's basis alone.
 """
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ from interp_kit.models.calling import unpadded
 
 SPLITS = 50  # drawn before a seed is given up because one side has no pair
 ENOUGH = 0.01  # nats
+READ = 0.2  # of the strongest: a direction that the answer's gradient has less of is not read
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +38,22 @@ class Trials:
     def shares(self, right: Bool[Tensor, " pair"]) -> tuple[float, float]:
         """Share of right answers among the changed pairs and among the controls, nan where there are none."""
         return float(right[self.changes].float().mean()), float(right[~self.changes].float().mean())
+
+    def arbitrary(self, seed: int) -> "Trials | None":
+        """The same pairs of texts, asked for a variable that no model can hold: a bit drawn for each text. Where the
+        two bits differ another candidate is to be answered, else the base's own stays. None if all pairs, or none, are
+        changed."""
+        own = torch.tensor(self.base.field(self.target).candidates, device=self.right.device)
+        own = (self.base.answer[self.target][:, None] == own).int().argmax(1)
+        bits = [
+            torch.tensor([derive_seed(seed, "das", "arbitrary", text) % 2 for text in side.tokens.tolist()])
+            for side in (self.base, self.source)
+        ]
+        changes = (bits[0] != bits[1]).to(self.changes.device)
+        if bool(changes.all()) or not bool(changes.any()):
+            return None
+        number = len(self.base.field(self.target).candidates)
+        return replace(self, right=torch.where(changes, (own + 1) % number, own), changes=changes)
 
 
 def split(
@@ -135,16 +153,54 @@ class Cell:
         old, new = self.old.float(), self.new.float()
         return old + (new - old) @ basis @ basis.T
 
-    def shares(self, basis: Float[Tensor, "d k"]) -> tuple[float, float]:
-        """Share of changed pairs, and of controls, that are answered as the causal model does."""
+    def shares(self, basis: Float[Tensor, "d k"], along: Float[Tensor, "d k"] | None = None) -> tuple[float, float]:
+        """Share of changed pairs, and of controls, that are answered as the causal model does. along: orthonormal
+        directions in which the change of the coordinates is written, by default those of the basis itself."""
         with torch.no_grad():
-            return self.trials.shares(self.logits(self.swapped(basis)).argmax(-1) == self.trials.right)
+            change = (self.new.float() - self.old.float()) @ basis
+            written = self.old.float() + change @ (basis if along is None else along).T
+            return self.trials.shares(self.logits(written).argmax(-1) == self.trials.right)
+
+    def asked(self, trials: Trials) -> "Cell":
+        """The same cell on the same texts, asked for other answers."""
+        other = copy.copy(self)
+        other.trials = trials
+        return other
+
+    def read(self, basis: Float[Tensor, "d k"]) -> Float[Tensor, "d read"]:
+        """Orthonormal directions that the answer is read from: those of which the gradients of the right candidate's
+        lead hold at least READ of the strongest, over base, halfway and end of the swap of the subspace and of the
+        whole activation. They span the row space of all that stands downstream, as far as these pairs show it."""
+        rows, gradients = torch.arange(len(self.trials.right), device=self.old.device), []
+        old, new = self.old.float(), self.new.float()
+        with torch.enable_grad():
+            for end in (self.swapped(basis), new):
+                for share in (0.0, 0.5, 1.0):
+                    value = torch.lerp(old, end, share).detach().requires_grad_()
+                    logits = self.logits(value)
+                    rival = logits.scatter(1, self.trials.right[:, None], float("-inf")).amax(1)
+                    lead = (logits[rows, self.trials.right] - rival).sum()
+                    gradients += torch.autograd.grad(lead, [value])
+        _, size, axes = torch.linalg.svd(torch.cat(gradients), full_matrices=False)
+        return axes[size > READ * size.max().clamp(min=1e-30)].T
 
     def loss(self, basis: Float[Tensor, "d k"]) -> Float[Tensor, ""]:
         """Mean cross-entropy of the right candidate over changed pairs, plus that over controls."""
         each = F.cross_entropy(self.logits(self.swapped(basis)), self.trials.right, reduction="none")
         parts = [each[part].mean() for part in (self.trials.changes, ~self.trials.changes) if bool(part.any())]
         return torch.stack(parts).sum()
+
+
+def parts(
+    basis: Float[Tensor, "d k"], axes: Float[Tensor, "d n"]
+) -> tuple[Float[Tensor, "d in"], Float[Tensor, "d out"]]:
+    """Orthonormal columns that span the basis's components within the span of orthonormal `axes`, and outside of it."""
+    within = axes @ (axes.T @ basis)
+    found = []
+    for part in (within, basis - within):
+        axis, size, _ = torch.linalg.svd(part, full_matrices=False)
+        found.append(axis[:, size > 1e-3])
+    return found[0], found[1]
 
 
 def orthonormal(free: Float[Tensor, "d k"]) -> Float[Tensor, "d k"]:

@@ -217,7 +217,7 @@ class Mechanism(Common):
 
         model, task = self.open(self.model)
         result = mechanism(model, task, mediator=self.mediator, target=self.target)
-        self.finish(result, [f"verdict: {result.verdict}"])
+        self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])
 
 
 @dataclass(frozen=True, kw_only=True)

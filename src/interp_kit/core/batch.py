@@ -186,15 +186,30 @@ class PairBatch:
         first = np.isin(unit, order[: len(order) // 2])
         return self.take(np.flatnonzero(first).tolist()), self.take(np.flatnonzero(~first).tolist())
 
-    def apart(self) -> "PairBatch":
-        """Pairs of which no two share a text, taken in order: they are independent, which all pairs of few texts are
-        not."""
+    def apart(self, *, both_ways: bool = False) -> "PairBatch":
+        """As many pairs as there can be of which no two share a text, and which are therefore independent: a maximum
+        matching of the texts (Edmonds 1965); where pairs taken in order are as many, those.
+
+        Args:
+            both_ways: keep a pair and its reverse if both are there. They are one unit (`units`).
+        """
+        from networkx import Graph, max_weight_matching
+
+        pairs = self.texts()
         seen: set[tuple[int, ...]] = set()
-        rows = []
-        for row, pair in enumerate(self.texts()):
+        chosen: set[frozenset[tuple[int, ...]]] = set()
+        for pair in pairs:
             if seen.isdisjoint(pair):
-                rows.append(row)
+                chosen.add(frozenset(pair))
                 seen.update(pair)
+        most = max_weight_matching(Graph(pairs), maxcardinality=True)
+        if len(most) > len(chosen):
+            chosen = set(map(frozenset, most))
+        rows, taken = [], set()
+        for row, pair in enumerate(pairs):
+            if frozenset(pair) in chosen and (both_ways or frozenset(pair) not in taken):
+                rows.append(row)
+                taken.add(frozenset(pair))
         return self.take(rows)
 
 

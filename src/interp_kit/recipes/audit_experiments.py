@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from interp_kit.analysis.abstraction import interchange
 from interp_kit.analysis.attribution import logit_lens
-from interp_kit.analysis.das import das
+from interp_kit.analysis.das import DASResult, das
+from interp_kit.analysis.das_controls import GAIN
 from interp_kit.analysis.metrics import logit_difference
 from interp_kit.analysis.patching import patch
 from interp_kit.analysis.sites import Copy, Edit, Mean, Resample, Zero
@@ -144,7 +145,7 @@ def pattern() -> Experiment:
     site, layer, position = case.truth.site
     fitted = das(
         case.model, case.task, case.truth.variable, case.truth.target, site=site, layer=layer, position=position,
-        k=8, seeds=(0,), limit=128,
+        k=8, seeds=(0,), limit=128, controls=("placebo", "row space"),
     )  # fmt: skip
     learnt, whole = float(fitted.mean[0]), float(fitted.full[0].mean())
     moved = patch(case.model, case.pairs, sites=site, positions=[position]).to_frame()
@@ -157,6 +158,8 @@ def pattern() -> Experiment:
             ("recovered by patching, same letters", within),
             ("interchange accuracy, any letters", whole),
             ("DAS, k = 8, held-out accuracy", learnt),
+            ("a placebo of it", float(fitted.placebo.mean())),
+            ("its component that is read", float(fitted.read.mean())),
         ),
         within > 0.95 and whole < 0.5 and learnt < 0.5,
     )
@@ -212,28 +215,65 @@ def trained() -> Experiment:
 def illusion() -> Experiment:
     """A direction that is searched for can be found where the whole does nothing."""
     site, layer, latent = ground_truth("boolean-latent").site
-    learnt, whole = {}, {}
+    found: dict[str, list[DASResult]] = {}
     for twin, (name, _) in TWINS.items():
         model = load(f"twin:{twin}")
-        found = das(
+        result = das(
             model, task_of(model), "newB", "newD", site=site, layer=layer, position=latent, seeds=(0, 1), steps=STEPS,
-            limit=FITTED,
+            limit=FITTED, controls=("placebo", "row space"),
         )  # fmt: skip
-        learnt.setdefault(name, []).append(float(found.mean[0]))
-        whole.setdefault(name, []).append(float(found.full[0].mean()))
-    highest, lowest = max(learnt["boolean-via-token"]), min(learnt["boolean-latent"])
+        found.setdefault(name, []).append(result)
+    true, false = found["boolean-latent"], found["boolean-via-token"]
+    lowest, highest = min(float(one.mean[0]) for one in true), max(float(one.mean[0]) for one in false)
+    whole = [[float(one.full.mean()) for one in side] for side in (true, false)]
+    invented = [one for one in false if one.gain()[0] > GAIN]
+    alone = max((float(one.read.mean()) for one in invented), default=0.0)
     return Experiment(
         f"In trained networks DAS can miss and invent. Of three that compute newB at {latent}, one direction does not"
         f" carry it in all, though all that stands there does; where nothing reads {latent}, a direction is found that"
-        " moves newD on held-out pairs, though all that stands there moves nothing (the illusion of Makelov et al."
-        " 2024). Interchange of the whole activation, beside it, tells.",
+        " moves newD on held-out pairs, though all that stands there moves nothing. Its component that is read"
+        " downstream moves nothing either: what separates the values of newB and what acts are two components (Makelov"
+        " et al. 2023). A score is to be read beside this control, and beside the whole activation.",
         (
             ("DAS, k = 1, lowest of 3 twins of boolean-latent", lowest),
-            ("the whole activation, lowest of them", min(whole["boolean-latent"])),
+            ("the whole activation, lowest of them", min(whole[0])),
+            ("the component that is read, lowest of them", min(float(one.read.mean()) for one in true)),
+            ("a placebo, highest of them", max(float(one.placebo.mean()) for one in true)),
             ("DAS, k = 1, highest of 3 twins of boolean-via-token", highest),
-            ("the whole activation, highest of them", max(whole["boolean-via-token"])),
+            ("the whole activation, highest of them", max(whole[1])),
+            ("the component that is read, highest of those where DAS finds something", alone),
+            ("a placebo, highest of them", max(float(one.placebo.mean()) for one in false)),
         ),
-        lowest < 0.8 < min(whole["boolean-latent"]) and highest > 0.2 > max(whole["boolean-via-token"]),
+        lowest < 0.8 < min(whole[0])
+        and highest > 0.2 > max(whole[1])
+        and alone < 0.05
+        and all(one.off_path.all() for one in invented)
+        and not any(one.off_path.any() for one in true),
+    )
+
+
+def beside() -> Experiment:
+    """A variable that is used up can be found beside the answer that was made of it."""
+    case = _case("boolean-direct")
+    found = das(
+        case.model, case.task, "E", "newC", layer=0, position="newC?", seeds=(0,), steps=STEPS, limit=FITTED,
+        controls=("placebo", "row space"),
+    )  # fmt: skip
+    figures = {
+        "DAS, k = 1, held-out accuracy": found.held_out,
+        "controls kept": found.kept,
+        "the whole activation, controls kept": found.full_kept,
+        "the component that is read, controls kept": found.read_kept,
+        "the component that is not read": found.unread,
+        "a placebo": found.placebo,
+    }
+    return Experiment(
+        "Layer 0 of boolean-direct brings E to newC?, makes newC of it there, and never looks at it again. Behind that"
+        " layer DAS still finds E, perfectly: a direction halfway between what is left of E, which nothing reads, and"
+        " the answer, in which E is not told from B. Its component that is read carries the whole answer, controls and"
+        " all; the other moves nothing.",
+        tuple((name, float(value.mean())) for name, value in figures.items()),
+        bool(found.off_path.all() and found.held_out.mean() > 0.95 and found.read_kept.mean() < 0.05),
     )
 
 
@@ -242,6 +282,7 @@ EXPERIMENTS: tuple[Callable[[], Experiment], ...] = (
     tokens,
     trained,
     illusion,
+    beside,
     backup,
     zero,
     mean,

@@ -16,6 +16,7 @@ from interp_kit.analysis.abstraction import interchange
 from interp_kit.analysis.acdc import acdc
 from interp_kit.analysis.attribution import direct_logit_attribution, logit_lens
 from interp_kit.analysis.das import das
+from interp_kit.analysis.das_controls import PLACEBOS, STANDS
 from interp_kit.analysis.edge_scores import Method as EdgeMethod
 from interp_kit.analysis.edge_scores import score_edges
 from interp_kit.analysis.linear import rotate
@@ -138,13 +139,18 @@ def _interchange_positions(case: Case) -> Found:
     return Found(dict(zip(found["position"], found["accuracy"], strict=True)), len(found) + 2)
 
 
-def _das_positions(case: Case) -> Found:
+def _das_positions(case: Case, *, judged: bool) -> Found:
+    """Each position's held-out accuracy; or, judged, its gain, and 0 where its own controls leave nothing of it. Of
+    these the two that are not fitted: what the untrained network gives, the audit asks of every method."""
     site, layer, _ = case.truth.site
     found = das(
         case.model, case.task, case.truth.variable, case.truth.target, site=site, layer=layer, position=case.positions,
-        seeds=(0,), steps=STEPS, limit=FITTED,
+        seeds=(0,), steps=STEPS, limit=FITTED, controls=("placebo", "row space") if judged else False,
     )  # fmt: skip
-    return Found(dict(zip(found.position, found.mean.tolist(), strict=True)), STEPS * 3 * len(case.positions))
+    scores, runs = found.mean, STEPS * 3
+    if judged:
+        scores, runs = np.where(np.array(found.verdict) == STANDS, found.gain(), 0.0), runs + PLACEBOS + 2 + 3 * 6
+    return Found(dict(zip(found.position, scores.tolist(), strict=True)), runs * len(case.positions))
 
 
 def probe_positions(case: Case, *, above_tokens: bool) -> Found:
@@ -225,7 +231,8 @@ METHODS = (
     Method("patching, denoise", "positions", partial(_patch_positions, direction="denoise")),
     Method("patching, noise", "positions", partial(_patch_positions, direction="noise")),
     Method("interchange", "positions", _interchange_positions),
-    Method("DAS, k = 1", "positions", _das_positions),
+    Method("DAS, k = 1", "positions", partial(_das_positions, judged=False)),
+    Method("DAS, k = 1, judged by controls", "positions", partial(_das_positions, judged=True)),
     Method("ablation, mean", "positions", partial(_ablate_positions, source=Mean())),
     Method("ablation, zero", "positions", partial(_ablate_positions, source=Zero())),
     Method("SAE latents, patched", "positions", _latents_patched),

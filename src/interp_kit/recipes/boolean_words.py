@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp_kit.analysis.mediation import SOLVED, route_summary
+from interp_kit.analysis.mediation import OPPOSED, SOLVED, TOO_FEW, route_summary
 from interp_kit.core.stats import t_interval
 
 if TYPE_CHECKING:
@@ -18,7 +18,14 @@ ROUTE_WORDS = {
     "relayed": "from positions between newB and newD, which relay it",
     "mixed": "by a mixture of routes",
     "none": "by no route that these experiments can name",
+    TOO_FEW: "by a route that cannot be named, as too few pairs are independent",
 }
+
+
+def route_words(verdict: str) -> str:
+    """A verdict as the end of a sentence, with the routes that oppose it."""
+    route, opposed, against = verdict.partition(OPPOSED)
+    return ROUTE_WORDS[route] + (f", opposed by {against}" if opposed else "")
 
 
 def findings(study: "Study") -> tuple[str, ...]:
@@ -76,7 +83,7 @@ def path_taken(study: "Study") -> str:
     n = len(study.models)
     if set(verdicts) == {"none"}:
         return f"How newD is computed cannot be asked: none of the {n} models computes it."
-    parts = [f"{count} of {n} {ROUTE_WORDS[verdict]}" for verdict, count in verdicts.most_common()]
+    parts = [f"{count} of {n} {route_words(verdict)}" for verdict, count in verdicts.most_common()]
     conflict = [m.mechanism.token_flips.value for m in study.models]
     shares = route_summary([m.mechanism for m in study.models])
     leading = max(shares, key=lambda name: shares[name].value)

@@ -70,19 +70,15 @@ def culture(id: int = CULTURE, *, pairs: int = 24, checkpoint_dir: str | Path | 
     measured = first_difference
     chosen, rest = drawn.take(told[:half].tolist()), drawn.take(told[half:].tolist())
     circuit = score_edges(model, chosen, method="eap-ig", metric=measured, steps=16)
-    curve = faithfulness(model, rest, circuit, metric=measured, controls=2, sizes=_sizes(len(circuit)))
+    curve = faithfulness(model, rest, circuit, metric=measured, controls=2)
     return Examined(circuit, None, curve, None, None)
-
-
-def _sizes(edges: int) -> list[int]:
-    return [0, *(n for n in (10, 20, 50, 100, 200, 500, 1000) if n < edges), edges]
 
 
 def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examined:
     circuit = score_edges(model, chosen, method="eap-ig", metric=logit_difference)
     by_position = score_edges(model, chosen, method="eap-ig", by="position", steps=circuit.config["steps"])
-    curve = faithfulness(model, rest, circuit)
-    mean = faithfulness(model, rest, circuit, ablation="mean", controls=3)
+    curve = faithfulness(model, rest, circuit, sizes="fine")
+    mean = faithfulness(model, rest, circuit, sizes="fine", ablation="mean", controls=3)
     return Examined(circuit, by_position, curve, mean, score_edges(model, chosen, method="exact"))
 
 

@@ -9,6 +9,7 @@ trained model.
 
 from interp_kit.models.planted.boolean import MECHANISMS, NEWD_SOURCE, PLANTED_MECHANISMS, WIRING, planted_boolean
 from interp_kit.models.planted.catalogue import PLANTED_TASKS, planted_model
+from interp_kit.models.planted.equations import planted_equations
 from interp_kit.models.planted.induction import planted_induction
 from interp_kit.models.planted.truth import ground_truth
 
@@ -20,6 +21,7 @@ __all__ = [
     "WIRING",
     "ground_truth",
     "planted_boolean",
+    "planted_equations",
     "planted_induction",
     "planted_model",
 ]

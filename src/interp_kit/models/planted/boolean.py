@@ -134,14 +134,14 @@ def _frame(task: AbstractTask, mechanism: str, seed: int) -> _Frame:
     missing = {LATE_FIELD, *WIRING} - {field.name for field in task.fields}
     if missing or any(example.positions != examples[0].positions for example in examples):
         raise ValueError(f"{task.name} is no boolean task: it lacks {sorted(missing) or 'fixed positions'}")
-    bits = _bit_tokens(examples, [name for names in WIRING.values() for name in names])
+    bits = bit_tokens(examples, [name for names in WIRING.values() for name in names])
     length = len(examples[0].tokens)
     basis = superposed(task, examples, seed) if mechanism == "superposed" else orthonormal(task, length, seed)
     token = basis.read.token
     return _Frame(task, examples, basis, token[bits[1]] - token[bits[0]])
 
 
-def _bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[int, int]:
+def bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[int, int]:
     """Bit -> the token that writes it, the same for every variable. Raises ValueError where it is not."""
     pairs = {(e.labels[name], e.tokens[e.positions[name]]) for e in examples for name in variables}
     if len(pairs) != 2 or {value for value, _ in pairs} != {0, 1}:
