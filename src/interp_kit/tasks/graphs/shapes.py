@@ -42,7 +42,9 @@ class Shapes:
         if split is None:
             return np.arange(len(self))
         if split not in SPLITS:
-            raise ValueError(f"graphs cannot be drawn from split {split!r}: expected one of {', '.join(SPLITS)} or None")
+            raise ValueError(
+                f"graphs cannot be drawn from split {split!r}: expected one of {', '.join(SPLITS)} or None"
+            )
         return np.flatnonzero(self.split == SPLITS.index(split))
 
 
@@ -82,7 +84,9 @@ def _ordered() -> Iterator[tuple[Edges, Fraction]]:
         choices = []
         for node in range(roots, NODES):
             counts = [k for k in (1, 2) if k <= node]
-            sets = [(c, Fraction(1, len(counts))) for k in counts for c in [list(itertools.combinations(range(node), k))]]
+            sets = [
+                (c, Fraction(1, len(counts))) for k in counts for c in [list(itertools.combinations(range(node), k))]
+            ]
             choices.append([(node, chosen, share / len(c)) for c, share in sets for chosen in c])
         for combination in itertools.product(*choices):
             edges = frozenset((parent, node) for node, chosen, _ in combination for parent in chosen)
