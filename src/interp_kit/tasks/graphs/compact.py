@@ -10,10 +10,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from interp_kit.tasks.graphs.shapes import NODES, Shapes
+from interp_kit.tasks.graphs.shapes import NODES, classes, renamed
 from interp_kit.tasks.graphs.structure import DO, SEE, STEPS, Structure, structure
 
 UNIT = 2**NODES  # Answers and factors are multiples of 1/UNIT.
+DEPTHS = (0, 1, 2, 3)  # Those that occur with five variables.
 STATES = (np.arange(UNIT)[:, None] >> np.arange(NODES)[::-1]) & 1  # (32, 5) every assignment
 
 
@@ -63,16 +64,31 @@ def n_rows(parents: np.ndarray) -> np.ndarray:
     return 2 ** (parents >= 0).sum(-1)
 
 
-def draw(n: int, rng: np.random.Generator, shapes: Shapes, rows: np.ndarray, weight: np.ndarray) -> Worlds:
-    """n questions in DAGs `rows` of `shapes`, drawn by `weight` (rows, 40) over DAG and (kind, x, y) as `QUERIES`
-    lists them. Tables and the value given are uniform."""
-    chosen = rng.choice(weight.size, size=n, p=(weight / weight.sum()).ravel())
-    dag, query = np.divmod(chosen, len(QUERIES))
-    kind, x, y = QUERIES[query].T
-    parents = shapes.parents[rows[dag]]
-    table = rng.integers(3, size=(n, NODES, 4))
+def draw(n: int, rng: np.random.Generator, split: str | None = None, depths: Sequence[int] = DEPTHS) -> Worlds:
+    """n valid questions in graphs of a split (None: of all), balanced by `balanced`; names, tables and the value given
+    are uniform. Questions that are not valid are drawn anew, with their graphs."""
+    of = classes()
+    rows = of.of(split)
+    mass = balanced(of.weight[rows], queries(of.parents[rows]), depths).ravel()
+    found: list[Worlds] = []
+    while (missing := n - sum(map(len, found))) > 0:
+        tried = 2 * missing + 16
+        dag, query = np.divmod(rng.choice(mass.size, size=tried, p=mass), len(QUERIES))
+        name = rng.permuted(np.tile(np.arange(NODES), (tried, 1)), axis=1)
+        kind, x, y = QUERIES[query].T
+        parents = renamed(of.parents[rows[dag]], name)
+        table = random_tables(parents, rng)
+        each = np.arange(tried)
+        worlds = Worlds(parents, table, kind, name[each, x], rng.integers(2, size=tried), name[each, y])
+        found.append(worlds.take(np.flatnonzero(solve(worlds).valid)[:missing]))
+    return Worlds(*(np.concatenate([getattr(w, field.name) for w in found]) for field in fields(Worlds)))
+
+
+def random_tables(parents: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(n, 5, 4) tables with uniform entries for these parents."""
+    table = rng.integers(3, size=(*parents.shape[:2], 4))
     table[np.arange(4) >= n_rows(parents)[..., None]] = -1
-    return Worlds(parents, table, kind, x, rng.integers(2, size=n), y)
+    return table
 
 
 def probabilities(worlds: Worlds) -> np.ndarray:

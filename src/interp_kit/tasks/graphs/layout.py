@@ -38,7 +38,7 @@ def slot_tokens(worlds: Worlds) -> np.ndarray:
     names = np.broadcast_to(np.arange(NODES)[None, :, None], (n, NODES, 1))
     parents = np.where(worlds.parents < 0, ABSENT, worlds.parents)
     table = np.where(worlds.table < 0, ABSENT, HALVES + worlds.table)
-    return np.concatenate([names, parents, table], axis=2).reshape(n, -1)
+    return np.concatenate([names, parents, table], axis=2).reshape(n, len(SLOT))
 
 
 def query_tokens(worlds: Worlds) -> np.ndarray:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from interp_kit.tasks.graphs.shapes import NODES
+from interp_kit.tasks.graphs.shapes import NODES, edges_of
 
 STEPS = NODES
 AXES = (1, 2, 3, 3, 1)  # Most variables that the factor after each step is over; tests hold it over all questions.
@@ -38,15 +38,10 @@ class Structure:
     live: np.ndarray
 
 
-def adjacency(parents: np.ndarray) -> np.ndarray:
-    """(n, 5, 5) True at [i, a, b] if a is a parent of b, from (n, 5, 2) parents."""
-    return (parents[:, None, :, :] == np.arange(NODES)[None, :, None, None]).any(-1)
-
-
 def acyclic(parents: np.ndarray) -> np.ndarray:
     """(n,) True for graphs without a cycle."""
     left = np.ones(parents.shape[:2], dtype=bool)
-    edges = adjacency(parents)
+    edges = edges_of(parents)
     for _ in range(NODES):
         left &= (edges & left[:, :, None]).any(1)
     return ~left.any(1)
@@ -55,7 +50,7 @@ def acyclic(parents: np.ndarray) -> np.ndarray:
 def structure(parents: np.ndarray, kind: np.ndarray, x: np.ndarray, y: np.ndarray) -> Structure:
     """The structure of questions of a kind (DO or SEE) about variables x and y, each (n,), in acyclic graphs."""
     n, rows = len(kind), np.arange(len(kind))
-    edges = adjacency(parents)
+    edges = edges_of(parents)
     edges[rows, :, x] &= (kind == SEE)[:, None]
     to_x, to_y = _distance(edges, x), _distance(edges, y)
     distance = np.where((kind == SEE)[:, None], np.minimum(to_x, to_y), to_y)

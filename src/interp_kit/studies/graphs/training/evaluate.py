@@ -75,9 +75,9 @@ def evaluate(stack: Stack, names: list[str], trace: bool, n: int, path: Path) ->
     to `path`. n: questions of the test split; half as many of the others."""
     device = str(stack.weights[0].device)
     rows, kept = [], {}
-    common = _common_answers(device)
-    for split in SPLITS:
-        generator = Generator(split, ALL, device)
+    generators = {split: Generator(split, ALL, device) for split in SPLITS}
+    common = _common_answers(generators["train"])
+    for split, generator in generators.items():
         rng = torch.Generator(device).manual_seed(1000 + SPLITS.index(split))
         draw = generator.draw(n if split == "test" else n // 2, 1, 0, rng)
         worlds, graph = worlds_of(generator, draw)
@@ -89,7 +89,7 @@ def evaluate(stack: Stack, names: list[str], trace: bool, n: int, path: Path) ->
         worlds, graph, written = worlds.take(keep), graph[keep], written[:, keep]
         truth = solve(worlds)
         columns = {
-            "graph": graph, "class": shapes().isomorphic[graph], "table": worlds.table, "kind": worlds.kind,
+            "parents": worlds.parents, "class": shapes().isomorphic[graph], "table": worlds.table, "kind": worlds.kind,
             "x": worlds.x, "value": worlds.value, "y": worlds.y, "depth": truth.structure.depth,
             "connected": truth.structure.connected, "answer": truth.answer, "rows": truth.rows, "prior": truth.prior,
             "written": written,
@@ -101,10 +101,9 @@ def evaluate(stack: Stack, names: list[str], trace: bool, n: int, path: Path) ->
     return rows
 
 
-def _common_answers(device: str) -> dict[tuple[int, int], int]:
+def _common_answers(generator: Generator) -> dict[tuple[int, int], int]:
     """The most frequent answer of each kind and depth in training graphs."""
-    generator = Generator("train", ALL, device)
-    draw = generator.draw(20_000, 1, 0, torch.Generator(device).manual_seed(7))
+    draw = generator.draw(20_000, 1, 0, torch.Generator(generator.device).manual_seed(7))
     worlds, _ = worlds_of(generator, draw)
     truth = solve(worlds)
     cells = {(kind, depth): _cell(worlds, truth, kind, depth) for kind in (0, 1) for depth in range(4)}
@@ -123,25 +122,29 @@ def _table(
     written: np.ndarray,
     common: dict[tuple[int, int], int],
 ) -> list[dict[str, object]]:
-    rows = []
+    rows: list[dict[str, object]] = []
     right = written[..., -1] == layout.AMOUNTS + truth.answer
-    whole = (
-        (written[..., :-1] == layout.trace_tokens(layout.trace_values(truth))).all(-1)
-        if written.shape[-1] > 1
-        else None
-    )
+    trace = layout.trace_tokens(layout.trace_values(truth))
     for (kind, depth), answer in common.items():
         cell = _cell(worlds, truth, kind, depth)
         for i, name in enumerate(names):
             row: dict[str, object] = {
-                "split": split, "network": name, "kind": ("do", "see")[kind], "depth": depth, "n": int(cell.sum()),
-                "accuracy": float(right[i, cell].mean()),
-                "connected": float(right[i, cell & truth.structure.connected].mean()),
-                "majority": float((truth.answer[cell] == answer).mean()),
-                "own_rows": float((truth.answer == truth.rows)[cell].mean()),
-                "prior": float((truth.answer == truth.prior)[cell].mean()),
-            }  # fmt: skip
-            if whole is not None:
-                row["whole_trace"] = float(whole[i, cell].mean())
+                "split": split,
+                "network": name,
+                "kind": ("do", "see")[kind],
+                "depth": depth,
+                "n": int(cell.sum()),
+                "accuracy": _share(right[i, cell]),
+                "connected": _share(right[i, cell & truth.structure.connected]),
+                "majority": _share(truth.answer[cell] == answer),
+                "own_rows": _share((truth.answer == truth.rows)[cell]),
+                "prior": _share((truth.answer == truth.prior)[cell]),
+            }
+            if written.shape[-1] > 1:
+                row["whole_trace"] = _share((written[i, cell, :-1] == trace[cell]).all(-1))
             rows.append(row)
     return rows
+
+
+def _share(hits: np.ndarray) -> float | None:
+    return float(hits.mean()) if len(hits) else None

@@ -78,8 +78,9 @@ class Stack(nn.Module):
         """(models, batch, pos, width) the residual stream after the last LayerNorm."""
         p = self.named()
         models, batch, length = tokens.shape
-        which = torch.arange(models, device=tokens.device)[:, None, None]
-        x = p["transformer.wte.weight"][which, tokens] + p["transformer.wpe.weight"][:, positions][:, None]
+        first = torch.arange(models, device=tokens.device)[:, None, None] * self.shape.vocabulary
+        x = F.embedding(tokens + first, p["transformer.wte.weight"].flatten(0, 1))
+        x = x + p["transformer.wpe.weight"][:, positions][:, None]
         for i in range(self.shape.layers):
             block = f"transformer.h.{i}"
             h = _linear(_norm(x, p, f"{block}.ln_1"), p, f"{block}.attn.c_attn")
