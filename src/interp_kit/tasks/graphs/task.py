@@ -232,7 +232,7 @@ def _labels(worlds: Worlds, solution: Solution) -> dict[str, np.ndarray]:
 def _units(value: Fraction) -> int:
     units = value * UNIT
     if units.denominator != 1 or not 0 <= units <= UNIT:
-        raise ValueError(f"an entry that follows is {units}/{UNIT}: expected a multiple of 1/{UNIT} between 0 and 1")
+        raise ValueError(f"an entry that follows is {value}: expected a multiple of 1/{UNIT} between 0 and 1")
     return int(units)
 
 

@@ -1,5 +1,6 @@
 """Accuracy of a stack on held-out graphs, by kind and depth, beside both baselines."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ from interp_kit.tasks.graphs import layout
 from interp_kit.tasks.graphs.compact import QUERIES, Solution, Worlds, solve
 from interp_kit.tasks.graphs.shapes import SPLITS, shapes
 
-ALL = ((0, 1, 2, 3),)
 CHUNK = 1024
 
 
@@ -70,16 +70,20 @@ def predict(stack: Stack, prompts: Tensor, written: int) -> Tensor:
     return torch.cat(found, 1)
 
 
-def evaluate(stack: Stack, names: list[str], trace: bool, n: int, path: Path) -> list[dict[str, object]]:
+def evaluate(
+    stack: Stack, names: list[str], trace: bool, n: int, path: Path, generators: Mapping[str, Generator]
+) -> list[dict[str, object]]:
     """One row per split, network, kind and depth: n, accuracy, and the baselines. Writes every question and prediction
-    to `path`. n: questions of the test split; half as many of the others."""
-    device = str(stack.weights[0].device)
+    to `path`.
+
+    n: questions of the test split; half as many of the others. generators: those of SPLITS; their last depths are asked.
+    """
+    device = stack.weights[0].device
     rows, kept = [], {}
-    generators = {split: Generator(split, ALL, device) for split in SPLITS}
     common = _common_answers(generators["train"])
     for split, generator in generators.items():
         rng = torch.Generator(device).manual_seed(1000 + SPLITS.index(split))
-        draw = generator.draw(n if split == "test" else n // 2, 1, 0, rng)
+        draw = generator.draw(n if split == "test" else n // 2, 1, -1, rng)
         worlds, graph = worlds_of(generator, draw)
         truth = solve(worlds)
         slots, blocks = generator.tokens(draw, generator.solve(draw), trace)
@@ -103,7 +107,7 @@ def evaluate(stack: Stack, names: list[str], trace: bool, n: int, path: Path) ->
 
 def _common_answers(generator: Generator) -> dict[tuple[int, int], int]:
     """The most frequent answer of each kind and depth in training graphs."""
-    draw = generator.draw(20_000, 1, 0, torch.Generator(generator.device).manual_seed(7))
+    draw = generator.draw(20_000, 1, -1, torch.Generator(generator.device).manual_seed(7))
     worlds, _ = worlds_of(generator, draw)
     truth = solve(worlds)
     cells = {(kind, depth): _cell(worlds, truth, kind, depth) for kind in (0, 1) for depth in range(4)}

@@ -22,6 +22,7 @@ from interp_kit.studies.graphs.training.evaluate import check_labels, evaluate
 from interp_kit.studies.graphs.training.generator import N_SLOT, Generator, Packed
 from interp_kit.studies.graphs.training.stack import Optimiser, Shape, Stack
 from interp_kit.tasks.graphs import layout
+from interp_kit.tasks.graphs.shapes import SPLITS
 
 DEPTHS = ((0,), (0, 1), (0, 1, 2), (0, 1, 2, 3))
 
@@ -137,8 +138,14 @@ def train(arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, 
     settled = {"settings": asdict(settings), "arms": [asdict(arm) for arm in arms], "shape": asdict(shape)}
     settled |= {"steps": step, "torch": torch.__version__, "device": device, "curve": curve}
     write_json(out / f"{settings.form}.json", settled)
+    held_out = {split: Generator(split, DEPTHS[-1:], device) for split in SPLITS if split != "train"}
     settled["accuracy"] = evaluate(
-        stack, [arm.name for arm in arms], settings.trace, settings.evaluated, out / f"{settings.form}.npz"
+        stack,
+        [arm.name for arm in arms],
+        settings.trace,
+        settings.evaluated,
+        out / f"{settings.form}.npz",
+        {"train": generator} | held_out,
     )
     write_json(out / f"{settings.form}.json", settled)
     print(f"{settings.form}: {step} steps, {time.monotonic() - start:.0f} s with evaluation", flush=True)
