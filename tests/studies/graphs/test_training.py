@@ -123,7 +123,7 @@ def test_a_short_run_writes_networks_that_load_and_predict_the_same(
     monkeypatch.setattr(training, "Generator", lambda *_: generator)
     monkeypatch.setattr(training, "Shape", lambda **sizes: Shape(layers=1, width=16, heads=2, **sizes))
     arms = training.ARMS[:5]
-    settings = training.Settings(form=form, graphs=2, questions=4, seconds=1.0, evaluated=24)
+    settings = training.Settings(form=form, graphs=2, questions=4, seconds=0.5, evaluated=24, checked=100)
     training.train(arms, settings, tmp_path, "cpu", compiled=False)
     assert {path.name for path in tmp_path.iterdir()} == {
         f"{form}_0.safetensors", f"{form}_1.safetensors", f"{form}.json", f"{form}.npz",

@@ -76,7 +76,7 @@ def evaluate(
     """One row per split, network, kind and depth: n, accuracy, and the baselines. Writes every question and prediction
     to `path`.
 
-    n: questions of the test split; half as many of the others. generators: those of SPLITS; their last depths are asked.
+    n: questions of the test split; half as many of the others. generators: of SPLITS; their last depths are asked.
     """
     device = stack.weights[0].device
     rows, kept = [], {}

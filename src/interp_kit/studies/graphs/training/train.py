@@ -48,8 +48,9 @@ ARMS = (
 @dataclass(frozen=True)
 class Settings:
     """form: "direct" or "trace"; graphs, questions: graphs per step and network, questions on each; seconds: wall
-    time of training, all else included; warmup: steps; flat: part of the time before the rates fall linearly to 0;
-    curriculum: part of the time until the deepest questions come in."""
+    time of training, without set-up and evaluation; warmup: steps; flat: part of the time before the rates fall linearly to 0;
+    curriculum: part of the time until the deepest questions come in; evaluated: questions of the test split; checked:
+    questions whose labels are compared with the task's before training."""
 
     form: str = "direct"
     graphs: int = 256
@@ -61,6 +62,7 @@ class Settings:
     adam: float = 0.003
     seed: int = 0
     evaluated: int = 8192
+    checked: int = 20_000
 
     @property
     def trace(self) -> bool:
@@ -102,20 +104,20 @@ def losses(
 
 def train(arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, compiled: bool) -> None:
     """Train, evaluate and write."""
-    start = time.monotonic()
     check_writable(out, folder=True)
     shape = Shape(vocabulary=len(layout.VOCABULARY), positions=N_SLOT + settings.block)
     stack = Stack(shape, [arm.seed for arm in arms]).to(device)
     generator = Generator("train", DEPTHS, device)
     rng = torch.Generator(device).manual_seed(settings.seed + 1)
-    print(f"labels equal to numpy's on {check_labels(generator, 20_000, rng)} questions", flush=True)
+    print(f"labels equal to numpy's on {check_labels(generator, settings.checked, rng)} questions", flush=True)
     packed = Packed.of(settings.questions, settings.block, device)
     optimiser = Optimiser(stack, [arm.rate for arm in arms], settings.adam)
     per = settings.block - len(layout.QUERY)
     answers = torch.arange(per * settings.questions, device=device) % per == per - 2
     forward = _forward(stack, packed, answers, device, compiled)
     curve: list[dict[str, object]] = []
-    step, spoken, saved = 0, 0.0, time.monotonic()
+    start = time.monotonic()
+    step, spoken, saved = 0, 0.0, start
     sums = torch.zeros(2, len(arms), device=device)
     count = 0
     while (part := (time.monotonic() - start) / settings.seconds) < 1:
