@@ -6,11 +6,13 @@ from typing import Any
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.culture import CultureTask
+from interp_kit.tasks.graphs import CompactGraphsTask
 from interp_kit.tasks.induction import InductionTask
 
 TASKS: dict[str, Callable[..., AbstractTask]] = {
     "boolean": BooleanTask,
     "culture": CultureTask,
+    "graphs": CompactGraphsTask,
     "induction": InductionTask,
 }
 
