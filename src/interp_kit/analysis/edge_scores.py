@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import Direction
+from interp_kit.analysis.solved import both_sides, counted_solved, warn_if_few
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.core.circuit import EMBED, Edge
+from interp_kit.core.config import check_choice, check_count, check_flag
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 
 Method = Literal["exact", "eap", "eap-ig"]
@@ -43,13 +46,20 @@ def score_edges(
     score for each named position, whose sum (for the gradients) is that of "all". direction: "noise" runs clean and
     takes edges from corrupt, "denoise" the other way round; then a score says by how much the metric rises.
 
+    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs.
+
     Raises ValueError for an unknown method, no step, and where the two runs do not differ in the metric; Unsupported
     where the model has something that `Graph` does not compute.
     """
-    if method not in ("exact", "eap", "eap-ig") or by not in ("all", "position"):
-        raise ValueError(f"no method {method!r} by {by!r}; there are exact, eap, eap-ig, by all and by position")
-    if steps is not None and steps < 1:
-        raise ValueError(f"integrated gradients need at least one step, not {steps}")
+    check_meeting(model, pairs, PairBatch)
+    check_choice("method", method, get_args(Method))
+    check_choice("by", by, ("all", "position"))
+    check_choice("direction", direction, get_args(Direction))
+    if steps is not None:
+        check_count("steps", steps)
+        if method != "eap-ig":
+            raise ValueError(f"steps is {steps}, and method {method!r} takes none; only eap-ig does")
+    check_flag("progress", progress)
     graph, measured = Graph(model), metric(pairs)
     into, other = (pairs.clean, pairs.corrupt) if direction == "noise" else (pairs.corrupt, pairs.clean)
     sign = 1 if direction == "noise" else -1
@@ -89,11 +99,14 @@ def score_edges(
             steps_taken, before_last = 2 * steps_taken, incomplete
         forwards = 2 + 3 * runs
     scores = dict(zip(edges, sign * values.cpu().numpy(), strict=True))
-    return Circuit.scored(
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    found = Circuit.scored(
         model, pairs, graph.nodes, scores, analysis="score_edges", method=method, steps=steps_taken,
         incomplete=incomplete, metric=measured.name, direction=direction, gap=float(sign * (start - goal).mean()),
-        forwards=forwards,
+        forwards=forwards, **counted_solved(solved),
     )  # fmt: skip
+    warn_if_few(found.config)
+    return found
 
 
 def patched(

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,10 @@ from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.edge_scores import patched
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
+from interp_kit.analysis.solved import both_sides, counted_solved, said, warn_if_few
 from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio
@@ -73,7 +76,8 @@ class FaithfulnessResult(AbstractResult):
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, 95 % bootstrap;"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, {said(c)}; 95 %"
+            " bootstrap;"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
@@ -118,11 +122,18 @@ def faithfulness(
     "counterfactual" of the corrupt prompt, "mean" over all prompts of the pairs at the same position, "resample" of
     another pair's prompts; signed: best by signed score, not by absolute value; controls: how many random orders.
 
-    Choose edges on other pairs than those that are measured here. Raises ValueError for a circuit of another model,
+    Choose edges on other pairs than those that are measured here. Warns (UserWarning) if the model solves both sides
+    of fewer than half of the pairs. Raises ValueError for a circuit of another model,
     an edge that the model has not, edges with and without position, a size that the circuit has not, texts of different
     form for mean and resample, and
     where the whole model does no better than no edge.
     """
+    check_meeting(model, pairs, PairBatch)
+    expect("circuit", circuit, Circuit, "as interp_kit.score_edges(model, pairs) gives")
+    check_choice("ablation", ablation, get_args(Ablation))
+    check_count("controls", controls, least=0)
+    check_seed(seed)
+    check_flag("progress", progress)
     graph, measured, into = Graph(model), metric(pairs), pairs.clean
     if tuple(circuit.nodes) != graph.nodes:
         raise ValueError(
@@ -139,8 +150,10 @@ def faithfulness(
     if sizes is None:
         wanted = {round(share * total) for share in SHARES} | {1, 2, 3, 5, 8, 12, 20}
         sizes = [0, *sorted(size for size in wanted if 0 < size <= len(edges))]
-    if not sizes or min(sizes) < 0 or max(sizes) > len(edges):
-        raise ValueError(f"sizes {list(sizes)} of a circuit of {len(edges)} edges")
+    if not len(sizes) or len(set(sizes)) < len(sizes):
+        raise ValueError(f"sizes {list(sizes)} of a circuit of {len(edges)} edges: name at least one, and each once")
+    for size in sizes:
+        check_count("sizes", size, least=0, most=len(edges))
     reference = _reference(graph, pairs, ablation, seed)
     best = [edges[i] for i in circuit.order(signed=signed)]
     orders = [best]
@@ -159,7 +172,8 @@ def faithfulness(
     found, low, high = bootstrap_ratio(values[:-2] - nothing, gap, groups=unit)
     curves = found.reshape(len(orders), len(sizes))
     areas = [_areas(np.asarray(sizes) / total, curve) if whole else (np.nan, np.nan) for curve in curves]
-    return FaithfulnessResult(
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    result = FaithfulnessResult(
         sizes=np.asarray(sizes),
         total=total,
         value=curves[0],
@@ -182,8 +196,11 @@ def faithfulness(
             "ablation": ablation,
             "metric": measured.name,
             "gap": float(gap.mean()),
+            **counted_solved(solved),
         },
     )
+    warn_if_few(result.config)
+    return result
 
 
 def _areas(share: np.ndarray, curve: np.ndarray) -> tuple[float, float]:
@@ -197,8 +214,6 @@ def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) ->
     corrupt = graph.outputs(pairs.corrupt.tokens)
     if ablation == "counterfactual":
         return corrupt
-    if ablation not in ("mean", "resample"):
-        raise ValueError(f"no ablation {ablation!r}; there are counterfactual, mean, resample")
     if not _of_one_form(pairs.clean):
         raise ValueError(f"{ablation} ablation needs texts of one form: here positions stand at different places")
     both = torch.cat([graph.outputs(pairs.clean.tokens), corrupt], dim=1)

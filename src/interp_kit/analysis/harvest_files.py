@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from interp_kit.analysis.harvest import reading, refuse_infinite
 from interp_kit.analysis.sites import as_hook
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.files import read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import has_hooks
@@ -126,8 +127,8 @@ def harvest_to(
     Raises ValueError as `harvest` does, for hooks that are active (nothing would say what they do), and for a directory
     that holds another harvest, other files, or a damaged shard; OSError where the disk has no room, before it begins.
     """
-    if rows < 1:
-        raise ValueError(f"shards of {rows} rows")
+    check_count("rows", rows)
+    check_flag("progress", progress)
     if isinstance(model, nn.Module) and has_hooks(model):
         raise ValueError("hooks are active on the model: a harvest on disk would not say what they do")
     reader = reading(model, batch, sites, positions, dtype)

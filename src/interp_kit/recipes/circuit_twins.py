@@ -74,14 +74,16 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
         raise CheckpointError(
             f"the twin {name!r}: {path} has sha256 {digest[:12]}…, its manifest says {entry.sha256[:12]}…"
         )
-    model = untrained(planted_model(TWINS[name][0], task_named(entry.task)))
+    task = task_named(entry.task)
+    model = untrained(planted_model(TWINS[name][0], task))
     known = model.state_dict()  # The masks of attention are part of it, and no weights.
     model.load_state_dict(known | load_file(path / "model.safetensors"))
     attach(
         model,
         provenance=Provenance(
-            name=f"twin:{name}", path=str(path), sha256=digest, initialisation=entry.initialisation, task=entry.task
-        ),
+            name=f"twin:{name}", path=str(path), sha256=digest, initialisation=entry.initialisation, task=entry.task,
+            description=task.describe(),
+        ),  # fmt: skip
     )
     return model
 

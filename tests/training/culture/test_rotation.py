@@ -309,7 +309,7 @@ def test_curves_survive_a_line_that_was_cut(tmp_path: Path) -> None:
     [
         ({"preset": "18K"}, "no preset '18K'; there are fast, deep, 17K"),
         ({"ids": ()}, "needs a model"),
-        ({"turn": 0}, "a turn"),
+        ({"turn": 0}, "turn is 0"),
         ({"shards": 2, "workers": 1}, "a worker for each shard"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"finish": 0.1, "making": 0.1}, "not for both"),
