@@ -21,7 +21,15 @@ from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthono
 from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
 from interp_kit.analysis.solved import counted_solved, said, warn_if_few
 from interp_kit.analysis.sweep import sweep
-from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.config import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_names,
+    check_number,
+    check_seed,
+    one_or_more,
+)
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
@@ -103,9 +111,9 @@ class DASResult(AbstractResult):
             f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
             f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
-            f" in fitting, {said(c, 0, 'the base of')}; 95 % t intervals over seeds). Mean held-out share of controls that keep their answer:"
-            f" {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
-            f" {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
+            f" in fitting, {said(c, 0, 'the base of')}; 95 % t intervals over seeds). Mean held-out share of"
+            f" controls that keep their answer: {_mean(self.kept)}. By the unedited model"
+            f" {_mean(self.baseline)}, a random subspace {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
             f" {len(self.position)} cells are off the path (dots): the whole activation does less than the subspace."
         )
 

@@ -177,9 +177,7 @@ def patch_senders(
         for group in groups
     ]
     marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
-    result = _swept(
-        model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver
-    )
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver)
     warn_if_few(result.config)
     return result
 
@@ -224,7 +222,9 @@ def _swept(
         model, sides[0], edits, metric(pairs), other=sides[1], unedited=right[0], unedited_other=right[1],
         progress=progress,
     )  # fmt: skip
-    assert swept.other is not None and swept.unedited is not None and swept.unedited_other is not None
+    assert swept.other is not None
+    assert swept.unedited is not None
+    assert swept.unedited_other is not None
     solved = (swept.unedited[0] == 1) & (swept.unedited_other[0] == 1)
     values, start, goal = swept.values[:, 0], swept.baseline[0], swept.other[0]
     if abs((goal - start).mean()) < 1e-6:

@@ -57,15 +57,17 @@ def said(config: Mapping[str, Any], dropped: int = 0, what: str = "both sides of
         return f"{config['solved_of'] - config['solved']} unsolved {unit} left out"
     first = f"{dropped} unsolved {unit} left out, the others" if dropped else "not filtered"
     few = f", FEWER THAN {FEW:.0%}: this says little of the task" if is_few(config) else ""
-    return f"{first}: the model solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}{few}"
+    return (
+        f"{first}: the model solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}{few}"
+    )
 
 
 def warn_if_few(config: Mapping[str, Any], what: str = "both sides of", unit: str = "pairs") -> None:
     """Warn, from the function that called this one's caller, if the model solves few of the pairs in use."""
     if is_few(config):
         warnings.warn(
-            f"{config['model']} solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}, fewer than"
-            f" {FEW:.0%}: what is measured on them says little of how it does the task",
+            f"{config['model']} solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit},"
+            f" fewer than {FEW:.0%}: what is measured on them says little of how it does the task",
             UserWarning,
             stacklevel=3,
         )

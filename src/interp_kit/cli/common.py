@@ -1,8 +1,9 @@
 """What the commands share: how a model is named, and what is done with a result."""
 
 import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -64,11 +65,17 @@ class Common:
         """Print a line, not among the JSON where that goes to standard output."""
         print(line, file=sys.stderr if str(self.json) == "-" else sys.stdout)
 
-    def open(self, name: str) -> tuple[Any, "AbstractTask"]:
-        """The model and its task, once it is sure that what was asked for can be written."""
+    def open(
+        self, name: str, check: "Callable[[AbstractTask], object]" = lambda task: None
+    ) -> tuple[Any, "AbstractTask"]:
+        """The model and its task, once it is sure that what was asked for can be written. `check` raises ValueError for
+        names that the task does not have: before the model loads, if its name and files say which task it learned."""
+        from interp_kit.core.config import check_choice
         from interp_kit.core.files import check_writable
-        from interp_kit.recipes.zoo import load, task_of
+        from interp_kit.tasks.registry import TASKS
 
+        if self.task is not None:
+            check_choice("--task", self.task, TASKS)
         if self.plot is not None and self.plot.suffix != ".png":
             raise ValueError(f"a picture is written to a .png file, not {self.plot}")
         asked = [path for path in (self.json, self.plot, self.save) if path is not None and str(path) != "-"]
@@ -80,8 +87,33 @@ class Common:
         if self.save is not None:
             check_folder(self.save, "result.json")
 
+        expected = foreseen(name, self.task)
+        if expected is not None:
+            check(expected)
+        from interp_kit.recipes.zoo import load, task_of
+
         model = load(name, device=self.device)
-        return model, task_of(model, self.task)
+        task = task_of(model, self.task)
+        check(task)
+        return model, task
+
+
+def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":
+    """The task that a model learned, as far as its name and files say without loading it, or else the one asked for;
+    None if neither says. Planted models bear the name of their task in front."""
+    from interp_kit.models.checkpoints import checkpoint_root, read_description, read_manifest
+    from interp_kit.tasks.registry import TASKS, rebuild, task
+
+    stem = re.sub(r"@\d+$", "", name.removeprefix("untrained:").removeprefix("twin:"))
+    entry = read_manifest().get(stem)
+    folder = Path(stem) if entry is None else checkpoint_root() / entry.path
+    if (description := read_description(folder)) is not None:
+        return rebuild(description)
+    learned = None if entry is None else entry.task
+    if entry is None and not folder.exists():
+        learned = next((known for known in TASKS if stem == known or stem.startswith(f"{known}-")), None)
+    known = learned or asked
+    return None if known is None else task(known)
 
 
 def check_folder(path: Path, mark: str) -> None:

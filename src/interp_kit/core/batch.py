@@ -211,7 +211,9 @@ def _rows(rows: Sequence[int] | Tensor, n: int) -> Int[Tensor, " row"]:
     if index.dtype == torch.bool:
         raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
     if index.ndim != 1 or len(index) == 0:
-        raise ValueError(f"a batch of no rows: rows are of shape {tuple(index.shape)}, expected one axis of row numbers")
+        raise ValueError(
+            f"a batch of no rows: rows are of shape {tuple(index.shape)}, expected one axis of row numbers"
+        )
     if index.is_floating_point() or index.is_complex():
         raise ValueError(f"rows are {index.dtype}; expected whole numbers from 0 to {n - 1}")
     if int(index.min()) < -n or int(index.max()) >= n:

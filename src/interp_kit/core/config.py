@@ -36,6 +36,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
     """The config as plain JSON values."""
     return dataclasses.asdict(config)
 
+
 # Checks of options. Each is made before any work, and its one error names option, value and what would do.
 
 
@@ -63,10 +64,10 @@ def check_number(
     option: str,
     value: object,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: float | int = -math.inf,
+    least: float | int = -math.inf,
+    below: float | int = math.inf,
+    most: float | int = math.inf,
 ) -> None:
     """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
     allowed themselves."""

@@ -81,9 +81,13 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
     attach(
         model,
         provenance=Provenance(
-            name=f"twin:{name}", path=str(path), sha256=digest, initialisation=entry.initialisation, task=entry.task,
+            name=f"twin:{name}",
+            path=str(path),
+            sha256=digest,
+            initialisation=entry.initialisation,
+            task=entry.task,
             description=task.describe(),
-        ),  # fmt: skip
+        ),
     )
     return model
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from loguru import logger
 
 from interp_kit.core.config import check_choice, check_flag, check_seed, expect
 from interp_kit.core.meeting import check_model
@@ -71,7 +72,9 @@ def load(
     return _identified(_load(name, fold, dtype, device, root))
 
 
-def _load(name: str | Path, fold: bool, dtype: torch.dtype, device: str, root: str | Path | None) -> "HookedTransformer":
+def _load(
+    name: str | Path, fold: bool, dtype: torch.dtype, device: str, root: str | Path | None
+) -> "HookedTransformer":
     text = str(name)
     stem, _, seed = text.rpartition("@")
     stem, number = (stem, int(seed)) if stem and seed.isdigit() else (text, 0)
@@ -128,6 +131,10 @@ def _identified(model: "HookedTransformer") -> "HookedTransformer":
     origin = provenance(model)
     if origin.description is None and origin.task in TASKS:
         attach(model, provenance=replace(origin, description=task_of(model).describe()))
+    if origin.task is None:
+        logger.info(
+            "{}: the task is unknown; examples of any task are taken whose token ids the model has", origin.name
+        )
     return model
 
 
