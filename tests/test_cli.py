@@ -141,10 +141,10 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
     ("arguments", "message"),
     [
         (["load", "no-such-model"], "unknown checkpoint 'no-such-model'"),
-        (["test", "boolean-direct", "--task", "nonsense"], "no task 'nonsense'"),
+        (["test", "boolean-direct", "--task", "nonsense"], "--task is 'nonsense'"),
         (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),
         (["patch", "boolean-direct", "--hold", "newD"], "256 ordered pairs"),
-        (["probe", "boolean-direct", "--labels", "newX"], "no label 'newX'"),
+        (["probe", "boolean-direct", "--labels", "newX"], "--labels holds 'newX'"),
         (["edges", "boolean-direct", "--top", "-1"], "--top is -1"),
         (["interchange", "boolean-direct", "--plot", "figure.jpeg"], "a picture is written to a .png file"),
         (["patch", "boolean-direct", "--senders", "--by", "all"], "--senders stands in place of --sites and --by"),

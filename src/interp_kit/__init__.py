@@ -21,6 +21,7 @@ _EXPORTS = {
     "task": "interp_kit.tasks.registry",
     "BooleanTask": "interp_kit.tasks.boolean",
     "load": "interp_kit.recipes.zoo",
+    "task_of": "interp_kit.recipes.zoo",
     "CheckpointError": "interp_kit.models.gpt2",
     "planted": "interp_kit.recipes.zoo",
     "ground_truth": "interp_kit.models.planted",
@@ -139,6 +140,7 @@ if TYPE_CHECKING:
     from interp_kit.recipes.circuit_twins import twin as twin
     from interp_kit.recipes.zoo import load as load
     from interp_kit.recipes.zoo import planted as planted
+    from interp_kit.recipes.zoo import task_of as task_of
     from interp_kit.recipes.zoo import untrained as untrained
     from interp_kit.reports.report import report as report
     from interp_kit.tasks.boolean import BooleanTask as BooleanTask

@@ -206,6 +206,9 @@ def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen
         model = load(name, device=options.device or "cpu")
     spoken = task_of(model, task.name)  # in the token ids of the model
     assert isinstance(spoken, BooleanTask)
+    if spoken.meaning() | {"vocabulary": ""} != task.meaning() | {"vocabulary": ""}:
+        rules = "; ".join(f"{equation.name} = {equation.expression}" for equation in spoken.model.equations)
+        raise ValueError(f"{name} learned other rules ({rules}): causal-experiment knows those of the study alone")
     example = spoken.example(record["prompt"])
     row = completions(model, spoken, [example])[0]
     values = parse_fields(spoken, row, example)

@@ -196,9 +196,9 @@ def test_ragged_batches_are_ablated_by_name(tiny_model: MakeModel, parity: Any) 
 
 def test_what_is_unknown_is_refused(tiny_model: MakeModel, batch: TokenBatch, unchecked: None) -> None:
     model = tiny_model(0)
-    with pytest.raises(ValueError, match="no ablation 'median'; there are zero, mean, resample"):
+    with pytest.raises(ValueError, match="kind is 'median'; expected one of zero, mean, resample"):
         ablate(model, batch, kind="median")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="no unit 'neuron'; there are head, mlp, attention, layer"):
+    with pytest.raises(ValueError, match="units is 'neuron'; expected one of head, mlp, attention, layer"):
         ablate(model, batch, units=("head", "neuron"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no field 'newE'; there are newA, newB, newC, newD, sum1, sum2"):
         ablate(model, batch, fields=["newE"])

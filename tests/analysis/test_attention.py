@@ -91,7 +91,7 @@ def test_frame_figure_and_round_trip(tiny_model: MakeModel, batch: TokenBatch, t
     assert AttentionLags.load(result.save(tmp_path / "lags")).to_frame().equals(frame)
 
 
-@pytest.mark.parametrize(("lags", "message"), [((), "no lag"), ((-1,), "lag -1"), ((500,), "lag 500")])
+@pytest.mark.parametrize(("lags", "message"), [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500")])
 def test_lags_that_cannot_be_measured(
     tiny_model: MakeModel, batch: TokenBatch, lags: tuple[int, ...], message: str
 ) -> None:

@@ -464,16 +464,16 @@ def test_bad_input_is_named(latent: HookedTransformer, pairs: PairBatch, scored:
         ik.path_patch(latent, pairs, [Edge("L1H0", "logits", "logits", "newZ")])
     with pytest.raises(ValueError, match="no path"):
         ik.path_patch(latent, pairs, [])
-    with pytest.raises(ValueError, match="the top 111 of 110"):
+    with pytest.raises(ValueError, match="k is 111; expected a whole number from 1 to 110"):
         scored.top(111)
     with pytest.raises(ValueError, match="sizes"):
         ik.faithfulness(latent, pairs, scored.top(5), sizes=[6])
-    with pytest.raises(ValueError, match="no ablation 'zero'"):
+    with pytest.raises(ValueError, match="ablation is 'zero'"):
         ik.faithfulness(latent, pairs, scored, ablation="zero")  # pyright: ignore[reportArgumentType]
     same = replace(pairs, corrupt=pairs.clean)
     with pytest.raises(ValueError, match="do not differ"):
         score_edges(latent, same)
-    with pytest.raises(ValueError, match="no method 'best'"):
+    with pytest.raises(ValueError, match="method is 'best'"):
         score_edges(latent, pairs, method="best")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="at least one step"):
+    with pytest.raises(ValueError, match="steps is 0"):
         score_edges(latent, pairs, steps=0)

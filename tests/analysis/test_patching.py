@@ -303,7 +303,9 @@ def test_only_solved_pairs_are_kept_and_the_rest_counted(task: BooleanTask) -> N
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("call", [patch, patch_senders])
 def test_one_batch_is_no_pairs(tiny_model: MakeModel, pairs: PairBatch, call: Callable) -> None:
-    with pytest.raises(TypeError, match=r"needs the pairs of task.pairs\(variable, target\), not a TokenBatch"):
+    with pytest.raises(
+        TypeError, match=r"is a TokenBatch; expected PairBatch: the pairs of task.pairs\(variable, target\)"
+    ):
         call(tiny_model(0, **SHORT), pairs.clean)
 
 

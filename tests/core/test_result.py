@@ -5,6 +5,9 @@ import json
 import math
 import os
 import pickle
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -15,6 +18,7 @@ import pytest
 from matplotlib.axes import Axes
 from safetensors.numpy import load_file, save_file
 
+from interp_kit.core import result
 from interp_kit.core.config import _fits
 from interp_kit.core.folders import MARK
 from interp_kit.core.plotting import new_axes
@@ -300,3 +304,26 @@ def test_another_class_is_refused(tmp_path: Path) -> None:
 def test_results_are_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Measured(config={}, value=1).value = 2  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_fresh_process_loads_what_another_one_saved(tmp_path: Path) -> None:
+    """After `import interp_kit` alone: the class is found by its name."""
+    import interp_kit as ik
+
+    model, pairs = ik.planted("boolean-direct"), ik.BooleanTask().pairs("newB", "newD")
+    ik.patch(model, pairs, by="all").save(tmp_path / "saved")
+    code = f"import interp_kit as ik; r = ik.AbstractResult.load({str(tmp_path / 'saved')!r}); print(type(r).__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("PatchingResult\n", "")
+
+
+def test_every_result_of_the_package_is_found_by_its_name() -> None:
+    import interp_kit
+
+    root = Path(interp_kit.__file__).parent
+    defined = {
+        found[1]: ".".join(["interp_kit", *path.relative_to(root).with_suffix("").parts])
+        for path in root.rglob("*.py")
+        for found in re.finditer(r"^class (\w+)\(AbstractResult\)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert defined == result._DEFINED_IN

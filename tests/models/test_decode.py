@@ -446,7 +446,7 @@ def test_what_cannot_be_decoded() -> None:
     assert message(temperature=torch.ones(4)) == "temperature is one number or 24, not (4,)"
     for heat in (0, -1.0, torch.nan, torch.inf):
         assert message(temperature=heat).startswith("a temperature must be finite and above 0; None takes")
-    assert message(batch_size=0) == "batch_size is 0"
+    assert message(batch_size=0) == "batch_size is 0; expected a whole number of 1 or more"
 
 
 def test_progress_counts_columns(capsys: pytest.CaptureFixture[str]) -> None:

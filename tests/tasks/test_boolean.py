@@ -149,7 +149,7 @@ def test_sample(task: BooleanTask, truth: Truth) -> None:
     counts = [sum(e.labels == world for e in drawn) for world in truth.values()]
     assert min(counts) > 25  # 62.5 expected, standard deviation 7.8.
     assert max(counts) < 102
-    with pytest.raises(ValueError, match="n = 0"):
+    with pytest.raises(ValueError, match="n is 0"):
         task.sample(0, 0)
 
 

@@ -3,16 +3,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.metrics import COMPLETION, Metric, exact_match, log_probability, logit_difference
+from interp_kit.analysis.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.analysis.sites import Edit, Mean, Resample, Zero
+from interp_kit.analysis.solved import counted_solved, said, warn_if_few
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
@@ -29,7 +32,8 @@ class AblationResult(AbstractResult):
 
     component: names ("L0H1", "L2 MLP", "L3"); layer: (component,); fields: what is answered; effect: (component,
     field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means needed;
-    baseline: (field, batch) the unablated metric.
+    baseline: (field, batch) the unablated metric; config["solved"]: answers (fields of examples, or completions) that
+    the unablated model gives correctly, of config["solved_of"].
     """
 
     component: tuple[str, ...]
@@ -84,8 +88,8 @@ class AblationResult(AbstractResult):
         c = self.config
         return (
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
-            f" {self.n} examples; 0: not needed, negative: the field is better off without it; 95 % bootstrap"
-            " intervals in the table)."
+            f" {self.n} examples, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is better off"
+            " without it; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -123,15 +127,24 @@ def ablate(
     at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
     then the only field.
 
-    Raises ValueError for an unknown kind, unit or field.
+    Warns (UserWarning) if the unedited model gives fewer than half of the answers correctly. Raises ValueError for an
+    unknown kind, unit or field.
     """
-    if kind not in ("zero", "mean", "resample"):
-        raise ValueError(f"no ablation {kind!r}; there are zero, mean, resample")
+    check_meeting(model, batch, TokenBatch)
+    check_choice("kind", kind, get_args(Kind))
+    for unit in check_names("units", units):
+        check_choice("units", unit, get_args(Unit))
+    check_count("resamples", resamples)
+    check_seed(seed)
+    check_flag("progress", progress)
     if metric in (exact_match, log_probability):
-        names, metrics = [COMPLETION], [metric(COMPLETION)]
+        if fields is not None:
+            raise ValueError(f"fields is {list(fields)}, and {metric.__name__} is measured over the whole completion")
+        names, metrics, right = [COMPLETION], [metric(COMPLETION)], [exact_match(COMPLETION)]
     else:
-        names = list(fields or [field.name for field in batch.fields])
+        names = list(check_names("fields", [field.name for field in batch.fields] if fields is None else fields))
         metrics = [metric(batch.field(name).name) for name in names]
+        right = [accuracy(name) for name in names]
     draws = (
         [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
     )
@@ -139,10 +152,11 @@ def ablate(
     edits = [
         [Edit(site, layer, draw, head=head) for site, layer, head in parts] for _, parts in components for draw in draws
     ]
-    swept = sweep(model, batch, edits, metrics, progress=progress)
+    swept = sweep(model, batch, edits, metrics, unedited=right, progress=progress)
+    assert swept.unedited is not None
     ablated = swept.values.reshape(len(components), len(draws), len(names), len(batch)).mean(1)
     is_distance = metrics[0].kind == "kl"
-    return AblationResult(
+    result = AblationResult(
         component=tuple(name for name, _ in components),
         layer=np.array([parts[0][1] for _, parts in components]),
         fields=tuple(names),
@@ -157,8 +171,11 @@ def ablate(
             "metric": metrics[0].kind.replace("_", " "),
             "seed": seed,
             "resamples": len(draws),
+            **counted_solved(swept.unedited == 1),
         },
     )
+    warn_if_few(result.config, "", "answers")
+    return result
 
 
 def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[tuple[str, int, int | None]]]]:

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from interp_kit.analysis.counterfactual import Chosen, interchanges
 from interp_kit.analysis.site_map import site_map
-from interp_kit.analysis.sites import Copy, check_by, everywhere
+from interp_kit.analysis.sites import Copy, check_by, everywhere, grouped
+from interp_kit.analysis.solved import counted_solved, said, warn_if_few
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, check_seed
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, wilson_share
 from interp_kit.core.task import AbstractTask, Example
@@ -92,9 +95,10 @@ class InterchangeResult(AbstractResult):
             f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
             f" into the base run (n = {_span(self.bases)} bases with {c['sources']} sources, {_span(self.pairs)}"
-            f" distinct pairs at a site, all with {c['target']} changed by do({c['variable']}); {self.dropped} unsolved"
-            f" left out; unedited: {self.baseline}). Dots: fewer than 95 % of {_span(self.controls)} control pairs,"
-            f" whose {c['variable']} is equal, keep their answer. 95 % Wilson intervals over bases in the table."
+            f" distinct pairs at a site, all with {c['target']} changed by do({c['variable']});"
+            f" {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). Dots: fewer than 95 % of"
+            f" {_span(self.controls)} control pairs, whose {c['variable']} is equal, keep their answer. 95 % Wilson"
+            " intervals over bases in the table."
         )
 
     def plot(
@@ -149,18 +153,24 @@ def interchange(
     time, or "all" together. pairs: (base, source) examples; default all that `task.pool(seed)` has, at most `limit`
     pairs and `limit` controls, drawn by `seed`.
 
-    Raises ValueError for an unknown variable, target, site or position, for positions named with
-    by="all", for a position that stands elsewhere in base
-    and source, and where do(variable) changes the target in no pair.
+    Warns (UserWarning) if the model solves the base of fewer than half of the pairs and controls, none being left out.
+
+    Raises ValueError for an unknown variable, target, site or position, for positions named with by="all", for a
+    position that stands elsewhere in base and source, and where do(variable) changes the target in no pair.
     """
+    check_meeting(model, task, AbstractTask)
     check_by(by, positions)
+    check_count("limit", limit)
+    check_seed(seed)
+    check_flag("only_solved", only_solved)
+    check_flag("progress", progress)
     changed, control = interchanges(task, variable, target, pairs=pairs, limit=limit, seed=seed)
     rows = [*changed, *control]
     base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))
     at = base.position(base.field(target).predict)
     if positions is None:
         positions = base.positions_to(target)
-    groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions}
+    groups = grouped(positions)
     marks = everywhere(model, sites, Copy(source), [None] if by == "all" else list(groups))
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
@@ -183,7 +193,7 @@ def interchange(
     figures = np.array([[(s.value, s.low, s.high, s.n) for s in both] for both in shares])
     (accuracy, low, high, bases), (kept, kept_low, kept_high, control_bases) = figures.transpose(1, 2, 0)
     counts = np.array([[(units[m.position] & use & part).sum() for m in marks] for part in (is_pair, ~is_pair)])
-    return InterchangeResult(
+    result = InterchangeResult(
         site=tuple(mark.site for mark in marks),
         layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
         head=np.array([-1 if mark.head is None else mark.head for mark in marks]),
@@ -210,10 +220,12 @@ def interchange(
             "variable": variable,
             "target": target,
             "sources": len({row.source.tokens for row, used in zip(changed, use, strict=False) if used}),
-            "only_solved": only_solved,
             "seed": seed,
+            **counted_solved(solved[use], left_out=int((~use).sum()), only_solved=only_solved),
         },
     )
+    warn_if_few(result.config, "the base of")
+    return result
 
 
 def _distinct(

@@ -10,8 +10,11 @@ from tqdm.auto import tqdm
 from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, kl
+from interp_kit.analysis.solved import both_sides, counted_solved, warn_if_few
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import LOGITS, Edge
+from interp_kit.core.config import check_flag, check_number
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 from interp_kit.models.hold import on_model
 
@@ -31,10 +34,12 @@ def acdc(
     metric: by default KL of the answer's distribution from the whole model's, in nats, as in the paper. The score of an
     edge that was kept is by how much taking it out would have moved the metric then.
 
-    Raises ValueError for a threshold that is not positive, and where no edge is left.
+    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs. Raises ValueError for a
+    threshold that is not positive, and where no edge is left.
     """
-    if not threshold > 0:
-        raise ValueError(f"the threshold is {threshold}, it must be positive")
+    check_meeting(model, pairs, PairBatch)
+    check_number("threshold", threshold, above=0)
+    check_flag("progress", progress)
     graph, measured = Graph(model), metric(pairs)
     into = pairs.clean
     reference, reads = graph.outputs(pairs.corrupt.tokens), measured.reads(into)
@@ -62,7 +67,10 @@ def acdc(
                 kept[edge] = (after - now).cpu().numpy()
     if not kept:
         raise ValueError(f"no edge moves {measured.name} by {threshold}: nothing is left")
-    return Circuit.scored(
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    found = Circuit.scored(
         model, pairs, graph.nodes, kept, analysis="acdc", method="acdc", threshold=threshold, metric=measured.name,
-        direction="noise", forwards=runs,
+        direction="noise", forwards=runs, **counted_solved(solved),
     )  # fmt: skip
+    warn_if_few(found.config)
+    return found

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_names, check_seed
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
@@ -101,15 +103,21 @@ def attention_lags(
     a token of the completion. Queries that have no token so far back are left out at that lag. Raises ValueError for no
     lag, a negative one, or one that no query has.
     """
+    check_meeting(model, batch, TokenBatch)
+    check_count("batch_size", batch_size)
+    check_seed(seed)
+    if queries is not None:
+        check_names("queries", queries)
     names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
     lags = list(lags.values()) if isinstance(lags, Mapping) else list(lags)
     asked = _queries(batch, queries)
     length = batch.tokens.shape[1]
     at = torch.arange(length, device=asked.device)
-    if not lags:
-        raise ValueError("no lag to measure")
+    if not lags or len(set(lags)) < len(lags):
+        raise ValueError(f"lags is {lags}; name at least one, and each once")
     for lag in lags:
-        if lag < 0 or not (asked & (at >= lag)).any(1).all():
+        check_count("lags", lag, least=0)
+        if not (asked & (at >= lag)).any(1).all():
             raise ValueError(f"lag {lag}: some example has no query with a token so far back")
     even = [float((asked * (at >= lag) / (at + 1)).sum() / (asked & (at >= lag)).sum()) for lag in lags]
     measured = _measure(model, batch, asked, lags, batch_size)

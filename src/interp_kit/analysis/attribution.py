@@ -14,6 +14,8 @@ from torch import Tensor
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.config import check_names, expect
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_mean
@@ -119,6 +121,7 @@ def direct_logit_attribution(
     target: name of the field, of a TokenBatch. Raises ValueError for another metric than a logit difference at one
     position; Unsupported where the model has something that `Graph` does not compute.
     """
+    check_meeting(model, batch, TokenBatch, PairBatch)
     side, measured = _measured(batch, target, metric)
     graph = Graph(model)
     rows, at = torch.arange(len(side), device=side.tokens.device), measured.position(side)
@@ -163,9 +166,10 @@ def logit_lens(
 
     Raises ValueError for a metric over the whole completion, and an unknown position; Unsupported as above.
     """
+    check_meeting(model, batch, TokenBatch, PairBatch)
     side, measured = _measured(batch, target, metric, linear=False)
     graph = Graph(model)
-    names = list(positions) if positions is not None else [side.field(measured.field).predict]
+    names = [side.field(measured.field).predict] if positions is None else list(check_names("positions", positions))
     at = torch.stack([side.position(name) for name in names], 1)
     rows = torch.arange(len(side), device=side.tokens.device)[:, None]
     stream: list[Tensor] = []
@@ -201,6 +205,11 @@ def _measured(
     batch: TokenBatch | PairBatch, target: str | None, metric: Metric | None, *, linear: bool = True
 ) -> tuple[TokenBatch, Metric]:
     side = batch.clean if isinstance(batch, PairBatch) else batch
+    if metric is not None:
+        expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
+    named = metric.field if metric is not None else batch.target if isinstance(batch, PairBatch) else target
+    if target not in (None, named):
+        raise ValueError(f"target is {target!r}, and {named!r} is what the metric or the pairs name")
     if metric is None:
         if target is None and not isinstance(batch, PairBatch):
             raise ValueError(f"which field? There are {', '.join(field.name for field in side.fields)}")

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.solved import said
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import EMBED, LOGITS, Edge
+from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio
 from interp_kit.core.types import HookedModel, model_name
@@ -88,18 +90,21 @@ class Circuit(AbstractResult):
 
     def order(self, *, signed: bool = False) -> np.ndarray:
         """(edge,) numbers of the edges, the largest score first, by absolute value unless `signed`."""
+        check_flag("signed", signed)
         return np.argsort(-(self.score if signed else np.abs(self.score)), kind="stable")
 
     def take(self, index: Sequence[int] | np.ndarray) -> "Circuit":
-        """The circuit of these edges, in this order."""
-        index = np.asarray(index, dtype=int)
+        """The circuit of these edges, in this order. Raises ValueError for what are no whole numbers."""
+        index = np.asarray(index)
+        if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+            raise ValueError(f"index is {index.tolist()}; expected the numbers of edges")
+        index = index.astype(int)
         columns = {c: tuple(getattr(self, c)[i] for i in index) for c in ("sender", "receiver", "input", "position")}
         return replace(self, **columns, score=self.score[index], low=self.low[index], high=self.high[index])
 
     def top(self, k: int, *, signed: bool = False) -> "Circuit":
         """The k edges of largest score. Raises ValueError where there are fewer, or k is none."""
-        if not 0 < k <= len(self):
-            raise ValueError(f"the top {k} of {len(self)} edges")
+        check_count("k", k, most=len(self))
         return self.take(self.order(signed=signed)[:k])
 
     def connected(self) -> "Circuit":
@@ -142,7 +147,7 @@ class Circuit(AbstractResult):
         return (
             f"{len(self)} edges of {c['model']}, {how.get(c['method'], 'attributed by ' + c['method'].upper())}: by how"
             f" much {c['metric']} falls where an edge carries the other run's value ({c['direction']}; n = {self.n}"
-            f" independent pairs that differ in {c['variable']}; 95 % bootstrap intervals in the table)."
+            f" independent pairs that differ in {c['variable']}, {said(c)}; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -21,7 +21,18 @@ from interp_kit.analysis.counterfactual import Chosen
 from interp_kit.analysis.das_controls import CHANCE, FITTED, OFF_PATH, OPEN, VERDICTS, Controls
 from interp_kit.analysis.rotation import Cell, Trials, first_basis, fit, orthonormal, split
 from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
+from interp_kit.analysis.solved import counted_solved, said, warn_if_few
 from interp_kit.analysis.sweep import sweep
+from interp_kit.core.config import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_names,
+    check_number,
+    check_seed,
+    one_or_more,
+)
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import t_interval
@@ -143,8 +154,8 @@ class DASResult(AbstractResult):
             f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
             f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
-            f" in fitting; 95 % t intervals over seeds). Mean held-out share of controls that keep their answer:"
-            f" {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
+            f" in fitting, {said(c, 0, 'the base of')}; 95 % t intervals over seeds). Mean held-out share of controls"
+            f" that keep their answer: {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
             f" {_mean(self.random)}, the full space {_mean(self.full)}. {self._controls()}"
         )
 
@@ -232,23 +243,37 @@ def das(
     "row space" (see `DASResult` and its `verdict`). Two of them are themselves fitted, by at most 40 steps each, so
     all of them together cost about as much as the search. An alignment that was not held against them is not judged.
 
+    Warns (UserWarning) if the unedited model solves the base of fewer than half of the held-out pairs and controls.
+
     Weights are never written, no gradient is left on them, and the global random state is not touched. Raises
     ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
     elsewhere in base and source, an unknown control, and where do(variable) changes the target in no pair of one side.
     """
+    check_meeting(model, task, AbstractTask)
+    check_choice("span", span, ("data", "site"))
+    for option, value in (("k", k), ("limit", limit)):
+        check_count(option, value)
+    check_count("steps", steps, least=0)
+    check_number("learning_rate", learning_rate, above=0)
+    check_number("held_out", held_out, above=0, below=1)
+    check_flag("progress", progress)
     options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span}
     options |= {"held_out": held_out, "limit": limit}
     asked = das_controls.checked(controls)
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
-    if not (seeds and layers and k >= 1 and steps >= 0 and 0 < held_out < 1 and learning_rate > 0):
-        raise ValueError(f"seeds {tuple(seeds)}, layers {layers}, {options}: nothing can be fitted")
+    for option, numbers in (("seeds", seeds), ("layer", layers)):
+        if not len(numbers) or len(set(numbers)) < len(numbers):
+            raise ValueError(f"{option} is {list(numbers)}; name at least one, and each once")
+    for seed in seeds:
+        check_seed(seed, "seeds")
     for number in layers:
+        check_count("layer", number, least=0, most=model.cfg.n_layers - 1)
         hook_name(site, number)
     if has_heads(site):
         raise ValueError(f"site {site!r} has heads, not one vector a position; attn_out is their sum")
-    names = [position] if isinstance(position, str) else position
+    names = None if position is None else check_names("position", one_or_more(position))
     cells: list[tuple[int, str]] = []
-    scores, bases, ranks, counts = [], [], [], []
+    scores, bases, ranks, counts, solved = [], [], [], [], []
     bar = tqdm(total=0, desc="fits", disable=not progress)
     with bar, torch.inference_mode(False):  # the caller's inference mode would leave nothing to learn from
         for seed in seeds:
@@ -257,7 +282,8 @@ def das(
             cells = [(number, name) for number in layers for name in names]
             fits = 1 + sum(name in FITTED for name in asked)
             bar.total = len(seeds) * len(cells) * fits
-            whole, unedited = _full(model, sides[1], site, cells)
+            whole, unedited, right = _full(model, sides[1], site, cells)
+            solved.append(right)
             beside = Controls.of(model, sides, asked, steps, learning_rate, span, seed)
             found = []
             for cell, full in zip(cells, whole, strict=True):
@@ -279,7 +305,7 @@ def das(
     values = dict(zip(SCORES, np.array(scores, dtype=float).transpose(2, 1, 0), strict=True))
     mean, low, high = _over_seeds(values["held_out"])
     baseline, *numbers = np.array(counts).T
-    return DASResult(
+    result = DASResult(
         site=site,
         layer=np.array([number for number, _ in cells]),
         position=tuple(name for _, name in cells),
@@ -300,14 +326,18 @@ def das(
             "target": target,
             "controls": asked,
             **options,
+            **counted_solved(np.concatenate(solved)),
         },
     )
+    warn_if_few(result.config, "the base of", "held-out pairs")
+    return result
 
 
 def _full(
     model: HookedModel, trials: Trials, site: str, cells: Sequence[tuple[int, str]]
-) -> tuple[list[tuple[float, float]], float]:
-    """By cell, the shares when the whole activation is copied; and the share of changed pairs without any edit."""
+) -> tuple[list[tuple[float, float]], float, np.ndarray]:
+    """By cell, the shares when the whole activation is copied; the share of changed pairs without any edit; and (pair,)
+    True where the unedited model solves the base."""
     copy = Copy(trials.source)
     edits = [Edit(site, number, copy, position=name) for number, name in cells]
     swept = sweep(model, trials.base, edits, Chosen("accuracy", trials.target))
@@ -315,7 +345,7 @@ def _full(
     right = candidates[trials.right.cpu()]
     shares = [trials.shares((torch.from_numpy(row) == right).to(trials.changes.device)) for row in swept.values[:, 0]]
     unedited = trials.shares((torch.from_numpy(swept.baseline[0]) == right).to(trials.changes.device))
-    return shares, unedited[0]
+    return shares, unedited[0], swept.baseline[0] == trials.base.answer[trials.target].cpu().numpy()
 
 
 def _counts(sides: tuple[Trials, Trials]) -> tuple[int, ...]:

@@ -4,7 +4,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,11 @@ from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.graph import MEMORY, Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import Direction
+from interp_kit.analysis.solved import both_sides, counted_solved, warn_if_few
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.core.circuit import EMBED, Edge
+from interp_kit.core.config import check_choice, check_count, check_flag
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 from interp_kit.models.hold import on_model
 
@@ -48,14 +51,22 @@ def score_edges(
     takes edges from corrupt, "denoise" the other way round; then a score says by how much the metric rises. memory:
     bytes that runs may take, beside the model and the scores; pairs are split to fit.
 
+    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs.
+
     Raises ValueError for an unknown method, no step, where the two runs do not differ in the metric, and for a metric
     without a gradient where the method takes one (accuracy and exact_match; kl for "eap"; any that is found flat);
     Unsupported where the model has something that `Graph` does not compute.
     """
-    if method not in ("exact", "eap", "eap-ig") or by not in ("all", "position"):
-        raise ValueError(f"no method {method!r} by {by!r}; there are exact, eap, eap-ig, by all and by position")
-    if steps is not None and steps < 1:
-        raise ValueError(f"integrated gradients need at least one step, not {steps}")
+    check_meeting(model, pairs, PairBatch)
+    check_choice("method", method, get_args(Method))
+    check_choice("by", by, ("all", "position"))
+    check_choice("direction", direction, get_args(Direction))
+    if steps is not None:
+        check_count("steps", steps)
+        if method != "eap-ig":
+            raise ValueError(f"steps is {steps}, and method {method!r} takes none; only eap-ig does")
+    check_count("memory", memory)
+    check_flag("progress", progress)
     measured = metric(pairs)
     _check_gradient(method, measured)
     graph = Graph(model)
@@ -88,11 +99,14 @@ def score_edges(
             steps_taken, before_last = 2 * steps_taken, incomplete
         forwards = 2 + 3 * runs
     scores = dict(zip(edges, sign * values.cpu().numpy(), strict=True))
-    return Circuit.scored(
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    found = Circuit.scored(
         model, pairs, graph.nodes, scores, analysis="score_edges", method=method, steps=steps_taken,
         incomplete=incomplete, metric=measured.name, direction=direction, gap=float(sign * (start - goal).mean()),
-        forwards=forwards,
+        forwards=forwards, **counted_solved(solved),
     )  # fmt: skip
+    warn_if_few(found.config)
+    return found
 
 
 Carried = Callable[[Tensor], Tensor]  # rows of a batch -> (sender, row, pos, d_model) what senders give in another run

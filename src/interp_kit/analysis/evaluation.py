@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.analysis.baselines import majority, nearest
+from interp_kit.core.config import check_count
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval, wilson
@@ -213,6 +215,7 @@ def completions(
     Raises ValueError where the texts do not fit the model's context or its vocabulary is not the task's;
     FloatingPointError where the model gives nan or infinite logits.
     """
+    check_meeting(model, task, AbstractTask)
     if model.cfg.d_vocab != len(task.vocabulary):
         sizes = f"{model_name(model)} has {model.cfg.d_vocab} tokens, {task.name} has {len(task.vocabulary)}"
         raise ValueError(f"{sizes}: token ids do not mean the same")
@@ -243,6 +246,8 @@ def evaluate(
     examples: what to evaluate, `omitted` joined to them and repeats dropped; None takes every input of the task.
     Raises ValueError for no examples, none of them seen, a task with too many to list, and as `completions` does.
     """
+    check_meeting(model, task, AbstractTask)
+    check_count("batch_size", batch_size)
     everything = task.enumerate() if examples is None else examples
     distinct = list({example.tokens: example for example in (*everything, *omitted)}.values())
     if not distinct:

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,10 @@ from interp_kit.analysis.circuit import Circuit
 from interp_kit.analysis.edge_scores import Carried, outputs_of, patched
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
+from interp_kit.analysis.solved import both_sides, counted_solved, said, warn_if_few
 from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio
@@ -78,7 +81,8 @@ class FaithfulnessResult(AbstractResult):
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, 95 % bootstrap;"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, {said(c)}; 95 %"
+            " bootstrap;"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
@@ -127,10 +131,17 @@ def faithfulness(
     over all prompts of the pairs at the same position, "resample" of another pair's prompts; signed: best by signed
     score, as MIB's command ranks unless it is told --absolute, not by absolute value; controls: how many random orders.
 
-    Choose edges on other pairs than those that are measured here. Raises ValueError for a circuit of another model,
-    an edge that the model has not, edges with and without position, an unknown grid, a size that the circuit has not,
-    texts of different form for mean and resample, and where the whole model does no better than no edge.
+    Choose edges on other pairs than those that are measured here. Warns (UserWarning) if the model solves both sides
+    of fewer than half of the pairs. Raises ValueError for a circuit of another model, an edge that the model has not,
+    edges with and without position, an unknown grid, a size that the circuit has not, texts of different form for mean
+    and resample, and where the whole model does no better than no edge.
     """
+    check_meeting(model, pairs, PairBatch)
+    expect("circuit", circuit, Circuit, "as interp_kit.score_edges(model, pairs) gives")
+    check_choice("ablation", ablation, get_args(Ablation))
+    check_count("controls", controls, least=0)
+    check_seed(seed)
+    check_flag("progress", progress)
     graph, measured, into = Graph(model), metric(pairs), pairs.clean
     if tuple(circuit.nodes) != graph.nodes:
         raise ValueError(
@@ -166,7 +177,8 @@ def faithfulness(
     curves = found.reshape(len(orders), len(numbers))
     grid = _on_grid(shares) if whole else None
     cprs, cmds = np.array([(np.nan, np.nan) if grid is None else areas(curve[grid]) for curve in curves]).T
-    return FaithfulnessResult(
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    result = FaithfulnessResult(
         sizes=numbers,
         share=shares,
         total=total,
@@ -191,8 +203,11 @@ def faithfulness(
             "grid": sizes if isinstance(sizes, str) else "given",
             "metric": measured.name,
             "gap": float(gap.mean()),
+            **counted_solved(solved),
         },
     )
+    warn_if_few(result.config)
+    return result
 
 
 def areas(curve: np.ndarray) -> tuple[float, float]:
@@ -219,10 +234,11 @@ def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndar
         found = sorted({(size, share) for size, share in grid if size <= edges}, key=lambda one: one[::-1])
         sizes, shares = (np.array(part) for part in zip(*found, strict=True))
         return sizes, shares
-    sizes = np.asarray(wanted)
-    if sizes.ndim != 1 or not len(sizes) or sizes.min() < 0 or sizes.max() > edges:
-        raise ValueError(f"sizes {list(wanted)} of a circuit of {edges} edges")
-    return sizes, sizes / total
+    if not len(wanted) or len(set(wanted)) < len(wanted):
+        raise ValueError(f"sizes {list(wanted)} of a circuit of {edges} edges: name at least one, and each once")
+    for size in wanted:
+        check_count("sizes", size, least=0, most=edges)
+    return np.asarray(wanted), np.asarray(wanted) / total
 
 
 def _on_grid(shares: np.ndarray) -> np.ndarray | None:
@@ -235,8 +251,6 @@ def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) ->
     """What edges outside a circuit carry."""
     if ablation == "counterfactual":
         return outputs_of(graph, pairs.corrupt)
-    if ablation not in ("mean", "resample"):
-        raise ValueError(f"no ablation {ablation!r}; there are counterfactual, mean, resample")
     if not _of_one_form(pairs.clean):
         raise ValueError(f"{ablation} ablation needs texts of one form: here positions stand at different places")
     both, n = torch.cat([pairs.clean.tokens, pairs.corrupt.tokens]), len(pairs)

@@ -16,6 +16,8 @@ from interp_kit.analysis.sites import Edit, check_edit
 from interp_kit.analysis.sweep import editing
 from interp_kit.analysis.weights import edited_weights
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals, new_axes
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import wilson
@@ -155,6 +157,11 @@ def generate_under(
 
     Raises ValueError for no edit, a condition called "intact", or an edit that does not fit the model.
     """
+    check_meeting(model, batch, TokenBatch)
+    expect("edits", edits, Mapping, "names of conditions, each with its edits")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    check_flag("progress", progress)
     if not edits or INTACT in edits:
         raise ValueError('name at least one edit, and none "intact"')
     groups = {name: [edit] if isinstance(edit, Edit) else list(edit) for name, edit in edits.items()}

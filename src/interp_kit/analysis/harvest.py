@@ -14,6 +14,8 @@ from torch import Tensor
 
 from interp_kit.analysis.sites import ACTIVATIONS, find_hook
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_names, one_or_more
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_fits, unpadded
 from interp_kit.models.executor import BEHIND, TOLERANCE, Executor
@@ -66,9 +68,10 @@ def reading(
 ) -> "Reader":
     """The reader of these sites. Raises ValueError as `Reader` does, for no sites, and for a site that it has not or
     never calls."""
-    hooks = [find_hook(model, site) for site in ([sites] if isinstance(sites, str) else sites)]
-    if not hooks:
-        raise ValueError("no sites to harvest")
+    check_meeting(model, batch, TokenBatch)
+    hooks = [find_hook(model, site) for site in check_names("sites", one_or_more(sites))]
+    if positions is not None:
+        check_names("positions", positions)
     reader = Reader(model, batch, hooks, positions, dtype)
     for hook in reader.hooks:
         if hook not in reader.shapes:

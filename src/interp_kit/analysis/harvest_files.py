@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from interp_kit.analysis.harvest import DTYPES, reading, refuse_infinite
 from interp_kit.analysis.sites import as_hook
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_fields
+from interp_kit.core.config import check_count, check_fields, check_flag
 from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import has_hooks
@@ -150,8 +150,10 @@ def harvest_to(
     Raises ValueError as `harvest` does, for hooks that are active (nothing would say what they do), and for a directory
     that holds another harvest, other files, or a damaged shard; OSError where the disk has no room, before it begins.
     """
-    if rows < 1 or len(batch) > rows * MOST:
-        raise ValueError(f"{len(batch)} rows in shards of {rows}: rows is at least 1; at most {MOST:,} shards")
+    check_count("rows", rows)
+    if len(batch) > rows * MOST:
+        raise ValueError(f"{len(batch)} rows in shards of {rows}: at most {MOST:,} shards")
+    check_flag("progress", progress)
     if isinstance(model, nn.Module) and has_hooks(model):
         raise ValueError("hooks are active on the model: a harvest on disk would not say what they do")
     reader = reading(model, batch, sites, positions, dtype)

@@ -19,6 +19,7 @@ from interp_kit.analysis.patching import PatchingResult, patch_senders
 from interp_kit.analysis.sites import Copy, Edit
 from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.core.batch import PairBatch
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, bootstrap_ratio, t_interval, wilson
@@ -141,6 +142,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     had of which no two share a text, as only those are independent; with fewer than FEWEST no route is named. Raises
     ValueError where the task has no such pair, or the two runs of the pairs do not differ at all.
     """
+    check_meeting(model, task, AbstractTask)
     device = model.cfg.device
     natural = task.pairs(mediator, target).to(device)
     everything = task.batch(task.pool(), device)

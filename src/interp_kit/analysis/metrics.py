@@ -2,13 +2,14 @@
 position, or over the whole completion."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.config import check_choice, expect
 
 Kind = Literal["logit_difference", "probability", "kl", "accuracy", "log_probability", "exact_match"]
 COMPLETION = "completion"
@@ -28,6 +29,10 @@ class Metric:
     right: Int[Tensor, " batch"] | None = None
     wrong: Int[Tensor, " batch"] | None = None
     at: Int[Tensor, " batch"] | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, get_args(Kind))
+        expect("field", self.field, str)
 
     @property
     def name(self) -> str:
@@ -118,6 +123,7 @@ def _pick(values: Tensor, token: Tensor) -> Tensor:
 def _metric(kind: Kind, target: PairBatch | str) -> Metric:
     if isinstance(target, str):
         return Metric(kind, target)
+    expect("target", target, PairBatch, "a field's name, or the pairs of task.pairs(variable, target)")
     field = target.target
     return Metric(kind, field, target.clean.answer[field], target.corrupt.answer[field])
 
@@ -134,6 +140,7 @@ def first_difference(pairs: PairBatch) -> Metric:
     For answers of many tokens: before that field both completions are alike, so only the prompt can decide it.
     Raises ValueError where no field of a pair differs.
     """
+    expect("pairs", pairs, PairBatch, "as task.pairs(variable, target) gives")
     at = torch.stack([pairs.clean.position(field.predict) for field in pairs.clean.fields])
     clean, corrupt = (torch.stack([side.answer[f.name] for f in side.fields]) for side in (pairs.clean, pairs.corrupt))
     where = torch.where(clean != corrupt, at, torch.iinfo(at.dtype).max).min(0)
@@ -160,13 +167,23 @@ def accuracy(target: PairBatch | str) -> Metric:
 
 
 def log_probability(target: str = COMPLETION) -> Metric:
-    """Mean log-probability, in nats, of the tokens of the true completion, each with the truth before it."""
-    return Metric("log_probability", COMPLETION)
+    """Mean log-probability, in nats, of the tokens of the true completion, each with the truth before it. Raises
+    ValueError for any other target than "completion"."""
+    return _whole("log_probability", target)
 
 
 def exact_match(target: str = COMPLETION) -> Metric:
-    """1 where every token of the true completion is the most likely one, which is when greedy decoding is right."""
-    return Metric("exact_match", COMPLETION)
+    """1 where every token of the true completion is the most likely one, which is when greedy decoding is right. Raises
+    ValueError for any other target than "completion"."""
+    return _whole("exact_match", target)
+
+
+def _whole(kind: Kind, target: object) -> Metric:
+    if target != COMPLETION:
+        shown = "a batch of pairs" if isinstance(target, PairBatch) else repr(target)
+        one = "probability, accuracy or logit_difference"
+        raise ValueError(f"{kind} of {shown}: it is measured over the whole {COMPLETION}; for one field take {one}")
+    return Metric(kind, COMPLETION)
 
 
 METRICS = {"logit_difference": logit_difference, "probability": probability, "kl": kl, "accuracy": accuracy}

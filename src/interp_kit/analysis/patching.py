@@ -5,7 +5,7 @@ al. 2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,9 +13,12 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.site_map import site_map
-from interp_kit.analysis.sites import Copy, CopyAttended, Direction, Edit, check_by, everywhere
-from interp_kit.analysis.sweep import SweepValues, sweep
+from interp_kit.analysis.sites import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
+from interp_kit.analysis.solved import counted_solved, said, solving, warn_if_few
+from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch
+from interp_kit.core.config import check_choice, check_flag, check_names
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio, counted
@@ -34,7 +37,8 @@ class PatchingResult(AbstractResult):
     recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: bootstrap 95 %
     over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched
     runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
-    dropped: pairs left out because the model does not solve both sides; sender patching has sender positions instead.
+    dropped: pairs left out because the model does not solve both sides (config["solved"] says of how many it does);
+    sender patching has sender positions instead.
     """
 
     site: tuple[str, ...]
@@ -84,7 +88,7 @@ class PatchingResult(AbstractResult):
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
             f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
-            f" completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
+            f" completions, {said(c, self.dropped)}; 95 % bootstrap intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -121,22 +125,26 @@ def patch(
     copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
     copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
 
+    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs, none being left out.
+
     Raises ValueError for unequal lengths, an unknown site, positions that are named with by="all", or where the two
     runs do not differ in the metric.
     """
     check_by(by, positions)
-    pairs, dropped = _used(model, pairs, only_solved)
+    pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
-    shared = [name for name, index in into.positions.items() if bool((index >= 0).all())]
-    groups = dict(positions) if isinstance(positions, Mapping) else {name: [name] for name in positions or shared}
+    if positions is None:
+        positions = [name for name, index in into.positions.items() if bool((index >= 0).all())]
+    groups = grouped(positions)
     names = [None] if by == "all" else list(groups)
     marks = everywhere(model, sites, Copy(source), names)
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
     ]
-    swept = sweep(model, into, edits, metric(pairs), other=source, progress=progress)
-    return _result(model, pairs, marks, swept, metric, direction, dropped)
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress)
+    warn_if_few(result.config)
+    return result
 
 
 @on_model()
@@ -159,50 +167,68 @@ def patch_senders(
 
     Raises ValueError as `patch` does, and for a sender behind the receiver.
     """
-    pairs, dropped = _used(model, pairs, only_solved)
+    pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     receiver = receiver or into.field(pairs.target).predict
     at = into.position(receiver)
     if senders is None:
         senders = [name for name, index in into.positions.items() if bool(((index >= 0) & (index < at)).all())]
+    check_names("senders", [s if isinstance(s, str) else " + ".join(check_names("senders", s)) for s in senders])
     groups = [(s,) if isinstance(s, str) else tuple(s) for s in senders]
     edits = [
         [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
         for group in groups
     ]
-    swept = sweep(model, into, edits, metric(pairs), other=source, progress=progress)
     marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
-    return _result(model, pairs, marks, swept, metric, direction, dropped, receiver=receiver)
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver)
+    warn_if_few(result.config)
+    return result
 
 
-def _used(model: HookedModel, pairs: PairBatch, only_solved: bool) -> tuple[PairBatch, int]:
+def _used(
+    model: HookedModel, pairs: PairBatch, metric: MetricOf, direction: str, only_solved: bool, progress: bool
+) -> tuple[PairBatch, int]:
     """The pairs, or those of which the model gives both answers by argmax, and how many are left out. Raises TypeError
-    for what are no pairs."""
-    if not isinstance(pairs, PairBatch):
-        raise TypeError(f"patching needs the pairs of task.pairs(variable, target), not a {type(pairs).__name__}")
+    for what are no pairs, ValueError for those of another task, and for options that are none."""
+    check_meeting(model, pairs, PairBatch)
+    check_choice("direction", direction, get_args(Direction))
+    check_flag("only_solved", only_solved)
+    check_flag("progress", progress)
     if not only_solved:
         return pairs, 0
-    right = [
-        sweep(model, side, [], Metric("accuracy", pairs.target)).baseline[0] == 1
-        for side in (pairs.clean, pairs.corrupt)
-    ]
+    sides = zip((pairs.clean, pairs.corrupt), solving(metric(pairs), pairs), strict=True)
+    right = [sweep(model, side, [], measured).baseline[0] == 1 for side, measured in sides]
     kept = np.flatnonzero(right[0] & right[1])
     if len(kept) == 0:
         raise ValueError(f"the model solves both sides of none of the {len(pairs)} pairs")
     return pairs.take(kept.tolist()), len(pairs) - len(kept)
 
 
-def _result(
+def _swept(
     model: HookedModel,
     pairs: PairBatch,
-    edits: Sequence[Edit],
-    swept: SweepValues,
+    marks: Sequence[Edit],
+    edits: Sequence[Sequence[Edit]],
     metric: MetricOf,
     direction: Direction,
     dropped: int,
+    only_solved: bool,
+    progress: bool,
     **config: object,
 ) -> PatchingResult:
+    """Run the edits, each of which stands in the result as its mark."""
+    right = [[measured] for measured in solving(metric(pairs), pairs)]
+    sides = [pairs.clean, pairs.corrupt]
+    if direction == "denoise":
+        right, sides = right[::-1], sides[::-1]
+    swept = sweep(
+        model, sides[0], edits, metric(pairs), other=sides[1], unedited=right[0], unedited_other=right[1],
+        progress=progress,
+    )  # fmt: skip
     assert swept.other is not None
+    assert swept.unedited is not None
+    assert swept.unedited_other is not None
+    solved = (swept.unedited[0] == 1) & (swept.unedited_other[0] == 1)
     values, start, goal = swept.values[:, 0], swept.baseline[0], swept.other[0]
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(
@@ -212,10 +238,10 @@ def _result(
     unit = pairs.units()
     recovered, low, high = bootstrap_ratio(values - start, goal - start, groups=unit)
     return PatchingResult(
-        site=tuple(edit.site for edit in edits),
-        layer=np.array([-1 if edit.layer is None else edit.layer for edit in edits]),
-        head=np.array([-1 if edit.head is None else edit.head for edit in edits]),
-        position=tuple(ALL if edit.position is None else str(edit.position) for edit in edits),
+        site=tuple(mark.site for mark in marks),
+        layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
+        head=np.array([-1 if mark.head is None else mark.head for mark in marks]),
+        position=tuple(ALL if mark.position is None else str(mark.position) for mark in marks),
         recovered=recovered,
         low=low,
         high=high,
@@ -234,6 +260,7 @@ def _result(
             "completion": pairs.completion,
             "metric": metric(pairs).name,
             "direction": direction,
+            **counted_solved(solved, left_out=dropped, only_solved=only_solved),
             **config,
         },
     )

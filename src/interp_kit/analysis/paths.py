@@ -3,7 +3,7 @@ arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -13,8 +13,11 @@ from interp_kit.analysis.edge_scores import outputs_of, patched
 from interp_kit.analysis.graph import Graph
 from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.analysis.sites import Direction
+from interp_kit.analysis.solved import both_sides, counted_solved, said, warn_if_few
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import Edge
+from interp_kit.core.config import check_choice, check_flag
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import bootstrap_ratio, counted
@@ -28,7 +31,8 @@ class PathPatchingResult(AbstractResult):
 
     path: (path,) names; recovered, low, high: (path,) ratio of means, 0 = the run patched into, 1 = the other run, with
     bootstrap 95 % over units of pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched
-    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units).
+    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units); config["solved"]: of how many pairs
+    the model solves both sides.
     """
 
     path: tuple[str, ...]
@@ -57,7 +61,7 @@ class PathPatchingResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: recovered {c['metric']} where single edges carry the other run's value"
             f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
-            f" in {c['variable']}; 95 % bootstrap)."
+            f" in {c['variable']}, {said(c)}; 95 % bootstrap)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -81,11 +85,15 @@ def path_patch(
     reaches that input of the receiver alone; everything behind the receiver runs on from there.
 
     paths: edges, from any node to q, k or v of any later head, a later MLP, or the logits, at a named position or all;
-    groups may have names. direction: "denoise" carries clean into corrupt, "noise" corrupt into clean.
+    groups may have names. direction: "denoise" carries clean into corrupt, "noise" corrupt into clean. Warns
+    (UserWarning) if the model solves both sides of fewer than half of the pairs.
 
     Raises ValueError for no path, an edge that the model has not, and where the two runs do not differ in the metric;
     Unsupported where the model has something that `Graph` does not compute.
     """
+    check_meeting(model, pairs, PairBatch)
+    check_choice("direction", direction, get_args(Direction))
+    check_flag("progress", progress)
     listed: Mapping[str, Sequence[Edge]]
     if isinstance(paths, Mapping):
         listed = paths
@@ -105,7 +113,8 @@ def path_patch(
         raise ValueError(f"clean and corrupt do not differ in {measured.name}, so there is nothing to recover")
     unit = pairs.units()
     recovered, low, high = bootstrap_ratio(values[2:] - start, goal - start, groups=unit)
-    return PathPatchingResult(
+    solved = both_sides(measured, pairs, lambda tokens, reads: graph.logits(tokens, reads)[0])
+    result = PathPatchingResult(
         path=tuple(listed),
         recovered=recovered,
         low=low,
@@ -122,5 +131,8 @@ def path_patch(
             "target": pairs.target,
             "metric": measured.name,
             "direction": direction,
+            **counted_solved(solved),
         },
     )
+    warn_if_few(result.config)
+    return result

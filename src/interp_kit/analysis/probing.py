@@ -21,6 +21,8 @@ from interp_kit.analysis.linear import rotate
 from interp_kit.analysis.scoring import ProbeOptions, Scorer
 from interp_kit.analysis.sites import hook_name
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.meeting import check_meeting, check_model
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.seeding import derive_seed
@@ -160,9 +162,24 @@ def probe(
 
     Raises ValueError for an unknown label, position or site, or where no cell can be measured.
     """
-    sites = [sites] if isinstance(sites, str) else list(sites)
-    names = list(positions or [name for name, index in batch.positions.items() if bool((index >= 0).all())])
-    labels = [labels] if isinstance(labels, str) else labels
+    check_meeting(model, batch, TokenBatch)
+    if control_model is not None:
+        check_model(control_model, "control_model")
+    sites = list(check_names("sites", one_or_more(sites)))
+    for site in sites:
+        hook_name(site, 0)
+    if positions is None:
+        positions = [name for name, index in batch.positions.items() if bool((index >= 0).all())]
+    names = list(check_names("positions", positions))
+    check_count("folds", folds, least=2)
+    check_count("repeats", repeats)
+    check_count("control_repeats", control_repeats, least=0)
+    check_count("permutations", permutations, least=0)
+    for option, value in (("c", c), ("alpha", alpha)):
+        check_number(option, value, above=0)
+    check_seed(seed)
+    check_flag("progress", progress)
+    labels = check_names("labels", one_or_more(labels))
     for label in labels:
         batch.label(label)
     options = ProbeOptions(folds, repeats, c, alpha, seed)

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.probing import MEASURED, ProbeResult
+from interp_kit.core.config import check_names, expect
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, t_interval
@@ -90,6 +91,9 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
 
     Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
     """
+    expect("results", results, (list, tuple), "a list of results of interp_kit.probe, one per seed")
+    for result in results:
+        expect("a result", result, ProbeResult, "as interp_kit.probe(model, batch, labels) gives")
     if len(results) < 3:
         raise ValueError("one seed chooses the cell and two report it, so at least three results are needed")
     first = results[0]
@@ -97,9 +101,10 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
         if (other.labels, other.rows, other.positions) != (first.labels, first.rows, first.positions):
             raise ValueError("the probe results are of different labels or cells")
     half = len(results) // 2
-    rows = [_report(label, results[:half], results[half:]) for label in labels or first.labels]
+    labels = first.labels if labels is None else check_names("labels", labels)
+    rows = [_report(label, results[:half], results[half:]) for label in labels]
     return ReadabilityResult(
-        labels=tuple(labels or first.labels),
+        labels=labels,
         **{key: tuple(row[key] for row in rows) for key in ("cell", "position", "score", "margin", "verdict")},
         raw=np.array([row["raw"] for row in rows]),
         baseline=np.array([row["baseline"] for row in rows]),

@@ -21,7 +21,9 @@ from torch import Tensor
 from interp_kit.analysis.activations import Activations, answer_cross_entropy, harvest, split_examples
 from interp_kit.analysis.sae_training import SAEConfig, fit_sae, inference_sae
 from interp_kit.analysis.sites import find_hook
+from interp_kit.core.config import check_flag, check_seed, expect
 from interp_kit.core.folders import replacing_directory
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, bootstrap_mean, bootstrap_ratio
@@ -164,7 +166,11 @@ def train_sae(
     simply stand for a few inputs. Raises ValueError for an unknown site, too few examples, activations that are nan,
     infinite or all equal, and a training that diverges.
     """
+    check_meeting(model, task, AbstractTask)
     config = config or SAEConfig()
+    expect("config", config, SAEConfig)
+    check_seed(seed)
+    check_flag("progress", progress)
     hook, notes = find_hook(model, site), []
     train, test = split_examples(task, config.held_out, config.max_examples, seed)
     with torch.inference_mode(False):

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from interp_kit.core.config import check_choice, check_count, check_number
 from interp_kit.core.seeding import derive_seed
 
 if TYPE_CHECKING:
@@ -46,20 +47,15 @@ class SAEConfig:
     max_examples: int = 2048
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("standard", "topk"):
-            raise ValueError(f"architecture {self.architecture!r}; there are standard, topk")
-        if self.width < 1:
-            raise ValueError(f"width {self.width}: an autoencoder needs at least one latent")
-        if self.architecture == "topk" and not 1 <= self.k <= self.width:
-            raise ValueError(f"k = {self.k} of {self.width} latents: k is from 1 to the width")
-        if not (self.learning_rate > 0 and self.l1_coefficient >= 0):
-            raise ValueError(
-                f"learning_rate {self.learning_rate}, l1_coefficient {self.l1_coefficient}: both are positive"
-            )
-        if not 1 <= self.batch_size <= self.training_samples:
-            raise ValueError(f"batch_size {self.batch_size} of {self.training_samples} training_samples makes no step")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out {self.held_out} is no share between 0 and 1")
+        check_choice("architecture", self.architecture, ("standard", "topk"))
+        check_count("width", self.width)
+        check_count("k", self.k, most=self.width if self.architecture == "topk" else None)
+        check_number("l1_coefficient", self.l1_coefficient, least=0)
+        check_count("training_samples", self.training_samples)
+        check_count("batch_size", self.batch_size, most=self.training_samples)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("held_out", self.held_out, above=0, below=1)
+        check_count("max_examples", self.max_examples, least=4)
 
 
 class _Later(ModuleType):

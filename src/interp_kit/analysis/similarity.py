@@ -6,7 +6,7 @@ them: their heads are first matched by function, on half of the examples, and co
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import rankdata
 
 from interp_kit.analysis.ablation import AblationResult
+from interp_kit.core.config import check_choice, check_count, check_seed, expect
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import expected_jaccard, permutation_p
@@ -104,9 +105,14 @@ def jaccard(
     range.
     """
     results = [first, *others]
+    for result in results:
+        expect("a result", result, AblationResult, "as interp_kit.ablate(model, batch) gives")
     _check(results, k)
-    if match not in ("auto", "index", "functional"):
-        raise ValueError(f"no matching {match!r}; there are auto, index, functional")
+    check_choice("match", match, get_args(Match))
+    if field is not None:
+        check_choice("field", field, first.fields)
+    check_count("permutations", permutations)
+    check_seed(seed)
     shared = first.config.get("initialisation")
     same = shared is not None and all(r.config.get("initialisation") == shared for r in results)
     matched = ("index" if same else "functional") if match == "auto" else match
@@ -144,8 +150,7 @@ def _check(results: Sequence[AblationResult], k: int) -> None:
             raise ValueError("the ablations are of different components, so their sets cannot be compared")
         if other.effect.shape != results[0].effect.shape or other.fields != results[0].fields:
             raise ValueError("the ablations were measured on different fields or numbers of examples")
-    if not 1 <= k <= len(results[0].component):
-        raise ValueError(f"k = {k} of {len(results[0].component)} components")
+    check_count("k", k, most=len(results[0].component))
 
 
 def match_heads(a: AblationResult, b: AblationResult, rows: Sequence[int]) -> np.ndarray:

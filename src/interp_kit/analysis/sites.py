@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_names, check_number, check_seed, one_or_more
 from interp_kit.core.types import HookedModel
 
 # site -> (TransformerLens hook, axes behind batch and pos)
@@ -220,6 +221,7 @@ def has_heads(site: str) -> bool:
 def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
     """Raise ValueError saying what of an edit does not fit the model or the batch."""
     cfg = model.cfg
+    _check_numbers(edit)
     if edit.site not in ACTIVATIONS and edit.site not in WEIGHTS:
         raise ValueError(f"no site {edit.site!r}; there are {', '.join([*ACTIVATIONS, *WEIGHTS])}")
     if edit.layer is not None and not 0 <= edit.layer < cfg.n_layers:
@@ -274,12 +276,28 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             )
 
 
+def _check_numbers(edit: Edit) -> None:
+    """Raise ValueError for indices and factors of an edit that are none; their upper bounds are the model's."""
+    for option in ("layer", "head", "neuron"):
+        if (value := getattr(edit, option)) is not None:
+            check_count(option, value, least=-(2**31))
+    if edit.position is not None and not isinstance(edit.position, str):
+        check_count("position", edit.position, least=-(2**31))
+    match edit.source:
+        case Scale(factor=factor):
+            check_number("factor", factor)
+        case Add(scale=scale):
+            check_number("scale", scale)
+        case Resample(seed=seed):
+            check_seed(seed)
+
+
 def everywhere(
     model: HookedModel, sites: str | Sequence[str], source: Source, positions: Sequence[str | None]
 ) -> list[Edit]:
     """One edit for every layer of the sites, every head where a site has heads, and every position (None: all)."""
     found = []
-    for site in [sites] if isinstance(sites, str) else sites:
+    for site in check_names("sites", one_or_more(sites)):
         template, heads = ACTIVATIONS.get(site, ("{layer}",))[0], [None]
         if site in ACTIVATIONS and has_heads(site):
             grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
@@ -342,6 +360,17 @@ Direction = Literal["denoise", "noise"]
 
 
 def check_by(by: str, positions: object) -> None:
-    """Raise ValueError for positions named where all are edited together."""
+    """Raise ValueError for another `by` than "position" or "all", and for positions named where all are edited
+    together."""
+    check_choice("by", by, ("position", "all"))
     if by == "all" and positions:
         raise ValueError(f'positions {positions} are named, but by="all" edits every position together')
+
+
+def grouped(positions: Sequence[str] | Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Name -> positions that are edited together: each alone, or in the groups of a mapping. Raises ValueError for
+    none, an empty group, and a position that is named twice in one."""
+    if not isinstance(positions, Mapping):
+        return {name: [name] for name in check_names("positions", positions)}
+    check_names("positions", list(positions))
+    return {name: list(check_names(f"positions[{name!r}]", group)) for name, group in positions.items()}

@@ -20,6 +20,8 @@ from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.suffix_run import logits_under
 from interp_kit.analysis.weights import applied
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, expect
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import whole_text
 from interp_kit.models.executor import INSIDE, TOLERANCE, Executor
@@ -34,13 +36,15 @@ COMPARED = 2  # rows of a batch on which the plain run is held against the model
 class SweepValues:
     """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
     through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that
-    was asked for, if any."""
+    was asked for, if any; unedited, unedited_other: (metric, row) of what the unedited runs alone were asked for."""
 
     values: np.ndarray
     baseline: np.ndarray
     by_hooks: int = 0
     why: str = ""
     other: np.ndarray | None = None
+    unedited: np.ndarray | None = None
+    unedited_other: np.ndarray | None = None
 
 
 @on_model(causal=False)
@@ -52,6 +56,8 @@ def sweep(
     *,
     memory: int = MEMORY,
     other: TokenBatch | None = None,
+    unedited: Sequence[Metric] = (),
+    unedited_other: Sequence[Metric] = (),
     progress: bool = False,
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
@@ -60,12 +66,21 @@ def sweep(
     through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
     compute. memory: bytes that a batch of edits may take, beside the model, one unedited run, the edits themselves and
     the values; other: a batch whose unedited metrics are wanted too, such as the one that is copied from: one run of it
-    then serves both.
+    then serves both. unedited, unedited_other: metrics of the unedited runs alone, on the batch and on the other:
+    nothing is run for those that read where another metric does.
 
     Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
     where the unedited model gives nan or inf.
     """
+    check_meeting(model, batch, TokenBatch)
     metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    if not metrics:
+        raise ValueError("metrics is empty; name at least one")
+    for metric in (*metrics, *unedited, *unedited_other):
+        expect("a metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
+    check_count("memory", memory)
+    if other is not None:
+        check_meeting(model, other, TokenBatch)
     edits = [edits] if isinstance(edits, Edit) else edits
     hooked, engine = np.zeros(len(edits), dtype=bool), Engine(model, batch)
     for i, one in enumerate(edits):
@@ -101,15 +116,23 @@ def sweep(
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
             bar.update()
-        beside = None if other is None else _unedited(model, other, metrics, hidden, suffix)
-    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside)
+        beside, more = None, None
+        if other is not None:
+            beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)
+        own = _alone(model, batch, unedited, parts, before)
+    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside, own, more)
 
 
 def _unedited(
-    model: HookedModel, batch: TokenBatch, metrics: Sequence[Metric], hidden: Tensor | None, suffix: Suffix | None
-) -> np.ndarray:
-    """(metric, row) of another batch, from the residual stream behind its last block where metrics read it, by the
-    model itself where that is None. Raises FloatingPointError where it is not finite."""
+    model: HookedModel,
+    batch: TokenBatch,
+    metrics: Sequence[Metric],
+    hidden: Tensor | None,
+    suffix: Suffix | None,
+    alone: Sequence[Metric],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(metric, row) of another batch, of `metrics` and of `alone`, from the residual stream behind its last block where
+    metrics read it, by the model itself where that is None. Raises FloatingPointError where it is not finite."""
     parts = [metric.reads(batch) for metric in metrics]
     if hidden is None or suffix is None:
         rows = torch.arange(len(batch), device=batch.tokens.device)[:, None]
@@ -118,7 +141,23 @@ def _unedited(
         logits = suffix.x.read_out(hidden)
         if not (hidden.isfinite().all() and logits.isfinite().all()):
             raise FloatingPointError(NOT_FINITE)
-    return _measure(metrics, parts, batch, logits, logits).numpy()
+    return _measure(metrics, parts, batch, logits, logits).numpy(), _alone(model, batch, alone, parts, logits)
+
+
+def _alone(
+    model: HookedModel, batch: TokenBatch, wanted: Sequence[Metric], parts: Sequence[Tensor], logits: Tensor
+) -> np.ndarray:
+    """(metric, row) of the unedited run: from its logits at all `parts`, one after the other, if they are there."""
+    ends, found = np.cumsum([part.shape[1] for part in parts]).tolist(), np.empty((len(wanted), len(batch)))
+    for i, metric in enumerate(wanted):
+        reads = metric.reads(batch)
+        there = [end for part, end in zip(parts, ends, strict=True) if torch.equal(part, reads)]
+        if there:
+            here = logits[:, there[0] - reads.shape[1] : there[0]]
+            found[i] = metric.measure(here, batch, here).float().cpu().numpy()
+        else:
+            found[i] = sweep(model, batch, [], metric).baseline[0]
+    return found
 
 
 def _measure(
@@ -157,6 +196,7 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
     can use the model through this package until the block ends. Raises RuntimeError where another thread has such a
     block open, and ValueError for an edit that does not fit, or a model behind torch.compile.
     """
+    check_meeting(model, batch, TokenBatch)
     group = as_group(edits)
     if plain(model) is not model:
         raise ValueError(

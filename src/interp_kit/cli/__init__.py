@@ -1,7 +1,7 @@
 """Show, with evidence, how small transformers compute: every analysis from the command line."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -31,9 +31,9 @@ Command = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Exit status 1 with one clear line where the input is at fault."""
-    return ended("interp-kit", lambda: _run(argv))
+    return ended("interp-kit", lambda: _command(argv).execute())
 
 
-def _run(argv: Sequence[str] | None) -> None:
-    command = tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    command.execute()  # pyright: ignore[reportAttributeAccessIssue]
+def _command(argv: Sequence[str] | None) -> Any:
+    """The command with its options. Raises ValueError for an option that a config refuses."""
+    return tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,12 +1,16 @@
 """Commands that run one analysis on a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from interp_kit.cli.common import MODEL_HELP, Common, Model
+
+if TYPE_CHECKING:
+    from interp_kit.core.task import AbstractTask
 
 Variable = Annotated[str, tyro.conf.arg(help="the variable that the two inputs of a pair differ in")]
 Target = Annotated[str, tyro.conf.arg(help="the answer that is measured")]
@@ -26,6 +30,14 @@ Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model d
 Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
 
 
+def check_sites(sites: Sequence[str]) -> None:
+    """Raises ValueError for activation sites that are none."""
+    from interp_kit.analysis.sites import ACTIVATIONS
+    from interp_kit.core.config import check_names
+
+    check_names("--sites", sites, ACTIVATIONS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Probe(Common):
     """Linear probes at every layer and named position, with baselines and controls."""
@@ -40,9 +52,9 @@ class Probe(Common):
     seed: Seed = 0
 
     def execute(self) -> None:
+        model, task = self.open(self.model, self._check)
         from interp_kit.analysis.probing import probe
 
-        model, task = self.open(self.model)
         labels = self.labels or tuple(field.name for field in task.fields)
         result = probe(
             model,
@@ -55,6 +67,12 @@ class Probe(Common):
             progress=self.progress,
         )
         self.finish(result)
+
+    def _check(self, task: "AbstractTask") -> None:
+        from interp_kit.core.config import check_names
+
+        check_names("--labels", self.labels, task.variables, empty=True)
+        check_sites(self.sites)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +97,13 @@ class Patch(Common):
     only_solved: Solved = False
 
     def execute(self) -> None:
+        if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
+            raise ValueError("--senders stands in place of --sites and --by")
+        check_sites(self.sites)
+        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
         from interp_kit.analysis.metrics import METRICS
         from interp_kit.analysis.patching import patch, patch_senders
 
-        if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
-            raise ValueError("--senders stands in place of --sites and --by")
-        model, task = self.open(self.model)
         pairs = task.pairs(self.variable, self.target, hold=self.hold, completion=self.completion).to(self.device)
         options: dict[str, Any] = {
             "metric": METRICS[self.metric],
@@ -116,9 +135,10 @@ class Interchange(Common):
     seed: Seed = 0
 
     def execute(self) -> None:
+        check_sites(self.sites)
+        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target))
         from interp_kit.analysis.abstraction import interchange
 
-        model, task = self.open(self.model)
         result = interchange(
             model,
             task,
@@ -154,12 +174,12 @@ class Edges(Common):
     """of the halves and the random orders beside them (with --faithfulness)"""
 
     def execute(self) -> None:
+        if self.top < 0:
+            raise ValueError(f"--top is {self.top}, it must be 0 or more")
+        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
         from interp_kit.analysis.edge_scores import score_edges
         from interp_kit.analysis.faithfulness import faithfulness
 
-        if self.top < 0:
-            raise ValueError(f"--top is {self.top}, it must be 0 or more")
-        model, task = self.open(self.model)
         pairs = task.pairs(self.variable, self.target, hold=self.hold).to(self.device)
         chosen, rest = pairs.halves(self.seed) if self.faithfulness else (pairs, None)
         found = score_edges(model, chosen, method=self.method, by=self.by, progress=self.progress)
@@ -213,9 +233,9 @@ class Mechanism(Common):
     target: Target = "newD"
 
     def execute(self) -> None:
+        model, task = self.open(self.model, lambda task: task.check_names(self.mediator, self.target))
         from interp_kit.analysis.mediation import mechanism
 
-        model, task = self.open(self.model)
         result = mechanism(model, task, mediator=self.mediator, target=self.target)
         self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])
 
@@ -240,13 +260,14 @@ class Sae(Common):
     """write the autoencoder in SAELens's format to this folder"""
 
     def execute(self) -> None:
-        from interp_kit.analysis.sae import train_sae
         from interp_kit.analysis.sae_training import SAEConfig
 
-        model, task = self.open(self.model)
         config = SAEConfig(
             architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples
         )
+        model, task = self.open(self.model)
+        from interp_kit.analysis.sae import train_sae
+
         result = train_sae(model, task, site=self.site, config=config, seed=self.seed, progress=self.progress)
         self.finish(result)
         if self.out is not None:

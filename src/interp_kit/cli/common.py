@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -65,15 +66,28 @@ class Common:
         """Print a line, not among the JSON where that goes to standard output."""
         print(line, file=sys.stderr if str(self.json) == "-" else sys.stdout)
 
-    def open(self, name: str) -> tuple[Any, "AbstractTask"]:
-        """The model and its task, once it is sure that what was asked for can be written."""
+    def open(
+        self, name: str, check: "Callable[[AbstractTask], object]" = lambda task: None
+    ) -> tuple[Any, "AbstractTask"]:
+        """The model and its task, once it is sure that what was asked for can be written. `check` raises ValueError for
+        names that the task does not have: before the model loads, if its name and files say which task it learned."""
+        from interp_kit.core.config import check_choice
         from interp_kit.core.device import check_device
-        from interp_kit.recipes.zoo import load, task_of
+        from interp_kit.tasks.registry import TASKS
 
+        if self.task is not None:
+            check_choice("--task", self.task, TASKS)
         self.check_outputs()
         check_device(self.device)
+        expected = foreseen(name, self.task)
+        if expected is not None:
+            check(expected)
+        from interp_kit.recipes.zoo import load, task_of
+
         model = load(name, device=self.device)
-        return model, task_of(model, self.task)
+        task = task_of(model, self.task)
+        check(task)
+        return model, task
 
     def folders(self) -> dict[Path, str]:
         """The folders that are to be written, with the kind of their content."""
@@ -98,3 +112,21 @@ class Common:
             if inside := [path for path in asked if Path(os.path.realpath(folder)) in path.parents]:
                 raise ValueError(f"{inside[0]} cannot be written into {folder}, which is replaced as a whole")
             check_folder(folder, kind)
+
+
+def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":
+    """The task that a model learned, as far as its name and files say without loading it, or else the one asked for;
+    None if neither says. Planted models bear the name of their task in front."""
+    from interp_kit.models.checkpoints import checkpoint_root, read_description, read_manifest
+    from interp_kit.tasks.registry import TASKS, rebuild, task
+
+    stem = re.sub(r"@\d+$", "", name.removeprefix("untrained:").removeprefix("twin:"))
+    entry = read_manifest().get(stem)
+    folder = Path(stem) if entry is None else checkpoint_root() / entry.path
+    if (description := read_description(folder)) is not None:
+        return rebuild(description)
+    learned = None if entry is None else entry.task
+    if entry is None and not folder.exists():
+        learned = next((known for known in TASKS if stem == known or stem.startswith(f"{known}-")), None)
+    known = learned or asked
+    return None if known is None else task(known)

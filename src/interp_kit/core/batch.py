@@ -10,6 +10,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from interp_kit.core.config import check_seed
+from interp_kit.core.identity import Identity
 from interp_kit.core.task import AbstractTask, Example, Field
 
 
@@ -21,7 +23,8 @@ class TokenBatch:
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
     (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
-    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id.
+    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id; fingerprint:
+    of the task (see `core.identity`), "" if only its name is known.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -35,6 +38,7 @@ class TokenBatch:
     numeric: tuple[str, ...]
     task: str
     vocabulary: tuple[str, ...]
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         if self.mask.is_meta or not (self.mask[:, 1:] > self.mask[:, :-1]).any():
@@ -53,6 +57,11 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    @property
+    def identity(self) -> Identity:
+        """The task that the examples are of."""
+        return Identity(self.task, self.fingerprint)
 
     def field(self, name: str) -> Field:
         """The field of that name. Raises ValueError listing those there are."""
@@ -85,13 +94,9 @@ class TokenBatch:
 
     @torch.inference_mode(False)  # gradients may pass by what is made of it
     def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
-        """The batch of these rows, in this order. Raises ValueError for no rows, or a mask in place of indices."""
-        index = torch.as_tensor(rows, device=self.tokens.device)
-        if index.dtype == torch.bool:
-            raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
-        if len(index) == 0:
-            raise ValueError("a batch of no rows")
-        index = index.long()
+        """The batch of these rows, in this order. Raises ValueError for no rows, a mask in place of indices, numbers
+        that are not whole, and rows that the batch does not have."""
+        index = _rows(rows, len(self)).to(self.tokens.device)
         return replace(
             self,
             tokens=self.tokens[index],
@@ -141,6 +146,11 @@ class PairBatch:
         return len(self.clean)
 
     @property
+    def identity(self) -> Identity:
+        """The task that the examples are of."""
+        return self.clean.identity
+
+    @property
     def token_differs(self) -> Bool[Tensor, "batch pos"]:
         """(batch, pos) True where the two texts differ."""
         return self.clean.tokens != self.corrupt.tokens
@@ -155,12 +165,9 @@ class PairBatch:
 
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
         """These pairs, in this order."""
-        return replace(
-            self,
-            clean=self.clean.take(rows),
-            corrupt=self.corrupt.take(rows),
-            differs=tuple(self.differs[int(i)] for i in rows),
-        )
+        index = _rows(rows, len(self))
+        differs = tuple(self.differs[i] for i in index.tolist())
+        return replace(self, clean=self.clean.take(index), corrupt=self.corrupt.take(index), differs=differs)
 
     def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """The tokens of both sides of each pair."""
@@ -180,6 +187,7 @@ class PairBatch:
         """The pairs of half of the independent units, drawn by `seed`, and those of the other half: no text is in both.
         Raises ValueError where all pairs are one unit."""
         unit = self.units()
+        check_seed(seed)
         order = np.random.default_rng(seed).permutation(unit.max() + 1)
         if len(order) < 2:
             raise ValueError(f"{len(self)} pairs that share texts are one unit, and cannot be halved")
@@ -211,6 +219,22 @@ class PairBatch:
                 rows.append(row)
                 taken.add(frozenset(pair))
         return self.take(rows)
+
+
+def _rows(rows: Sequence[int] | Tensor, n: int) -> Int[Tensor, " row"]:
+    """Row numbers of a batch of n, as `take` says."""
+    index = torch.as_tensor(rows)
+    if index.dtype == torch.bool:
+        raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
+    if index.ndim != 1 or len(index) == 0:
+        raise ValueError(
+            f"a batch of no rows: rows are of shape {tuple(index.shape)}, expected one axis of row numbers"
+        )
+    if index.is_floating_point() or index.is_complex():
+        raise ValueError(f"rows are {index.dtype}; expected whole numbers from 0 to {n - 1}")
+    if int(index.min()) < -n or int(index.max()) >= n:
+        raise ValueError(f"rows are from {int(index.min())} to {int(index.max())}; the batch has 0 to {n - 1}")
+    return index.long()
 
 
 @torch.inference_mode(False)  # gradients may pass by what is made of it
@@ -245,6 +269,7 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
         numeric=task.numeric,
         task=task.name,
         vocabulary=task.vocabulary,
+        fingerprint=task.identity.fingerprint,
     )
 
 

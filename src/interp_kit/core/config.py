@@ -1,9 +1,12 @@
-"""Frozen dataclasses from files: configurations that refuse unknown keys, and fields that are what they say."""
+"""Frozen dataclasses from files: configurations that refuse unknown keys, and fields that are what they say; and
+checks of the options that functions take."""
 
 import dataclasses
+import math
+import numbers
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 Config = TypeVar("Config")
@@ -90,3 +93,95 @@ def _fits(value: Any, hint: Any) -> bool:
     if issubclass(origin, Sequence):
         return isinstance(value, list | tuple) and all(_fits(item, inner[0]) for item in value)
     return isinstance(value, origin)
+
+
+# Checks of options. Each is made before any work, and its one error names option, value and what would do.
+
+
+def check_choice(option: str, value: object, choices: Iterable[Any]) -> None:
+    """Raises ValueError if `value` is not one of `choices`."""
+    listed = list(choices)
+    if not any(type(value) is type(choice) and value == choice for choice in listed):
+        raise ValueError(f"{option} is {_shown(value)}; expected one of {', '.join(map(str, listed))}")
+
+
+def check_count(option: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raises ValueError if `value` is not a whole number from `least` to `most`; True and 1.0 are not."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or int(value) < least or (most is not None and int(value) > most):
+        wanted = f"of {least} or more" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{option} is {_shown(value)}; expected a whole number {wanted}")
+
+
+def check_seed(value: object, option: str = "seed") -> None:
+    """Raises ValueError if `value` is not a whole number of 0 or more."""
+    check_count(option, value, least=0)
+
+
+def check_number(
+    option: str,
+    value: object,
+    *,
+    above: float | int = -math.inf,
+    least: float | int = -math.inf,
+    below: float | int = math.inf,
+    most: float | int = math.inf,
+) -> None:
+    """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
+    allowed themselves."""
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    if not real or not (above < float(value) < below and least <= float(value) <= most):
+        bounds = [
+            f"{word} {bound:g}"
+            for word, bound in (("above", above), ("at least", least), ("below", below), ("at most", most))
+            if math.isfinite(bound)
+        ]
+        raise ValueError(f"{option} is {_shown(value)}; expected a finite number {' and '.join(bounds)}".rstrip())
+
+
+def check_flag(option: str, value: object) -> None:
+    """Raises ValueError if `value` is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{option} is {_shown(value)}; expected True or False")
+
+
+def check_names(
+    option: str, names: object, known: Iterable[str] | None = None, *, empty: bool = False
+) -> tuple[str, ...]:
+    """The names as a tuple. Raises ValueError for what is not a sequence of names (one string alone is not), none of
+    them unless `empty`, one that is there twice, or one that is not `known`."""
+    if isinstance(names, str | bytes | Mapping) or not isinstance(names, Iterable):
+        raise ValueError(f"{option} is {_shown(names)}; expected a sequence of names")
+    found = list(names)
+    if not found and not empty:
+        raise ValueError(f"{option} is empty; name at least one, or leave the option out")
+    allowed = None if known is None else list(known)
+    for i, name in enumerate(found):
+        if not isinstance(name, str) or (allowed is not None and name not in allowed):
+            wanted = "a name" if allowed is None else f"one of {', '.join(allowed)}"
+            raise ValueError(f"{option} holds {_shown(name)}; expected {wanted}")
+        if name in found[:i]:
+            raise ValueError(f"{option} holds {name!r} twice; name each once")
+    return tuple(found)
+
+
+def one_or_more(names: Any) -> Any:
+    """A single name as a list of it; anything else as it is."""
+    return [names] if isinstance(names, str) else names
+
+
+def expect(what: str, value: object, kinds: type | tuple[type, ...], hint: str = "") -> None:
+    """Raises TypeError if an argument is of another kind than expected, with a hint at how such a one is made."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise TypeError(f"{what} is {_article(value)}; expected {wanted}{f': {hint}' if hint else ''}")
+
+
+def _article(value: object) -> str:
+    kind = type(value).__name__
+    return f"the text {_shown(value)}" if isinstance(value, str) else f"a {kind}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"

@@ -5,6 +5,7 @@ import base64
 import dataclasses
 import hashlib
 import html
+import importlib
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -26,6 +27,29 @@ if TYPE_CHECKING:
 Result = TypeVar("Result", bound="AbstractResult")
 KIND = "saved result"
 _CLASSES: dict[str, type["AbstractResult"]] = {}
+# Class -> module that defines it, so that a fresh process can load what another one saved.
+_DEFINED_IN = {
+    "AblationResult": "interp_kit.analysis.ablation",
+    "AttentionLags": "interp_kit.analysis.attention",
+    "AuditResult": "interp_kit.recipes.audit",
+    "Circuit": "interp_kit.analysis.circuit",
+    "CultureTests": "interp_kit.recipes.culture_scores",
+    "DASResult": "interp_kit.analysis.das",
+    "EvaluationResult": "interp_kit.analysis.evaluation",
+    "FaithfulnessResult": "interp_kit.analysis.faithfulness",
+    "Generations": "interp_kit.analysis.generation",
+    "HeldOutResult": "interp_kit.analysis.evaluation",
+    "InterchangeResult": "interp_kit.analysis.abstraction",
+    "JaccardResult": "interp_kit.analysis.similarity",
+    "LensResult": "interp_kit.analysis.attribution",
+    "LogitAttributionResult": "interp_kit.analysis.attribution",
+    "MechanismResult": "interp_kit.analysis.mediation",
+    "PatchingResult": "interp_kit.analysis.patching",
+    "PathPatchingResult": "interp_kit.analysis.paths",
+    "ProbeResult": "interp_kit.analysis.probing",
+    "ReadabilityResult": "interp_kit.analysis.readability",
+    "SAEResult": "interp_kit.analysis.sae",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,7 +120,7 @@ class AbstractResult(ABC):
             raise ValueError(f"{directory} holds no result: there is no result.json")
         data = read_json(file)
         name = data.get("class") if isinstance(data, dict) else None
-        found = _CLASSES.get(name) if isinstance(name, str) else None
+        found = _class_of(name) if isinstance(name, str) else None
         if found is None or not issubclass(found, cls):
             raise ValueError(f"{directory} holds a {name!r}, not a {cls.__name__}")
         if set(data) == {"class", "values"}:
@@ -144,6 +168,13 @@ def _read_arrays(file: Path, facts: Any) -> dict[str, np.ndarray]:
 def _digest(data: Mapping[str, Any]) -> str:
     """sha256 of JSON values, in whatever order and spacing they are written."""
     return hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _class_of(name: str) -> type[AbstractResult] | None:
+    """The result class of that name; the module that defines one of the package's own is imported if it is not yet."""
+    if name not in _CLASSES and name in _DEFINED_IN:
+        importlib.import_module(_DEFINED_IN[name])
+    return _CLASSES.get(name)
 
 
 def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:

@@ -3,13 +3,18 @@
 Torch is imported only where a batch is built.
 """
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import astuple, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+
+from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect
+from interp_kit.core.identity import Identity, as_json, fingerprint
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +59,12 @@ class Example:
     labels: Mapping[str, int]
 
 
+def check_sample(n: int, seed: int) -> None:
+    """Raises ValueError for a sample of no examples, or a seed that is none."""
+    check_count("n", n)
+    check_seed(seed)
+
+
 class AbstractTask(ABC):
     """A task family. A subclass gives the semantics (`enumerate`, `sample`, `fields`, …); batching and pairing are
     here.
@@ -82,6 +93,46 @@ class AbstractTask(ABC):
     @abstractmethod
     def tokenizer(self) -> object:
         """A Hugging Face tokenizer for the task's text, built offline."""
+
+    def options(self) -> dict[str, Any] | None:
+        """The arguments that make this task again, as JSON values; None if they are not known.
+
+        Taken from the attributes that bear the names of the constructor's parameters. Override it for a task that
+        keeps them under other names.
+        """
+        found: dict[str, Any] = {}
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if name == "self" or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                continue
+            try:
+                found[name] = as_json(getattr(self, name))
+            except (AttributeError, TypeError, ValueError):
+                return None
+        return found
+
+    def meaning(self) -> dict[str, Any]:
+        """What decides how token ids are read and which answers are right, as JSON values: by default fields,
+        vocabulary and options. A model that learned one meaning is never studied under another. Override it for a task
+        with options that only choose which examples are drawn."""
+        return as_json(
+            {"fields": [astuple(f) for f in self.fields], "vocabulary": self.vocabulary, "options": self.options()}
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The task as JSON: name, the options that make it again, and its meaning. Saved with models trained on it."""
+        return {"name": self.name, "options": self.options(), "meaning": self.meaning()}
+
+    @cached_property
+    def identity(self) -> Identity:
+        """Name and fingerprint, which batches carry and models are compared with."""
+        return Identity(self.name, fingerprint(self.describe()))
+
+    def check_names(self, variable: str, target: str, hold: Sequence[str] | None = None) -> None:
+        """Raises ValueError for a variable, a target or a held variable that the task does not have."""
+        for name in (variable, *(() if hold is None else check_names("hold", hold, empty=True))):
+            if name not in self.variables:
+                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
+        self.field(target)
 
     def intervene(self, example: Example, do: Mapping[str, int]) -> Mapping[str, int]:
         """The value of every variable in the example's world under do(variable = value).
@@ -112,6 +163,7 @@ class AbstractTask(ABC):
         """Examples as one right-padded TokenBatch. Raises ValueError for no examples."""
         from interp_kit.core.batch import collate
 
+        expect("examples", examples, Iterable, "task.batch takes a list of examples, as of task.sample(n, seed)")
         return collate(self, list(examples), device)
 
     def pairs(
@@ -138,6 +190,9 @@ class AbstractTask(ABC):
         """
         from interp_kit.core.batch import make_pairs
 
+        check_choice("completion", completion, get_args(Completion))
+        check_count("limit", limit)
+        check_seed(seed)
         if (completion == "free") != (generate is not None):
             raise ValueError(
                 'completion="free" needs generate=…, and only it does: the model must write the completions'
@@ -191,12 +246,6 @@ class AbstractTask(ABC):
                 stacklevel=3,
             )
 
-    def _check_names(self, variable: str, target: str, hold: Sequence[str] | None) -> None:
-        for name in (variable, *(hold or ())):
-            if name not in self.variables:
-                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
-        self.field(target)
-
     def _matching(
         self,
         variable: str,
@@ -208,7 +257,7 @@ class AbstractTask(ABC):
     ) -> list[tuple[Example, Example]]:
         """Ordered pairs (clean, corrupt) for `pairs` and `conflict_pairs`. A task too large to list may override it
         with counterfactuals of its own."""
-        self._check_names(variable, target, hold)
+        self.check_names(variable, target, hold)
         pool = self.pool(seed)
         value = {name: np.array([example.labels[name] for example in pool]) for name in self.variables}
         differ = {name: value[name][:, None] != value[name][None, :] for name in self.variables}

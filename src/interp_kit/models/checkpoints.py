@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from loguru import logger
 
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import check_regular, read_bytes, read_json, write_json
+from interp_kit.core.identity import Identity, check_description, fingerprint
 from interp_kit.core.types import attach
 from interp_kit.models.convert import convert_gpt2, convert_mygpt
 from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 MANIFEST = "manifest.json"
+TRAINING = "training.json"  # beside the weights: how, and on which task, they were trained
 # Files beside the weights that decide what a checkpoint computes, or how text becomes tokens for it.
 DECIDING = (
     "config.json",
@@ -32,7 +35,7 @@ DECIDING = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "training.json",
+    TRAINING,
 )
 
 
@@ -63,7 +66,8 @@ class Provenance:
     """Where a loaded model comes from.
 
     name: for tables; initialisation: None where unknown; sha256: of its weights; digest: of all that decides what it
-    computes, weights and config and tokenizer.
+    computes, weights and config and tokenizer; task: name of the task that it learned, None where unknown;
+    description: of that task (`AbstractTask.describe`).
     """
 
     name: str
@@ -73,6 +77,26 @@ class Provenance:
     task: str | None = None
     omitted: tuple[str, ...] = ()
     digest: str = ""
+    description: Mapping[str, Any] | None = None
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The task that the model learned."""
+        return Identity(self.task, "" if self.description is None else fingerprint(self.description))
+
+
+def read_description(directory: Path) -> dict[str, Any] | None:
+    """The description of its task that training wrote into a checkpoint's folder; None where there is none. Raises
+    CheckpointError where the file is damaged."""
+    path = directory / TRAINING
+    if not path.is_file():
+        return None
+    try:
+        facts = read_json(path)
+        found = facts.get("description") if isinstance(facts, dict) else None
+        return None if found is None else check_description(found, str(path))
+    except ValueError as error:
+        raise CheckpointError(f"{error}; delete the file to load the model as one of unknown task") from error
 
 
 def provenance(model: object) -> Provenance:
@@ -247,14 +271,16 @@ def load(
         model = convert_mygpt(load_mygpt(directory)[0], device=device)
     else:
         model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
+    description = read_description(directory)
     origin = Provenance(
         name=str(name),
         path=str(directory),
         sha256=sha256,
         digest=digest,
         initialisation=entry.initialisation if entry else None,
-        task=entry.task if entry else None,
+        task=description["name"] if description else entry.task if entry else None,
         omitted=entry.omitted if entry else (),
+        description=description,
     )
     attach(model, provenance=origin)
     logger.info("{}: {}", name, model.conversion)

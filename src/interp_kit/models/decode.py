@@ -12,6 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, check_seed, expect
+from interp_kit.core.meeting import check_meeting, check_model
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import check_length, has_hooks, whole_text
@@ -67,6 +69,14 @@ def decode(
     vocabulary, texts longer than the context, shapes that do not fit and temperatures that are not above 0;
     FloatingPointError naming row and position where a logit is nan or infinite.
     """
+    check_model(model)
+    expect("tokens", tokens, Tensor, "ids (batch, pos), as of batch.tokens")
+    expect("free", free, Tensor, "True at the cells to be written")
+    check_seed(seed)
+    check_flag("cached", cached)
+    check_flag("progress", progress)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     where, text = _checked(model, tokens, free, lengths, stop)
     heat = None if temperature is None else _heat(temperature, tokens.shape[1])
     result, log_prob = tokens.long(), torch.full(tokens.shape, torch.nan, dtype=torch.float32)
@@ -74,8 +84,6 @@ def decode(
     if not where.any():
         return Decoded(result, log_prob.to(result.device))
     size = len(tokens) if batch_size is None else batch_size
-    if size < 1:
-        raise ValueError(f"batch_size is {size}")
     predictor = _predictor(model, cached, edit)
     generator = torch.Generator().manual_seed(derive_seed(seed, "decode"))
     columns = sum(int(part.any(0).sum()) for part in where.split(size))
@@ -193,6 +201,8 @@ def _checked(
     where = where & inside
     if stop is not None:
         last = torch.as_tensor(stop).cpu()
+        if last.dtype == torch.bool or last.is_floating_point() or not (last >= 0).all():
+            raise ValueError(f"stop is {stop}; expected the number of a position, 0 or more")
         if last.ndim and tuple(last.shape) != (rows,):
             raise ValueError(f"stop is one position or {rows}, not {tuple(last.shape)}")
         where = where & (at <= last.expand(rows)[:, None])
@@ -209,6 +219,8 @@ def _checked(
 
 def _heat(temperature: float | int | Tensor, width: int) -> Tensor:
     """(pos,) temperatures."""
+    if isinstance(temperature, bool | str):
+        raise ValueError(f"temperature is {temperature!r}; expected a finite number above 0, or None")
     heat = torch.as_tensor(temperature, dtype=torch.float64).cpu()
     if heat.ndim and tuple(heat.shape) != (width,):
         raise ValueError(f"temperature is one number or {width}, not {tuple(heat.shape)}")
@@ -232,6 +244,7 @@ def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     it, and edits at later positions find their place. Rows may differ in length. Raises ValueError where the texts
     exceed the model's context; FloatingPointError where a logit is nan or infinite.
     """
+    check_meeting(model, batch, TokenBatch)
     free = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) >= batch.prompt_length[:, None]
     return decode(model, batch.tokens, free, lengths=batch.mask.sum(1), cached=False, batch_size=None).tokens
 
@@ -241,6 +254,8 @@ def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
 
     Raises ValueError where `length` exceeds the model's context.
     """
+    check_model(model)
+    check_count("length", length)
     check_length(length, model.cfg.n_ctx)
 
     def generate(prompts: Tensor) -> Tensor:

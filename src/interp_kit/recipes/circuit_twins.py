@@ -79,7 +79,8 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
             )
     path = folder / entry.path
     verify_entry(entry, path, f"the twin {name!r}")
-    model = untrained(planted_model(planted, task_named(entry.task)))
+    task = task_named(entry.task)
+    model = untrained(planted_model(planted, task))
     weights = read_safetensors(path / "model.safetensors")
     if bad := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
         raise CheckpointError(f"{path}: {bad[0]} has nan or infinite values")
@@ -100,6 +101,7 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
             digest=digest_of(path),
             initialisation=entry.initialisation,
             task=entry.task,
+            description=task.describe(),
         ),
     )
     return model

@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from interp_kit.core.config import expect
 from interp_kit.core.files import cannot_write, check_writable, read_bytes, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.plotting import figure_of, png
@@ -162,11 +163,18 @@ class Report:
         return {f"figure_{number:02d}.png": part for number, part in enumerate(parts, start=1)}
 
 
-def report(results: Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
-    """Write any results as a page: each with its figure, caption and table.
+def report(results: AbstractResult | Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
+    """Write any results, or one, as a page: each with its figure, caption and table.
 
-    Raises ValueError for no results, OSError naming the path where it cannot be written (see `page_path`).
+    Raises ValueError for no results, TypeError for what is no result, OSError naming the path where it cannot be
+    written (see `page_path`).
     """
+    results = [results] if isinstance(results, AbstractResult) else results
+    expect("results", results, (list, tuple), "a list of results, as of interp_kit.patch")
+    for result in results:
+        expect("one of the results", result, AbstractResult, "as interp_kit.patch(model, pairs) gives")
+    expect("path", path, (str, Path), "where the page is written")
+    expect("title", title, str)
     if not results:
         raise ValueError("a report needs at least one result")
     page_path(path)

@@ -23,6 +23,8 @@ from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
+from interp_kit.core.config import check_count, check_number, check_seed
+from interp_kit.core.meeting import check_meeting
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import unpadded, whole_text
@@ -52,6 +54,17 @@ class InterchangeConfig:
     partial: float = 0.5
     mixed: float = 0.5
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count("steps", self.steps)
+        check_count("batch_size", self.batch_size)
+        check_count("warmup", self.warmup, least=0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        for option in ("weight_decay", "sure"):
+            check_number(option, getattr(self, option), least=0)
+        for option in ("several", "partial", "mixed"):
+            check_number(option, getattr(self, option), least=0, most=1)
+        check_seed(self.seed)
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,8 @@ def train_interchange(
     batch: the texts that bases and sources are drawn from; what stands behind the prompt is taught. student and
     teacher must have the same nodes. Raises ValueError where they have not.
     """
+    for model in (student, teacher):
+        check_meeting(model, batch, TokenBatch)
     if components(student) != components(teacher):
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
     settings = config or InterchangeConfig()

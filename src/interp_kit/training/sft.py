@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from interp_kit.core.config import to_mapping
+from interp_kit.core.config import check_choice, check_count, check_flag, check_number, expect, to_mapping
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.task import AbstractTask, Example
@@ -25,7 +25,7 @@ class SFTConfig:
     """A GPT-2 and how it is trained. The defaults are the documented recipe of the boolean task.
 
     n_ctx: positions of the model; loss_on: every token of the text, or the completion alone; seed: initialisation, data
-    order and dropout.
+    order and dropout. Raises ValueError naming an option that describes no model or no training.
     """
 
     d_model: int = 128
@@ -39,6 +39,18 @@ class SFTConfig:
     weight_decay: float = 0.0
     loss_on: Literal["all", "completion"] = "all"
     seed: int = 42
+
+    def __post_init__(self) -> None:
+        for option in ("d_model", "n_layers", "n_heads", "n_ctx", "batch_size"):
+            check_count(option, getattr(self, option))
+        if self.d_model % self.n_heads:
+            raise ValueError(f"d_model is {self.d_model}; expected a multiple of n_heads, which is {self.n_heads}")
+        check_number("dropout", self.dropout, least=0, below=1)
+        check_number("epochs", self.epochs, above=0)
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_number("weight_decay", self.weight_decay, least=0)
+        check_choice("loss_on", self.loss_on, ("all", "completion"))
+        check_count("seed", self.seed, least=0, most=2**32 - 1)
 
 
 class ExampleDataset(torch.utils.data.Dataset):
@@ -96,10 +108,17 @@ def train_sft(
     and of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context; OSError,
     before training, for a folder that holds anything but a model that was trained there before.
     """
+    expect("task", task, AbstractTask, "as interp_kit.task(name) gives")
+    expect("examples", examples, (list, tuple), "as task.sample(n, seed) gives")
+    for given, option in ((examples, "examples"), (validation or (), "validation")):
+        for example in given:
+            expect(f"one of {option}", example, Example, "as task.sample(n, seed) gives")
+    config = config or SFTConfig()
+    expect("config", config, SFTConfig)
+    check_flag("progress", progress)
     check_folder(output, KIND)
     from transformers import Trainer, TrainingArguments
 
-    config = config or SFTConfig()
     data = ExampleDataset(task, examples, config.loss_on)
     check_length(data.tokens.shape[1], config.n_ctx)
     model = new_gpt2(task, config)
@@ -134,6 +153,7 @@ def train_sft(
             aside / "training.json",
             {
                 "task": task.name,
+                "description": task.describe(),
                 "config": to_mapping(config),
                 "examples": len(examples),
                 "distinct_examples": len({example.tokens for example in examples}),

@@ -344,7 +344,7 @@ def test_files_that_no_training_wrote_are_kept(tmp_path: Path, name: str, text: 
     [
         ({"preset": "18K"}, "no preset '18K'; there are fast, deep, 17K"),
         ({"ids": ()}, "needs a model"),
-        ({"turn": 0}, "a turn"),
+        ({"turn": 0}, "turn is 0"),
         ({"shards": 2, "workers": 1}, "a worker for each shard"),
         ({"precision": "float16"}, "precision is 'float16'"),
         ({"finish": 0.1, "making": 0.1}, "not for both"),

@@ -1,11 +1,13 @@
 """The boolean task: does a small GPT-2 compute newB on the way to newD?"""
 
+import ast
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from interp_kit.core.task import AbstractTask, Example
+from interp_kit.core.config import check_choice
+from interp_kit.core.task import AbstractTask, Example, check_sample
 from interp_kit.tasks.boolean.equations import EQUATIONS, INPUTS, StructuralModel
 from interp_kit.tasks.boolean.text import END_OF_TEXT, TextFormat, build_tokenizer, parse_input
 
@@ -29,6 +31,8 @@ class BooleanTask(AbstractTask):
         inputs: Sequence[str] = INPUTS,
         vocabulary: Literal["closed", "gpt2"] = "closed",
     ) -> None:
+        check_choice("vocabulary", vocabulary, ("closed", "gpt2"))
+        self.token_ids = vocabulary
         self.model = StructuralModel.define(equations, inputs)
         self.format = TextFormat(self.model, vocabulary)
         self.fields = self.format.fields
@@ -38,14 +42,23 @@ class BooleanTask(AbstractTask):
         self.vocabulary = self.format.vocabulary
         self.pad = self.format.token_id[END_OF_TEXT]
 
+    def options(self) -> dict[str, Any]:
+        """See AbstractTask."""
+        equations = {equation.name: ast.unparse(equation.tree) for equation in self.model.equations}
+        return {"equations": equations, "inputs": list(self.inputs), "vocabulary": self.token_ids}
+
+    def meaning(self) -> dict[str, Any]:
+        """The equations in their order, brackets and spaces apart; the inputs; which token ids write them."""
+        options = self.options()
+        return options | {"equations": [list(pair) for pair in options["equations"].items()]}
+
     def enumerate(self) -> list[Example]:
         """All 2**n worlds, `0,0,0,0,0` first. Raises ValueError for more than 16 inputs."""
         return self.examples(self.model.all_inputs())
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n worlds drawn uniformly with replacement: there are only 2**n distinct ones, so prefer `enumerate`."""
-        if n < 1:
-            raise ValueError(f"a sample needs at least one example, got n = {n}")
+        check_sample(n, seed)
         return self.examples(np.random.default_rng(seed).integers(0, 2, size=(n, len(self.inputs))))
 
     def examples(self, inputs: Sequence[Sequence[int]] | np.ndarray) -> list[Example]:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp_kit.core.config import check_names, check_number, one_or_more
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.task import AbstractTask, Example, Field, check_sample
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.grids import COLOURS, GRIDS, QUARTER, STRUCTURES, VOCABULARY
 from interp_kit.tasks.culture.labels import AMOUNTS, CLASSES, INPUTS, altered, columns, parents, worlds_of
@@ -58,8 +59,7 @@ class CultureTask(AbstractTask):
         self.tasks = _several(tasks, "tasks")
         for task in self.tasks:
             rule(task)
-        if not 0 <= noise <= 1:
-            raise ValueError(f"noise {noise}: expected a probability, 0 to 1")
+        check_number("noise", noise, least=0, most=1)
         self.noise = noise
         self._orders = [grids.structure(name) for name in self.structures]
         ends = {STRUCTURES[order].order[-1] for order in self._orders}
@@ -71,14 +71,17 @@ class CultureTask(AbstractTask):
         self.fields = tuple(Field(name, at, colours, colours) for name, at in zip(cells, before, strict=True))
         self.variables = (*INPUTS, *CLASSES, *AMOUNTS, *cells)
 
+    def meaning(self) -> dict[str, Any]:
+        """The colours and markers: structures, rules and noise only say which quizzes are drawn."""
+        return {"vocabulary": list(self.vocabulary)}
+
     def enumerate(self) -> list[Example]:
         """Raises ValueError: there are far too many quizzes to list."""
         raise ValueError("culture has too many quizzes to enumerate: sample them")
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n quizzes drawn independently; the same seed gives the same. Raises ValueError for n < 1."""
-        if n < 1:
-            raise ValueError(f"a sample needs at least one example, got n = {n}")
+        check_sample(n, seed)
         rng = np.random.default_rng(seed)
         worlds = sample_worlds(n, rng, self.tasks)
         return self.examples(worlds, np.array(self._orders)[rng.integers(len(self._orders), size=n)], seed)
@@ -157,7 +160,7 @@ class CultureTask(AbstractTask):
         same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
         """Independent worlds, each with a counterfactual in one input, until `limit` pairs fit."""
-        self._check_names(variable, target, hold)
+        self.check_names(variable, target, hold)
         rng = np.random.default_rng(derive_seed(seed, "culture pairs", variable, target))
         limit, found, differing, held = 4096 if limit is None else limit, [], 0, 0
         for turn in range(ROUNDS):
@@ -207,10 +210,7 @@ class CultureTask(AbstractTask):
 
 
 def _several(names: Sequence[str] | str, what: str) -> tuple[str, ...]:
-    found = (names,) if isinstance(names, str) else tuple(names)
-    if not found:
-        raise ValueError(f"culture needs {what}, got none")
-    return found
+    return check_names(what, one_or_more(names))
 
 
 def _text(tokens: Sequence[int]) -> str:

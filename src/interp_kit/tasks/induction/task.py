@@ -7,12 +7,13 @@ et al. 2022, arXiv:2209.11895): nothing but the order of this one text tells the
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp_kit.core.config import check_count
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.task import AbstractTask, Example, Field, check_sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,6 +39,8 @@ class InductionTask(AbstractTask):
     name = "induction"
 
     def __init__(self, letters: int = 12, length: int = 8) -> None:
+        for option, value in (("letters", letters), ("length", length)):
+            check_count(option, value)
         if length < 4 or not length <= letters <= len(LETTERS):
             raise ValueError(
                 f"induction with {letters} letters and prompts of {length} tokens: the length must be 4 or more, and"
@@ -55,6 +58,10 @@ class InductionTask(AbstractTask):
         self.fields = (Field("answer", "answer?", values, values),)
         self._positions = {name: i for i, name in enumerate([*self.places, "answer?", "answer", "end"])}
 
+    def meaning(self) -> dict[str, Any]:
+        """The letters: a longer text asks the same of them."""
+        return {key: value for key, value in super().meaning().items() if key != "options"}
+
     @property
     def n_worlds(self) -> int:
         """How many worlds there are."""
@@ -69,8 +76,7 @@ class InductionTask(AbstractTask):
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n worlds drawn uniformly and independently. Raises ValueError for n below 1."""
-        if n < 1:
-            raise ValueError(f"a sample needs at least one example, got n = {n}")
+        check_sample(n, seed)
         rng = np.random.default_rng(seed)
         wheres = rng.integers(self.length // 2, size=n)
         return [self.example(int(where), *self._draw(rng)[: self.length - 1]) for where in wheres]

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from interp_kit.core.config import check_choice, check_count, check_number
 from interp_kit.tasks.culture.grids import NOISE
 
 
@@ -57,3 +58,20 @@ class CultureConfig:
     """processes"""
     shards: int = 1
     """processes that share every step of a model"""
+
+    def __post_init__(self) -> None:
+        for option in ("ids", "makers"):
+            numbers = getattr(self, option)
+            for number in numbers:
+                check_count(option, number, least=0)
+            if len(set(numbers)) < len(numbers):
+                raise ValueError(f"{option} is {numbers}; name each model once")
+        for option in ("budget", "turn", "tested", "threads", "workers", "shards"):
+            check_count(option, getattr(self, option))
+        for option in ("quizzes", "max_fail", "seed"):
+            check_count(option, getattr(self, option), least=0)
+        for option in ("noise", "focus", "finish", "making", "share", "smudge", "threshold"):
+            check_number(option, getattr(self, option), least=0, most=1)
+        for option in ("hint", "rest"):
+            check_number(option, getattr(self, option), least=0)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))

@@ -1,0 +1,402 @@
+"""Options that mean nothing are refused by every public function, before any work: one error that names option and
+value. And what is passed in place of a model, a batch or a result gets one sentence."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+import interp_kit as ik
+from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_number
+from interp_kit.tasks.induction import InductionTask
+from interp_kit.training.culture.config import CultureConfig
+from interp_kit.training.interchange import InterchangeConfig
+
+NAN = math.nan
+COUNTS = (0, -1, 1.5, NAN, True, "2", None)
+FROM_0 = (-1, 1.5, NAN, True, "2", None)
+POSITIVE = (0, -1.0, NAN, math.inf, True, "2", None)
+SHARES = (-0.1, 1.1, NAN, True, "0.5", None)
+FLAGS = (1, 0, "yes", None)
+NAMES = ([], ["D", "D"], ["zz"], [1], {"D": 1}, 3)
+WORDS = ("zz", "", 1, True, None, ["denoise"])
+
+
+@pytest.fixture(scope="module")
+def here(task: ik.BooleanTask) -> SimpleNamespace:
+    """A small model with all that public functions ask for."""
+    model = ik.planted("boolean-direct")
+    pairs, batch = task.pairs("newB", "newD"), task.batch(task.enumerate())
+    ablated = ik.ablate(model, batch, kind="zero", units=["layer"])
+    edges = ik.score_edges(model, pairs, method="eap")
+    probe = ik.probe(model, batch, "newA", positions=["newA?"], repeats=1, control_repeats=0)
+    edge = ik.Edge("embed", "logits", "logits")
+    return SimpleNamespace(
+        model=model, task=task, pairs=pairs, batch=batch, ablated=ablated, edges=edges, probe=probe, edge=edge
+    )
+
+
+@pytest.fixture(autouse=True)
+def unchecked() -> Iterator[None]:
+    """As users have it: the test suite's own checks of types are off."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# Each function as it is called, with one option to be filled in; option -> what means nothing there.
+Call = Callable[[SimpleNamespace, dict[str, Any]], object]
+CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
+    "patch": (
+        lambda h, o: ik.patch(h.model, h.pairs, **o),
+        {
+            "direction": WORDS, "by": WORDS, "sites": NAMES, "only_solved": FLAGS, "progress": FLAGS,
+            "positions": ([], ["D", "D"], ["zz"], [1], 3, {}, {"a": []}, {"a": ["D", "D"]}, "D"),
+        },
+    ),
+    "patch_senders": (
+        lambda h, o: ik.patch_senders(h.model, h.pairs, **o),
+        {
+            "direction": WORDS, "only_solved": FLAGS, "progress": FLAGS, "receiver": ("zz",),
+            "senders": ([], ["D", "D"], ["zz"], [[]], [["D", "D"]], ["eos"]),
+        },
+    ),
+    "path_patch": (
+        lambda h, o: ik.path_patch(h.model, h.pairs, **({"paths": [h.edge]} | o)),
+        {"direction": WORDS, "progress": FLAGS, "paths": ([], {})},
+    ),
+    "score_edges": (
+        lambda h, o: ik.score_edges(h.model, h.pairs, **o),
+        {"method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "progress": FLAGS},
+    ),
+    "score_edges exact": (lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o), {"steps": (3,)}),
+    "acdc": (
+        lambda h, o: ik.acdc(h.model, h.pairs, **({"threshold": 0.1} | o)),
+        {"threshold": POSITIVE, "progress": FLAGS},
+    ),
+    "faithfulness": (
+        lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, **o),
+        {
+            "ablation": WORDS, "controls": FROM_0, "seed": FROM_0, "signed": FLAGS, "progress": FLAGS,
+            "sizes": ([], [-1], [1, 1], [1.5], [True], [10**6]),
+        },
+    ),
+    "ablate": (
+        lambda h, o: ik.ablate(h.model, h.batch, **({"kind": "resample"} | o)),
+        {
+            "kind": WORDS, "units": ([], ["head", "head"], ["zz"], "head", [1]), "resamples": COUNTS, "seed": FROM_0,
+            "fields": ([], ["newA", "newA"], ["zz"], "newA", [1]), "progress": FLAGS,
+        },
+    ),
+    "ablate whole": (
+        lambda h, o: ik.ablate(h.model, h.batch, metric=ik.exact_match, **o), {"fields": (["newA"],)},
+    ),
+    "interchange": (
+        lambda h, o: ik.interchange(h.model, h.task, **({"variable": "newB", "target": "newD"} | o)),
+        {
+            "variable": ("zz", 1), "target": ("zz", "A"), "sites": NAMES, "by": WORDS, "limit": COUNTS, "seed": FROM_0,
+            "positions": ([], ["D", "D"], ["zz"], {"a": []}), "only_solved": FLAGS, "progress": FLAGS,
+        },
+    ),
+    "das": (
+        lambda h, o: ik.das(h.model, h.task, "newB", "newD", **o),
+        {
+            "site": ("zz", "z"), "layer": (-1, 9, [], [0, 0], 0.5, True), "position": ([], ["zz"], ["D", "D"]),
+            "k": COUNTS, "seeds": ([], [0, 0], [-1], [0.5]), "steps": FROM_0, "learning_rate": POSITIVE, "span": WORDS,
+            "held_out": (0, 1, -1, NAN, True, "0.5"), "limit": COUNTS, "progress": FLAGS,
+        },
+    ),
+    "mechanism": (
+        lambda h, o: ik.mechanism(h.model, h.task, **({"mediator": "newB", "target": "newD"} | o)),
+        {"mediator": ("zz",), "target": ("zz",)},
+    ),
+    "probe": (
+        lambda h, o: ik.probe(h.model, h.batch, **({"labels": ["newA"]} | o)),
+        {
+            "labels": ([], ["newA", "newA"], ["zz"], [1]), "sites": NAMES, "positions": NAMES,
+            "folds": (*COUNTS, 1), "repeats": COUNTS, "control_repeats": FROM_0, "permutations": FROM_0, "c": POSITIVE,
+            "alpha": POSITIVE, "seed": FROM_0, "progress": FLAGS,
+        },
+    ),
+    "readability": (
+        lambda h, o: ik.readability([h.probe] * 3, **o),
+        {"labels": ([], ["newA", "newA"], ["zz"], "newA")},
+    ),
+    "jaccard": (
+        lambda h, o: ik.jaccard(h.ablated, h.ablated, **({"k": 1} | o)),
+        {
+            "k": (*COUNTS, 3), "field": ("zz", 1), "match": WORDS, "permutations": COUNTS, "seed": FROM_0,
+        },
+    ),
+    "train_sae": (
+        lambda h, o: ik.train_sae(h.model, h.task, **o),
+        {"site": ("zz", "mlp_out"), "config": ({}, 1), "seed": FROM_0, "progress": FLAGS},
+    ),
+    "SAEConfig": (
+        lambda h, o: ik.SAEConfig(**o),
+        {
+            "architecture": WORDS, "width": COUNTS, "k": (*COUNTS, 65), "l1_coefficient": (-1, NAN, True),
+            "training_samples": COUNTS, "batch_size": COUNTS, "learning_rate": POSITIVE,
+            "held_out": (0, 1, NAN, True), "max_examples": COUNTS,
+        },
+    ),
+    "SFTConfig": (
+        lambda h, o: ik.SFTConfig(**o),
+        {
+            **dict.fromkeys(("n_layers", "n_heads", "n_ctx", "batch_size"), COUNTS), "d_model": (*COUNTS, 7),
+            "dropout": (-0.1, 1, NAN, True), "epochs": POSITIVE, "learning_rate": POSITIVE,
+            "weight_decay": (-1, NAN, True), "loss_on": WORDS, "seed": (*FROM_0, 2**32),
+        },
+    ),
+    "InterchangeConfig": (
+        lambda h, o: InterchangeConfig(**o),
+        {
+            "steps": COUNTS, "batch_size": COUNTS, "learning_rate": POSITIVE, "weight_decay": (-1, NAN),
+            "warmup": FROM_0, "sure": (-1, NAN), **dict.fromkeys(("several", "partial", "mixed"), SHARES),
+            "seed": FROM_0,
+        },
+    ),
+    "CultureConfig": (
+        lambda h, o: CultureConfig(**o),
+        {
+            **dict.fromkeys(("budget", "turn", "tested", "threads", "workers", "shards"), COUNTS),
+            **dict.fromkeys(("quizzes", "max_fail", "seed"), FROM_0),
+            **dict.fromkeys(("noise", "focus", "finish", "making", "share", "smudge", "threshold"), SHARES),
+            "hint": (-1, NAN), "rest": (-1, NAN), "ids": ((0, 0), (-1,), (0.5,)), "makers": ((1, 1),),
+            "precision": WORDS,
+        },
+    ),
+    "attention_lags": (
+        lambda h, o: ik.attention_lags(h.model, h.batch, **o),
+        {
+            "lags": ([], [-1], [0, 0], [0.5], [True], [99]), "queries": ([], ["zz"], ["D", "D"], "D"),
+            "batch_size": COUNTS, "seed": FROM_0,
+        },
+    ),
+    "generate_under": (
+        lambda h, o: ik.generate_under(h.model, h.batch, **({"edits": {"a": ik.Edit("z", 0)}} | o)),
+        {"edits": ({}, {"intact": ik.Edit("z", 0)}), "batch_size": COUNTS[:-1], "progress": FLAGS},
+    ),
+    "direct_logit_attribution": (
+        lambda h, o: ik.direct_logit_attribution(h.model, h.pairs, **o), {"target": ("zz", "newA")},
+    ),
+    "logit_lens": (
+        lambda h, o: ik.logit_lens(h.model, h.pairs, **o),
+        {"target": ("zz", "newA"), "positions": ([], ["zz"], ["D", "D"], "D")},
+    ),
+    "harvest": (
+        lambda h, o: ik.harvest(h.model, h.batch, **({"sites": "resid_pre.0"} | o)),
+        {"sites": ([], ["zz"], ["embed", "embed"]), "positions": ([], ["zz"], ["D", "D"], "D"),
+         "dtype": (torch.int32,)},
+    ),
+    "harvest_to": (
+        lambda h, o: ik.harvest_to("never", h.model, h.batch, "resid_pre.0", **o),
+        {"rows": COUNTS, "progress": FLAGS, "positions": ([],)},
+    ),
+    "sweep": (
+        lambda h, o: ik.sweep(
+            h.model, h.batch, **({"edits": ik.Edit("z", 0), "metrics": ik.accuracy("newD")} | o)
+        ),
+        {"metrics": ([], ik.accuracy("zz"), ik.Metric("exact_match", "newD")), "memory": COUNTS, "edits": ([[]],)},
+    ),
+    "Edit": (
+        lambda h, o: ik.sweep(h.model, h.batch, ik.Edit(**({"site": "z", "layer": 0} | o)), ik.accuracy("newD")),
+        {
+            "site": ("zz", ""), "layer": (True, 0.0, 9, -1), "head": (True, 0.0, 9, -1), "neuron": (True, 0.0, -1, 99),
+            "position": (True, 0.0, -1, "zz"),
+        },
+    ),
+    "Scale": (
+        lambda h, o: ik.sweep(h.model, h.batch, ik.Edit("z", 0, ik.Scale(**o)), ik.accuracy("newD")),
+        {"factor": (NAN, math.inf, True, "2", None)},
+    ),
+    "Resample": (
+        lambda h, o: ik.sweep(h.model, h.batch, ik.Edit("z", 0, ik.Resample(**o)), ik.accuracy("newD")),
+        {"seed": FROM_0},
+    ),
+    "Add": (
+        lambda h, o: ik.sweep(
+            h.model, h.batch, ik.Edit("resid_pre", 0, ik.Add(torch.zeros(64), **o)), ik.accuracy("newD")
+        ),
+        {"scale": (NAN, True, "2", None)},
+    ),
+    "editing": (lambda h, o: ik.editing(h.model, h.batch, **o).__enter__(), {"edits": ([], [[]])}),
+    "evaluate": (
+        lambda h, o: ik.evaluate(h.model, h.task, **o), {"batch_size": COUNTS, "examples": ([],)},
+    ),
+    "decode": (
+        lambda h, o: ik.decode(h.model, h.batch.tokens, h.batch.tokens < 0, **o),
+        {
+            "temperature": (True, "1"), "seed": FROM_0, "cached": FLAGS, "batch_size": COUNTS[:-1], "progress": FLAGS,
+            "stop": (-1, 1.5, True),
+        },
+    ),
+    "completer": (lambda h, o: ik.completer(h.model, **o), {"length": (*COUNTS, 10**6)}),
+    "Metric": (lambda h, o: ik.Metric(**({"field": "newD"} | o)), {"kind": WORDS}),
+    "log_probability": (lambda h, o: ik.log_probability(**o), {"target": ("newD", 1, None)}),
+    "exact_match": (lambda h, o: ik.exact_match(**o), {"target": ("newD", 1, None)}),
+    "load": (lambda h, o: ik.load(**({"name": "boolean-direct"} | o)), {"fold": FLAGS, "name": ("zz",)}),
+    "planted": (lambda h, o: ik.planted(**({"name": "boolean-direct"} | o)), {"name": ("zz", ""), "seed": FROM_0}),
+    "untrained": (lambda h, o: ik.untrained(h.model, **o), {"seed": FROM_0}),
+    "ground_truth": (lambda h, o: ik.ground_truth(**o), {"name": ("zz", "")}),
+    "twin": (lambda h, o: ik.twin(**o), {"name": ("zz", "")}),
+    "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture", 1)}),
+    "task": (lambda h, o: ik.task(**o), {"name": ("zz", "")}),
+    "BooleanTask": (
+        lambda h, o: ik.BooleanTask(**o),
+        {"vocabulary": WORDS, "equations": ({}, {"a": "zz"}), "inputs": ([], ["A", "A"])},
+    ),
+    "CultureTask": (
+        lambda h, o: ik.CultureTask(**o),
+        {"structures": NAMES, "tasks": NAMES, "noise": SHARES},
+    ),
+    "InductionTask": (lambda h, o: InductionTask(**o), {"letters": (*COUNTS, 99), "length": (*COUNTS, 3)}),
+    "task.sample": (lambda h, o: h.task.sample(**({"n": 2, "seed": 0} | o)), {"n": COUNTS, "seed": FROM_0}),
+    "task.batch": (lambda h, o: h.task.batch(**o), {"examples": ([],)}),
+    "task.pairs": (
+        lambda h, o: h.task.pairs(**({"variable": "newB", "target": "newD"} | o)),
+        {
+            "variable": ("zz",), "target": ("zz", "A"), "hold": (["zz"], "A", ["A", "A"]), "completion": WORDS,
+            "limit": COUNTS, "seed": FROM_0,
+        },
+    ),
+    "batch.take": (lambda h, o: h.batch.take(**o), {"rows": ([], [0.5], [True], [99], [-99], 3)}),
+    "pairs.take": (lambda h, o: h.pairs.take(**o), {"rows": ([], [0.5], [True], [99])}),
+    "pairs.halves": (lambda h, o: h.pairs.halves(**o), {"seed": FROM_0}),
+    "Circuit.top": (lambda h, o: h.edges.top(**({"k": 1} | o)), {"k": (*COUNTS, 10**6), "signed": FLAGS}),
+    "Circuit.take": (lambda h, o: h.edges.take(**o), {"index": ([0.5], [True], ["a"])}),
+    "report": (lambda h, o: ik.report(h.ablated, **({"path": "never.html"} | o)), {"path": ("never.txt",)}),
+}  # fmt: skip
+CASES = [
+    pytest.param(call, option, value, id=f"{name}-{option}-{value!r:.20}")
+    for name, (call, options) in CALLS.items()
+    for option, values in options.items()
+    for value in values
+]
+
+
+@pytest.mark.parametrize(("call", "option", "value"), CASES)
+def test_options_that_mean_nothing_are_refused(here: SimpleNamespace, call: Call, option: str, value: object) -> None:
+    with pytest.raises(ValueError, match=r"\S") as refused:
+        call(here, {option: value})
+    message, leaves = str(refused.value), list(value) if isinstance(value, list | tuple | dict) else [value]
+    assert option in message or any(str(leaf) in message for leaf in leaves), message
+
+
+# What has no option of its own that could mean nothing: classes of data, and what is checked where it is used.
+PLAIN = {
+    "AbstractResult", "AbstractTask", "CheckpointError", "Circuit", "Copy", "CopyAttended", "Edge",
+    "Estimate", "Example", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
+    "complete", "first_difference", "kl", "logit_difference", "open_harvest", "probability", "train_sft",
+}  # fmt: skip
+FREE = {"metric", "control_model", "root", "device", "title", "omitted", "examples", "other", "unedited", "lengths"}
+FREE |= {"unedited_other", "edit", "generate", "right", "wrong", "at", "validation", "dtype", "config", "field"}
+
+
+@pytest.mark.parametrize("name", [name for name in ik.__all__ if name not in PLAIN])
+def test_no_option_of_a_public_function_is_left_out(name: str) -> None:
+    assert name in CALLS, f"{name} is new: add it to CALLS"
+    tried = CALLS[name][1]
+    parameters = inspect.signature(getattr(ik, name)).parameters.values()
+    options = {p.name for p in parameters if p.default is not p.empty and p.kind is not p.VAR_KEYWORD}
+    assert options - FREE <= set(tried), f"{name} takes options that no test fills with nonsense"
+
+
+@pytest.mark.parametrize(
+    ("check", "right", "wrong"),
+    [
+        (lambda v: check_choice("o", v, ("a", "b")), ["a", "b"], ["c", 1, None]),
+        (lambda v: check_choice("o", v, (0, 1)), [0, 1], [False, True, 0.0]),
+        (lambda v: check_count("o", v, 2, 4), [2, 4, np.int64(3)], [1, 5, 2.0, np.float64(3), True, "3", NAN]),
+        (lambda v: check_number("o", v, above=0, most=2), [0.5, 2, np.float32(1)], [0, 2.1, NAN, math.inf, True, "1"]),
+        (lambda v: check_flag("o", v), [True, False], [0, 1, None, "True"]),
+        (lambda v: check_names("o", v, ("a", "b")), [["a"], ("b", "a")], ["a", [], ["a", "a"], ["c"], [1], {"a": 1}]),
+    ],
+)
+def test_a_check_takes_what_is_right_and_names_what_is_wrong(check: Callable, right: list, wrong: list) -> None:
+    for value in right:
+        check(value)
+    for value in wrong:
+        with pytest.raises(ValueError, match=r"^o (is|holds) "):
+            check(value)
+
+
+MODEL = r"is {}; expected a HookedTransformer, as interp_kit\.load\(name\) gives"
+BATCH, PAIRS, TASK = "expected TokenBatch", "expected PairBatch", "expected AbstractTask"
+OF_MODEL = [  # function that takes a model first, more arguments, what is expected second
+    (ik.probe, ("newA",), BATCH),
+    (ik.patch, (), PAIRS),
+    (ik.patch_senders, (), PAIRS),
+    (ik.ablate, (), BATCH),
+    (ik.mechanism, (), TASK),
+    (ik.interchange, ("newB", "newD"), TASK),
+    (ik.das, ("newB", "newD"), TASK),
+    (ik.train_sae, (), TASK),
+    (ik.evaluate, (), TASK),
+    (ik.complete, (), BATCH),
+    (ik.harvest, ("embed",), BATCH),
+    (ik.sweep, (ik.Edit("z", 0), ik.accuracy("newD")), BATCH),
+    (ik.attention_lags, (), BATCH),
+    (ik.generate_under, ({"a": ik.Edit("z", 0)},), BATCH),
+    (ik.score_edges, (), PAIRS),
+    (lambda model, data: ik.acdc(model, data, threshold=0.1), (), PAIRS),
+    (ik.path_patch, ([],), PAIRS),
+    (ik.faithfulness, (None,), PAIRS),
+    (ik.direct_logit_attribution, (), "expected TokenBatch or PairBatch"),
+    (ik.logit_lens, (), "expected TokenBatch or PairBatch"),
+    (lambda model, data: ik.harvest_to("never", model, data, "embed"), (), BATCH),
+    (lambda model, data: ik.editing(model, data, ik.Edit("z", 0)).__enter__(), (), BATCH),
+]
+
+
+@pytest.mark.parametrize(("function", "more", "expected"), OF_MODEL)
+def test_what_is_no_model_or_no_examples_gets_one_sentence(
+    here: SimpleNamespace, function: Callable, more: tuple, expected: str
+) -> None:
+    named = {"mediator": "newB", "target": "newD"} if function is ik.mechanism else {}
+    with pytest.raises(TypeError, match=r"the text 'boolean-direct'.*did you mean interp_kit\.load\('boolean-dir"):
+        function("boolean-direct", here.batch, *more, **named)
+    with pytest.raises(TypeError, match=MODEL.format("a list")):
+        function([1], here.batch, *more, **named)
+    for data in (["1,0,1"], "1,0", None, here.task if expected != TASK else here.batch):
+        with pytest.raises(TypeError, match=expected):
+            function(here.model, data, *more, **named)
+
+
+def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_path: Any) -> None:
+    for call, sentence in (
+        (lambda: ik.load(here.model), "name is a HookedTransformer; expected str or Path"),
+        (lambda: ik.untrained("boolean-direct"), r"did you mean interp_kit\.load"),
+        (lambda: ik.task_of("boolean-direct"), r"did you mean interp_kit\.load"),
+        (lambda: ik.completer("boolean-direct", 8), r"did you mean interp_kit\.load"),
+        (lambda: ik.decode("boolean-direct", here.batch.tokens, here.batch.mask), r"did you mean interp_kit\.load"),
+        (lambda: ik.decode(here.model, [[1]], here.batch.mask), "tokens is a list; expected Tensor"),
+        (lambda: ik.jaccard(here.probe, here.ablated), "a ProbeResult; expected AblationResult"),
+        (lambda: ik.readability(here.probe), "results is a ProbeResult; expected list or tuple"),
+        (lambda: ik.readability([here.ablated] * 3), "an? AblationResult; expected ProbeResult"),
+        (lambda: ik.report("a result", tmp_path / "r.html"), "results is the text 'a result'; expected list or tuple"),
+        (lambda: ik.report([here.batch], tmp_path / "r.html"), "a TokenBatch; expected AbstractResult"),
+        (lambda: ik.train_sft("boolean", [], tmp_path / "m"), "task is the text 'boolean'; expected AbstractTask"),
+        (lambda: ik.train_sft(here.task, ["1,0"], tmp_path / "m"), "the text '1,0'; expected Example"),
+        (lambda: ik.logit_difference(here.batch), "target is a TokenBatch; expected PairBatch"),
+        (lambda: ik.first_difference(here.batch), "pairs is a TokenBatch; expected PairBatch"),
+        (lambda: ik.sweep(here.model, here.batch, [], ["accuracy"]), "a metric is the text 'accuracy'"),
+    ):
+        with pytest.raises(TypeError, match=sentence):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_result_is_a_report(here: SimpleNamespace, tmp_path: Any) -> None:
+    assert "ablation" in ik.report(here.ablated, tmp_path / "one.html").read_text(encoding="utf-8")
+
+
+def test_whole_completions_are_no_metric_of_pairs(here: SimpleNamespace) -> None:
+    with pytest.raises(ValueError, match="log_probability of a batch of pairs: it is measured over the whole comple"):
+        ik.patch(here.model, here.pairs, metric=ik.log_probability)
