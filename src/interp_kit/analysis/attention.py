@@ -16,7 +16,7 @@ from transformer_lens.hook_points import HookPoint
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import mean_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.calling import unpadded
 from interp_kit.models.convert import untrained
@@ -52,8 +52,8 @@ class AttentionLags(AbstractResult):
         return tuple(head for head, value in zip(self.heads, mean, strict=True) if value > threshold)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a head and lag: mean attention with bootstrap interval over examples, beside its controls."""
-        mean, low, high = bootstrap_mean(self.attention)
+        """One row a head and lag: mean attention with 95 % interval over examples, beside its controls."""
+        mean, low, high = mean_interval(self.attention)
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
@@ -66,8 +66,8 @@ class AttentionLags(AbstractResult):
         c = self.config
         return (
             f"Mean attention of each head of {c['model']} at fixed distances back from {c['queries']} (n = {self.n}"
-            f" examples). Even attention gives at most {self.even.max():.3f}, the same network untrained at most"
-            f" {self.untrained.max():.3f}."
+            f" examples{scope(c)}). Even attention gives at most {self.even.max():.3f}, the same network untrained at"
+            f" most {self.untrained.max():.3f}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -123,6 +123,7 @@ def attention_lags(
             "analysis": "attention_lags",
             "model": model_name(model),
             "task": batch.task,
+            "whole": batch.whole,
             "queries": "the positions that predict the completion" if queries is None else ", ".join(queries),
         },
     )

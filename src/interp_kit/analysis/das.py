@@ -22,7 +22,7 @@ from interp_kit.analysis.sites import Copy, Edit, has_heads, hook_name
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import t_interval
+from interp_kit.core.stats import mean_estimate
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 
@@ -38,10 +38,11 @@ class DASResult(AbstractResult):
     train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
     pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
     equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
-    high: (cell,) of held_out, with a t interval over seeds. random, random_kept: (cell, seed) a random subspace of k
-    dimensions; full, full_kept: the whole activation copied; all on the held-out pairs, as is baseline: (seed,) of the
-    unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs, held_out_controls: (seed,) how many.
-    rank: (cell, seed) dimensions that were searched; basis: (cell, seed, d, k), orthonormal columns.
+    high: (cell,) of held_out, with a 95 % interval over seeds (nan for fewer than four). random, random_kept: (cell,
+    seed) a random subspace of k dimensions; full, full_kept: the whole activation copied; all on the held-out pairs, as
+    is baseline: (seed,) of the unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs,
+    held_out_controls: (seed,) how many. rank: (cell, seed) dimensions that were searched; basis: (cell, seed, d, k),
+    orthonormal columns.
     """
 
     site: str
@@ -100,7 +101,8 @@ class DASResult(AbstractResult):
             f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
             f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
-            f" in fitting; 95 % t intervals over seeds). Mean held-out share of controls that keep their answer:"
+            f" in fitting; 95 % intervals over seeds, from four on). Mean held-out share of controls that keep their"
+            f" answer:"
             f" {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
             f" {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
             f" {len(self.position)} cells are off the path (dots): the whole activation does less than the subspace."
@@ -258,7 +260,7 @@ def _over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """(cell,) mean, low and high of (cell, seed) shares; nan where a seed has none."""
     rows = []
     for row in values:
-        estimate = t_interval(row, "seeds", (0.0, 1.0)) if np.isfinite(row).all() else None
+        estimate = mean_estimate(row, "seeds", (0.0, 1.0)) if np.isfinite(row).all() else None
         rows.append((estimate.value, estimate.low, estimate.high) if estimate else (np.nan,) * 3)
     mean, low, high = np.array(rows).T
     return mean, low, high

@@ -18,7 +18,7 @@ from interp_kit.analysis.metrics import Metric, logit_difference
 from interp_kit.core.batch import PairBatch, TokenBatch
 from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.stats import ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 
 Ablation = Literal["counterfactual", "mean", "resample"]
@@ -29,7 +29,7 @@ SHARES = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of 
 class FaithfulnessResult(AbstractResult):
     """Faithfulness by size: (m(circuit) - m(no edges)) / (m(model) - m(no edges)), a ratio of means over pairs.
 
-    sizes: (size,) edges kept; total: edges of the model; value, low, high: (size,) with bootstrap 95 % over units of
+    sizes: (size,) edges kept; total: edges of the model; value, low, high: (size,) with 95 % interval over units of
     pairs; random: (order, size) of edges in random orders, the control; cpr: area under the curve over the share of
     edges kept, 1 where the smallest circuit does all; cmd: area between the curve and 1, 0 at best; both nan where the
     circuit does not rank all edges. random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
@@ -73,7 +73,8 @@ class FaithfulnessResult(AbstractResult):
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, 95 % bootstrap;"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent"
+            f" pairs{scope(c)}; 95 % intervals;"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
@@ -156,7 +157,7 @@ def faithfulness(
             f"{measured.name} is the same with all edges and with none: there is nothing to be faithful to"
         )
     unit = pairs.units()
-    found, low, high = bootstrap_ratio(values[:-2] - nothing, gap, groups=unit)
+    found, low, high = ratio_interval(values[:-2] - nothing, gap, groups=unit)
     curves = found.reshape(len(orders), len(sizes))
     areas = [_areas(np.asarray(sizes) / total, curve) if whole else (np.nan, np.nan) for curve in curves]
     return FaithfulnessResult(
@@ -178,6 +179,7 @@ def faithfulness(
             "task": into.task,
             "variable": pairs.variable,
             "target": pairs.target,
+            "whole": pairs.whole,
             "method": circuit.config["method"],
             "ablation": ablation,
             "metric": measured.name,

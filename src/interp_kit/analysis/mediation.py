@@ -21,7 +21,7 @@ from interp_kit.analysis.sweep import editing, sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, bootstrap_ratio, t_interval, wilson
+from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_all, ratio_interval, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import complete
@@ -95,8 +95,8 @@ class MechanismResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
             f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
-            f" {c['pair_kind']}, {self.dropped} unsolved left out; 95 % bootstrap intervals; 0: as unpatched, 1: as the"
-            " other run)."
+            f" {c['pair_kind']}, {self.dropped} unsolved left out{scope(c)}; 95 % intervals; 0: as"
+            " unpatched, 1: as the other run)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -133,16 +133,16 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
     sender: tuple[str, ...] = ()
     by_sender = tuple(np.zeros((3, 0)))
-    route, low, high = np.full((3, len(ROUTES)), np.nan)
+    route, low, high, least = np.full((4, len(ROUTES)), np.nan)
     latent, units = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0
     if len(kept):
         pairs = natural.take(kept.tolist())
         units = len(np.unique(pairs.units()))
-        route, low, high = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        route, low, high, least = _patch_routes(model, pairs, _routes(pairs, mediator, target))
         single = patch_senders(model, pairs)
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
         latent = _latent(model, pairs, mediator, target)
-    verdict = _verdict(solved, token, route, low, latent, units)
+    verdict = _verdict(solved, token, route, least, latent, units)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -169,6 +169,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
             "metric": "logit difference",
             "pairs": len(kept),
             "units": units,
+            "whole": natural.whole and len(kept) == len(natural),
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },
     )
@@ -180,10 +181,11 @@ def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
     before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
     right = before > 0
     n = int(right.sum())
+    unit = of_all("worlds", pairs.whole and n == len(pairs))
     return (
-        wilson(int((after[right] < 0).sum()), n, "worlds")
+        wilson(int((after[right] < 0).sum()), n, unit)
         if n
-        else Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
     )
 
 
@@ -202,11 +204,15 @@ def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str
 
 
 def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tuple[str, ...]]) -> tuple:
+    """(4, route): recovered, low, high, and what is surely recovered: low, or what the least of the pairs gives by
+    itself where pairs that agree to the last digit leave no interval."""
     present = [name for name in ROUTES if routes[name]]
     result: PatchingResult = patch_senders(model, pairs, senders=[routes[name] for name in present])
-    filled = [np.zeros(len(ROUTES)) for _ in range(3)]
+    by_pair = (result.values - result.start) / (result.goal - result.start)
+    least = np.where(np.isnan(result.low), by_pair.min(-1), result.low)
+    filled = [np.zeros(len(ROUTES)) for _ in range(4)]
     for i, name in enumerate(present):
-        for array, values in zip(filled, (result.recovered, result.low, result.high), strict=True):
+        for array, values in zip(filled, (result.recovered, result.low, result.high, least), strict=True):
             array[ROUTES.index(name)] = values[i]
     return tuple(filled)
 
@@ -222,7 +228,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     goal = swept.other
     assert goal is not None
     held = [
-        bootstrap_ratio(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
+        ratio_interval(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
         if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6
         else np.full(len(edits), np.nan)
         for j in range(2)
@@ -241,17 +247,17 @@ def _verdict(
     solved: Estimate,
     token: Estimate,
     route: np.ndarray,
-    low: np.ndarray,
+    least: np.ndarray,
     latent: tuple[np.ndarray, ...],
     units: int,
 ) -> str:
-    if solved.value < SOLVED or units < 4:
+    if solved.value < SOLVED or units < FEWEST_OF_RATIO:
         return "none"
     best = int(np.argmax(route))
     name = ROUTES[best]
-    if low[best] <= 0.5:
+    if not least[best] > 0.5:
         return "mixed" if route.sum() > 0.5 else "none"
-    if (np.delete(low, best) > SHARED).any():
+    if (np.delete(least, best) > SHARED).any():
         return "mixed"
     by_token = token.value > 0.5
     if by_token != (name == "via token") and name != "relayed":
@@ -262,5 +268,5 @@ def _verdict(
 
 
 def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:
-    """Each route's recovery over models, with a t interval over seeds."""
-    return {name: t_interval([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}
+    """Each route's recovery over models, with its interval over seeds."""
+    return {name: mean_estimate([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}

@@ -18,7 +18,7 @@ from interp_kit.analysis.sweep import SweepValues, sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio, counted
+from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 
 ALL = "all"
@@ -30,8 +30,8 @@ class PatchingResult(AbstractResult):
     """Recovered metric by site: one entry an edit.
 
     site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
-    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: bootstrap 95 %
-    over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched
+    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: 95 %
+    interval over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) that of the two unpatched
     runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
     dropped: pairs left out because the model does not solve both sides; sender patching has sender positions instead.
     """
@@ -83,7 +83,8 @@ class PatchingResult(AbstractResult):
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
             f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
-            f" completions, {self.dropped} unsolved pairs left out; 95 % bootstrap intervals in the table)."
+            f" completions, {self.dropped} unsolved pairs left out{scope(c)}; 95 % intervals in the"
+            " table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -207,7 +208,7 @@ def _result(
             f" {len(pairs)} pairs), so there is nothing to recover"
         )
     unit = pairs.units()
-    recovered, low, high = bootstrap_ratio(values - start, goal - start, groups=unit)
+    recovered, low, high = ratio_interval(values - start, goal - start, groups=unit)
     return PatchingResult(
         site=tuple(edit.site for edit in edits),
         layer=np.array([-1 if edit.layer is None else edit.layer for edit in edits]),
@@ -229,6 +230,7 @@ def _result(
             "target": pairs.target,
             "inputs": tuple(name for name in pairs.clean.inputs if any(name in differs for differs in pairs.differs)),
             "completion": pairs.completion,
+            "whole": pairs.whole,
             "metric": metric(pairs).name,
             "direction": direction,
             **config,

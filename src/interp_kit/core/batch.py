@@ -21,7 +21,8 @@ class TokenBatch:
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
     (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
-    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id.
+    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id; whole: these
+    are all the examples that the task has, so no sample.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -35,6 +36,7 @@ class TokenBatch:
     numeric: tuple[str, ...]
     task: str
     vocabulary: tuple[str, ...]
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.mask.is_meta or not (self.mask[:, 1:] > self.mask[:, :-1]).any():
@@ -99,6 +101,7 @@ class TokenBatch:
             positions={name: value[index] for name, value in self.positions.items()},
             labels={name: value[index] for name, value in self.labels.items()},
             answer={name: value[index] for name, value in self.answer.items()},
+            whole=self.whole and len(index.unique()) == len(self),
         )
 
     def to(self, device: str | torch.device) -> "TokenBatch":
@@ -119,7 +122,8 @@ class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 
     variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
-    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs.
+    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs; whole: these are all such
+    pairs that the task has, so no sample.
     """
 
     clean: TokenBatch
@@ -128,6 +132,7 @@ class PairBatch:
     target: str
     completion: str
     differs: tuple[tuple[str, ...], ...]
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.clean.tokens.shape != self.corrupt.tokens.shape or not torch.equal(self.clean.mask, self.corrupt.mask):
@@ -159,6 +164,7 @@ class PairBatch:
             clean=self.clean.take(rows),
             corrupt=self.corrupt.take(rows),
             differs=tuple(self.differs[int(i)] for i in rows),
+            whole=self.whole and len({int(i) for i in rows}) == len(self),
         )
 
     def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
@@ -228,6 +234,7 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
         numeric=task.numeric,
         task=task.name,
         vocabulary=task.vocabulary,
+        whole=len({example.tokens for example in examples}) == task.n_worlds,
     )
 
 

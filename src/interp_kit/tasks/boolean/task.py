@@ -38,6 +38,11 @@ class BooleanTask(AbstractTask):
         self.vocabulary = self.format.vocabulary
         self.pad = self.format.token_id[END_OF_TEXT]
 
+    @property
+    def n_worlds(self) -> int:
+        """How many worlds there are."""
+        return 2 ** len(self.inputs)
+
     def enumerate(self) -> list[Example]:
         """All 2**n worlds, `0,0,0,0,0` first. Raises ValueError for more than 16 inputs."""
         return self.examples(self.model.all_inputs())
