@@ -94,8 +94,9 @@ class EvaluationResult(AbstractResult):
         n = " and ".join(f"{self.estimate(split).n} {split}" for split in self.splits)
         return (
             f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n = {n}"
-            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside baselines that know the seen"
-            " inputs alone: their majority by field, and a lookup table that answers with the nearest (of a seen input, itself)."
+            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside baselines that know the"
+            " seen inputs alone: their majority by field, and a lookup table that answers with the nearest (of a seen"
+            " input, itself)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

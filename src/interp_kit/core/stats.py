@@ -78,7 +78,7 @@ def mean_interval(values: np.ndarray, unit: str = "inputs") -> tuple[np.ndarray,
     mean = np.asarray(values.mean(-1))
     if values.shape[-1] < FEWEST:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    below, above, spread = _reach(values - mean[..., None], np.abs(values).max(-1))
+    below, above, spread = _reach(values - mean[..., None], np.asarray(np.abs(values).max(-1)))
     return mean, np.asarray(mean - above * spread), np.asarray(mean - below * spread)
 
 
@@ -113,11 +113,11 @@ def ratio_interval(
         return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
     if total < 0:
         numerator, denominator, total = -numerator, -denominator, -total
-    scale = np.abs(numerator).max(-1) + np.abs(ratio) * np.abs(denominator).max()
+    scale = np.asarray(np.abs(numerator).max(-1) + np.abs(ratio) * np.abs(denominator).max())
     below, above, spread = _reach(numerator - ratio[..., None] * denominator, scale)
     rest, around = numerator - (total * ratio)[..., None], denominator - total
     squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
-    low, high = (_fieller(total * ratio, float(total), squares, reach) for reach in (above, below))
+    low, high = (_fieller(np.asarray(total * ratio), float(total), squares, reach) for reach in (above, below))
     known = np.isfinite(low) & np.isfinite(high) & np.isfinite(spread)
     return ratio, np.where(known, low, np.nan), np.where(known, high, np.nan)
 
@@ -127,15 +127,19 @@ def mean_estimate(
 ) -> Estimate:
     """The mean over independent units (training seeds, omission sets) with `mean_interval`, clipped to `bounds`.
 
-    Shares, whose bounds are 0 and 1, get Wilson's interval (`wilson_share`) where every unit is 0 or 1, or all are
-    equal. Raises ValueError for no value, or one that is not finite.
+    Shares, whose bounds are 0 and 1, get the exact interval of a proportion where every unit is 0 or 1, or all are
+    equal (Clopper & Pearson 1934; for shares between, as wide as where every unit were 0 or 1). Raises ValueError for
+    no value, or one that is not finite.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise ValueError(f"a mean needs at least one finite value a unit, got {values!r}")
     n = len(values)
     if bounds == (0.0, 1.0) and n >= FEWEST and (np.isin(values, bounds).all() or not np.ptp(values)):
-        return wilson_share(values.mean(), n, unit)
+        right = float(values.mean()) * n
+        low = special.betaincinv(right, n - right + 1, 0.025) if right else 0.0
+        high = special.betaincinv(right + 1, n - right, 0.975) if right < n else 1.0
+        return Estimate(right / n, float(low), float(high), n, unit)
     mean, low, high = (float(part) for part in mean_interval(values, unit))
     return Estimate(mean, float(np.maximum(low, bounds[0])), float(np.minimum(high, bounds[1])), n, unit)
 
@@ -154,7 +158,7 @@ def _reach(residual: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndar
         (np.cbrt(1 + 3 * slope * (sign * student / np.sqrt(n) - skewness / (6 * n))) - 1) / slope for sign in (-1, 1)
     ]
     plain = student / np.sqrt(n)
-    return np.minimum(hall[0], -plain), np.maximum(hall[1], plain), spread
+    return np.asarray(np.minimum(hall[0], -plain)), np.asarray(np.maximum(hall[1], plain)), spread
 
 
 def _fieller(top: np.ndarray, bottom: float, squares: Sequence[np.ndarray], reach: np.ndarray) -> np.ndarray:
