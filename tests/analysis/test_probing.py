@@ -31,6 +31,7 @@ from interp_kit.analysis.probing import (
     _units,
     probe,
 )
+from interp_kit.analysis.scoring import ProbeOptions, Scorer
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
