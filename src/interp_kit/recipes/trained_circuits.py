@@ -91,9 +91,7 @@ def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
     """The fewest edges, but not all of them, from which on the whole interval stays above that share; None where it
     does for none."""
     as_whole = (curve.sizes[-1] == curve.total) & np.isclose(curve.values, curve.values[-1], rtol=1e-9, atol=0).all(1)
-    good = (as_whole & np.isnan(curve.low)) | (
-        curve.low >= share
-    )  # pairs that are answered alike, to the last digit, have no interval
+    good = (as_whole & np.isnan(curve.low)) | (curve.low >= share)  # pairs that agree have no interval
     kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all() and size < curve.total]
     return kept[0] if kept else None
 
