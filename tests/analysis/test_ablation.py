@@ -232,7 +232,7 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     norm = axes.images[0].norm
     assert norm.vmin == -norm.vmax != 0
     np.testing.assert_allclose(np.ma.filled(axes.images[0].get_array(), np.nan), result.effect.mean(-1))
-    for part in ("n = 32 examples", "mean ablation", "tiny", "logit difference", "95 % bootstrap"):
+    for part in ("n = 32 examples", "mean ablation", "tiny", "logit difference", "95 % intervals"):
         assert part in result.caption()
     loaded = AblationResult.load(result.save(tmp_path / "heads"))
     for name, value in vars(result).items():

@@ -54,8 +54,9 @@ def test_planted_mechanisms_are_named(found: dict[tuple[str, int], MechanismResu
     assert (result.cause_flips.value, result.cause_flips.n) == (cause, 16)
     assert result.dropped == 0
     expected = np.array([route == verdict for route in ROUTES], dtype=float)
-    for values in (result.route, result.route_low, result.route_high):
-        np.testing.assert_allclose(values, expected, atol=0.02)
+    np.testing.assert_allclose(result.route, expected, atol=0.02)
+    for ends in (result.route_low, result.route_high):  # no interval where all pairs agree to the last digit
+        assert (np.isnan(ends) | np.isclose(ends, expected, atol=0.02)).all()
     by_sender = dict(zip(result.sender, result.sender_recovered, strict=True))
     assert by_sender.pop(SOURCE[name]) == pytest.approx(1, abs=0.02)
     assert np.abs(list(by_sender.values())).max() < 0.02
@@ -303,7 +304,7 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
     for part in (
         "n = 8 independent minimal pairs that flip newB and newD",
         "0 unsolved left out",
-        "95 % bootstrap",
+        "95 % intervals",
         "newD",
     ):
         assert part in result.caption()

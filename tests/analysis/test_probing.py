@@ -31,6 +31,7 @@ from interp_kit.analysis.probing import (
     _units,
     probe,
 )
+from interp_kit.analysis.scoring import ProbeOptions, Scorer
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
@@ -293,6 +294,25 @@ def test_repeated_rows_are_no_new_evidence(tiny_model: MakeModel, batch: TokenBa
     for name in ("score", "untrained", "raw", "control", "control_high", "null_high", "chance"):
         np.testing.assert_allclose(getattr(often, name), getattr(once, name), atol=1e-6, err_msg=name)
     np.testing.assert_array_equal(often.status, once.status)
+
+
+@pytest.mark.parametrize(
+    ("truth", "numeric", "chance"),
+    [
+        (np.arange(9) % 2, False, 0.5),
+        (np.arange(11) % 2, False, 0.5),
+        (np.repeat([0, 1], [3, 29]), False, 0.5),
+        (np.arange(30) % 3, False, 1 / 3),
+        (np.arange(20) % 5, True, 0.0),
+    ],
+)
+def test_features_that_are_equal_for_all_units_are_at_chance(truth: np.ndarray, numeric: bool, chance: float) -> None:
+    """Folds leave out unequal classes, so that ties fell to one of them; other cells keep their scores."""
+    options = ProbeOptions(folds=8, repeats=4, c=1.0, alpha=1.0, seed=0)
+    told = truth[:, None] * np.ones((1, 3)) + np.random.default_rng(0).normal(0, 0.01, (len(truth), 3))
+    score = Scorer(truth, numeric, options, ("label", "position"))([np.full((len(truth), 3), 0.7), told])
+    assert score[0] == chance
+    assert score[1] > 0.9
 
 
 def test_one_label_is_a_list_of_one(tiny_model: MakeModel, batch: TokenBatch) -> None:

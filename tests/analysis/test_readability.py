@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 
 from interp_kit.analysis.probing import MEASURED, TOO_FEW, UNDETERMINED, ProbeResult, probe
 from interp_kit.analysis.readability import MARGIN, ReadabilityResult, readability
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.stats import mean_interval
 from interp_kit.models.planted import planted_boolean
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -93,18 +93,16 @@ def test_the_choice_depends_on_the_first_half_and_the_report_on_the_second(numbe
         assert rechosen.verdict == found.verdict
 
 
-def test_intervals_are_students_over_reporting_seeds() -> None:
+def test_intervals_are_over_reporting_seeds() -> None:
     values = [0.9, 0.95, 0.85, 1.0]
     results = [seed({(1, 1): 1.0})] * 3 + [seed({(1, 1): value}, raw=0.6 + i / 100) for i, value in enumerate(values)]
     found = readability(results)
-    half = stats.t.ppf(0.975, 3) * np.std(values, ddof=1) / 2
-    assert found.score[0].value == pytest.approx(0.925)
-    assert found.score[0].low == pytest.approx(0.925 - half)
-    assert found.score[0].high == pytest.approx(min(1.0, 0.925 + half))
-    gains = [value - 0.6 - i / 100 for i, value in enumerate(values)]
-    low = np.mean(gains) - stats.t.ppf(0.975, 3) * np.std(gains, ddof=1) / 2
+    mean, low, high = mean_interval(np.array(values))
+    assert found.score[0].value == pytest.approx(mean) == pytest.approx(0.925)
+    assert (found.score[0].low, found.score[0].high) == pytest.approx((low, min(1.0, high)))
+    gains = np.array([value - 0.6 - i / 100 for i, value in enumerate(values)])
     assert found.margin[0].value == pytest.approx(np.mean(gains))
-    assert found.margin[0].low == pytest.approx(low)
+    assert found.margin[0].low == pytest.approx(mean_interval(gains)[1])
     assert found.raw[0] == pytest.approx(0.615)
 
 
@@ -245,7 +243,7 @@ def test_tables_figures_and_files(tmp_path: Path) -> None:
     axes = found.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == ["newA (L0 resid_post, E)"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"probe", "visible tokens", "best baseline"}
-    for part in ("chosen on 2 other seeds", "n = 3 seeds", "95 % t interval", "best baseline"):
+    for part in ("chosen on 2 other seeds", "n = 3 seeds", "95 % interval", "best baseline"):
         assert part in found.caption()
     loaded = ReadabilityResult.load(found.save(tmp_path / "cells"))
     for name, value in vars(found).items():

@@ -109,7 +109,7 @@ def test_matching_sees_one_half_of_the_examples_and_scores_the_other() -> None:
     first, second = order[:16], order[16:]
     misleading = moved.copy()
     misleading[..., first] = effect[..., first]  # On the first half, heads stand where they stood.
-    found = jaccard(result(effect), result(misleading), k=5, match="functional", seed=0, permutations=10)
+    found = jaccard(result(effect), result(misleading), k=5, match="functional", halvings=1, seed=0, permutations=10)
     expected = jaccard(result(effect[..., second]), result(moved[..., second]), k=5, match="index", permutations=10)
     assert found.index[0] == expected.index[0] < 1
 
@@ -237,7 +237,8 @@ DRAWS = [_noise, _strength, _strength_by_field, _strength_times_input]
 def test_models_that_share_nothing_are_seldom_called_alike(draw: Callable, match: Any) -> None:
     rng = np.random.default_rng(11)
     found = [
-        jaccard(result(draw(rng)), result(draw(rng)), k=5, match=match, permutations=39, seed=i) for i in range(200)
+        jaccard(result(draw(rng)), result(draw(rng)), k=5, match=match, halvings=8, permutations=39, seed=i)
+        for i in range(100)
     ]
     p = np.array([f.p[0] for f in found])
     assert (p < 0.05).mean() <= 0.08
@@ -257,6 +258,24 @@ def test_models_that_share_their_heads_are_called_alike() -> None:
         index.append(found.index[0])
     assert np.mean(small) >= 0.4  # Five in a hundred would be chance.
     assert np.mean(index) > 0.8
+
+
+def test_the_index_does_not_hang_on_its_seed() -> None:
+    """Ten seeds of the mean over halvings lie closer together than single halvings, by the root of their number."""
+    rng = np.random.default_rng(13)
+    effect = _strength_by_field(rng)
+    a, b = (result(effect + rng.normal(size=effect.shape)) for _ in range(2))
+    found = [jaccard(a, b, k=5, match="functional", permutations=200, seed=seed) for seed in range(10)]
+    index, p, spread = (np.array([getattr(f, name)[0] for f in found]) for name in ("index", "p", "spread"))
+    assert spread.min() > 0.05
+    assert np.ptp(index) < 5 * spread.mean() / np.sqrt(100)
+    assert np.ptp(p) < 0.15
+    alone = np.array(
+        [jaccard(a, b, match="functional", halvings=1, permutations=9, seed=s).index[0] for s in range(60)]
+    )
+    assert alone.mean() == pytest.approx(index.mean(), abs=4 * alone.std() / np.sqrt(60))
+    assert alone.std() == pytest.approx(spread.mean(), rel=0.4)
+    assert jaccard(a, b, match="index", permutations=9).spread[0] == 0
 
 
 def test_seed_decides_what_is_drawn() -> None:
@@ -281,6 +300,8 @@ def test_what_cannot_be_compared_is_refused(unchecked: None) -> None:
     for k in (0, 16, -1):
         with pytest.raises(ValueError, match=f"k is {k}; expected a whole number from 1 to 15"):
             jaccard(a, a, k=k)
+    with pytest.raises(ValueError, match="halvings is 0"):
+        jaccard(a, a, halvings=0)
     with pytest.raises(ValueError, match="match is 'name'; expected one of auto, index, functional"):
         jaccard(a, a, match="name")  # pyright: ignore[reportArgumentType]
 

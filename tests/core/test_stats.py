@@ -5,20 +5,23 @@ import math
 
 import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_kit.core.stats import (
+    WHOLE,
     Estimate,
-    bootstrap_indices,
-    bootstrap_mean,
-    bootstrap_ratio,
     counted,
     expected_jaccard,
     jaccard,
+    mean_estimate,
+    mean_interval,
+    of_all,
     permutation_p,
-    t_interval,
+    ratio_interval,
+    scope,
     wilson,
     wilson_share,
 )
@@ -45,114 +48,158 @@ def test_wilson_refuses(successes: int, n: int) -> None:
         wilson(successes, n)
 
 
-def test_t_interval_is_the_textbook_one() -> None:
-    found = t_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+def hall(values: np.ndarray, student: float) -> tuple[float, float]:
+    """Ends of Hall's interval, his transformation (1992, J. R. Statist. Soc. B 54: 221) inverted by root finding."""
+    n, skew = len(values), scipy.stats.skew(values, bias=False)
+
+    def transformed(w: float) -> float:
+        return w + skew * w**2 / 3 + skew**2 * w**3 / 27 + skew / (6 * n)
+
+    roots = [
+        scipy.optimize.brentq(lambda w, end=end: transformed(w) - end / math.sqrt(n), -1e3, 1e3)
+        for end in (student, -student)
+    ]
+    low, high = (values.mean() - w * values.std(ddof=1) for w in roots)
+    return low, high
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 40])
+def test_mean_interval_is_the_wider_side_of_students_and_halls(n: int) -> None:
+    values = np.random.default_rng(n).exponential(2.0, size=(3, n))
+    mean, low, high = mean_interval(values)
+    np.testing.assert_allclose(mean, values.mean(-1))
+    for i, row in enumerate(values):
+        student = scipy.stats.t.ppf(0.975, n - 1)
+        half = student * row.std(ddof=1) / math.sqrt(n)
+        by_hall = hall(row, student)
+        assert low[i] == pytest.approx(min(row.mean() - half, by_hall[0]))
+        assert high[i] == pytest.approx(max(row.mean() + half, by_hall[1]))
+
+
+def test_mean_interval_without_skew_is_students() -> None:
+    mean, low, high = mean_interval(np.array([1.0, 2.0, 3.0, 4.0, 5.0]))
     half = 2.7764451 * math.sqrt(2.5 / 5)  # t(0.975; 4) from a printed table
-    assert found.value == 3
-    assert found.low == pytest.approx(3 - half, abs=1e-6)
-    assert found.high == pytest.approx(3 + half, abs=1e-6)
-    assert (found.n, found.unit) == (5, "seeds")
+    assert mean == 3
+    assert (low, high) == pytest.approx((3 - half, 3 + half), abs=1e-6)
 
 
-@pytest.mark.parametrize("n", [2, 5, 12])
-def test_t_interval_covers_the_mean_in_95_of_100_samples(n: int) -> None:
-    samples = np.random.default_rng(n).normal(3.0, 2.0, size=(4000, n))
-    covered = sum(found.low <= 3.0 <= found.high for found in map(t_interval, samples))
-    assert abs(covered / 4000 - 0.95) < 0.0172  # Five standard deviations.
+def test_mean_interval_follows_shift_scale_and_reflection() -> None:
+    values = np.random.default_rng(2).exponential(1.0, size=9)
+    _, low, high = mean_interval(values)
+    _, moved_low, moved_high = mean_interval(7 - 2 * values)
+    assert (moved_low, moved_high) == pytest.approx((7 - 2 * high, 7 - 2 * low))
 
 
-def test_t_interval_of_one_unit_is_unknown_and_of_equal_ones_has_no_width() -> None:
-    single = t_interval([0.5])
-    assert single.value == 0.5
-    assert math.isnan(single.low)
-    assert math.isnan(single.high)
-    equal = t_interval([0.5] * 4)
-    assert (equal.low, equal.high, equal.n) == (0.5, 0.5, 4)
+def test_mean_interval_takes_every_row_by_itself() -> None:
+    values = np.random.default_rng(0).normal(size=(2, 3, 10))
+    found = mean_interval(values)
+    assert all(part.shape == (2, 3) for part in found)
+    np.testing.assert_allclose([part[1, 2] for part in found], mean_interval(values[1, 2]))
 
 
-def test_t_interval_is_clipped_to_its_bounds() -> None:
-    free, bound = t_interval([0.9, 1.0, 1.0]), t_interval([0.9, 1.0, 1.0], bounds=(0.0, 1.0))
+def test_mean_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="no seeds to average"):
+        mean_interval(np.zeros((3, 0)), unit="seeds")
+
+
+def test_there_is_no_interval_for_few_units_or_units_without_spread() -> None:
+    rows = np.array([[0.1, 0.1, 0.1, 0.1, 0.1], [0.1, 0.1, 0.1, 0.1, 0.2]])
+    mean, low, high = mean_interval(rows)
+    np.testing.assert_allclose(mean, [0.1, 0.12])
+    assert np.isnan(low).tolist() == np.isnan(high).tolist() == [True, False]
+    assert all(np.isnan(end).all() for end in mean_interval(rows[1, -3:])[1:])
+    assert np.isfinite(mean_interval(rows[1, -4:])[1:]).all()
+    assert all(np.isnan(end) for end in ratio_interval(rows[1, -4:], np.arange(1.0, 5.0))[1:])
+    assert np.isfinite(ratio_interval(rows[1], np.arange(1.0, 6.0) ** 2 + 9)[1:]).all()
+
+
+def test_mean_estimate_is_mean_interval_clipped_to_its_bounds() -> None:
+    values = [0.7, 0.9, 1.0, 1.0, 0.95]
+    free, bound = mean_estimate(values), mean_estimate(values, bounds=(0.0, 1.0))
+    assert (free.value, free.low, free.high) == pytest.approx(tuple(float(x) for x in mean_interval(np.array(values))))
     assert free.high > 1
-    assert (bound.low, bound.high) == (free.low, 1)
+    assert (bound.low, bound.high, bound.n, bound.unit) == (free.low, 1, 5, "seeds")
+
+
+def test_mean_estimate_of_few_units_has_no_interval() -> None:
+    for values in ([0.5], [0.5, 0.7, 0.9], [0.5] * 4):
+        found = mean_estimate(values)
+        assert found.value == pytest.approx(np.mean(values))
+        assert math.isnan(found.low)
+        assert math.isnan(found.high)
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.0, 0.0, 1.0], [1.0] * 5, [0.0] * 5, [0.25] * 8])
+def test_shares_that_are_all_or_nothing_or_alike_get_the_exact_interval(values: list[float]) -> None:
+    found = mean_estimate(values, "sets", (0.0, 1.0))
+    expected = scipy.stats.binomtest(round(sum(values)), len(values)).proportion_ci(0.95, method="exact")
+    assert (found.value, found.n, found.unit) == (pytest.approx(np.mean(values)), len(values), "sets")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert math.isnan(mean_estimate(values[:3], "sets", (0.0, 1.0)).low)
 
 
 @pytest.mark.parametrize("values", [[], [1.0, float("nan")], [[1.0, 2.0]], [float("inf")]])
-def test_t_interval_refuses(values: list) -> None:
+def test_mean_estimate_refuses(values: list) -> None:
     with pytest.raises(ValueError, match="finite value"):
-        t_interval(np.array(values))
+        mean_estimate(np.array(values))
 
 
-def test_bootstrap_indices_are_draws_with_replacement() -> None:
-    found = bootstrap_indices(6, 5000, 3)
-    assert found.shape == (5000, 6)
-    assert np.array_equal(found, bootstrap_indices(6, 5000, 3))
-    assert not np.array_equal(found, bootstrap_indices(6, 5000, 4))
-    counts = np.bincount(found.ravel(), minlength=6)
-    assert len(counts) == 6
-    assert np.abs(counts / 30000 - 1 / 6).max() < 0.011
-    assert any(len(set(row)) < 6 for row in found.tolist())
+def test_ratio_interval_over_ones_is_that_of_the_mean() -> None:
+    values = np.random.default_rng(0).exponential(1.0, size=(4, 9))
+    np.testing.assert_allclose(ratio_interval(values, np.ones(9)), mean_interval(values))
+    np.testing.assert_allclose(ratio_interval(values, np.full(9, -2.0))[0], -values.mean(-1) / 2)
 
 
-def test_bootstrap_mean_is_the_normal_interval_of_many_units() -> None:
-    values = np.random.default_rng(0).normal(1.0, 2.0, size=(3, 400))
-    mean, low, high = bootstrap_mean(values)
-    np.testing.assert_allclose(mean, values.mean(-1))
-    half = Z * values.std(-1, ddof=1) / 20
-    np.testing.assert_allclose(high - mean, half, rtol=0.12)
-    np.testing.assert_allclose(mean - low, half, rtol=0.12)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ratio_interval_is_where_the_mean_of_the_difference_may_be_zero(sign: int) -> None:
+    """Fieller's own definition, without skew: r is in it where Student's test does not tell top - r * bottom from 0."""
+    bottom = sign * np.array([2.0, 3.0, 4.0, 3.0, 2.0, 4.0, 3.0])
+    top = np.array([1.0, -1.0, 0.5, -0.5, 0.0, 0.0, 0.0]) + 0.4 * bottom
+    ratio, low, high = ratio_interval(top, bottom)
+    wide = []
+    for end in (low, high):
+        residual = top - end * bottom
+        wide.append(abs(residual.mean()) / residual.std(ddof=1) * math.sqrt(7))
+    assert low < ratio < high
+    skew = abs(scipy.stats.skew(top - ratio * bottom, bias=False))
+    assert skew < 1e-12
+    assert wide == pytest.approx([scipy.stats.t.ppf(0.975, 6)] * 2)
 
 
-def test_bootstrap_mean_resamples_the_columns_together() -> None:
-    values = np.random.default_rng(0).normal(size=(2, 3, 10))
-    mean, low, high = bootstrap_mean(values, resamples=200, seed=5)
-    assert mean.shape == low.shape == high.shape == (2, 3)
-    alone = bootstrap_mean(values[1, 2], resamples=200, seed=5)
-    np.testing.assert_allclose([mean[1, 2], low[1, 2], high[1, 2]], alone)
-
-
-def test_bootstrap_mean_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no seeds to average"):
-        bootstrap_mean(np.zeros((3, 0)), unit="seeds")
-
-
-def test_bootstrap_ratio_of_proportional_pairs_is_exact() -> None:
+def test_proportional_pairs_give_the_ratio_and_no_interval() -> None:
     gap = np.random.default_rng(0).uniform(0.1, 2.0, size=20)
-    ratio, low, high = bootstrap_ratio(np.stack([0.25 * gap, -gap]), gap)
-    for found in (ratio, low, high):
-        np.testing.assert_allclose(found, [0.25, -1.0])
+    ratio, low, high = ratio_interval(np.stack([0.25 * gap, -gap]), gap)
+    np.testing.assert_allclose(ratio, [0.25, -1.0])
+    assert np.isnan([low, high]).all()
 
 
-def test_bootstrap_ratio_is_a_ratio_of_means() -> None:
-    numerator, gap = np.array([0.5, 0.5, 0.5]), np.array([1e-6, 1.0, 1.0])
-    ratio, low, high = bootstrap_ratio(numerator, gap)
-    assert ratio == pytest.approx(0.75, abs=1e-5)  # The mean of the ratios is 166,667.
-    assert low <= ratio <= high
+def test_ratio_over_what_may_be_zero_has_no_interval() -> None:
+    ratio, low, high = ratio_interval(np.array([1.0, 2.0, 1.5, 1.2, 1.0]), np.array([3.0, -2.0, 2.0, -2.5, 0.5]))
+    assert np.isfinite(ratio)
+    assert np.isnan([low, high]).all()
 
 
-def test_bootstrap_ratio_covers_the_true_ratio() -> None:
-    rng, covered = np.random.default_rng(1), 0
-    for _ in range(400):
-        gap = rng.normal(3.0, 1.0, size=60)
-        _, low, high = bootstrap_ratio(0.4 * gap + rng.normal(0, 0.5, size=60), gap, resamples=400)
-        covered += bool(low <= 0.4 <= high)
-    assert 0.88 < covered / 400 <= 0.99
+def test_ratio_interval_is_of_a_ratio_of_means() -> None:
+    numerator, gap = np.full(5, 0.5), np.array([1e-6, 1.0, 1.0, 0.9, 1.1])
+    ratio, _, _ = ratio_interval(numerator, gap)
+    assert ratio == pytest.approx(0.625, abs=1e-5)  # The mean of the ratios is 100,000.
 
 
-def test_pairs_of_one_unit_are_drawn_together() -> None:
+def test_pairs_of_one_unit_count_once() -> None:
     """Each pair twice over says no more than once, in whatever order."""
     rng = np.random.default_rng(3)
     gap = rng.uniform(1, 2, size=12)
     gain = 0.4 * gap + rng.normal(0, 0.3, size=(5, 12))
-    once = bootstrap_ratio(gain, gap)
+    once = ratio_interval(gain, gap)
     order = rng.permutation(24)
-    doubled = bootstrap_ratio(
+    doubled = ratio_interval(
         np.tile(gain, 2)[:, order], np.tile(gap, 2)[order], groups=np.tile(np.arange(12), 2)[order]
     )
     for a, b in zip(once, doubled, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9)
-    alone = bootstrap_ratio(gain, gap, groups=np.arange(12))
+    alone = ratio_interval(gain, gap, groups=np.arange(12))
     np.testing.assert_allclose(alone, once)
-    pretended = bootstrap_ratio(np.tile(gain, 2), np.tile(gap, 2))
+    pretended = ratio_interval(np.tile(gain, 2), np.tile(gap, 2))
     assert ((pretended[2] - pretended[1]) < 0.85 * (once[2] - once[1])).all()
 
 
@@ -178,31 +225,29 @@ def test_a_share_of_nothing_is_refused() -> None:
 
 
 def test_one_unit_has_no_interval() -> None:
-    value, low, high = bootstrap_ratio(np.array([[1.0, 2.0]]), np.array([2.0, 2.0]), groups=np.zeros(2))
+    value, low, high = ratio_interval(np.array([[1.0, 2.0]]), np.array([2.0, 2.0]), groups=np.zeros(2))
     assert value.tolist() == [0.75]
     assert np.isnan(low).all()
     assert np.isnan(high).all()
 
 
-def test_units_of_unequal_size_are_drawn_whole() -> None:
-    """Against every possible draw of five units, whose numbers have gaps and stand in no order."""
+def test_units_of_unequal_size_count_whole() -> None:
+    """Groups whose numbers have gaps and stand in no order, against their sums by hand."""
     rng = np.random.default_rng(4)
-    groups = rng.permutation(np.repeat([7, 3, 11, 20, 5], [1, 4, 2, 1, 3]))
-    gap = rng.uniform(1, 2, size=11)
-    gain = 0.5 * gap + rng.normal(0, 0.4, size=(3, 11))
-    value, low, high = bootstrap_ratio(gain, gap, groups=groups)
-    np.testing.assert_allclose(value, gain.sum(1) / gap.sum())
-    units = [np.flatnonzero(groups == number) for number in np.unique(groups)]
-    draws = [np.concatenate([units[i] for i in draw]) for draw in itertools.product(range(5), repeat=5)]
-    ratios = np.stack([gain[:, draw].sum(1) / gap[draw].sum() for draw in draws], axis=-1)
-    ends = np.percentile(ratios, [2.5, 97.5], axis=-1)
-    assert np.abs(np.stack([low, high]) - ends).max() < 0.1 * (ends[1] - ends[0]).min()
+    groups = rng.permutation(np.repeat([7, 3, 11, 20, 5, 2], [1, 4, 2, 1, 3, 2]))
+    gap = rng.uniform(1, 2, size=13)
+    gain = 0.5 * gap + rng.normal(0, 0.4, size=(3, 13))
+    found = ratio_interval(gain, gap, groups=groups)
+    np.testing.assert_allclose(found[0], gain.sum(1) / gap.sum())
+    sums = [(gain[:, groups == number].sum(1), gap[groups == number].sum()) for number in np.unique(groups)]
+    summed = ratio_interval(np.stack([top for top, _ in sums], axis=1), np.array([bottom for _, bottom in sums]))
+    np.testing.assert_allclose(found, summed)
 
 
-def test_the_interval_of_two_units_goes_from_one_to_the_other() -> None:
-    gain, gap = np.array([[1.0, 2.0, 1.0, 0.0]]), np.array([2.0, 2.0, 4.0, 1.0])
-    value, low, high = bootstrap_ratio(gain, gap, groups=np.array([5, 5, 9, 9]))
-    assert (value[0], low[0], high[0]) == pytest.approx((4 / 9, 1 / 5, 3 / 4))
+def test_captions_say_where_the_units_are_no_sample() -> None:
+    assert scope({"whole": True}) == f" ({WHOLE})"
+    assert scope({"whole": False}) == scope({}) == ""
+    assert (of_all("worlds", True), of_all("worlds", False)) == ("worlds, all there are", "worlds")
 
 
 def test_what_n_counts() -> None:
@@ -210,16 +255,16 @@ def test_what_n_counts() -> None:
     assert counted(np.array([3, 1, 3]), "pairs") == "2 (3 pairs, some of the same texts)"
 
 
-def test_bootstraps_take_views_of_any_kind() -> None:
+def test_intervals_take_views_of_any_kind() -> None:
     values = np.arange(6.0)[::-1]
     values.flags.writeable = False
-    assert bootstrap_mean(values)[0] == 2.5
-    assert bootstrap_ratio(values[None], np.ones(6))[0] == 2.5
+    assert mean_interval(values)[0] == 2.5
+    assert ratio_interval(values[None], np.ones(6))[0] == 2.5
 
 
-def test_bootstrap_ratio_without_a_gap_is_refused() -> None:
+def test_ratio_interval_without_a_gap_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to recover"):
-        bootstrap_ratio(np.ones(2), np.array([1.0, -1.0]))
+        ratio_interval(np.ones(2), np.array([1.0, -1.0]))
 
 
 def test_permutation_p_counts_the_observation_and_is_never_zero() -> None:

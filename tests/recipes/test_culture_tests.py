@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from interp_kit.core.stats import t_interval, wilson
+from interp_kit.core.stats import mean_estimate, wilson
 from interp_kit.core.types import attach
 from interp_kit.models.checkpoints import Provenance
 from interp_kit.models.convert import convert_mygpt, untrained
@@ -131,7 +131,7 @@ def test_numbers_of_a_model_are_those_of_its_logits(result: CultureTests, model:
         np.testing.assert_allclose(result.loss[2, level, :40], expected.numpy(), rtol=1e-5)
         right = (logits[:, -100:].argmax(-1) == clean[:, -100:]).float().mean(1)
         np.testing.assert_allclose(result.cells[2, level, :40], right.numpy(), atol=1e-6)
-    mean = t_interval(result.loss[2, 0])
+    mean = mean_estimate(result.loss[2, 0])
     e = result.perplexity("random")
     np.testing.assert_allclose((e.value, e.low, e.high), np.exp((mean.value, mean.low, mean.high)))
 

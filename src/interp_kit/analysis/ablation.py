@@ -18,7 +18,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import mean_interval, scope
 from interp_kit.core.types import HookedModel, initialisation, model_name
 from interp_kit.models.hold import on_model
 
@@ -58,8 +58,8 @@ class AblationResult(AbstractResult):
         return effect[:, self.fields.index(field)].mean(-1)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component and field: importance with bootstrap interval over examples."""
-        mean, low, high = bootstrap_mean(self.effect)
+        """One row a component and field: importance with 95 % interval over examples."""
+        mean, low, high = mean_interval(self.effect)
         rows = [
             (c, layer, f, mean[i, j], low[i, j], high[i, j], self.baseline[j].mean(), self.n)
             for i, (c, layer) in enumerate(zip(self.component, self.layer, strict=True))
@@ -69,13 +69,13 @@ class AblationResult(AbstractResult):
 
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
         """One row a component and group of examples (name -> rows), such as the examples of one task: importance on
-        all fields with bootstrap interval, unablated metric, n. A group of no rows is left out."""
+        all fields with 95 % interval, unablated metric, n. A group of no rows is left out."""
         rows = []
         for name, members in groups.items():
             if len(members) == 0:
                 continue
             index = list(members)
-            mean, low, high = bootstrap_mean(self.effect[..., index].mean(1))
+            mean, low, high = mean_interval(self.effect[..., index].mean(1))
             before = float(self.baseline[:, index].mean())
             rows += [
                 (c, layer, name, m, lo, hi, before, len(index))
@@ -88,8 +88,8 @@ class AblationResult(AbstractResult):
         c = self.config
         return (
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
-            f" {self.n} examples, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is better off"
-            " without it; 95 % bootstrap intervals in the table)."
+            f" {self.n} examples{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is"
+            " better off without it; 95 % intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -167,6 +167,7 @@ def ablate(
             "model": model_name(model),
             "initialisation": initialisation(model),
             "task": batch.task,
+            "whole": batch.whole,
             "kind": kind,
             "metric": metrics[0].kind.replace("_", " "),
             "seed": seed,

@@ -18,7 +18,7 @@ from interp_kit.core.config import check_count, check_names, check_seed
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import mean_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.calling import unpadded
 from interp_kit.models.convert import untrained
@@ -55,8 +55,8 @@ class AttentionLags(AbstractResult):
         return tuple(head for head, value in zip(self.heads, mean, strict=True) if value > threshold)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a head and lag: mean attention with bootstrap interval over examples, beside its controls."""
-        mean, low, high = bootstrap_mean(self.attention)
+        """One row a head and lag: mean attention with 95 % interval over examples, beside its controls."""
+        mean, low, high = mean_interval(self.attention)
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
@@ -69,8 +69,8 @@ class AttentionLags(AbstractResult):
         c = self.config
         return (
             f"Mean attention of each head of {c['model']} at fixed distances back from {c['queries']} (n = {self.n}"
-            f" examples). Even attention gives at most {self.even.max():.3f}, the same network untrained at most"
-            f" {self.untrained.max():.3f}."
+            f" examples{scope(c)}). Even attention gives at most {self.even.max():.3f}, the same network untrained at"
+            f" most {self.untrained.max():.3f}."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -133,6 +133,7 @@ def attention_lags(
             "analysis": "attention_lags",
             "model": model_name(model),
             "task": batch.task,
+            "whole": batch.whole,
             "queries": "the positions that predict the completion" if queries is None else ", ".join(queries),
         },
     )

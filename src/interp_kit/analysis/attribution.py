@@ -18,7 +18,7 @@ from interp_kit.core.config import check_names, expect
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import mean_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
@@ -30,7 +30,7 @@ class LogitAttributionResult(AbstractResult):
     """Direct contributions to a logit difference.
 
     component: nodes in order, and "biases" last; values: (component, example) in logits, which sum up over components
-    to the model's own logit difference; mean, low, high: (component,) with bootstrap 95 % over examples.
+    to the model's own logit difference; mean, low, high: (component,) with 95 % interval over examples.
     """
 
     component: tuple[str, ...]
@@ -49,7 +49,8 @@ class LogitAttributionResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"What each component of {self.config['model']} adds directly to the {self.config['metric']}, the final"
-            f" LayerNorm's scale held as it is (n = {self.values.shape[1]}; 95 % bootstrap; together"
+            f" LayerNorm's scale held as it is (n = {self.values.shape[1]}"
+            f"{scope(self.config)}; 95 % intervals; together"
             f" {self.mean.sum():.2f}, the model's own)."
         )
 
@@ -65,7 +66,7 @@ class LensResult(AbstractResult):
     """The answer read out of the residual stream at each layer and named position.
 
     layer: names, "embed" and "L0" to the last, after each block; position: names; values: (layer, position, example)
-    the metric of the logits read out there; mean, low, high: (layer, position) with bootstrap 95 % over examples.
+    the metric of the logits read out there; mean, low, high: (layer, position) with 95 % interval over examples.
     """
 
     layer: tuple[str, ...]
@@ -94,7 +95,8 @@ class LensResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"Logit lens on {self.config['model']}: {self.config['metric']} read out of the residual stream through"
-            f" the final norm and unembedding (n = {self.values.shape[-1]}; 95 % bootstrap intervals in the table)."
+            f" the final norm and unembedding (n = {self.values.shape[-1]}{scope(self.config)}; 95 %"
+            " intervals in the table)."
             " What can be read there need not be used."
         )
 
@@ -140,7 +142,7 @@ def direct_logit_attribution(
         if ex.norm.bias is not None:
             values[-1] += direction @ ex.norm.bias
     found = values.cpu().numpy()
-    mean, low, high = bootstrap_mean(found, "examples")
+    mean, low, high = mean_interval(found, "examples")
     return LogitAttributionResult(
         component=(*graph.senders, BIAS),
         values=found,
@@ -189,7 +191,7 @@ def logit_lens(
             ]
         )
     found = values.cpu().numpy()
-    mean, low, high = bootstrap_mean(found, "examples")
+    mean, low, high = mean_interval(found, "examples")
     return LensResult(
         layer=("embed", *(f"L{i}" for i in range(len(ex.layers)))),
         position=tuple(names),
@@ -220,4 +222,10 @@ def _measured(
 
 
 def _config(model: HookedModel, side: TokenBatch, metric: Metric, analysis: str) -> dict[str, Any]:
-    return {"analysis": analysis, "model": model_name(model), "task": side.task, "metric": metric.name}
+    return {
+        "analysis": analysis,
+        "model": model_name(model),
+        "task": side.task,
+        "whole": side.whole,
+        "metric": metric.name,
+    }

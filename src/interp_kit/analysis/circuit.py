@@ -13,7 +13,7 @@ from interp_kit.core.batch import PairBatch
 from interp_kit.core.circuit import EMBED, LOGITS, Edge
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.stats import ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class Circuit(AbstractResult):
 
     sender, receiver, input, position ("" where all positions together): (edge,); score: (edge,) by how much the metric
     falls, on average over pairs, where the edge alone carries what it does in the other run, exactly or as attributed;
-    low, high: its bootstrap 95 % over units of pairs; nodes: of the whole model; positions: named ones, as they stand
+    low, high: its 95 % interval over units of pairs; nodes: of the whole model; positions: named ones, as they stand
     in the text; n: independent units of pairs (PairBatch.units), all that share a text being one.
     """
 
@@ -53,7 +53,7 @@ class Circuit(AbstractResult):
     ) -> "Circuit":
         """The circuit of edges with their score on every pair, (pairs,) each."""
         groups, found = pairs.units(), np.stack(list(values.values()))
-        score, low, high = bootstrap_ratio(found, np.ones(len(pairs)), groups=groups)
+        score, low, high = ratio_interval(found, np.ones(len(pairs)), groups=groups)
         return cls(
             sender=tuple(edge.sender for edge in values),
             receiver=tuple(edge.receiver for edge in values),
@@ -70,6 +70,7 @@ class Circuit(AbstractResult):
                 "task": pairs.clean.task,
                 "variable": pairs.variable,
                 "target": pairs.target,
+                "whole": pairs.whole,
                 **config,
             },
         )
@@ -147,7 +148,7 @@ class Circuit(AbstractResult):
         return (
             f"{len(self)} edges of {c['model']}, {how.get(c['method'], 'attributed by ' + c['method'].upper())}: by how"
             f" much {c['metric']} falls where an edge carries the other run's value ({c['direction']}; n = {self.n}"
-            f" independent pairs that differ in {c['variable']}, {said(c)}; 95 % bootstrap intervals in the table)."
+            f" independent pairs that differ in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -35,7 +35,7 @@ from interp_kit.core.config import (
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import heatmap, intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import t_interval
+from interp_kit.core.stats import mean_estimate
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
@@ -53,8 +53,8 @@ class DASResult(AbstractResult):
     train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
     pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
     equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
-    high: (cell,) of held_out, with a t interval over seeds. All that follows is (cell, seed) on the held-out pairs,
-    with its …_kept beside. random: a random subspace of k dimensions; full: the whole activation copied.
+    high: (cell,) of held_out, with a 95 % interval over seeds (nan for fewer than four). All that follows is (cell,
+    seed) on the held-out pairs, with its …_kept beside. random: a random subspace of k dimensions; full: the whole activation copied.
 
     Controls, nan where they were not asked for. placebo: the change of the learnt coordinates, as large, written in
     random directions; untrained: a subspace learnt in an untrained network; arbitrary: one learnt for a bit that is
@@ -154,9 +154,9 @@ class DASResult(AbstractResult):
             f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
             f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
-            f" in fitting, {said(c, 0, 'the base of')}; 95 % t intervals over seeds). Mean held-out share of controls"
-            f" that keep their answer: {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a random subspace"
-            f" {_mean(self.random)}, the full space {_mean(self.full)}. {self._controls()}"
+            f" in fitting, {said(c, 0, 'the base of')}; 95 % intervals over seeds, from four on). Mean held-out share"
+            f" of controls that keep their answer: {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a"
+            f" random subspace {_mean(self.random)}, the full space {_mean(self.full)}. {self._controls()}"
         )
 
     def _controls(self) -> str:
@@ -358,7 +358,7 @@ def _over_seeds(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     """(cell,) mean, low and high of (cell, seed) shares; nan where a seed has none."""
     rows = []
     for row in values:
-        estimate = t_interval(row, "seeds", (0.0, 1.0)) if np.isfinite(row).all() else None
+        estimate = mean_estimate(row, "seeds", (0.0, 1.0)) if np.isfinite(row).all() else None
         rows.append((estimate.value, estimate.low, estimate.high) if estimate else (np.nan,) * 3)
     mean, low, high = np.array(rows).T
     return mean, low, high

@@ -18,7 +18,7 @@ from interp_kit.core.config import check_count
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, t_interval, wilson
+from interp_kit.core.stats import Estimate, mean_estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask, Example
 from interp_kit.core.types import HookedModel, initialisation, model_name
 from interp_kit.models.calling import check_length, whole_text
@@ -56,7 +56,7 @@ class EvaluationResult(AbstractResult):
     def estimate(self, split: str = SEEN, field: str = EXACT) -> Estimate:
         """The model's share of right inputs with Wilson's interval. Raises ValueError for an unknown split or field."""
         hits = self._hits(self.exact, self.right, split, field)
-        return wilson(int(hits.sum()), len(hits))
+        return wilson(int(hits.sum()), len(hits), of_all("inputs", bool(self.config.get("whole"))))
 
     def baseline(self, name: str, split: str = SEEN, field: str = EXACT) -> float:
         """The share of right inputs of "majority" or "lookup"; its exact match is every field right."""
@@ -97,8 +97,9 @@ class EvaluationResult(AbstractResult):
         n = " and ".join(f"{self.estimate(split).n} {split}" for split in self.splits)
         return (
             f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n = {n}"
-            " distinct inputs; 95 % Wilson intervals over inputs), beside baselines that know the seen inputs alone:"
-            " their majority by field, and a lookup table that answers with the nearest (of a seen input, itself)."
+            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside baselines that know the"
+            " seen inputs alone: their majority by field, and a lookup table that answers with the nearest (of a seen"
+            " input, itself)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -139,7 +140,7 @@ class HeldOutResult(AbstractResult):
         return tuple(np.unique(self.omitted).tolist())
 
     def estimate(self, omitted: int, of: str = "model") -> Estimate:
-        """Mean exact match of "model", "majority" or "lookup" with Student's t interval over omission sets.
+        """Mean exact match of "model", "majority" or "lookup" with its 95 % interval over omission sets.
 
         Models that leave out the same set are averaged first: seeds do not make a set count twice. Raises ValueError
         where no model leaves out that many.
@@ -149,10 +150,10 @@ class HeldOutResult(AbstractResult):
         values: np.ndarray = getattr(self, of)
         sets = np.unique(self.omission_set[self.omitted == omitted])
         means = np.array([values[self.omission_set == number].mean() for number in sets])
-        return t_interval(means, unit="omission sets", bounds=(0.0, 1.0))
+        return mean_estimate(means, unit="omission sets", bounds=(0.0, 1.0))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a number of inputs left out: mean exact match, t interval over omission sets, both baselines."""
+        """One row a number of inputs left out: mean exact match, interval over omission sets, both baselines."""
         rows = []
         for size in self.sizes:
             row: dict[str, object] = {"omitted": size, "total": self.total}
@@ -172,8 +173,8 @@ class HeldOutResult(AbstractResult):
         """See AbstractResult."""
         n = ", ".join(f"{self.estimate(size).n} sets of {size}" for size in self.sizes)
         return (
-            f"Exact match on inputs never trained on, by how many of the {self.total} are left out (n = {n}; 95 % t"
-            " intervals over omission sets, one dot a model; equal values give an interval of no width), beside a"
+            f"Exact match on inputs never trained on, by how many of the {self.total} are left out (n = {n}; 95 %"
+            " intervals over omission sets, one dot a model), beside a"
             " lookup table that answers with the nearest seen input and the majority of the seen inputs by field."
         )
 
@@ -274,6 +275,7 @@ def evaluate(
             "model": model_name(model),
             "initialisation": initialisation(model),
             "task": task.name,
+            "whole": len(distinct) == task.n_worlds,
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
         },

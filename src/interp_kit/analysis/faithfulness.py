@@ -20,7 +20,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import COLOURS, new_axes
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio
+from interp_kit.core.stats import ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
@@ -36,7 +36,7 @@ class FaithfulnessResult(AbstractResult):
 
     sizes: (size,) edges kept; share: (size,) of all edges, which is what areas are taken over: on MIB's grid the share
     that was asked for, not the one that rounding leaves; total: edges of the model; value, low, high: (size,) with
-    bootstrap 95 % over units of pairs; random: (order, size) of edges in random orders, the control; cpr: area under
+    95 % intervals over units of pairs; random: (order, size) of edges in random orders, the control; cpr: area under
     the curve over the share of edges; cmd: area between the curve and 1, 0 at best; both nan where the circuit does not
     rank all edges, or the sizes lack some of MIB's: they are MIB's figures (`areas`), and no others go by that name.
     random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
@@ -81,8 +81,8 @@ class FaithfulnessResult(AbstractResult):
         areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs, {said(c)}; 95 %"
-            " bootstrap;"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs{scope(c)},"
+            f" {said(c)}; 95 % intervals;"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
@@ -173,7 +173,7 @@ def faithfulness(
             f"{measured.name} is the same with all edges and with none: there is nothing to be faithful to"
         )
     unit = pairs.units()
-    found, low, high = bootstrap_ratio(values - nothing, gap, groups=unit)
+    found, low, high = ratio_interval(values - nothing, gap, groups=unit)
     curves = found.reshape(len(orders), len(numbers))
     grid = _on_grid(shares) if whole else None
     cprs, cmds = np.array([(np.nan, np.nan) if grid is None else areas(curve[grid]) for curve in curves]).T
@@ -198,6 +198,7 @@ def faithfulness(
             "task": into.task,
             "variable": pairs.variable,
             "target": pairs.target,
+            "whole": pairs.whole,
             "method": circuit.config["method"],
             "ablation": ablation,
             "grid": sizes if isinstance(sizes, str) else "given",

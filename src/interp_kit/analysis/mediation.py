@@ -22,7 +22,7 @@ from interp_kit.core.batch import PairBatch
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, bootstrap_ratio, t_interval, wilson
+from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_all, ratio_interval, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.decode import complete
@@ -30,7 +30,7 @@ from interp_kit.models.hold import on_model
 
 SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
 SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
-FEWEST = 4  # independent units of pairs: with fewer an interval says nothing
+FEWEST = FEWEST_OF_RATIO  # independent units of pairs: with fewer there is no interval
 TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
 ROUTES = ("via token", "direct", "latent", "relayed")
 
@@ -112,7 +112,7 @@ class MechanismResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
             f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
-            f" {c['pair_kind']}, {self.dropped} unsolved left out{self._aside()}; 95 % bootstrap intervals; 0: as"
+            f" {c['pair_kind']}{scope(c)}, {self.dropped} unsolved left out{self._aside()}; 95 % intervals; 0: as"
             f" unpatched, 1: as the other run). Verdict: {self.verdict}."
         )
 
@@ -156,16 +156,16 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
     sender: tuple[str, ...] = ()
     by_sender = tuple(np.zeros((3, 0)))
-    route, low, high = np.full((3, len(ROUTES)), np.nan)
+    route, low, high, least, most = np.full((5, len(ROUTES)), np.nan)
     latent, units, used = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0, 0
     if len(kept):
         pairs = natural.take(kept.tolist()).apart(both_ways=True)
         units, used = len(np.unique(pairs.units())), len(pairs)
-        route, low, high = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        route, low, high, least, most = _patch_routes(model, pairs, _routes(pairs, mediator, target))
         single = patch_senders(model, pairs)
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
         latent = _latent(model, pairs, mediator, target)
-    verdict = _verdict(solved, token, (route, low, high), latent, units)
+    verdict = _verdict(solved, token, (route, least, most), latent, units)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -193,6 +193,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
             "metric": "logit difference",
             "pairs": used,
             "units": units,
+            "whole": natural.whole and used == len(natural),
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },
     )
@@ -204,10 +205,11 @@ def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
     before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
     right = before > 0
     n = int(right.sum())
+    unit = of_all("worlds", pairs.whole and n == len(pairs))
     return (
-        wilson(int((after[right] < 0).sum()), n, "worlds")
+        wilson(int((after[right] < 0).sum()), n, unit)
         if n
-        else Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
     )
 
 
@@ -226,11 +228,16 @@ def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str
 
 
 def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tuple[str, ...]]) -> tuple:
+    """(5, route): recovered, low, high, and between what it surely lies: low and high, or what the least and the most
+    of the pairs give by themselves if pairs that agree to the last digit leave no interval."""
     present = [name for name in ROUTES if routes[name]]
     result: PatchingResult = patch_senders(model, pairs, senders=[routes[name] for name in present])
-    filled = [np.zeros(len(ROUTES)) for _ in range(3)]
+    by_pair = (result.values - result.start) / (result.goal - result.start)
+    least = np.where(np.isnan(result.low), by_pair.min(-1), result.low)
+    most = np.where(np.isnan(result.high), by_pair.max(-1), result.high)
+    filled = [np.zeros(len(ROUTES)) for _ in range(5)]
     for i, name in enumerate(present):
-        for array, values in zip(filled, (result.recovered, result.low, result.high), strict=True):
+        for array, values in zip(filled, (result.recovered, result.low, result.high, least, most), strict=True):
             array[ROUTES.index(name)] = values[i]
     return tuple(filled)
 
@@ -246,7 +253,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     goal = swept.other
     assert goal is not None
     held = [
-        bootstrap_ratio(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
+        ratio_interval(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
         if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6
         else np.full(len(edits), np.nan)
         for j in range(2)
@@ -268,18 +275,18 @@ def _verdict(
     latent: tuple[np.ndarray, ...],
     units: int,
 ) -> str:
-    """routes: recovery of each of ROUTES, and the ends of its interval."""
-    route, low, high = routes
+    """routes: recovery of each of ROUTES, and between what it surely lies."""
+    route, least, most = routes
     if solved.value < SOLVED:
         return "none"
-    if units < FEWEST or np.isnan(low).any():
+    if units < FEWEST or np.isnan(least).any():
         return TOO_FEW
-    opposed = OPPOSED + " and ".join(opposing) if (opposing := _opposing(high)) else ""
+    opposed = OPPOSED + " and ".join(opposing) if (opposing := _opposing(most)) else ""
     best = int(np.argmax(route))
     name = ROUTES[best]
-    if low[best] <= 0.5:
+    if not least[best] > 0.5:
         return f"mixed{opposed}" if route.clip(min=0).sum() > 0.5 else "none"
-    if (np.delete(low, best) > SHARED).any():
+    if (np.delete(least, best) > SHARED).any():
         return f"mixed{opposed}"
     by_token = token.value > 0.5
     if by_token != (name == "via token") and name != "relayed":
@@ -294,5 +301,5 @@ def _opposing(high: np.ndarray) -> tuple[str, ...]:
 
 
 def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:
-    """Each route's recovery over models, with a t interval over seeds."""
-    return {name: t_interval([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}
+    """Each route's recovery over models, with its interval over seeds."""
+    return {name: mean_estimate([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}

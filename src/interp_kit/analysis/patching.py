@@ -21,7 +21,7 @@ from interp_kit.core.config import check_choice, check_flag, check_names
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio, counted
+from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
@@ -34,8 +34,8 @@ class PatchingResult(AbstractResult):
     """Recovered metric by site: one entry an edit.
 
     site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
-    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: bootstrap 95 %
-    over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) the metric of the two unpatched
+    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: 95 %
+    interval over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) that of the two unpatched
     runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
     dropped: pairs left out because the model does not solve both sides (config["solved"] says of how many it does);
     sender patching has sender positions instead.
@@ -88,7 +88,7 @@ class PatchingResult(AbstractResult):
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
             f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
-            f" completions, {said(c, self.dropped)}; 95 % bootstrap intervals in the table)."
+            f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table)."
         )
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -236,7 +236,7 @@ def _swept(
             f" {len(pairs)} pairs), so there is nothing to recover"
         )
     unit = pairs.units()
-    recovered, low, high = bootstrap_ratio(values - start, goal - start, groups=unit)
+    recovered, low, high = ratio_interval(values - start, goal - start, groups=unit)
     return PatchingResult(
         site=tuple(mark.site for mark in marks),
         layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
@@ -258,6 +258,7 @@ def _swept(
             "target": pairs.target,
             "inputs": tuple(name for name in pairs.clean.inputs if any(name in differs for differs in pairs.differs)),
             "completion": pairs.completion,
+            "whole": pairs.whole,
             "metric": metric(pairs).name,
             "direction": direction,
             **counted_solved(solved, left_out=dropped, only_solved=only_solved),

@@ -20,7 +20,7 @@ from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import bootstrap_ratio, counted
+from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
 
@@ -30,7 +30,7 @@ class PathPatchingResult(AbstractResult):
     """Recovered metric by path: one entry a group of edges.
 
     path: (path,) names; recovered, low, high: (path,) ratio of means, 0 = the run patched into, 1 = the other run, with
-    bootstrap 95 % over units of pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched
+    95 % intervals over units of pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched
     runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units); config["solved"]: of how many pairs
     the model solves both sides.
     """
@@ -61,7 +61,7 @@ class PathPatchingResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: recovered {c['metric']} where single edges carry the other run's value"
             f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
-            f" in {c['variable']}, {said(c)}; 95 % bootstrap)."
+            f" in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -112,7 +112,7 @@ def path_patch(
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(f"clean and corrupt do not differ in {measured.name}, so there is nothing to recover")
     unit = pairs.units()
-    recovered, low, high = bootstrap_ratio(values[2:] - start, goal - start, groups=unit)
+    recovered, low, high = ratio_interval(values[2:] - start, goal - start, groups=unit)
     solved = both_sides(measured, pairs, lambda tokens, reads: graph.logits(tokens, reads)[0])
     result = PathPatchingResult(
         path=tuple(listed),
@@ -129,6 +129,7 @@ def path_patch(
             "task": into.task,
             "variable": pairs.variable,
             "target": pairs.target,
+            "whole": pairs.whole,
             "metric": measured.name,
             "direction": direction,
             **counted_solved(solved),

@@ -16,7 +16,7 @@ from interp_kit.analysis.probing import MEASURED, ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, t_interval
+from interp_kit.core.stats import Estimate, mean_estimate
 
 MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth the word "computed"
 
@@ -26,8 +26,9 @@ class ReadabilityResult(AbstractResult):
     """For each label the chosen cell, and what the reporting seeds show there.
 
     cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
-    baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where the margin's interval
-    is above zero and every reporting seed passes the max-statistic; "visible" where a probe on the visible tokens does
+    baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where every reporting seed
+    passes the max-statistic by a margin above MARGIN, as must the margin's interval where four seeds or more give one;
+    "visible" where a probe on the visible tokens does
     as well or better; else "not shown".
     """
 
@@ -64,7 +65,7 @@ class ReadabilityResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         return (
-            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % t interval"
+            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % interval"
             f" over n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
             " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
         )
@@ -133,11 +134,12 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     k = int(np.flatnonzero(most.any(0))[-1])
     j = int(np.argmax(most[:, k]))
     bounds = (-np.inf, 1.0)
-    score = t_interval([r.score[i, j, k] for r in reporting], bounds=bounds)
-    gain = t_interval([(r.score - r.baseline())[i, j, k] for r in reporting], bounds=bounds)
+    score = mean_estimate([r.score[i, j, k] for r in reporting], bounds=bounds)
+    margins = [(r.score - r.baseline())[i, j, k] for r in reporting]
+    gain = mean_estimate(margins, bounds=bounds)
     raw = float(np.mean([r.raw[i, k] for r in reporting]))
     passed = all(r.score[i, j, k] > r.null_high[i, j, k] for r in reporting)
-    if passed and gain.low > MARGIN:
+    if passed and min(margins) > MARGIN and not gain.low <= MARGIN:
         verdict = "computed"
     else:
         verdict = "visible" if passed and raw > score.value - MARGIN else "not shown"

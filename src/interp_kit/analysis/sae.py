@@ -26,7 +26,7 @@ from interp_kit.core.folders import replacing_directory
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, bootstrap_mean, bootstrap_ratio
+from interp_kit.core.stats import Estimate, mean_interval, ratio_interval
 from interp_kit.core.task import AbstractTask
 from interp_kit.core.types import HookedModel, model_name
 from interp_kit.models.hold import on_model
@@ -107,7 +107,7 @@ class SAEResult(AbstractResult):
         return (
             f"What a sparse autoencoder of {len(self.frequency)} latents keeps of {self.hook}: variance, and the"
             f" cross-entropy of the answers between mean ablation (0) and the model as it is (1), over n = {train.n}"
-            f" {train.unit} trained on and {test.n} held out (95 % bootstrap intervals), beside a PCA of the"
+            f" {train.unit} trained on and {test.n} held out (95 % intervals), beside a PCA of the"
             f" {self.pca_rank} directions that its L0 of {train.value:.1f} amounts to."
             f" {self.distinct_vectors} distinct vectors were trained on; {self.dead.value:.0%} of the latents are dead."
             + "".join(f" Note: {note}." for note in self.notes)
@@ -222,7 +222,7 @@ def evaluate_sae(
             found[f"{prefix}variance_explained"][split] = _ratio(spread - error, spread)
         here = {name: values[rows.cpu().numpy()] for name, values in loss.items()}
         for name, values in here.items():
-            found[f"ce_{name}"][split] = _estimate(bootstrap_mean(values[None]), len(values))
+            found[f"ce_{name}"][split] = _estimate(mean_interval(values[None]), len(values))
         for field, by, ablation in RECOVERIES:
             found[field][split] = _recovered(here["clean"], here[by], here[ablation])
         for ablation in ("mean", "zero"):
@@ -270,7 +270,7 @@ def _per_example(acts: Activations, values: Tensor, which: Bool[Tensor, " vector
 
 
 def _ratio(numerator: Float[np.ndarray, " example"], denominator: Float[np.ndarray, " example"]) -> Estimate:
-    return _estimate(bootstrap_ratio(numerator[None], denominator), len(denominator))
+    return _estimate(ratio_interval(numerator[None], denominator), len(denominator))
 
 
 def _estimate(interval: tuple[np.ndarray, np.ndarray, np.ndarray], n: int) -> Estimate:

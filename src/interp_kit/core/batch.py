@@ -24,7 +24,8 @@ class TokenBatch:
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
     (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
     exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id; fingerprint:
-    of the task (see `core.identity`), "" if only its name is known.
+    of the task (see `core.identity`), "" if only its name is known; whole: these are all the examples that the task
+    has, so no sample.
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -39,6 +40,7 @@ class TokenBatch:
     task: str
     vocabulary: tuple[str, ...]
     fingerprint: str = ""
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.mask.is_meta or not (self.mask[:, 1:] > self.mask[:, :-1]).any():
@@ -105,6 +107,7 @@ class TokenBatch:
             positions={name: value[index] for name, value in self.positions.items()},
             labels={name: value[index] for name, value in self.labels.items()},
             answer={name: value[index] for name, value in self.answer.items()},
+            whole=self.whole and len(index.unique()) == len(self),
         )
 
     def to(self, device: str | torch.device) -> "TokenBatch":
@@ -125,7 +128,8 @@ class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 
     variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
-    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs.
+    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs; whole: these are all such
+    pairs that the task has, so no sample.
     """
 
     clean: TokenBatch
@@ -134,6 +138,7 @@ class PairBatch:
     target: str
     completion: str
     differs: tuple[tuple[str, ...], ...]
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.clean.tokens.shape != self.corrupt.tokens.shape or not torch.equal(self.clean.mask, self.corrupt.mask):
@@ -166,8 +171,13 @@ class PairBatch:
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
         """These pairs, in this order."""
         index = _rows(rows, len(self))
-        differs = tuple(self.differs[i] for i in index.tolist())
-        return replace(self, clean=self.clean.take(index), corrupt=self.corrupt.take(index), differs=differs)
+        return replace(
+            self,
+            clean=self.clean.take(index),
+            corrupt=self.corrupt.take(index),
+            differs=tuple(self.differs[i] for i in index.tolist()),
+            whole=self.whole and len(set(index.tolist())) == len(self),
+        )
 
     def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """The tokens of both sides of each pair."""
@@ -270,6 +280,7 @@ def collate(task: AbstractTask, examples: list[Example], device: str | torch.dev
         task=task.name,
         vocabulary=task.vocabulary,
         fingerprint=task.identity.fingerprint,
+        whole=len({example.tokens for example in examples}) == task.n_worlds,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from interp_kit.core.batch import PairBatch, TokenBatch
 
+POOL = 4096  # examples of which every two are compared to make pairs
 Completion = Literal["own", "clean", "free"]
 
 
@@ -81,6 +82,11 @@ class AbstractTask(ABC):
     numeric: tuple[str, ...]
     vocabulary: tuple[str, ...]
     pad: int
+
+    @property
+    def n_worlds(self) -> int | None:
+        """How many distinct examples there are, or None where that is not known."""
+        return None
 
     @abstractmethod
     def enumerate(self) -> list[Example]:
@@ -148,7 +154,7 @@ class AbstractTask(ABC):
             everything = self.enumerate()
         except ValueError:
             everything = []
-        if 0 < len(everything) <= 4096:
+        if 0 < len(everything) <= POOL:
             return everything
         return list({example.tokens: example for example in self.sample(2000, seed)}.values())
 
@@ -206,7 +212,8 @@ class AbstractTask(ABC):
             ]
         if generate is not None:
             clean, corrupt = self._complete(clean, generate), self._complete(corrupt, generate)
-        return make_pairs(self, clean, corrupt, variable, target, completion)
+        made = make_pairs(self, clean, corrupt, variable, target, completion)
+        return replace(made, whole=self._lists_all and len(chosen) < limit)
 
     def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
         """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the
@@ -229,7 +236,13 @@ class AbstractTask(ABC):
             raise ValueError(
                 f"no conflict prompt: in none of {len(written)} pairs does {variable!r} alone change {target!r}"
             )
-        return make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
+        made = make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
+        return replace(made, whole=self._lists_all)
+
+    @property
+    def _lists_all(self) -> bool:
+        """Whether `pool` is every example there is."""
+        return self.n_worlds is not None and self.n_worlds <= POOL
 
     def _warn_unrelated(self, variable: str, target: str, chosen: list[tuple[Example, Example]]) -> None:
         """Warn where the target differs in every pair for another reason than the variable. Tasks that define no

@@ -22,7 +22,7 @@ from interp_kit.core.parallel import in_processes
 from interp_kit.core.plotting import heatmap, new_axes
 from interp_kit.core.result import KIND as RESULT
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, t_interval
+from interp_kit.core.stats import Estimate, mean_estimate
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.recipes.audit_case import Case, Method, with_own_edges
 from interp_kit.recipes.audit_methods import METHODS
@@ -61,19 +61,20 @@ class AuditResult(AbstractResult):
     config: Mapping[str, Any]
 
     def over_circuits(self, method: int) -> Estimate:
-        """Mean AUROC with a t interval over circuits, each its mean over seeds."""
-        return t_interval(self.auroc[method].mean(-1), "circuits", (0.0, 1.0))
+        """Mean AUROC with its interval over circuits, each its mean over seeds."""
+        return mean_estimate(self.auroc[method].mean(-1), "circuits", (0.0, 1.0))
 
     def twinned(self) -> dict[str, np.ndarray]:
         """Planted model -> (method, twin) AUROC on the networks that were taught to compute as it does."""
         return {name: self.trained[:, [of == name for of in self.twin_of]] for name in dict.fromkeys(self.twin_of)}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a method and circuit, planted or trained: AUROC with t interval over seeds; the control, cost."""
+        """One row a method and circuit, planted or trained: AUROC with interval over seeds (nan for fewer than four);
+        the control, cost."""
         rows = []
         for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
             for j, circuit in enumerate(self.circuit):
-                found = t_interval(self.auroc[i, j], "seeds", (0.0, 1.0))
+                found = mean_estimate(self.auroc[i, j], "seeds", (0.0, 1.0))
                 rows.append(
                     {
                         "level": level,
@@ -91,7 +92,7 @@ class AuditResult(AbstractResult):
             for circuit, scores in self.twinned().items():
                 if np.isnan(scores[i]).any():
                     continue
-                found = t_interval(scores[i], "networks", (0.0, 1.0))
+                found = mean_estimate(scores[i], "networks", (0.0, 1.0))
                 rows.append(
                     {
                         "level": level,
@@ -115,7 +116,7 @@ class AuditResult(AbstractResult):
                     "level": level,
                     "method": method,
                     "AUROC": round(found.value, 3),
-                    "95 % over circuits": f"{found.low:.2f} to {found.high:.2f}",
+                    "95 % over circuits": "none" if np.isnan(found.low) else f"{found.low:.2f} to {found.high:.2f}",
                     **{f"{name}, trained": round(float(auroc[i].mean()), 2) for name, auroc in self.twinned().items()},
                     "worst": f"{self.auroc[i, worst].mean():.2f} ({self.circuit[worst]})",
                     "untrained": round(float(self.control[i].mean()), 2),

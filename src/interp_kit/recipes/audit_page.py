@@ -61,7 +61,7 @@ def page(result: AuditResult) -> Report:
             (
                 Figure(result.plot(), result.caption()),
                 Table(result.summary(), "Every method over all circuits; forwards: runs of the pairs, median."),
-                Table(result.to_frame(), "Every method on every circuit, with t intervals over bases.", folded=True),
+                Table(result.to_frame(), "Every method on every circuit, with intervals over bases.", folded=True),
             ),
         ),
         Section(

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.mediation import ROUTES
 from interp_kit.core.plotting import intervals
+from interp_kit.core.stats import scope
 from interp_kit.recipes.boolean_words import alike, findings, mlps_against_heads, path_taken, readable, solves, solving
 from interp_kit.reports.report import Figure, Report, Section, Table
 
@@ -148,8 +149,8 @@ def _path_section(study: "Study") -> Section:
     routes = Figure(
         routes_figure(everyone),
         "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        f" the other world (n = {_span(units)} pairs of worlds that differ in D alone, A = 0, each taken both ways; 95"
-        " % bootstrap intervals over pairs). 0: nothing"
+        f" the other world (n = {_span(units)} pairs of worlds that differ in D alone, A = 0, each taken both ways"
+        f"{scope(study.models[0].mechanism.config)}; 95 % intervals over pairs). 0: nothing"
         " comes back, 1: all of it. The planted models are positive controls. A model that does not solve newD, as the"
         " untrained one, has no difference that could come back: its line is empty, and it is named by no route.",
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp_kit.analysis.mediation import OPPOSED, SOLVED, TOO_FEW, route_summary
-from interp_kit.core.stats import t_interval
+from interp_kit.core.stats import mean_estimate
 
 if TYPE_CHECKING:
     from interp_kit.recipes.boolean_report import Examination, Study
@@ -42,7 +42,7 @@ def solving(study: "Study") -> str:
         return f"All {n} models answer each of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
     return (
         f"{perfect} of {n} models answer all {inputs} inputs exactly; mean exact match"
-        f" {t_interval(exact, bounds=(0.0, 1.0))}. What follows is about models that do not all solve the task."
+        f" {mean_estimate(exact, bounds=(0.0, 1.0))}. What follows is about models that do not all solve the task."
     )
 
 
@@ -136,7 +136,7 @@ def held_out(study: "Study") -> tuple[str, ...]:
     for size in held_out.sizes:
         model, lookup = held_out.estimate(size), held_out.estimate(size, "lookup")
         parts.append(
-            f"{model.value:.2f} [{model.low:.2f}, {model.high:.2f}] with {size} of {held_out.total} inputs left out"
+            f"{model.short()} with {size} of {held_out.total} inputs left out"
             f" (n = {model.n} omission sets; nearest-neighbour lookup {lookup.value:.2f})"
         )
     return (f"On inputs never trained on, exact match is {'; '.join(parts)}.",)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.ablation import AblationResult
 from interp_kit.core.plotting import heatmap, intervals
-from interp_kit.core.stats import bootstrap_mean
+from interp_kit.core.stats import mean_interval
 from interp_kit.recipes.culture_curve import AIM, LEAST, plot_curve, quizzes_to_reach, schedule_ends
 from interp_kit.recipes.culture_scores import CultureTests
 from interp_kit.reports.report import Figure, Report, Section, Table
@@ -155,7 +155,7 @@ def _ablation_section(study: "Study") -> Section:
         parts.append(
             Table(
                 m.layers_exact.grouped({"all": range(n), **m.task_of}),
-                f"{m.name}: share of quizzes solved greedily that is lost (95 % bootstrap intervals over quizzes).",
+                f"{m.name}: share of quizzes solved greedily that is lost (95 % intervals over quizzes).",
                 folded=True,
             )
         )
@@ -272,7 +272,7 @@ def _overlap_section(study: "Study") -> tuple[Section, ...]:
     names = list(study.models[0].parts.component)
     series = {}
     for m in study.models:
-        mean, low, high = bootstrap_mean(m.parts.effect[:, 0])
+        mean, low, high = mean_interval(m.parts.effect[:, 0])
         series[m.name] = (mean, low, high)
     return (
         Section(
@@ -284,7 +284,7 @@ def _overlap_section(study: "Study") -> tuple[Section, ...]:
             parts=(
                 Figure(
                     intervals(names, series, title="importance of parts", x_label="log-probability lost (nats)"),
-                    f"Mean ablation of every head and MLP (n = {study.models[0].parts.n} quizzes, 95 % bootstrap).",
+                    f"Mean ablation of every head and MLP (n = {study.models[0].parts.n} quizzes, 95 % intervals).",
                 ),
                 Figure(study.similarity.plot(), study.similarity.caption()),
                 Table(pd.DataFrame(study.similarity.to_frame()), "Overlap of the most important parts."),

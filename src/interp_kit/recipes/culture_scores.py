@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.core.plotting import intervals
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, t_interval, wilson
+from interp_kit.core.stats import Estimate, mean_estimate, wilson
 
 ALL = "all"
 UNIT = "quizzes"
@@ -64,7 +64,7 @@ class CultureTests(AbstractResult):
         m, level, rows = self._at(model, noise, structure, task)
         if not rows.any():
             return _nothing()
-        e = t_interval(self.loss[m, level, rows], UNIT, (0.0, np.inf))
+        e = mean_estimate(self.loss[m, level, rows], UNIT, (0.0, np.inf))
         return Estimate(float(np.exp(e.value)), float(np.exp(e.low)), float(np.exp(e.high)), e.n, UNIT)
 
     def to_frame(self) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from interp_kit.analysis.metrics import first_difference, logit_difference
 from interp_kit.analysis.sweep import sweep
 from interp_kit.core.batch import PairBatch
 from interp_kit.core.parallel import in_processes
+from interp_kit.core.stats import Estimate
 from interp_kit.core.types import HookedModel
 from interp_kit.recipes.culture_models import load_hooked
 from interp_kit.recipes.zoo import load, task_of
@@ -85,7 +86,8 @@ def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examine
 def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
     """The fewest edges, but not all of them, from which on the whole interval stays above that share; None where it
     does for none."""
-    good = curve.low >= share
+    as_whole = (curve.sizes[-1] == curve.total) & np.isclose(curve.values, curve.values[-1], rtol=1e-9, atol=0).all(1)
+    good = (as_whole & np.isnan(curve.low)) | (curve.low >= share)  # pairs that agree have no interval
     kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all() and size < curve.total]
     return kept[0] if kept else None
 
@@ -106,9 +108,10 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
         first = f"{name}: no circuit found; only with all {curve.total} edges does it answer as the whole model."
     else:
         at = int(np.flatnonzero(curve.sizes == size)[0])
+        kept = Estimate(*(float(ends[at]) for ends in (curve.value, curve.low, curve.high)), curve.n, "pairs")
         first = (
-            f"{name}: {size} of {curve.total} edges keep {curve.value[at]:.2f} [{curve.low[at]:.2f},"
-            f" {curve.high[at]:.2f}] of the logit difference on {curve.n} pairs that did not choose them, no two"
+            f"{name}: {size} of {curve.total} edges keep {kept.short()}"
+            f" of the logit difference on {curve.n} pairs that did not choose them, no two"
             f" of which share a text; as many random edges keep {round(float(random[at]), 2) + 0.0:.2f}."
         )
     second = f"CPR {curve.cpr:.2f} and CMD {curve.cmd:.2f}; random orders {curve.random_cpr.mean():.2f} and"

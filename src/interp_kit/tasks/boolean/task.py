@@ -52,6 +52,11 @@ class BooleanTask(AbstractTask):
         options = self.options()
         return options | {"equations": [list(pair) for pair in options["equations"].items()]}
 
+    @property
+    def n_worlds(self) -> int:
+        """How many worlds there are."""
+        return 2 ** len(self.inputs)
+
     def enumerate(self) -> list[Example]:
         """All 2**n worlds, `0,0,0,0,0` first. Raises ValueError for more than 16 inputs."""
         return self.examples(self.model.all_inputs())
