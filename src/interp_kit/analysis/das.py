@@ -54,7 +54,8 @@ class DASResult(AbstractResult):
     pairs whose two inputs are both used, or both unused, in fitting; kept: (cell, seed) share of held-out controls,
     equal in the variable and different in the target, that keep the base's answer, nan where there is none. mean, low,
     high: (cell,) of held_out, with a 95 % interval over seeds (nan for fewer than four). All that follows is (cell,
-    seed) on the held-out pairs, with its …_kept beside. random: a random subspace of k dimensions; full: the whole activation copied.
+    seed) on the held-out pairs, with its …_kept beside. random: a random subspace of k dimensions; full: the whole
+    activation copied.
 
     Controls, nan where they were not asked for. placebo: the change of the learnt coordinates, as large, written in
     random directions; untrained: a subspace learnt in an untrained network; arbitrary: one learnt for a bit that is
