@@ -113,8 +113,9 @@ class DASResult(AbstractResult):
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
             f" in fitting, {said(c, 0, 'the base of')}; 95 % t intervals over seeds). Mean held-out share of"
             f" controls that keep their answer: {_mean(self.kept)}. By the unedited model"
-            f" {_mean(self.baseline)}, a random subspace {_mean(self.random)}, the full space {_mean(self.full)}. {int(self.off_path.sum())} of"
-            f" {len(self.position)} cells are off the path (dots): the whole activation does less than the subspace."
+            f" {_mean(self.baseline)}, a random subspace {_mean(self.random)}, the full space {_mean(self.full)}."
+            f" {int(self.off_path.sum())} of {len(self.position)} cells are off the path (dots): the whole activation"
+            " does less than the subspace."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -194,6 +195,8 @@ def das(
     check_flag("progress", progress)
     options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span}
     options |= {"held_out": held_out, "limit": limit}
+    if layer is not None and not isinstance(layer, Sequence):
+        check_count("layer", layer, least=0, most=model.cfg.n_layers - 1)
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     for option, numbers in (("seeds", seeds), ("layer", layers)):
         if not len(numbers) or len(set(numbers)) < len(numbers):
