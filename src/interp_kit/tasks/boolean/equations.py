@@ -114,8 +114,8 @@ class StructuralModel:
         equation."""
         if not inputs or not equations:
             raise ValueError(
-                f"inputs {list(inputs)}, equations {dict(equations)}: a structural model needs at least one input and one"
-                " equation"
+                f"inputs {list(inputs)}, equations {dict(equations)}: a structural model needs at least one input and"
+                " one equation"
             )
         known: list[str] = []
         for name in (*inputs, *equations):
