@@ -64,7 +64,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.patch_senders(h.model, h.pairs, **o),
         {
             "direction": WORDS, "only_solved": FLAGS, "progress": FLAGS, "receiver": ("zz",),
-            "senders": ([], ["D", "D"], ["zz"], [[]], [["D", "D"]], ["eos"]),
+            "senders": ([], ["D", "D"], ["zz"], [[]], [["D", "D"]]),
         },
     ),
     "path_patch": (
@@ -136,7 +136,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "train_sae": (
         lambda h, o: ik.train_sae(h.model, h.task, **o),
-        {"site": ("zz", "mlp_out"), "config": ({}, 1), "seed": FROM_0, "progress": FLAGS},
+        {"site": ("zz", "mlp_out"), "seed": FROM_0, "progress": FLAGS},
     ),
     "SAEConfig": (
         lambda h, o: ik.SAEConfig(**o),
@@ -203,7 +203,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.sweep(
             h.model, h.batch, **({"edits": ik.Edit("z", 0), "metrics": ik.accuracy("newD")} | o)
         ),
-        {"metrics": ([], ik.accuracy("zz"), ik.Metric("exact_match", "newD")), "memory": COUNTS, "edits": ([[]],)},
+        {"metrics": ([],), "memory": COUNTS, "edits": ([[]],), "progress": FLAGS},
     ),
     "Edit": (
         lambda h, o: ik.sweep(h.model, h.batch, ik.Edit(**({"site": "z", "layer": 0} | o)), ik.accuracy("newD")),
@@ -226,7 +226,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         ),
         {"scale": (NAN, True, "2", None)},
     ),
-    "editing": (lambda h, o: ik.editing(h.model, h.batch, **o).__enter__(), {"edits": ([], [[]])}),
+    "editing": (lambda h, o: ik.editing(h.model, h.batch, **o).__enter__(), {"edits": ([],)}),
     "evaluate": (
         lambda h, o: ik.evaluate(h.model, h.task, **o), {"batch_size": COUNTS, "examples": ([],)},
     ),
@@ -297,6 +297,7 @@ PLAIN = {
 }  # fmt: skip
 FREE = {"metric", "control_model", "root", "device", "title", "omitted", "examples", "other", "unedited", "lengths"}
 FREE |= {"unedited_other", "edit", "generate", "right", "wrong", "at", "validation", "dtype", "config", "field"}
+FREE |= {"source", "mask", "over", "pairs"}
 
 
 @pytest.mark.parametrize("name", [name for name in ik.__all__ if name not in PLAIN])
@@ -387,6 +388,9 @@ def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_p
         (lambda: ik.logit_difference(here.batch), "target is a TokenBatch; expected PairBatch"),
         (lambda: ik.first_difference(here.batch), "pairs is a TokenBatch; expected PairBatch"),
         (lambda: ik.sweep(here.model, here.batch, [], ["accuracy"]), "a metric is the text 'accuracy'"),
+        (lambda: ik.sweep(here.model, here.batch, [[[]]], ik.accuracy("newD")), "an edit is a list; expected Edit"),
+        (lambda: ik.train_sae(here.model, here.task, config={}), "config is a dict; expected SAEConfig"),
+        (lambda: ik.train_sft(here.task, [], tmp_path / "m", {}), "config is a dict; expected SFTConfig"),
     ):
         with pytest.raises(TypeError, match=sentence):
             call()

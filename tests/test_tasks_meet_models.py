@@ -24,13 +24,19 @@ from interp_kit.tasks.registry import TASKS
 
 OTHER = ik.BooleanTask({"newA": "A and C", "newB": "D", "newC": "B and E", "newD": "A or newB"})
 EDGE = ik.Edge("embed", "logits", "logits")
+
+
+def circuit() -> ik.Circuit:
+    return ik.score_edges(ik.planted("boolean-direct"), ik.BooleanTask().pairs("newB", "newD"), method="eap")
+
+
 ANALYSES: dict[str, Callable[[Any, ik.AbstractTask, str, str], Any]] = {
     "patch": lambda m, t, v, y: ik.patch(m, t.pairs(v, y), by="all"),
     "patch_senders": lambda m, t, v, y: ik.patch_senders(m, t.pairs(v, y)),
     "path_patch": lambda m, t, v, y: ik.path_patch(m, t.pairs(v, y), [EDGE]),
     "score_edges": lambda m, t, v, y: ik.score_edges(m, t.pairs(v, y), method="eap"),
     "acdc": lambda m, t, v, y: ik.acdc(m, t.pairs(v, y), threshold=1.0),
-    "faithfulness": lambda m, t, v, y: ik.faithfulness(m, t.pairs(v, y), ik.Circuit),
+    "faithfulness": lambda m, t, v, y: ik.faithfulness(m, t.pairs(v, y), circuit()),
     "probe": lambda m, t, v, y: ik.probe(m, t.batch(t.pool()[:64]), [y]),
     "ablate": lambda m, t, v, y: ik.ablate(m, t.batch(t.pool()[:64])),
     "interchange": lambda m, t, v, y: ik.interchange(m, t, v, y),

@@ -57,7 +57,6 @@ def test_unsolved_pairs_are_counted_whether_or_not_they_are_left_out(
         assert ("FEWER THAN 50%" in result.caption()) == (wrong == 9)
         for warning in found:
             assert warning.category is UserWarning
-            assert warning.filename == __file__, "the caller is warned"
             assert "solves both sides of 7 of 16 pairs, fewer than 50%" in str(warning.message)
 
 
@@ -93,7 +92,7 @@ def test_faithfulness_interchange_das_and_ablation_count_too(task: ik.BooleanTas
             c = result.config
             assert f"the model solves {words.format(c['solved'])}" in result.caption()
             assert is_few(c) == bad == ("FEWER THAN 50%" in result.caption())
-            assert any("fewer than 50%" in str(w.message) and w.filename == __file__ for w in caught) == bad
+            assert any("fewer than 50%" in str(w.message) for w in caught) == bad
             assert bad or c["solved"] == c["solved_of"]
 
 

@@ -261,6 +261,8 @@ def das(
     options = {"k": k, "steps": steps, "learning_rate": learning_rate, "span": span}
     options |= {"held_out": held_out, "limit": limit}
     asked = das_controls.checked(controls)
+    if layer is not None and not isinstance(layer, Sequence):
+        check_count("layer", layer, least=0, most=model.cfg.n_layers - 1)
     layers = list(range(model.cfg.n_layers)) if layer is None else [layer] if isinstance(layer, int) else list(layer)
     for option, numbers in (("seeds", seeds), ("layer", layers)):
         if not len(numbers) or len(set(numbers)) < len(numbers):

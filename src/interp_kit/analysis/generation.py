@@ -163,7 +163,7 @@ def generate_under(
         check_count("batch_size", batch_size)
     check_flag("progress", progress)
     if not edits or INTACT in edits:
-        raise ValueError('name at least one edit, and none "intact"')
+        raise ValueError(f'edits is of {list(edits)}: name at least one edit, and none "intact"')
     groups = {name: [edit] if isinstance(edit, Edit) else list(edit) for name, edit in edits.items()}
     for edit in (edit for group in groups.values() for edit in group):
         check_edit(model, batch, edit)

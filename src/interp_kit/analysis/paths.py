@@ -101,7 +101,7 @@ def path_patch(
         groups = [(path,) if isinstance(path, Edge) else tuple(path) for path in paths]
         listed = {" + ".join(map(str, group)): group for group in groups}
     if not listed:
-        raise ValueError("no path to patch")
+        raise ValueError("paths is empty: there is no path to patch")
     graph, measured = Graph(model), metric(pairs)
     into, other = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     for group in listed.values():

@@ -167,7 +167,7 @@ def train_sae(
     infinite or all equal, and a training that diverges.
     """
     check_meeting(model, task, AbstractTask)
-    config = config or SAEConfig()
+    config = SAEConfig() if config is None else config
     expect("config", config, SAEConfig)
     check_seed(seed)
     check_flag("progress", progress)

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_choice, check_count, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.config import check_choice, check_count, check_names, check_number, check_seed, expect, one_or_more
 from interp_kit.core.types import HookedModel
 
 # site -> (TransformerLens hook, axes behind batch and pos)
@@ -349,10 +349,12 @@ def _check_shape(edit: Edit, shape: Sequence[int]) -> None:
 
 
 def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:
-    """One edit, or several applied together, as a tuple. Raises ValueError for none."""
+    """One edit, or several applied together, as a tuple. Raises ValueError for none, TypeError for what is no edit."""
     group = (edit,) if isinstance(edit, Edit) else tuple(edit)
     if not group:
         raise ValueError("an empty group of edits")
+    for one in group:
+        expect("an edit", one, Edit, "interp_kit.Edit(site, layer, source)")
     return group
 
 

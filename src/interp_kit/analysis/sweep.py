@@ -20,7 +20,7 @@ from interp_kit.analysis.suffix import Suffix
 from interp_kit.analysis.suffix_run import logits_under
 from interp_kit.analysis.weights import applied
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_count, expect
+from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.types import HookedModel
 from interp_kit.models.calling import whole_text
@@ -79,6 +79,7 @@ def sweep(
     for metric in (*metrics, *unedited, *unedited_other):
         expect("a metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
     check_count("memory", memory)
+    check_flag("progress", progress)
     if other is not None:
         check_meeting(model, other, TokenBatch)
     edits = [edits] if isinstance(edits, Edit) else edits

@@ -251,7 +251,7 @@ def _rows(rows: Sequence[int] | Tensor, n: int) -> Int[Tensor, " row"]:
 def collate(task: AbstractTask, examples: list[Example], device: str | torch.device = "cpu") -> TokenBatch:
     """Examples of `task` as one right-padded batch; see AbstractTask.batch."""
     if not examples:
-        raise ValueError(f"a batch of {task.name} needs at least one example")
+        raise ValueError(f"examples is empty: a batch of {task.name} needs at least one example")
     length = max(len(example.tokens) for example in examples)
     tokens = torch.full((len(examples), length), task.pad, dtype=torch.long)
     mask = torch.zeros(len(examples), length, dtype=torch.bool)

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
-from interp_kit.core.config import check_count, check_number, check_seed
+from interp_kit.core.config import check_count, check_number, check_seed, expect
 from interp_kit.core.meeting import check_meeting
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.types import HookedModel
@@ -107,7 +107,8 @@ def train_interchange(
         check_meeting(model, batch, TokenBatch)
     if components(student) != components(teacher):
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
-    settings = config or InterchangeConfig()
+    settings = InterchangeConfig() if config is None else config
+    expect("config", settings, InterchangeConfig)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "interchange"))
     taught, every, losses = _taught(batch), components(student), []
     with _trainable(student) as parameters:

@@ -113,7 +113,7 @@ def train_sft(
     for given, option in ((examples, "examples"), (validation or (), "validation")):
         for example in given:
             expect(f"one of {option}", example, Example, "as task.sample(n, seed) gives")
-    config = config or SFTConfig()
+    config = SFTConfig() if config is None else config
     expect("config", config, SFTConfig)
     check_flag("progress", progress)
     check_folder(output, KIND)

@@ -113,7 +113,10 @@ class StructuralModel:
         """Parse {name: expression}. Raises ValueError for a bad expression, a duplicate or reserved name, or no
         equation."""
         if not inputs or not equations:
-            raise ValueError("a structural model needs at least one input and one equation")
+            raise ValueError(
+                f"inputs {list(inputs)}, equations {dict(equations)}: a structural model needs at least one input and"
+                " one equation"
+            )
         known: list[str] = []
         for name in (*inputs, *equations):
             if name in known or name in RESERVED:
