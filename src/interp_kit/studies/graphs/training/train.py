@@ -48,9 +48,9 @@ ARMS = (
 @dataclass(frozen=True)
 class Settings:
     """form: "direct" or "trace"; graphs, questions: graphs per step and network, questions on each; seconds: wall
-    time of training, without set-up and evaluation; warmup: steps; flat: part of the time before the rates fall linearly to 0;
-    curriculum: part of the time until the deepest questions come in; evaluated: questions of the test split; checked:
-    questions whose labels are compared with the task's before training."""
+    time of training, without set-up and evaluation; warmup: steps; flat: part of the time before the rates fall
+    linearly to 0; curriculum: part of the time until the deepest questions come in; evaluated: questions of the test
+    split; checked: questions whose labels are compared with the task's before training."""
 
     form: str = "direct"
     graphs: int = 256
