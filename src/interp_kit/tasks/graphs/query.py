@@ -1,0 +1,118 @@
+"""Exact answers to causal questions at the three levels, with what inference cost and every factor on the way."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from interp_kit.tasks.graphs.counterfactual import MECHANISMS, descendants, twin_families
+from interp_kit.tasks.graphs.elimination import Elimination, Factor, eliminate
+from interp_kit.tasks.graphs.models import DiscreteModel
+from interp_kit.tasks.graphs.treewidth import interaction, treewidth
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The distribution of a question's targets, and how it was found.
+
+    targets: their names; distribution: one axis per target; evidence: probability of what was given, 1 if nothing;
+    elimination: its order and factors, by number into `names` (copies in the counterfactual world end in `*`);
+    families: scopes of the network's factors before evidence was entered.
+    """
+
+    targets: tuple[str, ...]
+    distribution: np.ndarray
+    evidence: float
+    elimination: Elimination
+    names: tuple[str, ...]
+    families: tuple[tuple[int, ...], ...]
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """Variables in the order in which they were summed out."""
+        return tuple(self.names[v] for v in self.elimination.order)
+
+    @property
+    def factors(self) -> tuple[tuple[tuple[str, ...], np.ndarray], ...]:
+        """(names of its axes, values) of each intermediate factor, the last one over the targets, not normalised."""
+        return tuple((tuple(self.names[v] for v in f.scope), f.values) for f in self.elimination.factors)
+
+    @cached_property
+    def treewidth(self) -> int:
+        """Exact treewidth of the moralised graph of the ancestors of targets and evidence."""
+        return treewidth(interaction(self.families))
+
+
+def query(
+    model: DiscreteModel,
+    target: str | Sequence[str],
+    *,
+    do: Mapping[str, int] | None = None,
+    given: Mapping[str, int] | None = None,
+    counterfactual: Mapping[str, int] | None = None,
+    mechanism: str | None = None,
+) -> Answer:
+    """The exact distribution of `target` by variable elimination on the ancestors of target and evidence.
+
+        query(model, "y", given={"x": 1})                 P(y | x = 1)
+        query(model, "y", do={"x": 1})                    P(y | do(x = 1))
+        query(model, "y", given={"x": 0, "y": 0}, counterfactual={"x": 1}, mechanism="uniform")
+
+    Args:
+        model: A discrete model.
+        target: A variable, or several for their joint distribution.
+        do: Interventions that hold throughout, also in the counterfactual world unless it sets the same variable.
+        given: What was observed, under `do`.
+        counterfactual: What the observed world is imagined to have had instead; the target is then of that world.
+        mechanism: "selectors" or "uniform" (see `twin_factor`); needed with `counterfactual`, and only there.
+
+    Raises:
+        ValueError: for unknown names or values, no or repeated targets, a missing or needless mechanism, evidence of
+            probability 0, and a factor too large to hold.
+    """
+    targets = (target,) if isinstance(target, str) else tuple(target)
+    if not targets or len(set(targets)) != len(targets):
+        raise ValueError(f"the target is {target!r}: expected one variable, or several different ones")
+    if counterfactual is not None and mechanism not in MECHANISMS:
+        raise ValueError(f"mechanism is {mechanism!r}: tables do not say it, expected one of {', '.join(MECHANISMS)}")
+    if counterfactual is None and mechanism is not None:
+        raise ValueError(f"mechanism is {mechanism!r}, but only a counterfactual needs one: leave it out")
+    asked = [model.number(name) for name in targets]
+    fixed, seen, changed = (model.assignment(values) for values in (do, given, counterfactual))
+    for v in fixed.keys() & seen.keys():
+        if fixed[v] != seen[v]:
+            raise ValueError(f"{model.names[v]} is observed as {seen[v]} and set to {fixed[v]}: that cannot be")
+    world = model.mutilated(fixed)
+    n = len(model.names)
+    copies = {v: n + v for v in descendants(world, changed)} if changed else {}
+    keep = [copies.get(v, v) for v in asked]
+    relevant = _ancestors(world, copies, changed, {*keep, *seen})
+    families = twin_families(world, copies, changed, relevant, mechanism or "")
+    known = fixed | seen | {copies[v]: value for v, value in changed.items()}
+    held = {v: value for v, value in known.items() if v not in keep}
+    factors = [family.at(held) for family in families]
+    factors += [Factor((v,), np.eye(model.cardinalities[v])[seen[v]]) for v in keep if v in seen]
+    found = eliminate(factors, keep)
+    total = float(found.result.values.sum())
+    if not total > 0:
+        words = ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
+        raise ValueError(f"the evidence {words} has probability 0: nothing follows from it")
+    names = (*model.names, *(f"{name}*" for name in model.names))
+    scopes = tuple(family.scope for family in families)
+    return Answer(targets, found.result.values / total, total, found, names, scopes)
+
+
+def _ancestors(model: DiscreteModel, copies: Mapping[int, int], changed: Mapping[int, int], of: set[int]) -> set[int]:
+    """`of` and its ancestors in the twin network."""
+    original = {copy: v for v, copy in copies.items()}
+    found, edge = set(), set(of)
+    while edge:
+        v = edge.pop()
+        found.add(v)
+        if v in original:
+            parents = () if original[v] in changed else model.parents[original[v]]
+            edge |= {copies.get(p, p) for p in parents} - found
+        else:
+            edge |= set(model.parents[v]) - found
+    return found

@@ -1,0 +1,124 @@
+"""Orders of elimination and the exact treewidth of a graph, as {vertex: neighbours}."""
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import TypeVar
+
+V = TypeVar("V", bound=Hashable)
+Graph = dict[V, set[V]]
+
+
+def interaction(scopes: Iterable[Collection[V]]) -> Graph:
+    """The graph in which the variables of each scope are neighbours (of a model's families: the moral graph)."""
+    graph: Graph = {}
+    for scope in scopes:
+        for v in scope:
+            graph.setdefault(v, set()).update(scope)
+    for v, near in graph.items():
+        near.discard(v)
+    return graph
+
+
+def min_fill(graph: Graph, last: Collection[V] = ()) -> tuple[list[V], int]:
+    """All vertices but `last`, at each step the one whose removal joins the fewest pairs (ties: fewest neighbours, then
+    the first), and the width: most neighbours at removal."""
+    graph = {v: set(near) for v, near in graph.items()}
+    left, order, width = [v for v in graph if v not in last], [], 0
+    while left:
+        v = min(left, key=lambda v: (_fill(graph, v), len(graph[v])))
+        width = max(width, len(graph[v]))
+        _remove(graph, v)
+        left.remove(v)
+        order.append(v)
+    return order, width
+
+
+def treewidth(graph: Graph) -> int:
+    """Exact, by branch and bound over orders of elimination (Gogate & Dechter 2004): min-fill above, minor-min-width
+    below, simplicial and almost simplicial vertices first, each set of removed vertices once."""
+    return max((_treewidth(part) for part in _components(graph)), default=0)
+
+
+def _treewidth(graph: Graph) -> int:
+    best = min_fill(graph)[1]
+    seen: dict[frozenset, int] = {}
+
+    def search(rest: Graph, width: int) -> None:
+        nonlocal best
+        rest = {v: set(near) for v, near in rest.items()}
+        below = max(width, _minor_min_width(rest))
+        while below < best and (v := _reducible(rest, below)) is not None:
+            width = max(width, len(rest[v]))
+            _remove(rest, v)
+            below = max(below, width)
+        if below >= best:
+            return
+        if len(rest) <= width + 1:
+            best = width
+            return
+        key = frozenset(rest)
+        if seen.get(key, best) <= width:
+            return
+        seen[key] = width
+        for v in sorted(rest, key=lambda v: (_fill(rest, v), len(rest[v]))):
+            if len(rest[v]) < best:
+                after = {u: set(near) for u, near in rest.items()}
+                _remove(after, v)
+                search(after, max(width, len(rest[v])))
+
+    search(graph, 0)
+    return best
+
+
+def _components(graph: Graph) -> list[Graph]:
+    parts, left = [], set(graph)
+    while left:
+        reached, edge = set(), {next(iter(left))}
+        while edge:
+            reached |= edge
+            edge = {u for v in edge for u in graph[v]} - reached
+        parts.append({v: graph[v] for v in graph if v in reached})
+        left -= reached
+    return parts
+
+
+def _fill(graph: Graph, v: V) -> int:
+    near = graph[v]
+    return sum(len(near) - 1 - len(graph[u] & near) for u in near) // 2
+
+
+def _remove(graph: Graph, v: V) -> None:
+    near = graph.pop(v)
+    for u in near:
+        graph[u] |= near
+        graph[u] -= {u, v}
+
+
+def _reducible(graph: dict[V, set[V]], below: int) -> V | None:
+    """A vertex that may go first at no loss: its neighbours are a clique, or all but one of at most `below` are."""
+    for v, near in graph.items():
+        if _fill(graph, v) == 0:
+            return v
+        if len(near) <= below and any(_is_clique(graph, near - {u}) for u in near):
+            return v
+    return None
+
+
+def _is_clique(graph: dict[V, set[V]], vertices: set[V]) -> bool:
+    return all(len(graph[u] & vertices) == len(vertices) - 1 for u in vertices)
+
+
+def _minor_min_width(graph: Graph) -> int:
+    """A lower bound: contract a vertex of least degree into its neighbour of least degree, over and over."""
+    graph, bound = {v: set(near) for v, near in graph.items()}, 0
+    while graph:
+        v = min(graph, key=lambda v: len(graph[v]))
+        bound = max(bound, len(graph[v]))
+        near = graph.pop(v)
+        for u in near:
+            graph[u].discard(v)
+        if near:
+            into = min(near, key=lambda u: len(graph[u]))
+            for u in near - {into}:
+                graph[u].add(into)
+                graph[into].add(u)
+    return bound
