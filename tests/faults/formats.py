@@ -21,7 +21,7 @@ class Format:
 
     write: makes it in a folder, as run number `seed` would; read: its figures, by the public function. unsealed: names
     of files that hold no checksum and lie under none, so that a change from one valid file to another cannot be noticed
-    (people write them by hand); whatever else is done to them must still end in a declared error.
+    (people write and edit them by hand). Values that cannot be right must be refused there too.
     """
 
     name: str
@@ -74,11 +74,12 @@ def _gpt2(seed: int) -> Any:
 
 def _enter(root: Path, path: str, task: str = "boolean") -> None:
     """A manifest that names one checkpoint."""
-    from interp_kit.models.checkpoints import Entry, weights_hash, write_manifest
+    from interp_kit.models.checkpoints import Entry, deciding_files, weights_hash, write_manifest
 
     entry = Entry(
         path=path, sha256=weights_hash(root / path), task=task, recipe="tests", seed=1, initialisation="first",
         revision="0", omitted=("1,1,1,1,1",), metrics={"exact match": {"value": 0.5, "n": 32}},
+        files=deciding_files(root / path),
     )  # fmt: skip
     write_manifest({"model": entry}, root)
 
@@ -215,7 +216,7 @@ def write_round(folder: Path, seed: int) -> None:
         "judges": {f"culture/gpt_{i:03d}": f"{i}" * 64 for i in range(3)}, "maker": "a" * 64, "made at a time": 200,
         "made": 400, "judged": 90, "p": [[1.0, 0.25, 0.984375]] * 5,
     }  # fmt: skip
-    culture_round.write_json(folder / culture_round.EVIDENCE, evidence)
+    culture_round._write(folder, evidence, np.concatenate(read_quizzes(folder)))
 
 
 def read_round(folder: Path) -> Any:
@@ -333,12 +334,12 @@ def read_split(folder: Path) -> Any:
 
 
 FORMATS = (
-    Format("gpt2", write_gpt2, read_named),
-    Format("gpt2-shards", write_gpt2_shards, read_named),
+    Format("gpt2", write_gpt2, read_named, unsealed=("manifest.json",)),
+    Format("gpt2-shards", write_gpt2_shards, read_named, unsealed=("manifest.json",)),
     Format("gpt2-bin", write_gpt2_bin, read_gpt2_folder, unsealed=("config.json",), alone=True),
     Format("mygpt", write_mygpt, read_mygpt, alone=True),
-    Format("mygpt-named", write_mygpt_named, read_named),
-    Format("twin", write_twin, read_twin),
+    Format("mygpt-named", write_mygpt_named, read_named, unsealed=("manifest.json",)),
+    Format("twin", write_twin, read_twin, unsealed=("manifest.json",)),
     Format("state", write_state, read_state, alone=True),
     Format("curve", write_curve, read_curve, unsealed=("curve.jsonl",), alone=True),
     Format("quizzes", write_quizzes, read_quizzes, alone=True),

@@ -27,6 +27,7 @@ from corruptors import GENERIC, MARKER, STRUCTURED, Corruptor
 from formats import FORMATS, NAIVE, Format, fingerprint
 
 MEMORY, SECONDS = 10**9, 20
+NEVER_RIGHT = ("bad_value", "nested", "doubled_key", "torch_value", "payload")  # refused in files of any kind
 BY_NAME = {format.name: format for format in (*FORMATS, *NAIVE)}
 
 
@@ -52,17 +53,18 @@ def another_run(other: Path) -> Corruptor:
     return swap
 
 
-def damage(format: Format, intact: Intact, folder: Path, rng: random.Random) -> tuple[str, str]:
-    """Copy the valid folder to `folder` and damage one of its files: its name, and what was done."""
+def damage(format: Format, intact: Intact, folder: Path, rng: random.Random) -> tuple[str, str, str]:
+    """Copy the valid folder to `folder` and damage one of its files: the name, the corruptor, and what was done."""
     while True:
         shutil.copytree(intact.folder, folder, dirs_exist_ok=True)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         path = rng.choice(files)
         structured = [] if format.alone else [another_run(intact.other)]
         pool = [*GENERIC, *STRUCTURED, *structured] if rng.random() < 0.5 else [*STRUCTURED, *structured]
-        done = rng.choice(pool)(path, rng)
+        corruptor = rng.choice(pool)
+        done = corruptor(path, rng)
         if done is not None:
-            return str(path.relative_to(folder)), done
+            return str(path.relative_to(folder)), corruptor.__name__, done
         shutil.rmtree(folder)
 
 
@@ -139,15 +141,15 @@ def run(cases: list[tuple[str, int]], say: Callable[[dict[str, Any]], None], see
             if name not in known:
                 known[name] = intact_of(format, root)
             folder = root / "case"
-            file, done = damage(format, known[name], folder, random.Random(f"{seed} {name} {number}"))
-            say({"case": [name, number], "file": file, "damage": done})
+            file, corruptor, done = damage(format, known[name], folder, random.Random(f"{seed} {name} {number}"))
+            say({"case": [name, number], "file": file, "corruptor": corruptor, "damage": done})
             limit_memory()
             started = time.process_time()
             result, detail = outcome(format, folder, known[name].figures, marker)
             seconds = time.process_time() - started
             if seconds > SECONDS:
                 result = "time"
-            if result == "other" and Path(file).name in format.unsealed:
+            if result == "other" and Path(file).name in format.unsealed and corruptor not in NEVER_RIGHT:
                 result = "unsealed"
             say({"case": [name, number], "outcome": result, "detail": detail, "seconds": round(seconds, 3)})
             shutil.rmtree(folder)
