@@ -217,9 +217,10 @@ def _compare(
         one, other = (r.effect[:, fields].mean(1)[:, there].mean(-1).T for r in (a, b))  # (halving, component)
         scores = np.stack([one, np.take_along_axis(other, _partners(a, b, here), axis=1)], axis=1)
     top = np.array([[_top(score, k) for score in both] for both in scores])
-    observed = _jaccard(top[:, 0], top[:, 1], k)
+    observed = _jaccard((top[:, 0] & top[:, 1]).sum(-1), k)
     # one relabelling for all halvings, as they are halves of the same examples
-    null = np.mean([_jaccard(one, other[relabelled], k) for one, other in top], axis=0)
+    met = np.einsum("hc,hd->hcd", top[:, 0], top[:, 1]).reshape(len(top), -1).astype(np.float32)
+    null = _jaccard((met @ relabelled).round().astype(int), k).mean(0)
     layers = np.unique(a.layer)
     profiles = [[np.array([score[a.layer == la].sum() for la in layers]) for score in both] for both in scores]
     return {
@@ -254,17 +255,19 @@ def _top(score: np.ndarray, k: int) -> np.ndarray:
     return chosen
 
 
-def _jaccard(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
-    """Jaccard index of sets of k, (..., component) True at their members."""
-    shared = (a & b).sum(-1)
+def _jaccard(shared: np.ndarray, k: int) -> np.ndarray:
+    """Jaccard index of two sets of k that share so many."""
     return np.asarray(shared / (2 * k - shared))
 
 
 def _relabelled(
     strata: Mapping[tuple[int, str], np.ndarray], permutations: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(permutations, component) random exchanges of the components of each stratum with one another."""
-    found = np.empty((permutations, sum(map(len, strata.values()))), dtype=int)
+    """(component * component, permutations) which component stands for which, in random exchanges within strata."""
+    total = sum(map(len, strata.values()))
+    found = np.empty((permutations, total), dtype=int)
     for members in strata.values():
         found[:, members] = rng.permuted(np.tile(members, (permutations, 1)), axis=1)
-    return found
+    one_hot = np.zeros((permutations, total, total), dtype=np.float32)
+    np.put_along_axis(one_hot, found[..., None], 1.0, axis=-1)
+    return one_hot.reshape(permutations, -1).T
