@@ -8,8 +8,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from interp_kit.core.files import replacing_directory, write_json
+from interp_kit.core.files import write_json
+from interp_kit.core.folders import replacing_directory
 from interp_kit.studies.graphs.training.stack import Shape
+
+KIND = "packaged checkpoint"
 
 
 def package(run: Path, out: Path, arms: Sequence[str] | None = None) -> list[Path]:
@@ -40,7 +43,7 @@ def package(run: Path, out: Path, arms: Sequence[str] | None = None) -> list[Pat
         with safe_open(path, framework="pt") as file:
             state = {key.partition("/")[2]: file.get_tensor(key) for key in keys}
             shape = Shape(**json.loads(file.metadata()["shape"]))
-        with replacing_directory(out / f"graphs-{form}-{arm}") as folder:
+        with replacing_directory(out / f"graphs-{form}-{arm}", KIND) as folder:
             save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
             write_json(folder / "config.json", shape.gpt2())
         made.append(out / f"graphs-{form}-{arm}")

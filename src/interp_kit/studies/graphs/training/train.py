@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_kit.core.files import check_writable, write_json
+from interp_kit.core.files import write_json
 from interp_kit.studies.graphs.training.evaluate import check_labels, evaluate
 from interp_kit.studies.graphs.training.generator import N_SLOT, Generator, Packed
 from interp_kit.studies.graphs.training.stack import Optimiser, Shape, Stack
@@ -104,7 +104,7 @@ def losses(
 
 def train(arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, compiled: bool) -> None:
     """Train, evaluate and write."""
-    check_writable(out, folder=True)
+    out.mkdir(parents=True, exist_ok=True)
     shape = Shape(vocabulary=len(layout.VOCABULARY), positions=N_SLOT + settings.block)
     stack = Stack(shape, [arm.seed for arm in arms]).to(device)
     generator = Generator("train", DEPTHS, device)
