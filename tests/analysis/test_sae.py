@@ -22,6 +22,7 @@ from interp_kit.analysis.activations import answer_cross_entropy, harvest, split
 from interp_kit.analysis.sae import SAEConfig, SAEResult, evaluate_sae, train_sae
 from interp_kit.analysis.sae_training import fit_sae, import_sae_lens
 from interp_kit.analysis.sites import find_hook
+from interp_kit.core.folders import MARK
 from interp_kit.core.task import AbstractTask, Example, Field
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -325,7 +326,7 @@ def test_saelens_reads_what_is_written(tmp_path: Path, architecture: str, site: 
 
     found = result("boolean", architecture, site)
     assert found.save_sae(tmp_path / "sae") == tmp_path / "sae"
-    assert {path.name for path in (tmp_path / "sae").iterdir()} == {"cfg.json", "sae_weights.safetensors"}
+    assert {path.name for path in (tmp_path / "sae").iterdir()} == {MARK, "cfg.json", "sae_weights.safetensors"}
     read, built = SAE.load_from_disk(tmp_path / "sae"), found.to_sae_lens()
     x = np.random.default_rng(0).normal(size=(50, 32))
     given = torch.tensor(x, dtype=torch.float32).reshape((50, 2, 16) if site == "z.1" else (50, 32))
