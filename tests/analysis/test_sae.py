@@ -2,6 +2,7 @@
 features, and the ways in which they can be asked for wrongly."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from interp_kit.analysis.activations import answer_cross_entropy, harvest, split_examples
 from interp_kit.analysis.sae import SAEConfig, SAEResult, evaluate_sae, train_sae
-from interp_kit.analysis.sae_training import fit_sae
+from interp_kit.analysis.sae_training import fit_sae, import_sae_lens
 from interp_kit.analysis.sites import find_hook
+from interp_kit.core.folders import MARK
 from interp_kit.core.task import AbstractTask, Example, Field
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -324,7 +326,7 @@ def test_saelens_reads_what_is_written(tmp_path: Path, architecture: str, site: 
 
     found = result("boolean", architecture, site)
     assert found.save_sae(tmp_path / "sae") == tmp_path / "sae"
-    assert {path.name for path in (tmp_path / "sae").iterdir()} == {"cfg.json", "sae_weights.safetensors"}
+    assert {path.name for path in (tmp_path / "sae").iterdir()} == {MARK, "cfg.json", "sae_weights.safetensors"}
     read, built = SAE.load_from_disk(tmp_path / "sae"), found.to_sae_lens()
     x = np.random.default_rng(0).normal(size=(50, 32))
     given = torch.tensor(x, dtype=torch.float32).reshape((50, 2, 16) if site == "z.1" else (50, 32))
@@ -507,3 +509,27 @@ def test_examples_that_only_begin_training_examples_are_refused() -> None:
 def test_importing_the_module_loads_neither_saelens_nor_wandb() -> None:
     code = "import sys, interp_kit.analysis.sae; sys.exit(bool({'sae_lens', 'wandb'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_importing_sae_lens_leaves_the_process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    imported, real = [], importlib.import_module
+
+    def fake(name: str) -> ModuleType:
+        """What SAELens does when it is imported: wandb is imported too, and filters are added."""
+        imported.append(name)
+        if name == "sae_lens":
+            seen.append(sys.modules["wandb"])
+            warnings.simplefilter("always")
+            return real("json")
+        return ModuleType(name)
+
+    for name in [name for name in sys.modules if name.split(".")[0] == "wandb"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(importlib, "import_module", fake)
+    filters, seen = list(warnings.filters), []
+    import_sae_lens()
+    assert warnings.filters == filters
+    assert (imported, "wandb" in sys.modules) == (["sae_lens"], False)  # wandb itself, which makes folders, is not
+    with pytest.raises(AttributeError):
+        _ = seen[0].log
+    assert imported == ["sae_lens", "wandb"]  # until it is used

@@ -75,7 +75,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | hint) and not isinstance(value, bool)
     if hasattr(hint, "array_type"):  # jaxtyping's
         return isinstance(value, hint.array_type)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         inner_hints = typing.get_type_hints(hint)
         return isinstance(value, hint) and all(_fits(getattr(value, name), one) for name, one in inner_hints.items())
     if origin is None:

@@ -62,7 +62,7 @@ def check_writable(path: str | Path) -> Path:
     """
     path = Path(path)
     _check_file(path)
-    check_parent(path)
+    check_parent(path, path)
     return path
 
 
@@ -73,14 +73,14 @@ def _check_file(path: Path) -> None:
         raise cannot_write(path, OSError("it is not a regular file"))
 
 
-def check_parent(path: Path) -> None:
-    """Raise OSError naming the path if the nearest folder above it that there is cannot be written, or has no room."""
+def check_parent(path: Path, named: Path) -> None:
+    """Raise OSError naming `named` if the nearest folder above `path` that there is cannot be written, or is full."""
     parent = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         with tempfile.TemporaryFile(dir=parent) as file:
             file.write(b"0")
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(named, error) from error
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -44,7 +44,7 @@ def check_folder(path: str | Path, kind: str) -> Path:
         raise cannot_write(path, OSError("it is a mount point; name a folder in it"))
     if real.exists() and (foreign := _foreign(real, kind)):
         raise cannot_write(path, FileExistsError(_of_others(kind, foreign)))
-    check_parent(real)
+    check_parent(real, path)
     return path
 
 
