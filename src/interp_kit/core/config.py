@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -41,13 +42,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def check_choice(option: str, value: object, choices: Iterable[Any]) -> None:
-    """Raises ValueError if `value` is not one of `choices`."""
+    """Raises ValueError if `value` is not one of `choices`; True is not 1."""
     listed = list(choices)
-    if not any(type(value) is type(choice) and value == choice for choice in listed):
+    alike = [c for c in listed if isinstance(value, type(c)) and isinstance(value, bool) == isinstance(c, bool)]
+    if value not in alike:
         raise ValueError(f"{option} is {_shown(value)}; expected one of {', '.join(map(str, listed))}")
 
 
-def check_count(option: str, value: object, least: int = 1, most: int | None = None) -> None:
+def check_count(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raises ValueError if `value` is not a whole number from `least` to `most`; True and 1.0 are not."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < least or (most is not None and int(value) > most):
@@ -62,7 +64,7 @@ def check_seed(value: object, option: str = "seed") -> None:
 
 def check_number(
     option: str,
-    value: object,
+    value: Any,
     *,
     above: float | int = -math.inf,
     least: float | int = -math.inf,
@@ -71,7 +73,7 @@ def check_number(
 ) -> None:
     """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
     allowed themselves."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if not real or not (above < float(value) < below and least <= float(value) <= most):
         bounds = [
             f"{word} {bound:g}"
