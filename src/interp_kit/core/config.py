@@ -73,8 +73,8 @@ def check_number(
 ) -> None:
     """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
     allowed themselves."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if not real or not (above < float(value) < below and least <= float(value) <= most):
+    number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+    if not (abs(number) <= sys.float_info.max and above < number < below and least <= number <= most):
         bounds = [
             f"{word} {bound:g}"
             for word, bound in (("above", above), ("at least", least), ("below", below), ("at most", most))
