@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import numbers
-import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -73,14 +72,24 @@ def check_number(
 ) -> None:
     """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
     allowed themselves."""
-    number: Any = value if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-    if not (abs(number) <= sys.float_info.max and above < number < below and least <= number <= most):
+    number = _as_float(value)
+    if not (math.isfinite(number) and above < number < below and least <= number <= most):
         bounds = [
             f"{word} {bound:g}"
             for word, bound in (("above", above), ("at least", least), ("below", below), ("at most", most))
             if math.isfinite(bound)
         ]
         raise ValueError(f"{option} is {_shown(value)}; expected a finite number {' and '.join(bounds)}".rstrip())
+
+
+def _as_float(value: Any) -> float:
+    """A number as a float; nan for what is none, and for what is too large to be one."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def check_flag(option: str, value: object) -> None:
