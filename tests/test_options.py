@@ -21,7 +21,7 @@ from interp_kit.training.interchange import InterchangeConfig
 NAN = math.nan
 COUNTS = (0, -1, 1.5, NAN, True, "2", None)
 FROM_0 = (-1, 1.5, NAN, True, "2", None)
-POSITIVE = (0, -1.0, NAN, math.inf, True, "2", None)
+POSITIVE = (0, -1.0, NAN, math.inf, 10**400, True, "2", None)
 SHARES = (-0.1, 1.1, NAN, True, "0.5", None)
 FLAGS = (1, 0, "yes", None)
 NAMES = ([], ["D", "D"], ["zz"], [1], {"D": 1}, 3)

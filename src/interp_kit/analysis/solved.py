@@ -21,9 +21,9 @@ FEW = 0.5  # of the pairs: whoever guesses between two answers solves both sides
 def solving(metric: Metric, pairs: PairBatch) -> tuple[Metric, Metric]:
     """What says whether the clean side and the corrupt side are answered correctly, read where `metric` is read."""
     if metric.field == COMPLETION:
-        return (Metric("exact_match", COMPLETION),) * 2
+        return Metric("exact_match", COMPLETION), Metric("exact_match", COMPLETION)
     if metric.field not in pairs.clean.answer and (metric.right is None or metric.wrong is None):
-        return (Metric("accuracy", pairs.target),) * 2
+        return Metric("accuracy", pairs.target), Metric("accuracy", pairs.target)
     clean = Metric("accuracy", metric.field, right=metric.right, at=metric.at)
     return clean, replace(clean, right=None if metric.right is None else metric.wrong)
 

@@ -99,13 +99,14 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 def check_choice(option: str, value: object, choices: Iterable[Any]) -> None:
-    """Raises ValueError if `value` is not one of `choices`."""
+    """Raises ValueError if `value` is not one of `choices`; True is not 1."""
     listed = list(choices)
-    if not any(type(value) is type(choice) and value == choice for choice in listed):
+    alike = [c for c in listed if isinstance(value, type(c)) and isinstance(value, bool) == isinstance(c, bool)]
+    if value not in alike:
         raise ValueError(f"{option} is {_shown(value)}; expected one of {', '.join(map(str, listed))}")
 
 
-def check_count(option: str, value: object, least: int = 1, most: int | None = None) -> None:
+def check_count(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
     """Raises ValueError if `value` is not a whole number from `least` to `most`; True and 1.0 are not."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or int(value) < least or (most is not None and int(value) > most):
@@ -120,7 +121,7 @@ def check_seed(value: object, option: str = "seed") -> None:
 
 def check_number(
     option: str,
-    value: object,
+    value: Any,
     *,
     above: float | int = -math.inf,
     least: float | int = -math.inf,
@@ -129,14 +130,24 @@ def check_number(
 ) -> None:
     """Raises ValueError if `value` is not a finite number within the bounds, of which `above` and `below` are not
     allowed themselves."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not real or not (above < float(value) < below and least <= float(value) <= most):
+    number = _as_float(value)
+    if not (math.isfinite(number) and above < number < below and least <= number <= most):
         bounds = [
             f"{word} {bound:g}"
             for word, bound in (("above", above), ("at least", least), ("below", below), ("at most", most))
             if math.isfinite(bound)
         ]
         raise ValueError(f"{option} is {_shown(value)}; expected a finite number {' and '.join(bounds)}".rstrip())
+
+
+def _as_float(value: Any) -> float:
+    """A number as a float; nan for what is none, and for what is too large to be one."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.nan
 
 
 def check_flag(option: str, value: object) -> None:
