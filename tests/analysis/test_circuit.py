@@ -113,7 +113,7 @@ def test_edges_that_run_in_parts_have_the_scores_of_all_together(
     random: HookedTransformer, pairs: PairBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     together = score_edges(random, pairs, method="exact")
-    monkeypatch.setattr(Graph, "chunk", lambda graph, tokens: 7)
+    monkeypatch.setattr(Graph, "chunk", lambda graph, tokens, memory: 7)
     np.testing.assert_allclose(score_edges(random, pairs, method="exact").score, together.score, atol=1e-5)
 
 

@@ -322,7 +322,7 @@ def test_pairs_split_by_memory_have_the_same_scores(
     tiny_model: MakeModel, pairs: PairBatch, method: Any, by: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = pairs.take(range(3))
-    options = {"method": method, "by": by} | ({"steps": 2} if method == "eap-ig" else {})
+    options: dict[str, Any] = {"method": method, "by": by} | ({"steps": 2} if method == "eap-ig" else {})
     model = tiny_model(0, n_layers=1)
     whole = ik.score_edges(model, some, **options)
     parts: list[int] = []
