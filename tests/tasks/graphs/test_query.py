@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -134,8 +135,8 @@ def test_both_mechanisms_agree_with_shared_noise_drawn_at_random() -> None:
     table = model.tables[1]
     u = rng.random(n)
     here, there = (np.searchsorted(table[x].cumsum(), u) for x in (0, 1))
-    drawn = {"uniform": (here, there)}
-    drawn["selectors"] = tuple(np.searchsorted(table[x].cumsum(), rng.random(n)) for x in (0, 1))
+    apart = [np.searchsorted(table[x].cumsum(), rng.random(n)) for x in (0, 1)]
+    drawn = {"uniform": (here, there), "selectors": (apart[0], apart[1])}
     answers = []
     for mechanism, (factual, other) in drawn.items():
         kept = other[factual == 1]
@@ -257,7 +258,7 @@ def test_bad_models_and_questions_say_what_is_wrong() -> None:
         with pytest.raises(ValueError, match=message):
             discrete_model(tables)
     model = discrete_model({"x": ([], [1.0, 0.0]), "y": (["x"], [half, half])})
-    for target, options, message in (
+    questions: list[tuple[str | tuple[str, ...], dict[str, Any], str]] = [
         ("z", {}, "no variable 'z': expected one of x, y"),
         ((), {}, "expected one variable, or several"),
         (("y", "y"), {}, "expected one variable, or several"),
@@ -267,7 +268,8 @@ def test_bad_models_and_questions_say_what_is_wrong() -> None:
         ("y", {"counterfactual": {"x": 1}}, "mechanism is None: tables do not say it"),
         ("y", {"mechanism": "uniform"}, "only a counterfactual needs one"),
         ("y", {"counterfactual": {"x": 1}, "mechanism": "noise"}, "expected one of selectors, uniform"),
-    ):
+    ]
+    for target, options, message in questions:
         with pytest.raises(ValueError, match=message):
             query(model, target, **options)
     with pytest.raises(ValueError, match="no mechanism 'none'"):

@@ -22,7 +22,9 @@ def forward(worlds: Worlds, plan: Structure, override: Mapping[tuple[int, int], 
     steps: list[Factor] = []
     for step, variable in enumerate(v for v in plan.order[0].tolist() if v >= 0):
         after = [v for v in plan.live[0, step].tolist() if v >= 0]
-        sums = {bits: Fraction(0) for bits in itertools.product((0, 1), repeat=len(after))}
+        sums: dict[tuple[int, ...], Fraction] = {
+            bits: Fraction(0) for bits in itertools.product((0, 1), repeat=len(after))
+        }
         for bits in itertools.product((0, 1), repeat=len(live)):
             for own in (given[variable],) if variable in given else (0, 1):
                 world = given | dict(zip(live, bits, strict=True)) | {variable: own}

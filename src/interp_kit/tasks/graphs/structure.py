@@ -44,7 +44,7 @@ def acyclic(parents: np.ndarray) -> np.ndarray:
     edges = edges_of(parents)
     for _ in range(NODES):
         left &= (edges & left[:, :, None]).any(1)
-    return ~left.any(1)
+    return np.logical_not(np.any(left, axis=1))
 
 
 def structure(parents: np.ndarray, kind: np.ndarray, x: np.ndarray, y: np.ndarray) -> Structure:
@@ -66,9 +66,9 @@ def structure(parents: np.ndarray, kind: np.ndarray, x: np.ndarray, y: np.ndarra
         taken = free.any(1)
         chosen = free.argmax(1)
         done[rows[taken], chosen[taken]] = True
-        needed = (edges & (relevant & ~done)[:, None, :]).any(2)
+        needed = np.any(edges & (relevant & ~done)[:, None, :], axis=2)
         needed[rows, y] = True
-        kept = done & needed
+        kept = np.logical_and(done, needed)
         kept[rows, x] = False
         order[:, step] = np.where(taken, chosen, -1)
         names = np.sort(np.where(kept, np.arange(NODES), NODES), axis=1)[:, :3]

@@ -81,12 +81,12 @@ def _components(graph: Graph) -> list[Graph]:
     return parts
 
 
-def _fill(graph: Graph, v: V) -> int:
+def _fill(graph: dict[V, set[V]], v: V) -> int:
     near = graph[v]
     return sum(len(near) - 1 - len(graph[u] & near) for u in near) // 2
 
 
-def _remove(graph: Graph, v: V) -> None:
+def _remove(graph: dict[V, set[V]], v: V) -> None:
     near = graph.pop(v)
     for u in near:
         graph[u] |= near

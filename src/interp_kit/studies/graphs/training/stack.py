@@ -5,7 +5,7 @@ The models share nothing but the launches of their kernels, which would otherwis
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -98,10 +98,6 @@ class Stack(nn.Module):
         """(models, batch, at, vocabulary) logits at these positions."""
         hidden = self.hidden(tokens, positions, mask)[:, :, at]
         return hidden @ self.named()["lm_head.weight"].mT[:, None]
-
-    def config(self) -> dict[str, object]:
-        """Sizes and seeds."""
-        return asdict(self.shape) | {"seeds": list(self.seeds)}
 
 
 def _linear(x: Tensor, p: dict[str, Tensor], name: str) -> Tensor:
