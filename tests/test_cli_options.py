@@ -4,14 +4,17 @@ nothing else. The work itself is replaced by recorders, so that all of it takes 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, fields
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+import tyro
 
 from interp_kit.cli import Command, main
 from interp_kit.cli.common import Common
+from interp_kit.core.task import AbstractTask
 
 COMMANDS = {get_args(annotated)[1].name: get_args(annotated)[0] for annotated in get_args(Command)}
 # Paths are written to, and tested where they are: with the files.
@@ -92,7 +95,7 @@ class Recorder:
         return call
 
     def _note(self, path: str, value: Any) -> None:
-        if isinstance(value, SimpleNamespace):
+        if isinstance(value, SimpleNamespace | AbstractTask):
             return
         if hasattr(value, "__dataclass_fields__") and not isinstance(value, type) and not hasattr(value, "measure"):
             for field in fields(value):
@@ -103,7 +106,7 @@ class Recorder:
 
 @pytest.fixture
 def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[str]], dict[str, Any]]:
-    """record(arguments): the calls that a command makes."""
+    """record(command and its arguments): the calls that it makes."""
     from interp_kit.models.checkpoints import Provenance
     from interp_kit.tasks.boolean import BooleanTask
 
@@ -127,6 +130,8 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "mechanism": SimpleNamespace(verdict=""), "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [],
     }  # fmt: skip
+    for module in WORK:  # all, before the first is changed: they import from each other
+        import_module(module)
     for module, names in WORK.items():
         for name in names:
             monkeypatch.setattr(f"{module}.{name}", function(name, given.get(name)))
@@ -135,7 +140,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
 
     def run(arguments: list[str]) -> dict[str, Any]:
         recorder.calls.clear()
-        assert main([argument.format(tmp_path) for argument in arguments]) == 0
+        tyro.cli(COMMANDS[arguments[0]], args=[argument.format(tmp_path) for argument in arguments[1:]]).execute()
         return dict(recorder.calls)
 
     return run

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from interp_kit.core.files import check_writable, write_text
+from interp_kit.core.files import check_regular, check_writable, parse_json, write_text
 from interp_kit.tasks.boolean.task import BooleanTask
 from interp_kit.tasks.boolean.text import parse_input
 
@@ -83,12 +83,12 @@ def read_split(task: BooleanTask, path: str | Path) -> list[Input]:
     rows: list[Input] = []
     known: dict[Input, dict[str, str]] = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = check_regular(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no text: {error}") from error
     for number, line in enumerate(lines, start=1):
+        record = parse_json(line, f"{path}, line {number}")
         try:
-            record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record.get("prompt"), str):
                 raise ValueError('expected {"prompt": "0,1,…", "completion": "…"}')
             row = parse_input(record["prompt"], len(task.inputs))

@@ -226,8 +226,21 @@ def read_curve(directory: str | Path) -> list[Point]:
         values = parse_json(line.replace(b'"loss": NaN', b'"loss": null'), where)  # earlier versions wrote it
         if isinstance(values, dict):
             values.setdefault("revived", 0.0)  # nor this one
-        points.append(Point(**check_fields(Point, values, where)))
+        points.append(_checked(Point(**check_fields(Point, values, where)), where))
     return points
+
+
+def _checked(point: Point, where: str) -> Point:
+    """The point. Raises ValueError naming a number in it that cannot be."""
+    shares = {"accuracy": point.accuracy, "greedy": point.greedy, "revived": point.revived}
+    shares |= {"by_task": point.by_task, "by_structure": point.by_structure, "right": point.right}
+    for name, share in shares.items():
+        values = np.array(list(share.values()) if isinstance(share, dict) else share, dtype=object).ravel()
+        if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+            raise ValueError(f"{where}: {name} is {str(share)[:50]}, expected shares from 0 to 1")
+    if min(point.id, point.seen, point.seconds) < 0:
+        raise ValueError(f"{where}: id, seen or seconds is below 0")
+    return point
 
 
 def make_round(config: CultureConfig, directory: Path) -> int:

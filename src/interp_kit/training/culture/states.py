@@ -14,6 +14,7 @@ from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.culture.presets import GPTPreset
 
 NEEDED = ("params", "lr", "momentum", "betas", "eps", "weight_decay")  # others are new in some version of torch
+KEPT = {"Adam": {"step", "exp_avg", "exp_avg_sq"}, "AdamW": {"step", "exp_avg", "exp_avg_sq"}, "Muon": {"momentum"}}
 ENTRIES = ("preset", "seed", "budget", "seen", "right", "model", "optimisers")
 
 
@@ -82,9 +83,13 @@ def check_optimiser(optimiser: torch.optim.Optimizer, saved: Any) -> None:
         if other := [key for key in mine if key != "lr" and key in group and group[key] != mine[key]]:
             raise ValueError(f"an optimiser's {other[0]} is {_shown(group[other[0]])}, expected {mine[other[0]]}")
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    if state and len(state) != len(parameters):
+        raise ValueError(f"an optimiser has a state of {len(state)} parameters, expected {len(parameters)}")
     for number, entries in state.items():
         if type(number) is not int or not 0 <= number < len(parameters) or not isinstance(entries, Mapping):
             raise ValueError(f"an optimiser has a state of parameter {_shown(number)}")
+        if entries.keys() != KEPT[type(optimiser).__name__]:
+            raise ValueError(f"an optimiser keeps {', '.join(map(_shown, entries))} of parameter {number}")
         for key, value in entries.items():
             if not isinstance(value, Tensor) or value.shape not in (parameters[number].shape, torch.Size([])):
                 raise ValueError(f"an optimiser's {_shown(key)} of parameter {number} is {_shown(value)}")
