@@ -10,8 +10,9 @@ import torch
 
 import interp_kit as ik
 from benchmarks.patching import random_model, random_pairs
-from interp_kit.analysis.sites import Copy, Edit, hook_name
-from interp_kit.analysis.sweep import sweep
+from interp_kit.engine.edits import Copy, Edit
+from interp_kit.engine.sites import hook_name
+from interp_kit.engine.sweep import sweep
 
 LAYERS, LENGTH, ROWS, EDITS = 8, 40, 8, 16
 REPEATS = 5

@@ -3,8 +3,8 @@
 import torch
 
 from benchmarks.measure import Row, compare
+from interp_kit.engine.decode import decode
 from interp_kit.models.convert import convert_mygpt, key_value_cache
-from interp_kit.models.decode import decode
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 
 PROMPT, END = 304, 405

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure import Row, compare
-from interp_kit.analysis.harvest import Reader, harvest
 from interp_kit.core.batch import TokenBatch
+from interp_kit.engine.harvest import Reader, harvest
 from interp_kit.models.convert import hooked_transformer
 
 SMALL = {"n_layers": 4, "d_model": 128, "n_ctx": 64, "d_head": 32, "n_heads": 4, "d_mlp": 512, "d_vocab": 15}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import interp_kit as ik
 from benchmarks.patching import random_model, random_pairs
-from interp_kit.analysis.sites import Copy, Edit
-from interp_kit.analysis.sweep import sweep
+from interp_kit.engine.edits import Copy, Edit
+from interp_kit.engine.sweep import sweep
 
 ALLOWED = 2**26  # bytes
 COUNTS = (1_000, 10_000, 100_000)

@@ -13,11 +13,12 @@ from transformer_lens import patching as peers
 
 import interp_kit as ik
 from benchmarks.measure import REPEATS, Row, compare
-from interp_kit.analysis.metrics import Metric
-from interp_kit.core.batch import PairBatch, TokenBatch
-from interp_kit.core.task import Field
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.example import Field
+from interp_kit.core.pairs import PairBatch
+from interp_kit.engine.fast.forward import Executor
+from interp_kit.engine.metrics import Metric
 from interp_kit.models.convert import convert_mygpt, hooked_transformer
-from interp_kit.models.executor import Executor
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 
 LENGTH, VOCABULARY = 20, 50

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from benchmarks.measure import Row, compare
-from interp_kit.analysis.linear import fit_logistic
+from interp_kit.analysis.probing.linear import fit_logistic
 
 SITES, TIMED = 180, 10  # both sides fit TIMED sites, and their seconds are multiplied
 N, D, NOISE = 4000, 128, 0.5

@@ -24,7 +24,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.example import Example, Field
+from interp_kit.core.task import AbstractTask
 from interp_kit.models.convert import hooked_transformer
 from interp_kit.tasks.boolean import BooleanTask
 

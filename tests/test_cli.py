@@ -10,8 +10,8 @@ import pytest
 import tyro
 
 from interp_kit.cli import Command, main
-from interp_kit.training.culture import rotation
-from interp_kit.training.culture.config import CultureConfig
+from interp_kit.studies.culture.training import turns as rotation
+from interp_kit.studies.culture.training.config import CultureConfig
 
 MODEL = "boolean-direct"
 

@@ -20,25 +20,25 @@ COMMANDS = {get_args(annotated)[1].name: get_args(annotated)[0] for annotated in
 # Paths are written to, and tested where they are: with the files.
 WRITTEN = ("json", "save", "plot")
 WORK = {
-    "interp_kit.recipes.zoo": ("load", "task_of", "omitted_examples"),
-    "interp_kit.analysis.evaluation": ("evaluate",),
-    "interp_kit.analysis.probing": ("probe",),
-    "interp_kit.analysis.patching": ("patch", "patch_senders"),
-    "interp_kit.analysis.abstraction": ("interchange",),
-    "interp_kit.analysis.edge_scores": ("score_edges",),
-    "interp_kit.analysis.faithfulness": ("faithfulness",),
-    "interp_kit.analysis.ablation": ("ablate",),
-    "interp_kit.analysis.similarity": ("jaccard",),
-    "interp_kit.analysis.mediation": ("mechanism",),
-    "interp_kit.analysis.sae": ("train_sae",),
+    "interp_kit.registry.models": ("load", "task_of", "omitted_examples"),
+    "interp_kit.analysis.behaviour.evaluation": ("evaluate",),
+    "interp_kit.analysis.probing.probe": ("probe",),
+    "interp_kit.analysis.causal.patching": ("patch", "patch_senders"),
+    "interp_kit.analysis.causal.interchange": ("interchange",),
+    "interp_kit.analysis.circuits.edge_scores": ("score_edges",),
+    "interp_kit.analysis.circuits.faithfulness": ("faithfulness",),
+    "interp_kit.analysis.causal.ablation": ("ablate",),
+    "interp_kit.analysis.comparison.component_overlap": ("jaccard",),
+    "interp_kit.analysis.causal.mechanism": ("mechanism",),
+    "interp_kit.analysis.dictionaries.sae": ("train_sae",),
     "interp_kit.training.sft": ("train_sft",),
-    "interp_kit.tasks.registry": ("task",),
+    "interp_kit.registry.tasks": ("task",),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
-    "interp_kit.recipes.boolean_report": ("main",),
-    "interp_kit.recipes.culture_report": ("main",),
-    "interp_kit.recipes.audit": ("main",),
-    "interp_kit.recipes.trained_circuits": ("main",),
-    "interp_kit.training.culture.rotation": ("train",),
+    "interp_kit.studies.boolean.study": ("main",),
+    "interp_kit.studies.culture.study": ("main",),
+    "interp_kit.studies.audit.study": ("main",),
+    "interp_kit.studies.circuits.study": ("main",),
+    "interp_kit.studies.culture.training.turns": ("train",),
 }
 # What is needed beside an option for it to mean something, or to be allowed.
 BESIDE: dict[tuple[str, str], list[str]] = {
@@ -183,8 +183,8 @@ def test_every_option_arrives(
 def test_every_path_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And holds what the Python call gives."""
     from interp_kit import load, mechanism
-    from interp_kit.analysis.mediation import MechanismResult
-    from interp_kit.tasks.registry import task
+    from interp_kit.analysis.causal.mechanism import MechanismResult
+    from interp_kit.registry.tasks import task
 
     table, result, picture = tmp_path / "t.json", tmp_path / "result", tmp_path / "p.png"
     arguments = ["--json", str(table), "--save", str(result), "--plot", str(picture)]

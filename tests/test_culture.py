@@ -19,10 +19,11 @@ from interp_kit.core.stats import wilson
 from interp_kit.models.checkpoints import Entry, write_manifest
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
-from interp_kit.recipes import culture_checks, culture_models
+from interp_kit.studies.culture import checks as culture_checks
+from interp_kit.studies.culture import models as culture_models
+from interp_kit.studies.culture.training.quiz_making import save_quizzes
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS, sample_worlds
-from interp_kit.training.culture.making import save_quizzes
 
 IDS = (0, 2, 11)
 SIZES = {"d_vocab": 15, "d_model": 16, "d_key": 6, "d_value": 4, "d_mlp": 24, "n_heads": 2, "n_layers": 2}

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 import interp_kit as ik
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.convert import hooked_transformer
-from interp_kit.tasks.registry import TASKS
+from interp_kit.registry.tasks import TASKS
 
 TOKENS = 8192  # of the examples of a task
 

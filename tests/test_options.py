@@ -14,8 +14,8 @@ import torch
 
 import interp_kit as ik
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_number
+from interp_kit.studies.culture.training.config import CultureConfig
 from interp_kit.tasks.induction import InductionTask
-from interp_kit.training.culture.config import CultureConfig
 from interp_kit.training.interchange import InterchangeConfig
 
 NAN = math.nan

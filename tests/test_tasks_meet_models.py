@@ -14,13 +14,13 @@ import torch
 import interp_kit as ik
 from interp_kit.cli import main
 from interp_kit.cli.common import foreseen
-from interp_kit.core.meeting import learned_by
 from interp_kit.models.checkpoints import TRAINING, provenance, read_manifest
 from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.meeting import learned_by
 from interp_kit.models.planted import PLANTED_TASKS
-from interp_kit.recipes import zoo
+from interp_kit.registry import models as zoo
+from interp_kit.registry.tasks import TASKS
 from interp_kit.tasks.induction import InductionTask
-from interp_kit.tasks.registry import TASKS
 
 OTHER = ik.BooleanTask({"newA": "A and C", "newB": "D", "newC": "B and E", "newD": "A or newB"})
 EDGE = ik.Edge("embed", "logits", "logits")

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp_kit.analysis.sites import Edit, hook_name
-from interp_kit.analysis.sweep import editing
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.types import HookedModel
+from interp_kit.engine.edits import Edit
+from interp_kit.engine.sites import hook_name
+from interp_kit.engine.sweep import editing
+from interp_kit.models.hooked_model import HookedModel
 from interp_kit.tasks.boolean import BooleanTask
 
 ReadActivation = Callable[..., Tensor]

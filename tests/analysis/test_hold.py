@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import interp_kit as ik
-from interp_kit.analysis.metrics import Metric
-from interp_kit.analysis.sites import Edit
-from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.edits import Edit
+from interp_kit.engine.metrics import Metric
 from interp_kit.models.hold import held
 
 MakeModel = Callable[..., Any]
@@ -270,7 +271,7 @@ def test_a_hook_that_is_never_called_is_no_edit_of_nothing(
     tiny_model: MakeModel, pairs: PairBatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model(0, positional_embedding_type="alibi")
-    monkeypatch.setattr("interp_kit.analysis.sites._check_positional", lambda model, edit: None)
+    monkeypatch.setattr("interp_kit.engine.edit_checks._check_positional", lambda model, edit: None)
     with pytest.raises(ValueError, match="the model never calls hook_pos_embed"):
         ik.sweep(model, pairs.clean, [Edit("pos_embed", None, ik.Zero())], ik.logit_difference(pairs))
 

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from interp_kit.core.batch import PairBatch, TokenBatch, collate, make_pairs
+from interp_kit.core.batch import TokenBatch, collate
+from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 

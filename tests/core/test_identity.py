@@ -4,12 +4,13 @@ import json
 
 import pytest
 
+from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import Identity, check_description, fingerprint
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.task import AbstractTask
+from interp_kit.registry.tasks import TASKS, rebuild
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.culture import CultureTask
 from interp_kit.tasks.induction import InductionTask
-from interp_kit.tasks.registry import TASKS, rebuild
 
 OTHER = {"newA": "A and C", "newB": "not D", "newC": "B and E", "newD": "A or newB"}
 

@@ -56,7 +56,7 @@ def test_recipes_say_what_is_wrong_in_one_line(recipe: str, tmp_path: Path) -> N
     }
     (tmp_path / "a_file").write_text("")
     found = subprocess.run(
-        [sys.executable, "-m", f"interp_kit.recipes.{recipe}", *wrong[recipe]],
+        [sys.executable, "-m", f"interp_kit.studies.{recipe}", *wrong[recipe]],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -80,8 +80,8 @@ EXPERIMENT = ["-c", INTERP_KIT[1].replace("interp-kit", "causal-experiment").rep
         ([*INTERP_KIT, "mechanism", "boolean-direct"], "libtorch_cpu", "interp-kit"),
         ([*EXPERIMENT, "--test", "1,0,1,0,1", "--log-dir", "{}"], "libtorch_cpu", "causal-experiment"),
         (["-m", "interp_kit.culture", "0"], "libtorch_cpu", "culture"),
-        (["-m", "interp_kit.recipes.culture_round", "--maker", "nowhere.pth"], "libtorch_cpu", "culture_round"),
-        (["-m", "interp_kit.recipes.boolean_checkpoints"], "_multiarray_umath", "boolean_checkpoints"),
+        (["-m", "interp_kit.studies.culture.round", "--maker", "nowhere.pth"], "libtorch_cpu", "culture_round"),
+        (["-m", "interp_kit.studies.boolean.checkpoints"], "_multiarray_umath", "boolean_checkpoints"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -21,9 +21,9 @@ from safetensors.numpy import load_file, save_file
 from interp_kit.core import result
 from interp_kit.core.config import _fits
 from interp_kit.core.folders import MARK
-from interp_kit.core.plotting import new_axes
 from interp_kit.core.result import _CLASSES, AbstractResult
 from interp_kit.core.stats import Estimate
+from interp_kit.reports.plotting import new_axes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from interp_kit.core.batch import PairBatch
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.example import Example, Field
+from interp_kit.core.pairs import PairBatch
+from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
 
 Truth = dict[tuple[int, ...], dict[str, int]]

@@ -144,8 +144,8 @@ def write_mygpt_named(folder: Path, seed: int) -> None:
 
 
 def write_state(folder: Path, seed: int) -> None:
-    from interp_kit.training.culture.learner import Learner
-    from interp_kit.training.culture.presets import GPTPreset
+    from interp_kit.studies.culture.training.learner import Learner
+    from interp_kit.studies.culture.training.presets import GPTPreset
 
     preset = GPTPreset(d_model=8, d_key=4, d_mlp=8, n_heads=2, n_layers=1, batch=2)
     learner = Learner(preset, seed=seed, budget=100)
@@ -155,7 +155,7 @@ def write_state(folder: Path, seed: int) -> None:
 
 def read_state(folder: Path) -> Any:
     """What a further step makes of it: the momentum counts."""
-    from interp_kit.training.culture.learner import Learner
+    from interp_kit.studies.culture.training.learner import Learner
 
     learner = Learner.load(folder / "gpt_000.state")
     known = learner.seen, learner.budget, learner.seed, learner.right.copy(), learner.rate()
@@ -177,7 +177,7 @@ def _quizzes(seed: int, n: int) -> np.ndarray:
 
 
 def write_curve(folder: Path, seed: int) -> None:
-    from interp_kit.training.culture.rotation import Point
+    from interp_kit.studies.culture.training.turns import Point
 
     points = [
         Point(id=i % 2, seen=8 * (i // 2 + 1), loss=1.5, accuracy=0.25 * i, greedy=0.5, by_task={"frame": 0.5},
@@ -188,27 +188,27 @@ def write_curve(folder: Path, seed: int) -> None:
 
 
 def read_curve(folder: Path) -> Any:
-    from interp_kit.training.culture.rotation import read_curve
+    from interp_kit.studies.culture.training.turns import read_curve
 
     return read_curve(folder)
 
 
 def write_quizzes(folder: Path, seed: int) -> None:
-    from interp_kit.training.culture.making import save_round
+    from interp_kit.studies.culture.training.quiz_making import save_round
 
     save_round(folder / "c_quizzes.pth", _quizzes(seed, 5))
 
 
 def read_quizzes(folder: Path) -> Any:
-    from interp_kit.training.culture.making import load_quizzes
+    from interp_kit.studies.culture.training.quiz_making import load_quizzes
 
     return load_quizzes(folder / "c_quizzes.pth")
 
 
 def write_round(folder: Path, seed: int) -> None:
     """A round as `culture_round` leaves it: three judges, of whom one is lost at each quiz."""
-    from interp_kit.recipes import culture_round
-    from interp_kit.training.culture.making import Agreement, judging_seed
+    from interp_kit.studies.culture import round as culture_round
+    from interp_kit.studies.culture.training.quiz_making import Agreement, judging_seed
 
     write_quizzes(folder, seed)
     evidence = {
@@ -220,7 +220,7 @@ def write_round(folder: Path, seed: int) -> None:
 
 
 def read_round(folder: Path) -> Any:
-    from interp_kit.recipes.culture_round import kept, picture, summary
+    from interp_kit.studies.culture.round import kept, picture, summary
 
     axes = picture(folder, [0])
     title = axes.get_title()
@@ -245,7 +245,7 @@ def write_twin(folder: Path, seed: int) -> None:
 
 def read_twin(folder: Path) -> Any:
     from interp_kit.models.checkpoints import provenance
-    from interp_kit.recipes.circuit_twins import twin
+    from interp_kit.registry.twins import twin
 
     model = twin("boolean-latent", folder)
     origin = provenance(model)
@@ -261,7 +261,7 @@ def write_result(folder: Path, seed: int) -> None:
 
 
 def read_result(folder: Path) -> Any:
-    from interp_kit.analysis.patching import PatchingResult
+    from interp_kit.analysis.causal.patching import PatchingResult
 
     result = PatchingResult.load(folder / "patch")
     return result.to_frame().to_csv(), result.caption(), result.config
@@ -275,7 +275,7 @@ def write_evaluation(folder: Path, seed: int) -> None:
 
 
 def read_evaluation(folder: Path) -> Any:
-    from interp_kit.analysis.evaluation import EvaluationResult
+    from interp_kit.analysis.behaviour.evaluation import EvaluationResult
 
     result = EvaluationResult.load(folder / "evaluation")
     return result.to_frame().to_csv(), result.caption(), result.config
@@ -296,7 +296,7 @@ def write_sae(folder: Path, seed: int) -> None:
 
 
 def read_sae(folder: Path) -> Any:
-    from interp_kit.analysis.sae import SAEResult
+    from interp_kit.analysis.dictionaries.sae import SAEResult
 
     result = SAEResult.load(folder / "sae")
     return result.to_frame().to_csv(), result.caption(), result.to_sae_lens().state_dict(), result.config
@@ -311,7 +311,7 @@ def write_harvest(folder: Path, seed: int) -> None:
 
 
 def read_harvest(folder: Path) -> Any:
-    from interp_kit.analysis.harvest_files import open_harvest
+    from interp_kit.engine.harvest_store import open_harvest
 
     files = open_harvest(folder / "harvest")
     return {site: files.load(site) for site in files.sites}, files.facts()

@@ -92,8 +92,8 @@ def former_model(folder: Path) -> None:
 
 def _turns(folder: Path) -> Any:
     from interp_kit.models.mygpt import load_mygpt
-    from interp_kit.training.culture.learner import Learner
-    from interp_kit.training.culture.rotation import read_curve
+    from interp_kit.studies.culture.training.learner import Learner
+    from interp_kit.studies.culture.training.turns import read_curve
 
     run, found = folder / "run", []
     for path in sorted(run.glob("gpt_*.pth")):
@@ -123,7 +123,7 @@ def harvest(folder: Path) -> None:
 
 
 def _harvested(folder: Path) -> Any:
-    from interp_kit.analysis.harvest_files import open_harvest
+    from interp_kit.engine.harvest_store import open_harvest
 
     try:
         files = open_harvest(folder / "harvest")
@@ -153,7 +153,7 @@ def save(folder: Path) -> None:
 
 
 def _saved(folder: Path) -> Any:
-    from interp_kit.analysis.ablation import AblationResult
+    from interp_kit.analysis.causal.ablation import AblationResult
 
     if not (folder / "result").exists():
         return None
@@ -182,8 +182,8 @@ def _page(folder: Path) -> Any:
 
 
 def study(folder: Path) -> None:
-    from interp_kit.recipes.boolean_page import write_report
-    from interp_kit.recipes.boolean_report import study as run
+    from interp_kit.studies.boolean.page import write_report
+    from interp_kit.studies.boolean.study import study as run
 
     names = [f"boolean-direct@{seed}" for seed in range(3)]
     options: dict[str, Any] = {"labels": ("newA",), "permutations": 0, "jobs": 2, "progress": False}
@@ -203,8 +203,8 @@ def round_inputs(folder: Path) -> None:
 
 def round_(folder: Path) -> None:
     """Quizzes are kept that the tiny models here would never agree on."""
-    from interp_kit.recipes import culture_round
-    from interp_kit.training.culture.making import Agreement, Batch
+    from interp_kit.studies.culture import round as culture_round
+    from interp_kit.studies.culture.training.quiz_making import Agreement, Batch
 
     quizzes = _quizzes(0, 40)
 
@@ -220,7 +220,7 @@ def round_(folder: Path) -> None:
 
 
 def _round(folder: Path) -> Any:
-    from interp_kit.recipes.culture_round import kept
+    from interp_kit.studies.culture.round import kept
 
     if not (folder / "out" / "c_quizzes.json").exists():
         return None
@@ -383,8 +383,8 @@ def kill(killed: Killed, known: Whole, folder: Path, moment: float, by_event: bo
 def main(arguments: list[str]) -> None:
     """The program."""
     import interp_kit.cli
-    import interp_kit.recipes.boolean_page
-    import interp_kit.recipes.boolean_report  # noqa: F401 (children find it imported)
+    import interp_kit.studies.boolean.page
+    import interp_kit.studies.boolean.study  # noqa: F401 (children find it imported)
 
     if any(argument.startswith(("train:", "retrain:")) for argument in arguments):
         from transformers import Trainer  # noqa: F401

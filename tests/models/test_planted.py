@@ -11,7 +11,8 @@ from transformer_lens import HookedTransformer
 from transformer_lens.components.layer_norm import LayerNorm
 from transformer_lens.hook_points import HookPoint
 
-from interp_kit.core.batch import PairBatch, TokenBatch
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.pairs import PairBatch
 from interp_kit.models.planted import NEWD_SOURCE, PLANTED_MECHANISMS, planted_boolean
 from interp_kit.tasks.boolean import BooleanTask
 

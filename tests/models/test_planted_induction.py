@@ -12,7 +12,7 @@ from transformer_lens.hook_points import HookPoint
 
 from interp_kit.models.planted import planted_induction
 from interp_kit.models.planted.induction import INDUCTION, PREVIOUS
-from interp_kit.recipes.zoo import PLANTED, load, planted, task_of
+from interp_kit.registry.models import PLANTED, load, planted, task_of
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.induction import InductionTask
 

@@ -17,8 +17,8 @@ import torch
 from matplotlib.axes import Axes
 
 import interp_kit as ik
-from interp_kit.core.plotting import intervals, new_axes
 from interp_kit.core.result import AbstractResult
+from interp_kit.reports.plotting import intervals, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table, report, versions
 
 EVIL = "<script>alert('x')</script>"

@@ -32,8 +32,8 @@ Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
 
 def check_sites(sites: Sequence[str]) -> None:
     """Raises ValueError for activation sites that are none."""
-    from interp_kit.analysis.sites import ACTIVATIONS
     from interp_kit.core.config import check_names
+    from interp_kit.engine.sites import ACTIVATIONS
 
     check_names("--sites", sites, ACTIVATIONS)
 
@@ -53,7 +53,7 @@ class Probe(Common):
 
     def execute(self) -> None:
         model, task = self.open(self.model, self._check)
-        from interp_kit.analysis.probing import probe
+        from interp_kit.analysis.probing.probe import probe
 
         labels = self.labels or tuple(field.name for field in task.fields)
         result = probe(
@@ -101,8 +101,8 @@ class Patch(Common):
             raise ValueError("--senders stands in place of --sites and --by")
         check_sites(self.sites)
         model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
-        from interp_kit.analysis.metrics import METRICS
-        from interp_kit.analysis.patching import patch, patch_senders
+        from interp_kit.analysis.causal.patching import patch, patch_senders
+        from interp_kit.engine.metrics import METRICS
 
         pairs = task.pairs(self.variable, self.target, hold=self.hold, completion=self.completion).to(self.device)
         options: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Interchange(Common):
     def execute(self) -> None:
         check_sites(self.sites)
         model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target))
-        from interp_kit.analysis.abstraction import interchange
+        from interp_kit.analysis.causal.interchange import interchange
 
         result = interchange(
             model,
@@ -177,8 +177,8 @@ class Edges(Common):
         if self.top < 0:
             raise ValueError(f"--top is {self.top}, it must be 0 or more")
         model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
-        from interp_kit.analysis.edge_scores import score_edges
-        from interp_kit.analysis.faithfulness import faithfulness
+        from interp_kit.analysis.circuits.edge_scores import score_edges
+        from interp_kit.analysis.circuits.faithfulness import faithfulness
 
         pairs = task.pairs(self.variable, self.target, hold=self.hold).to(self.device)
         chosen, rest = pairs.halves(self.seed) if self.faithfulness else (pairs, None)
@@ -204,9 +204,9 @@ class Ablate(Common):
     """size of the compared sets (with more than one model)"""
 
     def execute(self) -> None:
-        from interp_kit.analysis.ablation import ablate
-        from interp_kit.analysis.metrics import METRICS
-        from interp_kit.analysis.similarity import jaccard
+        from interp_kit.analysis.causal.ablation import ablate
+        from interp_kit.analysis.comparison.component_overlap import jaccard
+        from interp_kit.engine.metrics import METRICS
 
         if not self.models:
             raise ValueError("name at least one model")
@@ -234,7 +234,7 @@ class Mechanism(Common):
 
     def execute(self) -> None:
         model, task = self.open(self.model, lambda task: task.check_names(self.mediator, self.target))
-        from interp_kit.analysis.mediation import mechanism
+        from interp_kit.analysis.causal.mechanism import mechanism
 
         result = mechanism(model, task, mediator=self.mediator, target=self.target)
         self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])
@@ -260,13 +260,13 @@ class Sae(Common):
     """write the autoencoder in SAELens's format to this folder"""
 
     def execute(self) -> None:
-        from interp_kit.analysis.sae_training import SAEConfig
+        from interp_kit.analysis.dictionaries.sae_training import SAEConfig
 
         config = SAEConfig(
             architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples
         )
         model, task = self.open(self.model)
-        from interp_kit.analysis.sae import train_sae
+        from interp_kit.analysis.dictionaries.sae import train_sae
 
         result = train_sae(model, task, site=self.site, config=config, seed=self.seed, progress=self.progress)
         self.finish(result)
@@ -276,7 +276,7 @@ class Sae(Common):
 
     def folders(self) -> dict[Path, str]:
         """See Common."""
-        from interp_kit.analysis.sae import KIND
+        from interp_kit.analysis.dictionaries.sae import KIND
 
         asked = super().folders()
         if self.out in asked:

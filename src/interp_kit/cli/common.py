@@ -56,7 +56,7 @@ class Common:
         if self.save is not None:
             self.say(f"saved {result.save(self.save)}")
         if self.plot is not None:
-            from interp_kit.core.plotting import png
+            from interp_kit.reports.plotting import png
 
             with replacing(self.plot) as aside:
                 aside.write_bytes(png(result.plot()))
@@ -72,8 +72,8 @@ class Common:
         """The model and its task, once it is sure that what was asked for can be written. `check` raises ValueError for
         names that the task does not have: before the model loads, if its name and files say which task it learned."""
         from interp_kit.core.config import check_choice
-        from interp_kit.core.device import check_device
-        from interp_kit.tasks.registry import TASKS
+        from interp_kit.models.device import check_device
+        from interp_kit.registry.tasks import TASKS
 
         if self.task is not None:
             check_choice("--task", self.task, TASKS)
@@ -82,7 +82,7 @@ class Common:
         expected = foreseen(name, self.task)
         if expected is not None:
             check(expected)
-        from interp_kit.recipes.zoo import load, task_of
+        from interp_kit.registry.models import load, task_of
 
         model = load(name, device=self.device)
         task = task_of(model, self.task)
@@ -118,7 +118,7 @@ def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":
     """The task that a model learned, as far as its name and files say without loading it, or else the one asked for;
     None if neither says. Planted models bear the name of their task in front."""
     from interp_kit.models.checkpoints import checkpoint_root, read_description, read_manifest
-    from interp_kit.tasks.registry import TASKS, rebuild, task
+    from interp_kit.registry.tasks import TASKS, rebuild, task
 
     stem = re.sub(r"@\d+$", "", name.removeprefix("untrained:").removeprefix("twin:"))
     entry = read_manifest().get(stem)

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from interp_kit.cli.common import Common, Model, Progress
-from interp_kit.training.culture.config import CultureConfig
+from interp_kit.studies.culture.training.config import CultureConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,11 @@ class Train:
     progress: Progress = True
 
     def execute(self) -> None:
-        from interp_kit.core.device import check_device
         from interp_kit.core.task import AbstractTask
+        from interp_kit.models.device import check_device
+        from interp_kit.registry.tasks import task
         from interp_kit.tasks.boolean import BooleanTask
         from interp_kit.tasks.boolean.dataset import read_split
-        from interp_kit.tasks.registry import task
         from interp_kit.training.sft import SFTConfig, train_sft
 
         check_device(self.device)
@@ -87,8 +87,8 @@ class TrainCulture:
     config: Annotated[CultureConfig, tyro.conf.arg(name="")] = field(default_factory=CultureConfig)
 
     def execute(self) -> None:
-        from interp_kit.core.device import check_device
-        from interp_kit.training.culture.rotation import train
+        from interp_kit.models.device import check_device
+        from interp_kit.studies.culture.training.turns import train
 
         check_device(self.config.device)
         train(self.config, self.out)
@@ -101,8 +101,8 @@ class Test(Common):
     model: Annotated[Model, tyro.conf.Positional]
 
     def execute(self) -> None:
-        from interp_kit.analysis.evaluation import evaluate
-        from interp_kit.recipes.zoo import omitted_examples
+        from interp_kit.analysis.behaviour.evaluation import evaluate
+        from interp_kit.registry.models import omitted_examples
 
         model, task = self.open(self.model)
         self.finish(evaluate(model, task, omitted=omitted_examples(model, task)))
@@ -121,10 +121,10 @@ class Load:
     """fold LayerNorms and centre weights, as TransformerLens does by default"""
 
     def execute(self) -> None:
-        from interp_kit.core.device import check_device
         from interp_kit.core.files import check_writable, write_json
         from interp_kit.models.checkpoints import provenance
-        from interp_kit.recipes.zoo import load
+        from interp_kit.models.device import check_device
+        from interp_kit.registry.models import load
 
         if self.json is not None and str(self.json) != "-":
             check_writable(self.json)

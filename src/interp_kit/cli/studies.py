@@ -21,7 +21,7 @@ class Report:
     progress: Progress = True
 
     def execute(self) -> None:
-        from interp_kit.recipes.boolean_report import main as run
+        from interp_kit.studies.boolean.command import main as run
 
         print(run(self.out, jobs=self.jobs, progress=self.progress))
 
@@ -41,7 +41,7 @@ class CultureReport:
     progress: Progress = True
 
     def execute(self) -> None:
-        from interp_kit.recipes.culture_report import main as run
+        from interp_kit.studies.culture.command import main as run
 
         print(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
 
@@ -56,7 +56,7 @@ class Audit:
     progress: Progress = True
 
     def execute(self) -> None:
-        from interp_kit.recipes.audit import main as run
+        from interp_kit.studies.audit.command import main as run
 
         print(run(self.out, jobs=self.jobs, progress=self.progress))
 
@@ -70,6 +70,6 @@ class Circuits:
     progress: Progress = True
 
     def execute(self) -> None:
-        from interp_kit.recipes.trained_circuits import main as run
+        from interp_kit.studies.circuits.study import main as run
 
         print(run(self.out, jobs=self.jobs, progress=self.progress))

@@ -29,26 +29,26 @@ KIND = "saved result"
 _CLASSES: dict[str, type["AbstractResult"]] = {}
 # Class -> module that defines it, so that a fresh process can load what another one saved.
 _DEFINED_IN = {
-    "AblationResult": "interp_kit.analysis.ablation",
-    "AttentionLags": "interp_kit.analysis.attention",
-    "AuditResult": "interp_kit.recipes.audit",
-    "Circuit": "interp_kit.analysis.circuit",
-    "CultureTests": "interp_kit.recipes.culture_scores",
-    "DASResult": "interp_kit.analysis.das",
-    "EvaluationResult": "interp_kit.analysis.evaluation",
-    "FaithfulnessResult": "interp_kit.analysis.faithfulness",
-    "Generations": "interp_kit.analysis.generation",
-    "HeldOutResult": "interp_kit.analysis.evaluation",
-    "InterchangeResult": "interp_kit.analysis.abstraction",
-    "JaccardResult": "interp_kit.analysis.similarity",
-    "LensResult": "interp_kit.analysis.attribution",
-    "LogitAttributionResult": "interp_kit.analysis.attribution",
-    "MechanismResult": "interp_kit.analysis.mediation",
-    "PatchingResult": "interp_kit.analysis.patching",
-    "PathPatchingResult": "interp_kit.analysis.paths",
-    "ProbeResult": "interp_kit.analysis.probing",
-    "ReadabilityResult": "interp_kit.analysis.readability",
-    "SAEResult": "interp_kit.analysis.sae",
+    "AblationResult": "interp_kit.analysis.causal.ablation",
+    "AttentionLags": "interp_kit.analysis.behaviour.attention_lags",
+    "AuditResult": "interp_kit.studies.audit.result",
+    "Circuit": "interp_kit.analysis.circuits.circuit",
+    "CultureTests": "interp_kit.studies.culture.scores",
+    "DASResult": "interp_kit.analysis.causal.das",
+    "EvaluationResult": "interp_kit.analysis.behaviour.evaluation",
+    "FaithfulnessResult": "interp_kit.analysis.circuits.faithfulness",
+    "Generations": "interp_kit.analysis.behaviour.generation",
+    "HeldOutResult": "interp_kit.analysis.behaviour.evaluation",
+    "InterchangeResult": "interp_kit.analysis.causal.interchange",
+    "JaccardResult": "interp_kit.analysis.comparison.component_overlap",
+    "LensResult": "interp_kit.analysis.circuits.direct_attribution",
+    "LogitAttributionResult": "interp_kit.analysis.circuits.direct_attribution",
+    "MechanismResult": "interp_kit.analysis.causal.mechanism",
+    "PatchingResult": "interp_kit.analysis.causal.patching",
+    "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
+    "ProbeResult": "interp_kit.analysis.probing.probe",
+    "ReadabilityResult": "interp_kit.analysis.probing.readability",
+    "SAEResult": "interp_kit.analysis.dictionaries.sae",
 }
 
 
@@ -79,7 +79,7 @@ class AbstractResult(ABC):
 
     def _repr_html_(self) -> str:
         """In a notebook a result shows itself: its figure and caption."""
-        from interp_kit.core.plotting import png
+        from interp_kit.reports.plotting import png
 
         image = base64.b64encode(png(self.plot(), dpi=90)).decode()
         return f'<img src="data:image/png;base64,{image}"><p>{html.escape(self.caption())}</p>'

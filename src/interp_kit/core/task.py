@@ -7,57 +7,24 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect
+from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import Identity, as_json, fingerprint
 
 if TYPE_CHECKING:
     import torch
 
-    from interp_kit.core.batch import PairBatch, TokenBatch
+    from interp_kit.core.batch import TokenBatch
+    from interp_kit.core.pairs import PairBatch
 
 POOL = 4096  # examples of which every two are compared to make pairs
 Completion = Literal["own", "clean", "free"]
-
-
-@dataclass(frozen=True)
-class Field:
-    """One thing that the model answers.
-
-    name: the variable; predict: the named position whose logits predict it; values: what it can be;
-    candidates: the token id of each value, in the same order.
-    """
-
-    name: str
-    predict: str
-    values: tuple[int, ...]
-    candidates: tuple[int, ...]
-
-    def token(self, value: int) -> int:
-        """The token id that writes `value`. Raises ValueError where the field cannot have it."""
-        if value not in self.values:
-            raise ValueError(f"{self.name} cannot be {value}; it is one of {self.values}")
-        return self.candidates[self.values.index(value)]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt with its completion and the truth about it.
-
-    tokens: prompt, completion and end-of-text; prompt_length: tokens of the prompt; positions: named position -> index
-    into tokens, one name for every token; labels: variable -> true value.
-    """
-
-    text: str
-    tokens: tuple[int, ...]
-    prompt_length: int
-    positions: Mapping[str, int]
-    labels: Mapping[str, int]
 
 
 def check_sample(n: int, seed: int) -> None:
@@ -194,7 +161,7 @@ class AbstractTask(ABC):
         Raises ValueError for an unknown name and, with the counts, where no such pair exists. Warns where the variable
         itself never changes the target, so that another one must.
         """
-        from interp_kit.core.batch import make_pairs
+        from interp_kit.core.pairs import make_pairs
 
         check_choice("completion", completion, get_args(Completion))
         check_count("limit", limit)
@@ -224,7 +191,7 @@ class AbstractTask(ABC):
         token was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair
         exists.
         """
-        from interp_kit.core.batch import make_pairs
+        from interp_kit.core.pairs import make_pairs
 
         chosen = self._matching(variable, target, hold, None, 0)
         written = [(a, b) for a, b in chosen if variable in a.positions and variable in b.positions]

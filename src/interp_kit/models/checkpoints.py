@@ -15,9 +15,9 @@ from loguru import logger
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import check_regular, read_bytes, read_json, write_json
 from interp_kit.core.identity import Identity, check_description, fingerprint
-from interp_kit.core.types import attach
 from interp_kit.models.convert import convert_gpt2, convert_mygpt
 from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
+from interp_kit.models.hooked_model import attach
 from interp_kit.models.mygpt import load_mygpt
 from interp_kit.models.tensor_files import CheckpointError
 

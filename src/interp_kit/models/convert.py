@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp_kit.core.types import HookedModel, attach
 from interp_kit.models.gpt2 import CheckpointError
+from interp_kit.models.hooked_model import HookedModel, attach
 from interp_kit.models.mygpt import EPS, MyGPT, sinusoidal
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from interp_kit.core.types import HookedModel
+from interp_kit.models.hooked_model import HookedModel
 
 Analysis = TypeVar("Analysis", bound=Callable[..., Any])
 DEVICES = ("cpu", "cuda", "mps", "xpu")  # whose autocast an analysis turns off

@@ -1,1 +1,1 @@
-"""One file a study: task x model x analyses, to be read like a paper's method section."""
+"""Doors: commands under the names that they had before each study was one folder."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from interp_kit.core.config import expect
 from interp_kit.core.files import cannot_write, check_writable, read_bytes, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
-from interp_kit.core.plotting import figure_of, png
 from interp_kit.core.result import AbstractResult
+from interp_kit.reports.plotting import figure_of, png
 
 if TYPE_CHECKING:
     import pandas as pd

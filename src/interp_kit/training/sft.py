@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from interp_kit.core.config import check_choice, check_count, check_flag, check_number, expect, to_mapping
+from interp_kit.core.example import Example
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
-from interp_kit.core.task import AbstractTask, Example
-from interp_kit.models.calling import check_length
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.inputs import check_length
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel

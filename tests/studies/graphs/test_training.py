@@ -16,7 +16,7 @@ from interp_kit.studies.graphs.training.package import package
 from interp_kit.studies.graphs.training.stack import Optimiser, Shape, Stack
 from interp_kit.tasks.graphs import CompactGraphsTask, Worlds, solve
 from interp_kit.tasks.graphs.shapes import shapes
-from interp_kit.training.culture.muon import Muon
+from interp_kit.training.muon import Muon
 
 
 @pytest.fixture(scope="module")

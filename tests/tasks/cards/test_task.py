@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp_kit.core.task import Example
+from interp_kit.core.example import Example
 from interp_kit.tasks.cards import CardsTask, Clause, Rule
 from interp_kit.tasks.cards.catalogue import RULES, SPLITS, shares_of
 from interp_kit.tasks.cards.dataset import CardsConfig, build_datasets, build_examples

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 
-from interp_kit.core.plotting import png
+from interp_kit.reports.plotting import png
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.figures import PALETTE, panels, plot_quizzes, repr_grid
 from interp_kit.tasks.culture.world import sample_worlds

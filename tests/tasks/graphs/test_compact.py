@@ -7,7 +7,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from interp_kit.core.task import Example
+from interp_kit.core.example import Example
 from interp_kit.tasks.graphs import CompactGraphsTask, solve
 from interp_kit.tasks.graphs.compact import QUERIES, queries
 from interp_kit.tasks.graphs.forward import forward

@@ -46,10 +46,11 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.transformer_block import TransformerBlock
 
-from interp_kit.core.task import AbstractTask, Example, Field
+from interp_kit.core.example import Example, Field
+from interp_kit.core.task import AbstractTask
 from interp_kit.models.planted.attention import N_HEADS, Head, set_attention
 from interp_kit.models.planted.directions import N_SLOTS, Basis, orthonormal, superposed
-from interp_kit.models.planted.ends import empty_model, set_embedding, set_unembedding
+from interp_kit.models.planted.embedding import empty_model, set_embedding, set_unembedding
 from interp_kit.models.planted.neurons import field_neurons, filled_neurons, is_bit, set_mlp
 
 PLANTED_MECHANISMS = ("via-token", "direct", "latent")

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp_kit.core.example import Example
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask, Example
+from interp_kit.core.task import AbstractTask
 
 D_MODEL, SUPERPOSED_WIDTH, N_SLOTS = 64, 42, 2
 CONSTANT = 8.0  # With d_model = 64 the LayerNorm scale is near 1.

@@ -15,11 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp_kit.core.task import AbstractTask, Field
+from interp_kit.core.example import Field
+from interp_kit.core.task import AbstractTask
 from interp_kit.models.planted.attention import D_HEAD, N_HEADS, Head, set_attention
 from interp_kit.models.planted.boolean import PLANTED_MECHANISMS, bit_tokens
 from interp_kit.models.planted.directions import Directions, orthonormal
-from interp_kit.models.planted.ends import empty_model, set_embedding, set_unembedding
+from interp_kit.models.planted.embedding import empty_model, set_embedding, set_unembedding
 from interp_kit.models.planted.neurons import D_MLP, Neuron, field_neurons, is_bit, set_mlp
 
 

@@ -21,7 +21,7 @@ from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.planted.attention import D_HEAD
 from interp_kit.models.planted.directions import CONSTANT, D_MODEL
-from interp_kit.models.planted.ends import empty_model
+from interp_kit.models.planted.embedding import empty_model
 
 N_CTX = 12
 PREVIOUS, INDUCTION = 0, 1  # Heads of layer 0 and of layer 1.

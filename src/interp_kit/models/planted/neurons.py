@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.components.transformer_block import TransformerBlock
 
-from interp_kit.core.task import Example, Field
+from interp_kit.core.example import Example, Field
 from interp_kit.models.planted.directions import CONSTANT, Basis
 
 D_MLP = 32

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from interp_kit.core.config import check_choice
-from interp_kit.core.task import AbstractTask, Example, check_sample
+from interp_kit.core.example import Example
+from interp_kit.core.task import AbstractTask, check_sample
 from interp_kit.tasks.boolean.equations import EQUATIONS, INPUTS, StructuralModel
 from interp_kit.tasks.boolean.text import END_OF_TEXT, TextFormat, build_tokenizer, parse_input
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
-from interp_kit.core.task import Field
+from interp_kit.core.example import Field
 from interp_kit.tasks.boolean.equations import StructuralModel
 
 if TYPE_CHECKING:

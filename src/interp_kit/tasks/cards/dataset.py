@@ -10,7 +10,7 @@ from interp_kit.tasks.cards.text import answer_text
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from interp_kit.core.task import Example
+    from interp_kit.core.example import Example
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ def plot_quizzes(
     titles: above each quiz (its task, its structure). digits: write the number of the colour into each cell. Cells that
     are wrong carry a cross, changed ones a frame; cells not known are grey.
     """
-    from interp_kit.core.plotting import new_axes
+    from interp_kit.reports.plotting import new_axes
 
     rows = panels(quizzes, marks, names)
     _check_titles(titles, rows)

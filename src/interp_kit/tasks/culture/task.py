@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp_kit.core.config import check_names, check_number, one_or_more
+from interp_kit.core.example import Example, Field
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask, Example, Field, check_sample
+from interp_kit.core.task import AbstractTask, check_sample
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.grids import COLOURS, GRIDS, QUARTER, STRUCTURES, VOCABULARY
 from interp_kit.tasks.culture.labels import AMOUNTS, CLASSES, INPUTS, altered, columns, parents, worlds_of

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp_kit.core.config import check_count
+from interp_kit.core.example import Example, Field
 from interp_kit.core.seeding import derive_seed
-from interp_kit.core.task import AbstractTask, Example, Field, check_sample
+from interp_kit.core.task import AbstractTask, check_sample
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from interp_kit.training.culture.muon import orthogonalise
+from interp_kit.training.muon import orthogonalise
 
 
 @dataclass(frozen=True)

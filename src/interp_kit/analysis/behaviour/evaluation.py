@@ -1,0 +1,309 @@
+"""What a model answers when it writes freely: exact match and accuracy by field, beside baselines that know no rule.
+
+Inputs of the training data and inputs left out of it are counted apart: on the first memory is enough. The baselines
+read the seen inputs alone, by field: their majority, and a lookup table that takes the nearest seen input (Hamming).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from interp_kit.analysis.behaviour.baselines import majority, nearest
+from interp_kit.core.config import check_count
+from interp_kit.core.example import Example
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import Estimate, mean_estimate, of_all, scope, wilson
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.decode import complete
+from interp_kit.engine.inputs import check_length, whole_text
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import intervals
+
+EXACT = "exact match"
+SEEN, HELD_OUT = "seen", "held-out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult(AbstractResult):
+    """Which distinct inputs a model answers rightly, and which the baselines do.
+
+    fields: what is answered; inputs: (input, variable) the values of the task's inputs; held_out: (input,) True where
+    it was left out of training; exact: (input,) the greedy completion equals the true one token by token, from
+    behind the prompt to end-of-text, all fields and everything between them included; right: (input, field) the token
+    written at the field's position is that of the true value; majority, lookup: (input, field) the baseline is right.
+    """
+
+    fields: tuple[str, ...]
+    inputs: np.ndarray
+    held_out: np.ndarray
+    exact: np.ndarray
+    right: np.ndarray
+    majority: np.ndarray
+    lookup: np.ndarray
+    config: Mapping[str, object]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """("seen",), or ("seen", "held-out") where inputs were left out."""
+        return (SEEN, HELD_OUT) if self.held_out.any() else (SEEN,)
+
+    def estimate(self, split: str = SEEN, field: str = EXACT) -> Estimate:
+        """The model's share of right inputs with Wilson's interval. Raises ValueError for an unknown split or field."""
+        hits = self._hits(self.exact, self.right, split, field)
+        return wilson(int(hits.sum()), len(hits), of_all("inputs", bool(self.config.get("whole"))))
+
+    def baseline(self, name: str, split: str = SEEN, field: str = EXACT) -> float:
+        """The share of right inputs of "majority" or "lookup"; its exact match is every field right."""
+        if name not in ("majority", "lookup"):
+            raise ValueError(f"no baseline {name!r}; there are majority, lookup")
+        right: np.ndarray = getattr(self, name)
+        return float(self._hits(np.all(right, axis=1), right, split, field).mean())
+
+    def _hits(self, exact: np.ndarray, right: np.ndarray, split: str, field: str) -> np.ndarray:
+        if split not in self.splits:
+            raise ValueError(f"no split {split!r}; there are {', '.join(self.splits)}")
+        if field not in (EXACT, *self.fields):
+            raise ValueError(f"no field {field!r}; there are {EXACT}, {', '.join(self.fields)}")
+        hits = exact if field == EXACT else right[:, self.fields.index(field)]
+        return hits[self.held_out == (split == HELD_OUT)]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a split and field: the model's accuracy with Wilson's interval over inputs, n, both baselines."""
+        rows = []
+        for split in self.splits:
+            for field in (EXACT, *self.fields):
+                e = self.estimate(split, field)
+                both = [self.baseline(name, split, field) for name in ("majority", "lookup")]
+                rows.append((split, field, e.value, e.low, e.high, e.n, *both))
+        return pd.DataFrame(rows, columns=["split", "field", "value", "low", "high", "n", "majority", "lookup"])
+
+    def __str__(self) -> str:
+        lines = []
+        for row in self.to_frame().to_dict("records"):
+            if row["field"] == EXACT:
+                lines.append(f"{row['split'] + ' inputs':<18}{'model':<20}{'majority':<10}lookup    n")
+            model = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+            lines.append(f"  {row['field']:<16}{model:<20}{row['majority']:<10.2f}{row['lookup']:<10.2f}{row['n']}")
+        return "\n".join(lines)
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        n = " and ".join(f"{self.estimate(split).n} {split}" for split in self.splits)
+        return (
+            f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n = {n}"
+            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside baselines that know the"
+            " seen inputs alone: their majority by field, and a lookup table that answers with the nearest (of a seen"
+            " input, itself)."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Exact match and every field, the model by split, the baselines on the last split."""
+        names, last, nan = (EXACT, *self.fields), self.splits[-1], np.full(1 + len(self.fields), np.nan)
+        series = {}
+        for split in self.splits:
+            found = [self.estimate(split, name) for name in names]
+            series[f"model, {split} (n = {found[0].n})"] = columns(found)
+        for baseline in ("lookup", "majority") if last == HELD_OUT else ("majority",):
+            values = np.array([self.baseline(baseline, last, name) for name in names])
+            series[f"{baseline}, {last}"] = (values, nan, nan)
+        title = f"Right answers of {self.config['model']}"
+        return intervals(names, series, ax=ax, title=title, x_label="share of inputs", limits=(-0.02, 1.02))
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutResult(AbstractResult):
+    """Exact match on inputs never trained on, over models trained with different inputs left out.
+
+    models: names; total: inputs that the task has; omitted: (model,) how many were left out; omission_set: (model,)
+    number of the set left out, equal where two models leave out the same; model, majority, lookup: (model,) exact match
+    on the inputs left out, of the model and of both baselines.
+    """
+
+    models: tuple[str, ...]
+    total: int
+    omitted: np.ndarray
+    omission_set: np.ndarray
+    model: np.ndarray
+    majority: np.ndarray
+    lookup: np.ndarray
+    config: Mapping[str, object]
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """How many inputs are left out, each number once, rising."""
+        return tuple(np.unique(self.omitted).tolist())
+
+    def estimate(self, omitted: int, of: str = "model") -> Estimate:
+        """Mean exact match of "model", "majority" or "lookup" with its 95 % interval over omission sets.
+
+        Models that leave out the same set are averaged first: seeds do not make a set count twice. Raises ValueError
+        where no model leaves out that many.
+        """
+        if omitted not in self.sizes:
+            raise ValueError(f"no model leaves out {omitted} inputs; there are {', '.join(map(str, self.sizes))}")
+        values: np.ndarray = getattr(self, of)
+        sets = np.unique(self.omission_set[self.omitted == omitted])
+        means = np.array([values[self.omission_set == number].mean() for number in sets])
+        return mean_estimate(means, unit="omission sets", bounds=(0.0, 1.0))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a number of inputs left out: mean exact match, interval over omission sets, both baselines."""
+        rows = []
+        for size in self.sizes:
+            row: dict[str, object] = {"omitted": size, "total": self.total}
+            for of, prefix in (("model", ""), ("majority", "majority_"), ("lookup", "lookup_")):
+                e = self.estimate(size, of)
+                row |= {of if prefix else "value": e.value, f"{prefix}low": e.low, f"{prefix}high": e.high}
+                row |= {"n": e.n, "unit": e.unit}
+            rows.append(row | {"models": int((self.omitted == size).sum())})
+        return pd.DataFrame(rows)
+
+    def units(self) -> pd.DataFrame:
+        """One row a model: what it left out, and exact match on that beside both baselines."""
+        keys = ("omitted", "omission_set", "model", "majority", "lookup")
+        return pd.DataFrame({"name": self.models, **{key: getattr(self, key) for key in keys}})
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        n = ", ".join(f"{self.estimate(size).n} sets of {size}" for size in self.sizes)
+        return (
+            f"Exact match on inputs never trained on, by how many of the {self.total} are left out (n = {n}; 95 %"
+            " intervals over omission sets, one dot a model), beside a"
+            " lookup table that answers with the nearest seen input and the majority of the seen inputs by field."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """One line a number of inputs left out: the mean, each model as a dot, and both baselines."""
+        series = {of: columns([self.estimate(n, of) for n in self.sizes]) for of in ("model", "lookup", "majority")}
+        names = [f"{n} of {self.total} left out (n = {self.estimate(n).n})" for n in self.sizes]
+        title = "Inputs never trained on"
+        ax = intervals(names, series, ax=ax, title=title, x_label="exact match", limits=(-0.02, 1.02))
+        ax.scatter(self.model, np.searchsorted(self.sizes, self.omitted) - 0.38, s=9, color="black", alpha=0.5)
+        return ax
+
+
+def columns(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values, lower and upper ends, as figures take them."""
+    value, low, high = np.array([(e.value, e.low, e.high) for e in estimates]).T
+    return value, low, high
+
+
+def parse_fields(task: AbstractTask, tokens_row: Sequence[int] | Tensor, example: Example) -> dict[str, int | None]:
+    """Field -> the value that a generated row (pos,) writes where the example's text has the field, None where the
+    token there is no value of the field. Raises ValueError where the example or the row has no such position."""
+    row = [int(token) for token in tokens_row]
+    values: dict[str, int | None] = {}
+    for field in task.fields:
+        at = example.positions.get(field.predict, len(row)) + 1
+        if at >= len(row):
+            raise ValueError(f"{example.text!r}: no token is written for {field.name} in a row of {len(row)} tokens")
+        values[field.name] = dict(zip(field.candidates, field.values, strict=True)).get(row[at])
+    return values
+
+
+@on_model()
+def completions(
+    model: HookedModel, task: AbstractTask, examples: Sequence[Example], batch_size: int = 256
+) -> list[list[int]]:
+    """Each example's prompt with the model's own greedy completion, as many tokens as the example has.
+
+    Raises ValueError where the texts do not fit the model's context or its vocabulary is not the task's;
+    FloatingPointError where the model gives nan or infinite logits.
+    """
+    check_meeting(model, task, AbstractTask)
+    if model.cfg.d_vocab != len(task.vocabulary):
+        sizes = f"{model_name(model)} has {model.cfg.d_vocab} tokens, {task.name} has {len(task.vocabulary)}"
+        raise ValueError(f"{sizes}: token ids do not mean the same")
+    check_length(max(len(example.tokens) for example in examples), model.cfg.n_ctx)
+    written: list[list[int]] = []
+    for start in range(0, len(examples), batch_size):
+        chunk = examples[start : start + batch_size]
+        batch = task.batch(chunk, model.cfg.device)
+        with torch.inference_mode():
+            if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
+                raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
+        rows = complete(model, batch).tolist()
+        written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]
+    return written
+
+
+@on_model()
+def evaluate(
+    model: HookedModel,
+    task: AbstractTask,
+    *,
+    omitted: Sequence[Example] = (),
+    examples: Sequence[Example] | None = None,
+    batch_size: int = 256,
+) -> EvaluationResult:
+    """Let the model complete every distinct input, those left out of training (`omitted`) counted apart.
+
+    examples: what to evaluate, `omitted` joined to them and repeats dropped; None takes every input of the task.
+    Raises ValueError for no examples, none of them seen, a task with too many to list, and as `completions` does.
+    """
+    check_meeting(model, task, AbstractTask)
+    check_count("batch_size", batch_size)
+    everything = task.enumerate() if examples is None else examples
+    distinct = list({example.tokens: example for example in (*everything, *omitted)}.values())
+    if not distinct:
+        raise ValueError(f"no examples of {task.name} to evaluate")
+    left_out = {example.tokens for example in omitted}
+    held_out = np.array([example.tokens in left_out for example in distinct])
+    if held_out.all():
+        raise ValueError(f"all {len(distinct)} examples are omitted ones: there are no seen inputs to compare with")
+    written = completions(model, task, distinct, batch_size)
+    inputs = np.array([[example.labels[name] for name in task.inputs] for example in distinct])
+    truth = np.array([[example.labels[field.name] for field in task.fields] for example in distinct])
+    pairs = list(zip(written, distinct, strict=True))
+    found = np.array([list(parse_fields(task, row, example).values()) for row, example in pairs], dtype=object)
+    return EvaluationResult(
+        fields=tuple(field.name for field in task.fields),
+        inputs=inputs,
+        held_out=held_out,
+        exact=np.array([tuple(row) == example.tokens for row, example in pairs]),
+        right=(found == truth).astype(bool),
+        majority=truth == majority(truth[~held_out]),
+        lookup=truth == nearest(inputs[~held_out], truth[~held_out], inputs),
+        config={
+            "analysis": "evaluate",
+            "model": model_name(model),
+            "initialisation": initialisation(model),
+            "task": task.name,
+            "whole": len(distinct) == task.n_worlds,
+            "seen": int((~held_out).sum()),
+            "held_out": int(held_out.sum()),
+        },
+    )
+
+
+def summarise_held_out(results: Sequence[EvaluationResult]) -> HeldOutResult:
+    """Exact match on held-out inputs over models, by how many inputs each left out.
+
+    Raises ValueError for no results, one in which nothing is held out, or results of different tasks or input counts.
+    """
+    if not results:
+        raise ValueError("no evaluations to summarise")
+    for result in results:
+        if HELD_OUT not in result.splits:
+            raise ValueError(f"{result.config['model']} was trained on every input: nothing of it is held out")
+        if (result.config["task"], len(result.inputs)) != (results[0].config["task"], len(results[0].inputs)):
+            raise ValueError("the evaluations are of different tasks, or of different numbers of inputs")
+    sets = [frozenset(map(tuple, result.inputs[result.held_out].tolist())) for result in results]
+    numbers = {omission: number for number, omission in enumerate(dict.fromkeys(sets))}
+    return HeldOutResult(
+        models=tuple(str(result.config["model"]) for result in results),
+        total=len(results[0].inputs),
+        omitted=np.array([int(result.held_out.sum()) for result in results]),
+        omission_set=np.array([numbers[omission] for omission in sets]),
+        model=np.array([result.estimate(HELD_OUT).value for result in results]),
+        majority=np.array([result.baseline("majority", HELD_OUT) for result in results]),
+        lookup=np.array([result.baseline("lookup", HELD_OUT) for result in results]),
+        config={"analysis": "summarise_held_out", "task": results[0].config["task"], "models": len(results)},
+    )

@@ -1,0 +1,238 @@
+"""What a model writes when a part of it is taken away: free generation under interventions, beside the intact text, and
+the cells at which the two part ways."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import wilson
+from interp_kit.engine.decode import decode
+from interp_kit.engine.edit_checks import check_edit
+from interp_kit.engine.edits import Edit
+from interp_kit.engine.fast.layers import Unsupported
+from interp_kit.engine.inputs import whole_text
+from interp_kit.engine.references import Engine
+from interp_kit.engine.sweep import editing
+from interp_kit.engine.weight_edits import edited_weights
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import intervals, new_axes
+
+INTACT = "intact"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generations(AbstractResult):
+    """Greedy completions of the same prompts, intact and under each named intervention.
+
+    conditions: names, "intact" first; tokens: (condition, batch, pos); truth: (batch, pos); asked: (batch, pos) 1 on
+    the completion; parted: (condition, batch) the first position at which the text differs from the intact one, which
+    is where the two arguments of the maximum first differ on the same text, -1 where it never does; intact_logits,
+    edited_logits: (condition, batch, vocab) there, nan where it never does; names: position index -> name, for texts of
+    one layout; vocabulary: text of each token id.
+    """
+
+    conditions: tuple[str, ...]
+    tokens: np.ndarray
+    truth: np.ndarray
+    asked: np.ndarray
+    parted: np.ndarray
+    intact_logits: np.ndarray
+    edited_logits: np.ndarray
+    names: tuple[str, ...]
+    vocabulary: tuple[str, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Examples behind every figure."""
+        return self.truth.shape[0]
+
+    @property
+    def wrong(self) -> np.ndarray:
+        """(condition, batch, pos) True on completion tokens that are not the true ones."""
+        return np.not_equal(self.tokens, self.truth) & (self.asked == 1)
+
+    def right(self) -> np.ndarray:
+        """(condition, batch) True where the whole completion is right."""
+        return np.logical_not(self.wrong.any(-1))
+
+    def to_frame(self, groups: Mapping[str, Sequence[int]] | None = None) -> pd.DataFrame:
+        """One row a condition and group of examples (name -> rows; all of them by default): share of completions that
+        are wholly right with Wilson interval, mean number of wrong tokens, share of texts that part from the intact."""
+        groups = groups or {"all": range(self.n)}
+        rows = []
+        for c, condition in enumerate(self.conditions):
+            for group, members in groups.items():
+                index = list(members)
+                if not index:
+                    continue
+                share = wilson(int(self.right()[c, index].sum()), len(index))
+                rows.append(
+                    {
+                        "condition": condition,
+                        "group": group,
+                        "right": share.value,
+                        "low": share.low,
+                        "high": share.high,
+                        "wrong_tokens": float(self.wrong[c, index].sum(-1).mean()),
+                        "parted": float((self.parted[c, index] >= 0).mean()),
+                        "n": len(index),
+                    }
+                )
+        return pd.DataFrame(rows)
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        return (
+            f"Share of greedy completions of {self.config['model']} that are right in every token, intact and with"
+            f" parts removed (n = {self.n} distinct prompts, 95 % Wilson intervals)."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Share of right completions under each condition."""
+        frame = self.to_frame()
+        series = {"right": (frame["right"].to_numpy(), frame["low"].to_numpy(), frame["high"].to_numpy())}
+        return intervals(
+            list(frame["condition"]),
+            series,
+            ax=ax,
+            title=f"free generation, {self.config['model']} (n = {self.n})",
+            x_label="completions right in every token",
+            limits=(-0.02, 1.02),
+        )
+
+    def plot_logits(self, condition: str, row: int, ax: Axes | None = None) -> Axes:
+        """Bars of all logits, intact and edited, at the cell where this text parts from the intact one.
+
+        Raises ValueError for an unknown condition, or a text that does not part.
+        """
+        c = self._condition(condition)
+        at = int(self.parted[c, row])
+        if at < 0:
+            raise ValueError(f"the text of row {row} is the same intact and under {condition!r}")
+        ax = ax or new_axes(7.0, 3.2)
+        where = np.arange(len(self.vocabulary))
+        for offset, logits, label, colour in (
+            (-0.2, self.intact_logits, INTACT, "#0072B2"),
+            (0.2, self.edited_logits, condition, "#E69F00"),
+        ):
+            ax.bar(where + offset, logits[c, row], 0.4, label=label, color=colour)
+        ax.axhline(0, color="#555555", linewidth=0.8)
+        ax.set_xticks(where, self.vocabulary)
+        name = self.names[at] if at < len(self.names) else str(at)
+        true = self.vocabulary[int(self.truth[row, at])]
+        ax.set(title=f"where the texts part: {name}, truth {true}", xlabel="token", ylabel="logit")
+        ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
+        return ax
+
+    def _condition(self, name: str) -> int:
+        if name not in self.conditions:
+            raise ValueError(f"no condition {name!r}; there are {', '.join(self.conditions)}")
+        return self.conditions.index(name)
+
+
+@on_model()
+def generate_under(
+    model: HookedModel,
+    batch: TokenBatch,
+    edits: Mapping[str, Edit | Sequence[Edit]],
+    *,
+    batch_size: int | None = 64,
+    progress: bool = False,
+) -> Generations:
+    """Complete each prompt greedily, intact and under each named intervention, and find where the texts part.
+
+    Keys and values are kept while a text grows, whatever is edited; only edits by sender, and models that `Executor`
+    does not support, run the whole text for every token.
+
+    Raises ValueError for no edit, a condition called "intact", or an edit that does not fit the model.
+    """
+    check_meeting(model, batch, TokenBatch)
+    expect("edits", edits, Mapping, "names of conditions, each with its edits")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    check_flag("progress", progress)
+    if not edits or INTACT in edits:
+        raise ValueError(f'edits is of {list(edits)}: name at least one edit, and none "intact"')
+    groups = {name: [edit] if isinstance(edit, Edit) else list(edit) for name, edit in edits.items()}
+    for edit in (edit for group in groups.values() for edit in group):
+        check_edit(model, batch, edit)
+    at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    asked = batch.mask & (at >= batch.prompt_length[:, None])
+    lengths = batch.mask.sum(1)
+    intact = decode(model, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
+    shape = (1 + len(groups), len(batch), len(batch.vocabulary))
+    tokens, parted = [intact], torch.full(shape[:2], -1)
+    logits = torch.full((2, *shape), torch.nan, dtype=torch.float32)
+    rows = torch.arange(len(batch), device=intact.device)
+    with torch.inference_mode():
+        before = whole_text(model, intact)
+    for c, group in enumerate(groups.values(), 1):
+        written = _write_under(model, batch, group, asked, batch_size, progress)
+        with editing(model, batch, group) as edited, torch.inference_mode():
+            after = whole_text(edited, intact)
+        differs = (written != intact) & asked
+        first = torch.where(differs.any(1), differs.int().argmax(1), -1)
+        has = first >= 0
+        width = shape[2]
+        logits[0, c, has.cpu()] = before[rows[has], first[has] - 1, :width].float().cpu()
+        logits[1, c, has.cpu()] = after[rows[has], first[has] - 1, :width].float().cpu()
+        parted[c] = first.cpu()
+        tokens.append(written)
+    return Generations(
+        conditions=(INTACT, *groups),
+        tokens=torch.stack(tokens).cpu().numpy(),
+        truth=batch.tokens.cpu().numpy(),
+        asked=asked.cpu().numpy().astype(np.uint8),
+        parted=parted.numpy(),
+        intact_logits=logits[0].numpy(),
+        edited_logits=logits[1].numpy(),
+        names=_layout(batch),
+        vocabulary=batch.vocabulary,
+        config={"analysis": "generate_under", "model": model_name(model), "task": batch.task},
+    )
+
+
+def _write_under(
+    model: HookedModel,
+    batch: TokenBatch,
+    group: Sequence[Edit],
+    asked: Tensor,
+    batch_size: int | None,
+    progress: bool,
+) -> Tensor:
+    """(batch, pos) the texts as the edited model completes them."""
+    lengths = batch.mask.sum(1)
+    if all(edit.is_weight for edit in group):
+        with editing(model, batch, group) as edited:
+            return decode(edited, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
+    options = {"lengths": lengths, "batch_size": None, "progress": progress}
+    try:
+        with torch.inference_mode():
+            change = Engine(model, batch).change(tuple(group))
+        with edited_weights(model, group):
+            return decode(model, batch.tokens, asked, edit=change, **options).tokens
+    except Unsupported:
+        with editing(model, batch, group) as edited:
+            return decode(edited, batch.tokens, asked, cached=False, **options).tokens
+
+
+def _layout(batch: TokenBatch) -> tuple[str, ...]:
+    """The name of each position where all rows have one layout, else nothing."""
+    names = [""] * batch.tokens.shape[1]
+    for name, index in batch.positions.items():
+        if (index != index[0]).any():
+            return ()
+        names[int(index[0])] = name
+    return tuple(names)

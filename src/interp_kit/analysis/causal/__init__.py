@@ -1,0 +1,1 @@
+"""Interventions: patching, ablation, interchange, DAS, routes."""

@@ -1,0 +1,196 @@
+"""Ablation importance: how much each head and MLP matters, by metric and field (Michel et al. 2019; Chan et al.
+2022)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import mean_interval, scope
+from interp_kit.engine.edits import Edit, Mean, Resample, Zero
+from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
+from interp_kit.engine.solved import counted_solved, said, warn_if_few
+from interp_kit.engine.sweep import sweep
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import heatmap
+
+Kind = Literal["zero", "mean", "resample"]
+Unit = Literal["head", "mlp", "attention", "layer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AblationResult(AbstractResult):
+    """Importance of components: how much of a metric is lost without each.
+
+    component: names ("L0H1", "L2 MLP", "L3"); layer: (component,); fields: what is answered; effect: (component,
+    field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means needed;
+    baseline: (field, batch) the unablated metric; config["solved"]: answers (fields of examples, or completions) that
+    the unablated model gives correctly, of config["solved_of"].
+    """
+
+    component: tuple[str, ...]
+    layer: np.ndarray
+    fields: tuple[str, ...]
+    effect: np.ndarray
+    baseline: np.ndarray
+    config: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Examples behind every figure."""
+        return self.effect.shape[-1]
+
+    def importance(self, field: str | None = None, rows: Sequence[int] | None = None) -> np.ndarray:
+        """(component,) mean effect on a field, or on all of them; over all examples, or these rows."""
+        effect = self.effect if rows is None else self.effect[..., list(rows)]
+        if field is None:
+            return effect.mean((1, 2))
+        if field not in self.fields:
+            raise ValueError(f"no field {field!r}; there are {', '.join(self.fields)}")
+        return effect[:, self.fields.index(field)].mean(-1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a component and field: importance with 95 % interval over examples."""
+        mean, low, high = mean_interval(self.effect)
+        rows = [
+            (c, layer, f, mean[i, j], low[i, j], high[i, j], self.baseline[j].mean(), self.n)
+            for i, (c, layer) in enumerate(zip(self.component, self.layer, strict=True))
+            for j, f in enumerate(self.fields)
+        ]
+        return pd.DataFrame(rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"])
+
+    def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
+        """One row a component and group of examples (name -> rows), such as the examples of one task: importance on
+        all fields with 95 % interval, unablated metric, n. A group of no rows is left out."""
+        rows = []
+        for name, members in groups.items():
+            if len(members) == 0:
+                continue
+            index = list(members)
+            mean, low, high = mean_interval(self.effect[..., index].mean(1))
+            before = float(self.baseline[:, index].mean())
+            rows += [
+                (c, layer, name, m, lo, hi, before, len(index))
+                for c, layer, m, lo, hi in zip(self.component, self.layer, mean, low, high, strict=True)
+            ]
+        return pd.DataFrame(rows, columns=["component", "layer", "group", "importance", "low", "high", "baseline", "n"])
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
+            f" {self.n} examples{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is"
+            " better off without it; 95 % intervals in the table)."
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Components by fields."""
+        title = f"{self.config['kind']} ablation, {self.config['model']} (n = {self.n})"
+        return heatmap(
+            self.effect.mean(-1),
+            self.component,
+            self.fields,
+            ax=ax,
+            title=title,
+            label=f"loss of {self.config['metric']}",
+            signed=True,
+            x_label="field",
+        )
+
+
+@on_model(causal=False)
+def ablate(
+    model: HookedModel,
+    batch: TokenBatch,
+    *,
+    kind: Kind = "mean",
+    units: Sequence[Unit] = ("head", "mlp"),
+    fields: Sequence[str] | None = None,
+    metric: Callable[[str], Metric] = logit_difference,
+    resamples: int = 8,
+    seed: int = 0,
+    progress: bool = False,
+) -> AblationResult:
+    """Remove each head, MLP or whole layer in turn and measure what every field loses.
+
+    kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch, averaged
+    over `resamples` draws. Attention is all heads of a layer, a layer its heads and its MLP together. Removing is done
+    at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
+    then the only field.
+
+    Warns (UserWarning) if the unedited model gives fewer than half of the answers correctly. Raises ValueError for an
+    unknown kind, unit or field.
+    """
+    check_meeting(model, batch, TokenBatch)
+    check_choice("kind", kind, get_args(Kind))
+    for unit in check_names("units", units):
+        check_choice("units", unit, get_args(Unit))
+    check_count("resamples", resamples)
+    check_seed(seed)
+    check_flag("progress", progress)
+    if metric in (exact_match, log_probability):
+        if fields is not None:
+            raise ValueError(f"fields is {list(fields)}, and {metric.__name__} is measured over the whole completion")
+        names, metrics, right = [COMPLETION], [metric(COMPLETION)], [exact_match(COMPLETION)]
+    else:
+        names = list(check_names("fields", [field.name for field in batch.fields] if fields is None else fields))
+        metrics = [metric(batch.field(name).name) for name in names]
+        right = [accuracy(name) for name in names]
+    draws = (
+        [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
+    )
+    components = [c for unit in units for c in _components(model, unit)]
+    edits = [
+        [Edit(site, layer, draw, head=head) for site, layer, head in parts] for _, parts in components for draw in draws
+    ]
+    swept = sweep(model, batch, edits, metrics, unedited=right, progress=progress)
+    assert swept.unedited is not None
+    ablated = swept.values.reshape(len(components), len(draws), len(names), len(batch)).mean(1)
+    is_distance = metrics[0].kind == "kl"
+    result = AblationResult(
+        component=tuple(name for name, _ in components),
+        layer=np.array([parts[0][1] for _, parts in components]),
+        fields=tuple(names),
+        effect=ablated if is_distance else swept.baseline[None] - ablated,
+        baseline=swept.baseline,
+        config={
+            "analysis": "ablate",
+            "model": model_name(model),
+            "initialisation": initialisation(model),
+            "task": batch.task,
+            "whole": batch.whole,
+            "kind": kind,
+            "metric": metrics[0].kind.replace("_", " "),
+            "seed": seed,
+            "resamples": len(draws),
+            **counted_solved(swept.unedited == 1),
+        },
+    )
+    warn_if_few(result.config, "", "answers")
+    return result
+
+
+def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[tuple[str, int, int | None]]]]:
+    """(name, [(site, layer, head)]) of every component of one kind."""
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    has_mlp = not getattr(model.cfg, "attn_only", False)
+    match unit:
+        case "head":
+            return [(f"L{la}H{he}", [("z", la, he)]) for la in layers for he in heads]
+        case "mlp":
+            return [(f"L{la} MLP", [("mlp_out", la, None)]) for la in layers if has_mlp]
+        case "attention":
+            return [(f"L{la} attention", [("z", la, None)]) for la in layers]
+        case "layer":
+            mlp = [("mlp_out", None)] if has_mlp else []
+            return [(f"L{la}", [("z", la, None), *((site, la, head) for site, head in mlp)]) for la in layers]
+    raise ValueError(f"no unit {unit!r}; there are head, mlp, attention, layer")

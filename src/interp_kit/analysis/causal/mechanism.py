@@ -1,0 +1,305 @@
+"""By which path does a prediction use an intermediate variable: via its emitted token, directly, or by a latent?
+
+Where the mediator is a function of its cause on every input (newB = not D), no probe can tell one from the other; only
+crossing them can. Three experiments: conflict prompts (the token from one world, the rest from the other), path
+patching by sender position on natural pairs, and free-running edits at the place where the mediator is predicted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.causal.patching import PatchingResult, patch_senders
+from interp_kit.core.pairs import PairBatch
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_all, ratio_interval, scope, wilson
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.decode import complete
+from interp_kit.engine.edits import Copy, Edit
+from interp_kit.engine.metrics import Metric, accuracy, logit_difference
+from interp_kit.engine.sweep import editing, sweep
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import intervals
+
+SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
+SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
+FEWEST = FEWEST_OF_RATIO  # independent units of pairs: with fewer there is no interval
+TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
+ROUTES = ("via token", "direct", "latent", "relayed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MechanismResult(AbstractResult):
+    """How one model's `target` depends on `mediator`.
+
+    solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the
+    mediator's token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed
+    from; sender: positions; sender_recovered, …_low, …_high: (sender,) path patching of each into the target's
+    prediction; route, …_low, …_high: (4,) the same for the groups in ROUTES patched together: the mediator's token,
+    everything before the mediator is predicted, the position that predicts it, everything between mediator and target;
+    latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
+    mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
+    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; set_aside: solved
+    pairs left out because they share a text with one that is used; verdict: one of ROUTES, "mixed", "none" where the
+    model does not solve the target or nothing carries it, or TOO_FEW where fewer than FEWEST independent units could be
+    measured, whatever the routes show. A route that works against the answer is named in the verdict too ("direct,
+    opposed by via token"). Intervals are over `config["units"]` independent units of pairs (PairBatch.apart): of two
+    texts paired both ways, both are one. Where the model solves both sides of no pair there is no difference to follow:
+    routes and latents are nan, no sender.
+    """
+
+    mediator: str
+    target: str
+    solved: Estimate
+    token_flips: Estimate
+    cause_flips: Estimate
+    sender: tuple[str, ...]
+    sender_recovered: np.ndarray
+    sender_low: np.ndarray
+    sender_high: np.ndarray
+    route: np.ndarray
+    route_low: np.ndarray
+    route_high: np.ndarray
+    latent_mediator: np.ndarray
+    latent_target: np.ndarray
+    free_emitted: np.ndarray
+    free_target: np.ndarray
+    dropped: int
+    set_aside: int
+    verdict: str
+    config: Mapping[str, Any]
+
+    @property
+    def opposing(self) -> tuple[str, ...]:
+        """Routes that move the answer the other way: their whole interval is below -SHARED."""
+        return _opposing(self.route_high)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per measurement: experiment, what was changed, value, interval, n; of routes also their role:
+        "carries" (interval above one half), "shares" (above SHARED), "opposes" (below -SHARED)."""
+        pairs = self.config["units"]
+        rows: list[tuple] = [("accuracy", self.target, *_parts(self.solved))]
+        rows.append(("conflict", f"only {self.mediator}'s token", *_parts(self.token_flips)))
+        rows.append(("conflict", f"only {self.mediator}'s causes", *_parts(self.cause_flips)))
+        for values, names, kind in (
+            ((self.route, self.route_low, self.route_high), ROUTES, "route"),
+            ((self.sender_recovered, self.sender_low, self.sender_high), self.sender, "sender"),
+        ):
+            rows += [(kind, name, *row, pairs) for name, *row in zip(names, *values, strict=True)]
+        nan = float("nan")
+        for kind, values in (
+            (f"patched, {self.mediator}", self.latent_mediator),
+            (f"patched, {self.target} with the token held", self.latent_target),
+            (f"free-running, {self.mediator} emitted", self.free_emitted),
+            (f"free-running, {self.target}", self.free_target),
+        ):
+            rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
+        frame = pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
+        tests = [frame["low"] > 0.5, frame["low"] > SHARED, frame["high"] < -SHARED]
+        role = np.select(tests, ["carries", "shares", "opposes"], "")
+        return frame.assign(role=np.where(frame["experiment"] == "route", role, ""))
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
+            f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
+            f" {c['pair_kind']}{scope(c)}, {self.dropped} unsolved left out{self._aside()}; 95 % intervals; 0: as"
+            f" unpatched, 1: as the other run). Verdict: {self.verdict}."
+        )
+
+    def _aside(self) -> str:
+        return f", {self.set_aside} that share a text with these set aside" if self.set_aside else ""
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Path patching by route."""
+        series = {"recovered": (self.route, self.route_low, self.route_high)}
+        title = (
+            f"How {self.target} learns of {self.mediator}: {self.config['model']}"
+            f" ({self.verdict}, n = {self.config['units']})"
+        )
+        return intervals(ROUTES, series, ax=ax, title=title, x_label=f"recovered {self.target} logit difference")
+
+
+def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
+    return estimate.value, estimate.low, estimate.high, estimate.n
+
+
+@on_model()
+def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
+    """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
+
+    A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
+    own, and the conflict prompts agree; "mixed" where two share it. Measured are as many of the solved pairs as can be
+    had of which no two share a text, as only those are independent; with fewer than FEWEST no route is named. Raises
+    ValueError where the task has no such pair, or the two runs of the pairs do not differ at all.
+    """
+    check_meeting(model, task, AbstractTask)
+    device = model.cfg.device
+    natural = task.pairs(mediator, target).to(device)
+    everything = task.batch(task.pool(), device)
+    right = sweep(model, everything, [], accuracy(target)).baseline[0]
+    solved = wilson(int(right.sum()), len(right))
+    token = _flips(model, task.conflict_pairs(mediator, target).to(device))
+    cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
+    both_sides = [
+        sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
+    ]
+    kept = np.flatnonzero(both_sides[0] & both_sides[1])
+    sender: tuple[str, ...] = ()
+    by_sender = tuple(np.zeros((3, 0)))
+    route, low, high, least, most = np.full((5, len(ROUTES)), np.nan)
+    latent, units, used = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0, 0
+    if len(kept):
+        pairs = natural.take(kept.tolist()).apart(both_ways=True)
+        units, used = len(np.unique(pairs.units())), len(pairs)
+        route, low, high, least, most = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        single = patch_senders(model, pairs)
+        sender, by_sender = single.position, (single.recovered, single.low, single.high)
+        latent = _latent(model, pairs, mediator, target)
+    verdict = _verdict(solved, token, (route, least, most), latent, units)
+    return MechanismResult(
+        mediator=mediator,
+        target=target,
+        solved=solved,
+        token_flips=token,
+        cause_flips=cause,
+        sender=sender,
+        sender_recovered=by_sender[0],
+        sender_low=by_sender[1],
+        sender_high=by_sender[2],
+        route=route,
+        route_low=low,
+        route_high=high,
+        latent_mediator=latent[0],
+        latent_target=latent[1],
+        free_emitted=latent[2],
+        free_target=latent[3],
+        dropped=len(natural) - len(kept),
+        set_aside=len(kept) - used,
+        verdict=verdict,
+        config={
+            "analysis": "mechanism",
+            "model": model_name(model),
+            "task": task.name,
+            "metric": "logit difference",
+            "pairs": used,
+            "units": units,
+            "whole": natural.whole and used == len(natural),
+            "pair_kind": f"minimal pairs that flip {mediator} and {target}",
+        },
+    )
+
+
+def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
+    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean."""
+    metric = logit_difference(pairs)
+    before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
+    right = before > 0
+    n = int(right.sum())
+    unit = of_all("worlds", pairs.whole and n == len(pairs))
+    return (
+        wilson(int((after[right] < 0).sum()), n, unit)
+        if n
+        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
+    )
+
+
+def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str, ...]]:
+    """Route -> the positions before the target's prediction that belong to it."""
+    batch = pairs.clean
+    predicts, receiver = batch.field(mediator).predict, batch.field(target).predict
+    order = [name for name in batch.positions if batch.positions[name][0] < batch.positions[receiver][0]]
+    at = order.index(predicts)
+    return {
+        "via token": (mediator,),
+        "direct": tuple(order[:at]),
+        "latent": (predicts,),
+        "relayed": tuple(name for name in order[at + 1 :] if name != mediator),
+    }
+
+
+def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tuple[str, ...]]) -> tuple:
+    """(5, route): recovered, low, high, and between what it surely lies: low and high, or what the least and the most
+    of the pairs give by themselves if pairs that agree to the last digit leave no interval."""
+    present = [name for name in ROUTES if routes[name]]
+    result: PatchingResult = patch_senders(model, pairs, senders=[routes[name] for name in present])
+    by_pair = (result.values - result.start) / (result.goal - result.start)
+    least = np.where(np.isnan(result.low), by_pair.min(-1), result.low)
+    most = np.where(np.isnan(result.high), by_pair.max(-1), result.high)
+    filled = [np.zeros(len(ROUTES)) for _ in range(5)]
+    for i, name in enumerate(present):
+        for array, values in zip(filled, (result.recovered, result.low, result.high, least, most), strict=True):
+            array[ROUTES.index(name)] = values[i]
+    return tuple(filled)
+
+
+def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) -> tuple[np.ndarray, ...]:
+    """By layer, the edit that swaps the residual stream at the mediator's prediction: recovery of both predictions with
+    the clean completion held, and flips of both when running freely."""
+    clean, other = pairs.clean, pairs.corrupt
+    predicts = clean.field(mediator).predict
+    metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
+    edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
+    swept = sweep(model, clean, edits, metrics, other=other)
+    goal = swept.other
+    assert goal is not None
+    held = [
+        ratio_interval(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
+        if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6
+        else np.full(len(edits), np.nan)
+        for j in range(2)
+    ]
+    free = np.empty((2, len(edits)))
+    rows = torch.arange(len(clean), device=clean.tokens.device)
+    for i, edit in enumerate(edits):
+        with editing(model, clean, edit):
+            text = complete(model, clean)
+        for j, name in enumerate((mediator, target)):
+            free[j, i] = float((text[rows, clean.position(name)] == other.answer[name]).float().mean())
+    return held[0], held[1], free[0], free[1]
+
+
+def _verdict(
+    solved: Estimate,
+    token: Estimate,
+    routes: tuple[np.ndarray, np.ndarray, np.ndarray],
+    latent: tuple[np.ndarray, ...],
+    units: int,
+) -> str:
+    """routes: recovery of each of ROUTES, and between what it surely lies."""
+    route, least, most = routes
+    if solved.value < SOLVED:
+        return "none"
+    if units < FEWEST or np.isnan(least).any():
+        return TOO_FEW
+    opposed = OPPOSED + " and ".join(opposing) if (opposing := _opposing(most)) else ""
+    best = int(np.argmax(route))
+    name = ROUTES[best]
+    if not least[best] > 0.5:
+        return f"mixed{opposed}" if route.clip(min=0).sum() > 0.5 else "none"
+    if (np.delete(least, best) > SHARED).any():
+        return f"mixed{opposed}"
+    by_token = token.value > 0.5
+    if by_token != (name == "via token") and name != "relayed":
+        return f"mixed{opposed}"
+    if name == "latent" and not ((latent[0] > 0.5) & (latent[1] > 0.5)).any():
+        return f"mixed{opposed}"
+    return f"{name}{opposed}"
+
+
+def _opposing(high: np.ndarray) -> tuple[str, ...]:
+    return tuple(name for name, end in zip(ROUTES, high, strict=True) if end < -SHARED)
+
+
+def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:
+    """Each route's recovery over models, with its interval over seeds."""
+    return {name: mean_estimate([r.route[i] for r in results]) for i, name in enumerate(ROUTES)}

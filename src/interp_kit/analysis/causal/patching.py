@@ -1,0 +1,267 @@
+"""Activation patching: which sites carry a variable from a clean run into a corrupt one (Meng et al. 2022; Zhang &
+Nanda 2023), and path patching by sender position: which earlier token a prediction reads it from (Goldowsky-Dill et
+al. 2023).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.causal.site_heatmap import site_map
+from interp_kit.core.config import check_choice, check_flag, check_names
+from interp_kit.core.pairs import PairBatch
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import counted, ratio_interval, scope
+from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
+from interp_kit.engine.metrics import Metric, logit_difference
+from interp_kit.engine.solved import counted_solved, said, solving, warn_if_few
+from interp_kit.engine.sweep import sweep
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import intervals
+
+ALL = "all"
+MetricOf = Callable[[PairBatch], Metric]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchingResult(AbstractResult):
+    """Recovered metric by site: one entry an edit.
+
+    site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
+    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: 95 %
+    interval over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) that of the two unpatched
+    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
+    dropped: pairs left out because the model does not solve both sides (config["solved"] says of how many it does);
+    sender patching has sender positions instead.
+    """
+
+    site: tuple[str, ...]
+    layer: np.ndarray
+    head: np.ndarray
+    position: tuple[str, ...]
+    recovered: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    values: np.ndarray
+    start: np.ndarray
+    goal: np.ndarray
+    unit: np.ndarray
+    dropped: int
+    config: Mapping[str, Any]
+
+    @property
+    def n(self) -> int:
+        """Independent units of pairs behind every figure."""
+        return len(np.unique(self.unit))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row an edit: where, recovered with interval, mean metric, n units of pairs."""
+        return pd.DataFrame(
+            {
+                "site": self.site,
+                "layer": self.layer,
+                "head": self.head,
+                "position": self.position,
+                "recovered": self.recovered,
+                "low": self.low,
+                "high": self.high,
+                "metric": self.values.mean(1),
+                "n": self.n,
+            }
+        )
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        sides = ("clean", "corrupt") if c["direction"] == "denoise" else ("corrupt", "clean")
+        what = (
+            f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
+        )
+        by = f", by {' or '.join(c['inputs'])}" if c["inputs"] else ""
+        return (
+            f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
+            f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
+            f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
+            f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table)."
+        )
+
+    def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
+        """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""
+        site = site or self.site[0]
+        title = (
+            f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
+        )
+        label = "recovered" if self.config["direction"] == "denoise" else "lost to the corrupt run"
+        if site == "senders":
+            series = {label: (self.recovered, self.low, self.high)}
+            return intervals(self.position, series, ax=ax, title=title, x_label=label)
+        return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label=label, signed=True)
+
+
+@on_model(causal=False)
+def patch(
+    model: HookedModel,
+    pairs: PairBatch,
+    *,
+    sites: str | Sequence[str] = "resid_pre",
+    by: Literal["position", "all"] = "position",
+    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    metric: MetricOf = logit_difference,
+    direction: Direction = "denoise",
+    only_solved: bool = False,
+    progress: bool = False,
+) -> PatchingResult:
+    """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
+
+    sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head. by: one named
+    position at a time (`positions`, default those that every row has; name -> positions patches groups of them, such as
+    all cells of a grid), or all positions together. direction: "denoise"
+    copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
+    copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
+
+    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs, none being left out.
+
+    Raises ValueError for unequal lengths, an unknown site, positions that are named with by="all", or where the two
+    runs do not differ in the metric.
+    """
+    check_by(by, positions)
+    pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
+    into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
+    if positions is None:
+        positions = [name for name, index in into.positions.items() if bool((index >= 0).all())]
+    groups = grouped(positions)
+    names = [None] if by == "all" else list(groups)
+    marks = everywhere(model, sites, Copy(source), names)
+    edits = [
+        [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
+        for mark in marks
+    ]
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress)
+    warn_if_few(result.config)
+    return result
+
+
+@on_model()
+def patch_senders(
+    model: HookedModel,
+    pairs: PairBatch,
+    *,
+    receiver: str | None = None,
+    senders: Sequence[str | Sequence[str]] | None = None,
+    metric: MetricOf = logit_difference,
+    direction: Direction = "denoise",
+    only_solved: bool = False,
+    progress: bool = False,
+) -> PatchingResult:
+    """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
+
+    receiver: a prediction position, by default that of the target; senders: named positions, or groups of them patched
+    together, by default each one before the receiver that every row has. Every layer's attention of the receiver is
+    changed and no position before it is, so what is recovered at the receiver travels straight from the sender.
+
+    Raises ValueError as `patch` does, and for a sender behind the receiver.
+    """
+    pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
+    into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
+    receiver = receiver or into.field(pairs.target).predict
+    at = into.position(receiver)
+    if senders is None:
+        senders = [name for name, index in into.positions.items() if bool(((index >= 0) & (index < at)).all())]
+    check_names("senders", [s if isinstance(s, str) else " + ".join(check_names("senders", s)) for s in senders])
+    groups = [(s,) if isinstance(s, str) else tuple(s) for s in senders]
+    edits = [
+        [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
+        for group in groups
+    ]
+    marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver)
+    warn_if_few(result.config)
+    return result
+
+
+def _used(
+    model: HookedModel, pairs: PairBatch, metric: MetricOf, direction: str, only_solved: bool, progress: bool
+) -> tuple[PairBatch, int]:
+    """The pairs, or those of which the model gives both answers by argmax, and how many are left out. Raises TypeError
+    for what are no pairs, ValueError for those of another task, and for options that are none."""
+    check_meeting(model, pairs, PairBatch)
+    check_choice("direction", direction, get_args(Direction))
+    check_flag("only_solved", only_solved)
+    check_flag("progress", progress)
+    if not only_solved:
+        return pairs, 0
+    sides = zip((pairs.clean, pairs.corrupt), solving(metric(pairs), pairs), strict=True)
+    right = [sweep(model, side, [], measured).baseline[0] == 1 for side, measured in sides]
+    kept = np.flatnonzero(right[0] & right[1])
+    if len(kept) == 0:
+        raise ValueError(f"the model solves both sides of none of the {len(pairs)} pairs")
+    return pairs.take(kept.tolist()), len(pairs) - len(kept)
+
+
+def _swept(
+    model: HookedModel,
+    pairs: PairBatch,
+    marks: Sequence[Edit],
+    edits: Sequence[Sequence[Edit]],
+    metric: MetricOf,
+    direction: Direction,
+    dropped: int,
+    only_solved: bool,
+    progress: bool,
+    **config: object,
+) -> PatchingResult:
+    """Run the edits, each of which stands in the result as its mark."""
+    right = [[measured] for measured in solving(metric(pairs), pairs)]
+    sides = [pairs.clean, pairs.corrupt]
+    if direction == "denoise":
+        right, sides = right[::-1], sides[::-1]
+    swept = sweep(
+        model, sides[0], edits, metric(pairs), other=sides[1], unedited=right[0], unedited_other=right[1],
+        progress=progress,
+    )  # fmt: skip
+    assert swept.other is not None
+    assert swept.unedited is not None
+    assert swept.unedited_other is not None
+    solved = (swept.unedited[0] == 1) & (swept.unedited_other[0] == 1)
+    values, start, goal = swept.values[:, 0], swept.baseline[0], swept.other[0]
+    if abs((goal - start).mean()) < 1e-6:
+        raise ValueError(
+            f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"
+            f" {len(pairs)} pairs), so there is nothing to recover"
+        )
+    unit = pairs.units()
+    recovered, low, high = ratio_interval(values - start, goal - start, groups=unit)
+    return PatchingResult(
+        site=tuple(mark.site for mark in marks),
+        layer=np.array([-1 if mark.layer is None else mark.layer for mark in marks]),
+        head=np.array([-1 if mark.head is None else mark.head for mark in marks]),
+        position=tuple(ALL if mark.position is None else str(mark.position) for mark in marks),
+        recovered=recovered,
+        low=low,
+        high=high,
+        values=values,
+        start=start,
+        goal=goal,
+        unit=unit,
+        dropped=dropped,
+        config={
+            "analysis": "patch",
+            "model": model_name(model),
+            "task": pairs.clean.task,
+            "variable": pairs.variable,
+            "target": pairs.target,
+            "inputs": tuple(name for name in pairs.clean.inputs if any(name in differs for differs in pairs.differs)),
+            "completion": pairs.completion,
+            "whole": pairs.whole,
+            "metric": metric(pairs).name,
+            "direction": direction,
+            **counted_solved(solved, left_out=dropped, only_solved=only_solved),
+            **config,
+        },
+    )

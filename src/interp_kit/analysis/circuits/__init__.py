@@ -1,0 +1,1 @@
+"""Circuits: edges, their scores and their faithfulness; direct attribution."""

@@ -1,0 +1,271 @@
+"""Does a circuit do alone what the whole model does? Curves over its size, and their areas CPR and CMD (Mueller et al.
+2025, MIB: a Mechanistic Interpretability Benchmark, arXiv:2504.13151)."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.circuits.circuit import Circuit
+from interp_kit.analysis.circuits.edge_scores import Carried, outputs_of, patched
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
+from interp_kit.core.pairs import PairBatch
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import ratio_interval, scope
+from interp_kit.engine.graph import Graph
+from interp_kit.engine.metrics import Metric, logit_difference
+from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, model_name
+from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.plotting import COLOURS, new_axes
+
+Ablation = Literal["counterfactual", "mean", "resample"]
+GRIDS = ("mib", "fine")
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
+SMALL = (0, 1, 2, 3, 5, 8, 12, 20)  # edges that the finer grid has besides
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessResult(AbstractResult):
+    """Faithfulness by size: (m(circuit) - m(no edges)) / (m(model) - m(no edges)), a ratio of means over pairs.
+
+    sizes: (size,) edges kept; share: (size,) of all edges, which is what areas are taken over: on MIB's grid the share
+    that was asked for, not the one that rounding leaves; total: edges of the model; value, low, high: (size,) with
+    95 % intervals over units of pairs; random: (order, size) of edges in random orders, the control; cpr: area under
+    the curve over the share of edges; cmd: area between the curve and 1, 0 at best; both nan where the circuit does not
+    rank all edges, or the sizes lack some of MIB's: they are MIB's figures (`areas`), and no others go by that name.
+    random_cpr, random_cmd: (order,) of the control; values: (size, pair) the metric;
+    n: independent units of pairs (PairBatch.units).
+    """
+
+    sizes: np.ndarray
+    share: np.ndarray
+    total: int
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    random: np.ndarray
+    cpr: float
+    cmd: float
+    random_cpr: np.ndarray
+    random_cmd: np.ndarray
+    values: np.ndarray
+    n: int
+    config: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per size: faithfulness with interval, and the random orders' mean and range."""
+        return pd.DataFrame(
+            {
+                "edges": self.sizes,
+                "share": self.share,
+                "faithfulness": self.value,
+                "low": self.low,
+                "high": self.high,
+                "random": self.random.mean(0),
+                "random_low": self.random.min(0),
+                "random_high": self.random.max(0),
+                "n": self.n,
+            }
+        )
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        areas = "" if np.isnan(self.cpr) else f" MIB's CPR {self.cpr:.2f}, CMD {self.cmd:.2f} (random orders"
+        areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
+        return (
+            f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
+            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs{scope(c)},"
+            f" {said(c)}; 95 % intervals;"
+            f" {len(self.random)} random orders of the same edges as control).{areas}"
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The curve over the number of edges, with the random orders behind it."""
+        ax = ax or new_axes()
+        ax.axhline(1, color="#555555", linewidth=1, linestyle="--")
+        ax.axhline(0, color="#555555", linewidth=1)
+        for i, curve in enumerate(self.random):
+            ax.plot(self.sizes, curve, color="#999999", linewidth=0.9, label=None if i else "random orders")
+        ax.fill_between(self.sizes, self.low, self.high, color=COLOURS[0], alpha=0.25, linewidth=0)
+        ax.plot(
+            self.sizes, self.value, "o-", ms=4, color=COLOURS[0], label=f"best by {str(self.config['method']).upper()}"
+        )
+        ax.set_xscale("symlog", linthresh=1)
+        shown = [s for s in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if s <= 0.7 * self.total]
+        shown.append(self.total)
+        ax.set_xticks(shown, [f"{s:,}" if s < 1000 or s == self.total else f"{s // 1000}k" for s in shown])
+        ax.set_xticks([], minor=True)
+        title = f"{self.config['model']}, {self.config['ablation']} ablation (n = {self.n})"
+        ax.set(xlabel=f"edges kept, of {self.total:,} (logarithmic)", ylabel="faithfulness", title=title)
+        ax.legend(frameon=False)
+        return ax
+
+
+@on_model()
+def faithfulness(
+    model: HookedModel,
+    pairs: PairBatch,
+    circuit: Circuit,
+    *,
+    sizes: Sequence[int] | str = "mib",
+    ablation: Ablation = "counterfactual",
+    metric: Callable[[PairBatch], Metric] = logit_difference,
+    signed: bool = False,
+    controls: int = 10,
+    seed: int = 0,
+    progress: bool = False,
+) -> FaithfulnessResult:
+    """Run clean prompts through the circuit's best edges alone, for each size, all other edges of the model ablated.
+
+    sizes: edges kept. "mib" is MIB's grid: 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges, rounded down, so
+    that small models have several sizes of 0; "fine" has 0 and small numbers of edges besides; or numbers of edges. CPR
+    and CMD are computed on MIB's grid alone, as its code does, so that they compare with its published figures for the
+    same edges, ablation and ranking. ablation: what the others carry, "counterfactual" of the corrupt prompt, "mean"
+    over all prompts of the pairs at the same position, "resample" of another pair's prompts; signed: best by signed
+    score, as MIB's command ranks unless it is told --absolute, not by absolute value; controls: how many random orders.
+
+    Choose edges on other pairs than those that are measured here. Warns (UserWarning) if the model solves both sides
+    of fewer than half of the pairs. Raises ValueError for a circuit of another model, an edge that the model has not,
+    edges with and without position, an unknown grid, a size that the circuit has not, texts of different form for mean
+    and resample, and where the whole model does no better than no edge.
+    """
+    check_meeting(model, pairs, PairBatch)
+    expect("circuit", circuit, Circuit, "as interp_kit.score_edges(model, pairs) gives")
+    check_choice("ablation", ablation, get_args(Ablation))
+    check_count("controls", controls, least=0)
+    check_seed(seed)
+    check_flag("progress", progress)
+    graph, measured, into = Graph(model), metric(pairs), pairs.clean
+    if tuple(circuit.nodes) != graph.nodes:
+        raise ValueError(
+            f"a circuit of {circuit.config['model']}, with {len(circuit.nodes)} nodes, on {model_name(model)}, with"
+            f" {len(graph.nodes)}"
+        )
+    edges, kinds = circuit.edges, {edge.position is None for edge in circuit.edges}
+    if len(kinds) > 1:
+        raise ValueError("some edges of the circuit have a position and some have none")
+    total = len(graph.edges) * (len(circuit.positions) if kinds == {False} else 1)
+    for edge in edges:
+        graph.place(edge)
+    whole = len(set(edges)) == total
+    numbers, shares = _sizes(sizes, len(edges), total)
+    reference = _reference(graph, pairs, ablation, seed)
+    best = [edges[i] for i in circuit.order(signed=signed)]
+    orders = [best]
+    generator = np.random.default_rng(seed)
+    orders += [[edges[i] for i in generator.permutation(len(edges))] for _ in range(controls)]
+    distinct, at = np.unique(numbers, return_inverse=True)  # MIB's grid has sizes twice
+    groups = [order[:size] for order in orders for size in distinct.tolist()]
+    groups += [[], list(graph.edges)]
+    values = patched(graph, into, reference, groups, measured, inverted=True, progress=progress).cpu().numpy()
+    nothing, everything = values[-2:]
+    values = values[:-2].reshape(len(orders), len(distinct), -1)[:, at].reshape(len(orders) * len(at), -1)
+    gap = everything - nothing
+    if abs(gap.mean()) < 1e-6:
+        raise ValueError(
+            f"{measured.name} is the same with all edges and with none: there is nothing to be faithful to"
+        )
+    unit = pairs.units()
+    found, low, high = ratio_interval(values - nothing, gap, groups=unit)
+    curves = found.reshape(len(orders), len(numbers))
+    grid = _on_grid(shares) if whole else None
+    cprs, cmds = np.array([(np.nan, np.nan) if grid is None else areas(curve[grid]) for curve in curves]).T
+    solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
+    result = FaithfulnessResult(
+        sizes=numbers,
+        share=shares,
+        total=total,
+        value=curves[0],
+        low=low[: len(numbers)],
+        high=high[: len(numbers)],
+        random=curves[1:],
+        cpr=float(cprs[0]),
+        cmd=float(cmds[0]),
+        random_cpr=cprs[1:],
+        random_cmd=cmds[1:],
+        values=values[: len(numbers)],
+        n=len(np.unique(unit)),
+        config={
+            "analysis": "faithfulness",
+            "model": model_name(model),
+            "task": into.task,
+            "variable": pairs.variable,
+            "target": pairs.target,
+            "whole": pairs.whole,
+            "method": circuit.config["method"],
+            "ablation": ablation,
+            "grid": sizes if isinstance(sizes, str) else "given",
+            "metric": measured.name,
+            "gap": float(gap.mean()),
+            **counted_solved(solved),
+        },
+    )
+    warn_if_few(result.config)
+    return result
+
+
+def areas(curve: np.ndarray) -> tuple[float, float]:
+    """MIB's CPR and CMD of the faithfulness at each of SHARES, by trapezoids over these shares, from 0.001 to 1.
+
+    Its code (`evaluate_area_under_curve`) takes the shares as they are asked for, though int(share * edges) are kept,
+    adds nothing below the smallest, and measures the end, all edges, as any other size.
+
+    Raises ValueError where there is not one value for each share.
+    """
+    if curve.shape != (len(SHARES),):
+        raise ValueError(f"areas need faithfulness at {len(SHARES)} shares, got values of shape {curve.shape}")
+    return float(np.trapezoid(curve, SHARES)), float(np.trapezoid(np.abs(1 - curve), SHARES))
+
+
+def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of edges and their shares. Of a grid those that the circuit has. Raises ValueError for what is none."""
+    if isinstance(wanted, str):
+        if wanted not in GRIDS:
+            raise ValueError(f"sizes: got {wanted!r}, expected 'mib', 'fine', or numbers of edges")
+        # a size of the finer grid beside one of MIB's keeps its own share, so that both are there
+        grid = [(int(share * total), share) for share in SHARES]
+        grid += [(size, size / total) for size in (SMALL if wanted == "fine" else ())]
+        found = sorted({(size, share) for size, share in grid if size <= edges}, key=lambda one: one[::-1])
+        sizes, shares = (np.array(part) for part in zip(*found, strict=True))
+        return sizes, shares
+    if not len(wanted) or len(set(wanted)) < len(wanted):
+        raise ValueError(f"sizes {list(wanted)} of a circuit of {edges} edges: name at least one, and each once")
+    for size in wanted:
+        check_count("sizes", size, least=0, most=edges)
+    return np.asarray(wanted), np.asarray(wanted) / total
+
+
+def _on_grid(shares: np.ndarray) -> np.ndarray | None:
+    """Where each of MIB's shares stands among these; None where one does not."""
+    at = [np.flatnonzero(shares == share) for share in SHARES]
+    return np.array([found[0] for found in at]) if all(map(len, at)) else None
+
+
+def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Carried:
+    """What edges outside a circuit carry."""
+    if ablation == "counterfactual":
+        return outputs_of(graph, pairs.corrupt)
+    if not _of_one_form(pairs.clean):
+        raise ValueError(f"{ablation} ablation needs texts of one form: here positions stand at different places")
+    both, n = torch.cat([pairs.clean.tokens, pairs.corrupt.tokens]), len(pairs)
+    if ablation == "mean":
+        total = torch.stack([graph.outputs(both[rows]).sum(1, keepdim=True) for rows in graph.parts(both)]).sum(0)
+        return lambda rows: (total / len(both)).expand(-1, len(rows), -1, -1)
+    if n < 2:
+        raise ValueError("resample ablation needs at least two pairs")
+    generator = np.random.default_rng(seed)
+    donor = (np.arange(n) + generator.integers(1, n, size=n)) % n + n * generator.integers(0, 2, size=n)
+    donors = torch.as_tensor(donor, device=both.device)
+    return lambda rows: graph.outputs(both[donors[rows]])
+
+
+def _of_one_form(batch: TokenBatch) -> bool:
+    return bool(batch.mask.all()) and all(bool((at == at[0]).all()) for at in batch.positions.values())

@@ -1,0 +1,188 @@
+"""The activations of one site over a task: which examples, one vector a real token, how many distinct ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.example import Example
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.harvest import harvest as read_sites
+from interp_kit.engine.inputs import unpadded
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel
+
+ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
+SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Every real token of every example at one site.
+
+    hook: TransformerLens name; shape: axes behind batch and pos; batch: the examples, training ones first;
+    train: (batch,) True on training examples; vectors: (vector, d_in) heads flattened, in reading order of the real
+    tokens; row: (vector,) the example of each; prefix: (vector,) equal for equal texts up to and including the token,
+    at which a causal model has equal activations.
+    """
+
+    hook: str
+    shape: tuple[int, ...]
+    batch: TokenBatch
+    train: Bool[Tensor, " batch"]
+    vectors: Float[Tensor, "vector d_in"]
+    row: Int[Tensor, " vector"]
+    prefix: Int[Tensor, " vector"]
+
+    @property
+    def training(self) -> Bool[Tensor, " vector"]:
+        """(vector,) True on the vectors of training examples."""
+        return self.train[self.row]
+
+    @property
+    def unseen(self) -> Bool[Tensor, " vector"]:
+        """(vector,) True on held-out vectors whose text up to there stands in no training example."""
+        return ~torch.isin(self.prefix, self.prefix[self.training])
+
+    def distinct(self) -> int:
+        """How many different vectors the training examples have, float noise apart. Equal prefixes count once.
+
+        Vectors are one where they agree on several random directions, up to SAME of their root mean square length.
+        """
+        prefix, vectors = self.prefix[self.training].cpu().numpy(), self.vectors[self.training].cpu().double().numpy()
+        rows = vectors[np.unique(prefix, return_index=True)[1]]
+        close = SAME * np.sqrt((rows**2).sum(1).mean())
+        group = np.zeros(len(rows), dtype=int)
+        for direction in np.random.default_rng(0).normal(size=(8, rows.shape[1])):
+            along = rows @ direction
+            order = np.lexsort((along, group))
+            parted = (np.diff(group[order]) > 0) | (np.diff(along[order]) > close)
+            group[order] = np.concatenate([[0], np.cumsum(parted)])
+        return int(group.max()) + 1
+
+    def position_means(self) -> Float[Tensor, "vector d_in"]:
+        """For each vector the mean of the training vectors at its named position, or of all where there are none."""
+        named = torch.zeros_like(self.batch.tokens)
+        for number, index in enumerate(self.batch.positions.values(), start=1):
+            has = (index >= 0).nonzero()[:, 0]
+            named[has, index[has]] = number
+        name, training = named[self.batch.mask], self.training
+        totals = self.vectors.new_zeros(len(self.batch.positions) + 1, self.vectors.shape[1])
+        totals.index_add_(0, name[training], self.vectors[training])
+        counts = torch.bincount(name[training], minlength=len(totals))[:, None]
+        means = torch.where(counts > 0, totals / counts.clamp(min=1), self.vectors[training].mean(0))
+        return means[name]
+
+
+def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -> tuple[list[Example], list[Example]]:
+    """Distinct examples to train on and to evaluate on, at most `limit` together, a share `held_out` for the second.
+
+    A task that can be enumerated is divided at random. Any other is sampled twice, from two seeds, and what the
+    training sample holds is dropped from the other. Raises ValueError where either side is left with fewer than two.
+    """
+    try:
+        pool = _distinct(task.enumerate())
+    except ValueError:  # too many to list
+        count = round(limit * held_out)
+        train = _distinct(task.sample(max(limit - count, 1), derive_seed(seed, "sae", "train examples")))
+        known = {example.tokens for example in train}
+        others = _distinct(task.sample(max(count, 1), derive_seed(seed, "sae", "held-out examples")))
+        test = [example for example in others if example.tokens not in known]
+    else:
+        order = np.random.default_rng(derive_seed(seed, "sae", "split")).permutation(len(pool))[:limit]
+        count = round(len(order) * held_out)
+        train, test = [pool[i] for i in order[count:]], [pool[i] for i in order[:count]]
+    if len(train) < 2 or len(test) < 2:
+        raise ValueError(
+            f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
+            f" at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
+            " fewer examples of a task that a sample exhausts"
+        )
+    return train, test
+
+
+def _distinct(examples: list[Example]) -> list[Example]:
+    return list({example.tokens: example for example in examples}.values())
+
+
+def harvest(
+    model: HookedModel, task: AbstractTask, hook: str, train: list[Example], test: list[Example]
+) -> Activations:
+    """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
+
+    Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position
+    axis, and activations that are nan or infinite.
+    """
+    batch = task.batch([*train, *test], device=model.cfg.device)
+    found = read_sites(model, batch, [hook], dtype=torch.float32)[hook]
+    shape, vectors = tuple(found.shape[1:]), found.flatten(1)
+    row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]
+    is_train = torch.arange(len(batch), device=vectors.device) < len(train)
+    return Activations(hook, shape, batch, is_train, vectors, row, _prefixes(batch)[batch.mask])
+
+
+def _prefixes(batch: TokenBatch) -> Int[Tensor, "batch pos"]:
+    """(batch, pos) a number for the text up to and including each token, the same for the same text."""
+    tokens = batch.tokens.cpu().numpy()
+    numbers, current, used = np.empty_like(tokens), np.zeros(len(tokens), dtype=tokens.dtype), 0
+    for at in range(tokens.shape[1]):
+        current = np.unique(np.stack([current, tokens[:, at]], 1), axis=0, return_inverse=True)[1].reshape(-1) + used
+        used = int(current.max()) + 1
+        numbers[:, at] = current
+    return torch.from_numpy(numbers).to(batch.tokens.device)
+
+
+def chunks(batch: TokenBatch) -> Iterator[TokenBatch]:
+    """The batch in parts of ROWS rows."""
+    for start in range(0, len(batch), ROWS):
+        yield batch.take(range(start, min(start + ROWS, len(batch))))
+
+
+@on_model()
+def answer_cross_entropy(
+    model: HookedModel, activations: Activations, replacement: Float[Tensor, "vector d_in"] | None = None
+) -> Float[np.ndarray, " batch"]:
+    """(batch,) mean over the answer fields of -log p(true token), with `replacement` written at the site.
+
+    replacement: one vector for each of `activations.vectors`; None leaves the model as it is. Padding is not touched.
+    """
+    values = []
+    with torch.no_grad():
+        for start, part in zip(range(0, len(activations.batch), ROWS), chunks(activations.batch), strict=True):
+            hooks = []
+            if replacement is not None:
+                inside = (activations.row >= start) & (activations.row < start + ROWS)
+                new = replacement[inside].unflatten(1, activations.shape)
+                hooks = [(activations.hook, _writer(part.mask, new))]
+            values.append(
+                _field_loss(model.run_with_hooks(part.tokens, fwd_hooks=hooks, **unpadded(model, part.tokens)), part)
+            )
+    return torch.cat(values).double().cpu().numpy()
+
+
+def _writer(mask: Tensor, new: Tensor) -> Callable[..., Tensor]:
+    def write(activation: Tensor, hook: object) -> Tensor:
+        activation = activation.expand(len(mask), *activation.shape[1:]).clone()
+        activation[mask] = new.to(activation.dtype)
+        return activation
+
+    return write
+
+
+def _field_loss(logits: Float[Tensor, "batch pos vocab"], batch: TokenBatch) -> Float[Tensor, " batch"]:
+    """(batch,) cross-entropy averaged over the fields that a row has."""
+    total, count = torch.zeros(2, len(batch), device=logits.device, dtype=torch.float32).unbind()
+    for field in batch.fields:
+        at = batch.positions.get(field.predict, torch.full_like(batch.prompt_length, -1))
+        rows = (at >= 0).nonzero()[:, 0]
+        log_p = logits[rows, at[rows]].float().log_softmax(-1)
+        total[rows] -= log_p.gather(1, batch.answer[field.name][rows, None])[:, 0]
+        count[rows] += 1
+    if (count == 0).any():
+        raise ValueError(f"row {int((count == 0).nonzero()[0])} of the batch has no answer field")
+    return total / count

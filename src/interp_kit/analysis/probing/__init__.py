@@ -1,0 +1,1 @@
+"""Probes: what is readable where, against baselines and controls."""

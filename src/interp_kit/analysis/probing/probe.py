@@ -1,0 +1,339 @@
+"""Linear probes (Alain & Bengio 2016) that say what they show: every score stands beside what the visible tokens alone
+give, what an untrained network gives, and what labels nobody asked for give (control tasks, Hewitt & Liang 2019).
+
+The unit is a distinct visible prefix: in a causal model equal prefixes have equal activations, so a row that repeats
+one is no new evidence. Splits leave units out, repeatedly and stratified; scores are of left-out units only.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from tqdm.auto import tqdm
+
+from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
+from interp_kit.analysis.probing.linear import rotate
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.seeding import derive_seed
+from interp_kit.engine.harvest import Reader
+from interp_kit.engine.sites import hook_name
+from interp_kit.models.convert import untrained
+from interp_kit.models.hold import on_model
+from interp_kit.models.hooked_model import HookedModel, model_name
+from interp_kit.models.meeting import check_meeting, check_model
+from interp_kit.reports.plotting import heatmap
+
+MEASURED, UNDETERMINED, TOO_FEW = 0, 1, 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(AbstractResult):
+    """Held-out probe scores by label, cell row (site and layer) and named position.
+
+    score: (label, row, position), balanced accuracy of class labels, R^2 of numeric ones; nan where not measured.
+    untrained: the same on a network of the same shape that never learnt; raw: (label, position) a probe on the visible
+    tokens; control, control_high: (label, row, position) mean and 95th percentile over two-input Boolean functions of
+    the same kind that the task does not ask for, nan where there is none or the label is already written; null_high:
+    (label, row, position) what a score must pass to stand out among all unwritten cells of its label, from the
+    studentised maximum under label permutation (Westfall & Young 1993), nan where not asked for; chance: (label,) of a
+    guess. status: (label, position) 0 measured, 1 the label is not determined by what is visible there, 2 too few
+    units; written: (label, position) the value stands as a token in the prefix; units: (position,) distinct visible
+    prefixes.
+    """
+
+    labels: tuple[str, ...]
+    rows: tuple[str, ...]
+    positions: tuple[str, ...]
+    numeric: tuple[str, ...]
+    score: np.ndarray
+    untrained: np.ndarray
+    raw: np.ndarray
+    control: np.ndarray
+    control_high: np.ndarray
+    null_high: np.ndarray
+    chance: np.ndarray
+    status: np.ndarray
+    written: np.ndarray
+    units: np.ndarray
+    config: Mapping[str, Any]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a label, cell and position."""
+        rows = []
+        for (i, label), (j, row), (k, position) in itertools.product(
+            *map(enumerate, (self.labels, self.rows, self.positions))
+        ):
+            rows.append(
+                {
+                    "label": label,
+                    "cell": row,
+                    "position": position,
+                    "score": self.score[i, j, k],
+                    "raw_tokens": self.raw[i, k],
+                    "untrained": self.untrained[i, j, k],
+                    "control": self.control[i, j, k],
+                    "control_high": self.control_high[i, j, k],
+                    "null_high": self.null_high[i, j, k],
+                    "written": bool(self.written[i, k]),
+                    "status": ("measured", "undetermined", "too few")[self.status[i, k]],
+                    "n": int(self.units[k]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def baseline(self) -> np.ndarray:
+        """(label, row, position) the highest of chance, raw tokens, untrained network and control functions. Chance is
+        among them because a held-out exclusive-or is predicted below chance by any linear model of its inputs."""
+        raw = np.broadcast_to(self.raw[:, None], self.score.shape)
+        floor = np.broadcast_to(self.chance[:, None, None], self.score.shape)
+        return np.fmax(np.fmax(np.fmax(raw, self.untrained), self.control_high), floor)
+
+    def _prefixes(self, values: np.ndarray) -> str:
+        """From how many to how many prefixes there are at the positions (its last axis) where something is measured."""
+        measured = np.isfinite(values).any(axis=tuple(range(values.ndim - 1)))
+        n = sorted({int(n) for n in self.units[measured]}) or [0]
+        return f"{n[0]} to {n[-1]}" if len(n) > 1 else f"{n[0]}"
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        return (
+            f"Held-out probe scores on {c['model']} (n = {self._prefixes(self.score)} distinct visible"
+            f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
+            " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
+            " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
+            " stands in the text."
+        )
+
+    def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:
+        """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a
+        dot: the value already stands in the text."""
+        label = label or self.labels[0]
+        if label not in self.labels:
+            raise ValueError(f"no label {label!r}; there are {', '.join(self.labels)}")
+        i = self.labels.index(label)
+        values = (self.score - self.baseline())[i] if excess else self.score[i]
+        scale = "R²" if label in self.numeric else "balanced accuracy"
+        return heatmap(
+            values,
+            self.rows,
+            self.positions,
+            ax=ax,
+            title=f"{label}, {self.config['model']} (n = {self._prefixes(values)} prefixes)",
+            label=f"{scale}\nabove the best baseline" if excess else scale,
+            signed=excess,
+            limits=None if excess else (0.0, 1.0),
+            mark=np.broadcast_to(self.written[i], values.shape) & np.isfinite(values),
+            x_label="position",
+        )
+
+
+@on_model("model", "control_model")
+def probe(
+    model: HookedModel,
+    batch: TokenBatch,
+    labels: str | Sequence[str],
+    *,
+    sites: str | Sequence[str] = "resid_post",
+    positions: Sequence[str] | None = None,
+    folds: int = 8,
+    repeats: int = 4,
+    control_repeats: int = 1,
+    permutations: int = 0,
+    c: float = 1.0,
+    alpha: float = 1.0,
+    control_model: HookedModel | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> ProbeResult:
+    """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
+
+    sites: with a (batch, pos, d) activation a layer. positions: default all. folds, repeats: of leaving units out
+    (fewer folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of
+    the labels, for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn.
+    control_model: default, the same architecture with fresh weights.
+
+    Raises ValueError for an unknown label, position or site, or where no cell can be measured.
+    """
+    check_meeting(model, batch, TokenBatch)
+    if control_model is not None:
+        check_model(control_model, "control_model")
+    sites = list(check_names("sites", one_or_more(sites)))
+    for site in sites:
+        hook_name(site, 0)
+    if positions is None:
+        positions = [name for name, index in batch.positions.items() if bool((index >= 0).all())]
+    names = list(check_names("positions", positions))
+    check_count("folds", folds, least=2)
+    check_count("repeats", repeats)
+    check_count("control_repeats", control_repeats, least=0)
+    check_count("permutations", permutations, least=0)
+    for option, value in (("c", c), ("alpha", alpha)):
+        check_number(option, value, above=0)
+    check_seed(seed)
+    check_flag("progress", progress)
+    labels = check_names("labels", one_or_more(labels))
+    for label in labels:
+        batch.label(label)
+    options = ProbeOptions(folds, repeats, c, alpha, seed)
+    rows, trained = _features(model, batch, sites, names)
+    _, fresh = _features(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)
+    shape = (len(labels), len(rows), len(names))
+    table = {key: np.full(shape, np.nan) for key in ("score", "untrained", "control", "control_high")}
+    raw, status = np.full((len(labels), len(names)), np.nan), np.zeros((len(labels), len(names)), dtype=np.int64)
+    null = np.full((len(labels), permutations, len(rows), len(names)), np.nan)
+    written = np.array([[_is_written(batch, label, name) for name in names] for label in labels])
+    unit_rows = [_units(batch, name) for name in names]
+    for k, name in enumerate(tqdm(names, desc="positions", disable=not progress)):
+        units, group = unit_rows[k]
+        tokens = rotate(_raw_tokens(batch, name, units))
+        cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
+        for i, label in enumerate(labels):
+            values = batch.label(label).cpu().numpy()
+            truth, status[i, k] = _determined(values, group, units, label in batch.numeric)
+            if status[i, k] != MEASURED:
+                continue
+            key = (label, name)
+            score = Scorer(truth, label in batch.numeric, options, key)
+            table["score"][i, :, k] = score(cells)
+            table["untrained"][i, :, k] = score(fresh_cells)
+            raw[i, k] = score([tokens])[0]
+            if control_repeats and label not in batch.numeric and not written[i, k]:
+                others = _control_labels(batch, values, units, group)
+                found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
+                if found:
+                    table["control"][i, :, k] = np.mean(found, axis=0)
+                    table["control_high"][i, :, k] = np.percentile(found, 95, axis=0)
+            if not written[i, k]:
+                for r in range(permutations):
+                    rng = np.random.default_rng(derive_seed(seed, "permutation", *key, r))
+                    shuffled = Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
+                    null[i, r, :, k] = shuffled(cells)
+    if not (status == MEASURED).any():
+        raise ValueError(
+            f"none of {', '.join(labels)} is determined at any of {', '.join(names)} by enough distinct prefixes"
+        )
+    return ProbeResult(
+        labels=tuple(labels),
+        rows=tuple(rows),
+        positions=tuple(names),
+        numeric=tuple(label for label in labels if label in batch.numeric),
+        **table,
+        raw=raw,
+        null_high=np.stack([_threshold(n) for n in null]),
+        chance=np.array([0.0 if label in batch.numeric else 1 / len(batch.label(label).unique()) for label in labels]),
+        status=status,
+        written=written,
+        units=np.array([len(units) for units, _ in unit_rows]),
+        config={
+            "analysis": "probe",
+            "model": model_name(model),
+            "task": batch.task,
+            "folds": folds,
+            "repeats": repeats,
+            "control_repeats": control_repeats,
+            "permutations": permutations,
+            "c": c,
+            "alpha": alpha,
+            "seed": seed,
+        },
+    )
+
+
+def _threshold(null: np.ndarray) -> np.ndarray:
+    """(row, position) score that only 5 % of permutations exceed anywhere, from (permutation, row, position) null
+    scores.
+
+    Cells differ in how many units they have, so each is first measured in its own null's standard deviations.
+    """
+    if len(null) < 2:
+        return np.full(null.shape[1:], np.nan)
+    mean, spread = null.mean(0), np.maximum(null.std(0, ddof=1), 1e-6)
+    largest = np.array([np.nanmax(z) if np.isfinite(z).any() else np.nan for z in (null - mean) / spread])
+    return mean + np.percentile(largest, 95) * spread
+
+
+def _features(
+    model: HookedModel, batch: TokenBatch, sites: Sequence[str], positions: Sequence[str]
+) -> tuple[list[str], list[list[np.ndarray]]]:
+    """Row names, and for each row and position the (batch, d) activations, in float64."""
+    wanted = [("embedding", hook_name("resid_pre", 0))]
+    wanted += [(f"L{la} {site}", hook_name(site, la)) for site in sites for la in range(model.cfg.n_layers)]
+    reader = Reader(model, batch, [hook for _, hook in wanted], positions)
+    for row, hook in wanted:
+        if hook not in reader.shapes:
+            raise ValueError(f"{row}: the model has no {hook}")
+        if len(reader.shapes[hook]) != 1:
+            shape = (*batch.tokens.shape, *reader.shapes[hook])
+            raise ValueError(f"{row}: probes read (batch, pos, d) activations, {hook} has shape {shape}")
+    found, features = reader.read(), []
+    for row, hook in wanted:
+        features.append(list(found[hook].double().cpu().numpy().swapaxes(0, 1)))
+        if not np.isfinite(features[-1]).all():
+            raise FloatingPointError(f"{row} of {model_name(model)} has nan or infinite activations")
+    return [row for row, _ in wanted], features
+
+
+def _units(batch: TokenBatch, position: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows that stand for the distinct visible prefixes at a position, and for every row the number of its prefix."""
+    at = batch.position(position)
+    visible = torch.where(torch.arange(batch.tokens.shape[1], device=at.device) <= at[:, None], batch.tokens, -1)
+    _, first, group = np.unique(visible.cpu().numpy(), axis=0, return_index=True, return_inverse=True)
+    return first, group.reshape(-1)
+
+
+def _determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric: bool) -> tuple[np.ndarray, int]:
+    """A label's value for each unit, and whether it can be probed there."""
+    truth = values[units]
+    if (truth[group] != values).any():
+        return truth, UNDETERMINED
+    smallest = len(units) if numeric else np.unique(truth, return_counts=True)[1].min()
+    if len(np.unique(truth)) < 2 or len(units) < 8 or smallest < 2:
+        return truth, TOO_FEW
+    return truth, MEASURED
+
+
+def _is_written(batch: TokenBatch, label: str, position: str) -> bool:
+    if label not in batch.positions:
+        return False
+    at = batch.positions[label]  # -1 in a row where it is not written at all
+    return bool(((at >= 0) & (at <= batch.position(position))).all())
+
+
+def _raw_tokens(batch: TokenBatch, position: str, units: np.ndarray) -> np.ndarray:
+    """(units, d) one-hot of the visible tokens, counted from the start of the text; pairs of position and id that
+    occur."""
+    at = batch.position(position).cpu().numpy()[units]
+    tokens = batch.tokens.cpu().numpy()[units]
+    visible = np.arange(tokens.shape[1])[None] <= at[:, None]
+    one_hot = (tokens[..., None] == np.unique(tokens)) & visible[..., None]
+    one_hot = one_hot.reshape(len(units), -1)
+    return one_hot[:, one_hot.any(0)].astype(np.float64)  # padding and ids that never occur leave no trace
+
+
+def _control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
+    """Two-input Boolean functions that no variable of the task is (nor is the complement of), of the same kind as
+    `values`: exclusive-or or and-like, and determined by what is visible."""
+    bits = {name: batch.label(name).cpu().numpy() for name in batch.inputs}
+    if any(set(np.unique(bit)) - {0, 1} for bit in bits.values()) or set(np.unique(values)) - {0, 1}:
+        return []
+    asked = {tuple(v) for label in batch.labels.values() for v in (label.tolist(), (1 - label).tolist())}
+    smaller = min(values.mean(), 1 - values.mean())
+    found = []
+    for a, b in itertools.combinations(bits.values(), 2):
+        ands = [x & y for x in (a, 1 - a) for y in (b, 1 - b)]
+        for control in [a ^ b, *ands]:
+            same_kind = abs(min(control.mean(), 1 - control.mean()) - smaller) < 1e-9
+            if same_kind and tuple(control.tolist()) not in asked:
+                truth, status = _determined(control, group, units, False)
+                if status == MEASURED:
+                    found.append(truth)
+    single = any(tuple(values.tolist()) in {tuple(b.tolist()), tuple((1 - b).tolist())} for b in bits.values())
+    return [] if single else found

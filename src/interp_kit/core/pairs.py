@@ -1,0 +1,141 @@
+"""Pairs of batches that differ in one variable: clean and corrupt."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from interp_kit.core.batch import TokenBatch, _rows, collate
+from interp_kit.core.config import check_seed
+from interp_kit.core.example import Example, Labelling
+from interp_kit.core.identity import Identity
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Clean and corrupt examples, row by row of equal length.
+
+    variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
+    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs; whole: these are all such
+    pairs that the task has, so no sample.
+    """
+
+    clean: TokenBatch
+    corrupt: TokenBatch
+    variable: str
+    target: str
+    completion: str
+    differs: tuple[tuple[str, ...], ...]
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if self.clean.tokens.shape != self.corrupt.tokens.shape or not torch.equal(self.clean.mask, self.corrupt.mask):
+            raise ValueError(
+                f"clean and corrupt are of different length: {tuple(self.clean.tokens.shape)} tokens,"
+                f" {tuple(self.corrupt.tokens.shape)} tokens"
+            )
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+    @property
+    def identity(self) -> Identity:
+        """The task that the examples are of."""
+        return self.clean.identity
+
+    @property
+    def token_differs(self) -> Bool[Tensor, "batch pos"]:
+        """(batch, pos) True where the two texts differ."""
+        return self.clean.tokens != self.corrupt.tokens
+
+    def swapped(self) -> "PairBatch":
+        """The same pairs with clean and corrupt exchanged: patching in the other direction."""
+        return replace(self, clean=self.corrupt, corrupt=self.clean)
+
+    def to(self, device: str | torch.device) -> "PairBatch":
+        """The pairs on another device."""
+        return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
+
+    def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
+        """These pairs, in this order."""
+        index = _rows(rows, len(self))
+        return replace(
+            self,
+            clean=self.clean.take(index),
+            corrupt=self.corrupt.take(index),
+            differs=tuple(self.differs[i] for i in index.tolist()),
+            whole=self.whole and len(set(index.tolist())) == len(self),
+        )
+
+    def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The tokens of both sides of each pair."""
+        sides = (map(tuple, side.tokens.tolist()) for side in (self.clean, self.corrupt))
+        return list(zip(*sides, strict=True))
+
+    def units(self) -> np.ndarray:
+        """(batch,) the number of the independent unit that each pair belongs to: pairs that share a text, or are joined
+        by others that do, are one. Of two texts paired both ways, both pairs are one unit."""
+        number: dict[tuple[int, ...], int] = {}
+        pairs = self.texts()
+        clean, corrupt = np.array([[number.setdefault(text, len(number)) for text in pair] for pair in pairs]).T
+        joined = coo_array((np.ones(len(pairs)), (clean, corrupt)), shape=(len(number),) * 2)
+        return connected_components(joined, directed=False)[1][clean]
+
+    def halves(self, seed: int = 0) -> tuple["PairBatch", "PairBatch"]:
+        """The pairs of half of the independent units, drawn by `seed`, and those of the other half: no text is in both.
+        Raises ValueError where all pairs are one unit."""
+        unit = self.units()
+        check_seed(seed)
+        order = np.random.default_rng(seed).permutation(unit.max() + 1)
+        if len(order) < 2:
+            raise ValueError(f"{len(self)} pairs that share texts are one unit, and cannot be halved")
+        first = np.isin(unit, order[: len(order) // 2])
+        return self.take(np.flatnonzero(first).tolist()), self.take(np.flatnonzero(~first).tolist())
+
+    def apart(self, *, both_ways: bool = False) -> "PairBatch":
+        """As many pairs as there can be of which no two share a text, and which are therefore independent: a maximum
+        matching of the texts (Edmonds 1965); where pairs taken in order are as many, those.
+
+        Args:
+            both_ways: keep a pair and its reverse if both are there. They are one unit (`units`).
+        """
+        from networkx import Graph, max_weight_matching
+
+        pairs = self.texts()
+        seen: set[tuple[int, ...]] = set()
+        chosen: set[frozenset[tuple[int, ...]]] = set()
+        for pair in pairs:
+            if seen.isdisjoint(pair):
+                chosen.add(frozenset(pair))
+                seen.update(pair)
+        most = max_weight_matching(Graph(pairs), maxcardinality=True)
+        if len(most) > len(chosen):
+            chosen = set(map(frozenset, most))
+        rows, taken = [], set()
+        for row, pair in enumerate(pairs):
+            if frozenset(pair) in chosen and (both_ways or frozenset(pair) not in taken):
+                rows.append(row)
+                taken.add(frozenset(pair))
+        return self.take(rows)
+
+
+def make_pairs(
+    task: Labelling, clean: list[Example], corrupt: list[Example], variable: str, target: str, completion: str
+) -> PairBatch:
+    """Collate two aligned lists of examples into a PairBatch."""
+    return PairBatch(
+        clean=collate(task, clean),
+        corrupt=collate(task, corrupt),
+        variable=variable,
+        target=target,
+        completion=completion,
+        differs=tuple(
+            tuple(name for name in task.variables if a.labels[name] != b.labels[name])
+            for a, b in zip(clean, corrupt, strict=True)
+        ),
+    )

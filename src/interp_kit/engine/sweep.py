@@ -1,0 +1,213 @@
+"""The intervention engine: any number of edits on one batch, each measured by any number of metrics.
+
+Patching, ablation, steering and interchange are thin layers over `sweep`. Edits of activations run through
+TransformerLens hooks, edits of weights on the parameters, which are put back whatever happens.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.engine.edit_checks import check_edit
+from interp_kit.engine.edits import Edit, as_group
+from interp_kit.engine.fast.batched import logits_under
+from interp_kit.engine.fast.forward import INSIDE, TOLERANCE, Executor
+from interp_kit.engine.fast.layers import Unsupported
+from interp_kit.engine.fast.plan import Suffix
+from interp_kit.engine.inputs import whole_text
+from interp_kit.engine.metrics import Metric
+from interp_kit.engine.references import NOT_FINITE, Engine, needs_hooks
+from interp_kit.engine.weight_edits import applied
+from interp_kit.models.hold import held, on_model, plain, using
+from interp_kit.models.hooked_model import HookedModel
+from interp_kit.models.meeting import check_meeting
+
+MEMORY = 2**29
+COMPARED = 2  # rows of a batch on which the plain run is held against the model itself
+
+
+@dataclass(frozen=True)
+class SweepValues:
+    """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
+    through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that
+    was asked for, if any; unedited, unedited_other: (metric, row) of what the unedited runs alone were asked for."""
+
+    values: np.ndarray
+    baseline: np.ndarray
+    by_hooks: int = 0
+    why: str = ""
+    other: np.ndarray | None = None
+    unedited: np.ndarray | None = None
+    unedited_other: np.ndarray | None = None
+
+
+@on_model(causal=False)
+def sweep(
+    model: HookedModel,
+    batch: TokenBatch,
+    edits: Edit | Sequence[Edit | Sequence[Edit]],
+    metrics: Metric | Sequence[Metric],
+    *,
+    memory: int = MEMORY,
+    other: TokenBatch | None = None,
+    unedited: Sequence[Metric] = (),
+    unedited_other: Sequence[Metric] = (),
+    progress: bool = False,
+) -> SweepValues:
+    """Run `batch` under each edit (or group of edits applied together) and measure every example.
+
+    Edits run together in plain torch (`engine/fast/plan.py`), after its unedited logits were compared with the model's;
+    through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
+    compute. memory: bytes that a batch of edits may take, beside the model, one unedited run, the edits themselves and
+    the values; other: a batch whose unedited metrics are wanted too, such as the one that is copied from: one run of it
+    then serves both. unedited, unedited_other: metrics of the unedited runs alone, on the batch and on the other:
+    nothing is run for those that read where another metric does.
+
+    Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
+    where the unedited model gives nan or inf.
+    """
+    check_meeting(model, batch, TokenBatch)
+    metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)
+    if not metrics:
+        raise ValueError("metrics is empty; name at least one")
+    for metric in (*metrics, *unedited, *unedited_other):
+        expect("a metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
+    check_count("memory", memory)
+    check_flag("progress", progress)
+    if other is not None:
+        check_meeting(model, other, TokenBatch)
+    edits = [edits] if isinstance(edits, Edit) else edits
+    hooked, engine = np.zeros(len(edits), dtype=bool), Engine(model, batch)
+    for i, one in enumerate(edits):
+        for edit in as_group(one):
+            check_edit(model, batch, edit)
+            engine.check(edit)
+            hooked[i] |= needs_hooks(edit)
+    why = "weights or senders are edited" if hooked.any() else ""
+    parts = [metric.reads(batch) for metric in metrics]
+    reads = torch.cat(parts, 1)
+    bar = tqdm(total=len(edits), desc="edits", disable=not progress)
+    with bar, torch.inference_mode():
+        hidden = None
+        try:
+            inside = any(edit.site in INSIDE for one in edits for edit in as_group(one))
+            suffix = _plain(engine, reads, inside)
+        except Unsupported as reason:
+            suffix, hooked[:], why = None, True, str(reason)
+        before = engine.logits[engine.rows[:, None], reads] if suffix is None else suffix.logits
+        baseline = _measure(metrics, parts, batch, before, before)
+        values = baseline.expand(len(edits), -1, -1).clone()
+        if suffix is not None:
+            fast = np.flatnonzero(~hooked)
+            there = None if other is None else torch.cat([metric.reads(other) for metric in metrics], 1)
+            hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other, there)
+            entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
+            bar.update(len(fast) - int((entries.start >= 0).sum()))
+            for chunk in suffix.chunks(entries, memory):
+                logits = logits_under(suffix, [as_group(edits[i]) for i in fast[chunk].tolist()])
+                values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
+                bar.update(len(chunk))
+        for i in np.flatnonzero(hooked).tolist():
+            logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
+            values[i] = _measure(metrics, parts, batch, logits, before)
+            bar.update()
+        beside, more = None, None
+        if other is not None:
+            beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)
+        own = _alone(model, batch, unedited, parts, before)
+    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside, own, more)
+
+
+def _unedited(
+    model: HookedModel,
+    batch: TokenBatch,
+    metrics: Sequence[Metric],
+    hidden: Tensor | None,
+    suffix: Suffix | None,
+    alone: Sequence[Metric],
+) -> tuple[np.ndarray, np.ndarray]:
+    """(metric, row) of another batch, of `metrics` and of `alone`, from the residual stream behind its last block where
+    metrics read it, by the model itself where that is None. Raises FloatingPointError where it is not finite."""
+    parts = [metric.reads(batch) for metric in metrics]
+    if hidden is None or suffix is None:
+        rows = torch.arange(len(batch), device=batch.tokens.device)[:, None]
+        logits = Engine(model, batch).logits[rows, torch.cat(parts, 1)]
+    else:
+        logits = suffix.x.read_out(hidden)
+        if not (hidden.isfinite().all() and logits.isfinite().all()):
+            raise FloatingPointError(NOT_FINITE)
+    return _measure(metrics, parts, batch, logits, logits).numpy(), _alone(model, batch, alone, parts, logits)
+
+
+def _alone(
+    model: HookedModel, batch: TokenBatch, wanted: Sequence[Metric], parts: Sequence[Tensor], logits: Tensor
+) -> np.ndarray:
+    """(metric, row) of the unedited run: from its logits at all `parts`, one after the other, if they are there."""
+    ends, found = np.cumsum([part.shape[1] for part in parts]).tolist(), np.empty((len(wanted), len(batch)))
+    for i, metric in enumerate(wanted):
+        reads = metric.reads(batch)
+        there = [end for part, end in zip(parts, ends, strict=True) if torch.equal(part, reads)]
+        if there:
+            here = logits[:, there[0] - reads.shape[1] : there[0]]
+            found[i] = metric.measure(here, batch, here).float().cpu().numpy()
+        else:
+            found[i] = sweep(model, batch, [], metric).baseline[0]
+    return found
+
+
+def _measure(
+    metrics: Sequence[Metric], parts: Sequence[Tensor], batch: TokenBatch, logits: Tensor, before: Tensor
+) -> Tensor:
+    """(metric, …, batch) from the logits (…, batch, read, vocab) at all that the metrics read, one after the other."""
+    found, at = [], 0
+    for metric, part in zip(metrics, parts, strict=True):
+        here = slice(at, at + part.shape[1])
+        found.append(metric.measure(logits[..., here, :], batch, before[:, here]).float().cpu())
+        at += part.shape[1]
+    return torch.stack(found)
+
+
+def _plain(engine: Engine, reads: Tensor, inside: bool) -> Suffix:
+    """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
+    are not the model's own on the first rows, FloatingPointError where they are not finite."""
+    batch = engine.batch
+    suffix = Suffix(Executor(engine.model, compare=False), batch, reads, engine.new_value, inside=inside)
+    few = slice(0, COMPARED)
+    expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
+    difference = float((suffix.logits[few] - expected).abs().max())
+    if expected.isfinite().all() and not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
+        raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
+    if not suffix.finite():
+        raise FloatingPointError(NOT_FINITE)
+    engine.executor = suffix.x
+    return suffix
+
+
+@contextlib.contextmanager
+def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit]) -> Iterator[HookedModel]:
+    """The model with edits active inside the `with` block, for decoding or anything else that calls it.
+
+    Positions are those of `batch`; a call on a longer text of the same rows edits the same positions. No other thread
+    can use the model through this package until the block ends. Raises RuntimeError where another thread has such a
+    block open, and ValueError for an edit that does not fit, or a model behind torch.compile.
+    """
+    check_meeting(model, batch, TokenBatch)
+    group = as_group(edits)
+    if plain(model) is not model:
+        raise ValueError(
+            "the model is compiled, and compiled code does not see edits: give model._orig_mod, and call that"
+        )
+    with held(model, block=True):
+        with using(model, causal=False), torch.no_grad():  # not inference_mode: the caller may want gradients
+            for edit in group:
+                check_edit(model, batch, edit)
+            hooks = Engine(model, batch).hooks(group)
+        with applied(model, group, hooks):
+            yield model

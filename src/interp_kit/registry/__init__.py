@@ -1,0 +1,1 @@
+"""Names of tasks and models, and what they stand for."""

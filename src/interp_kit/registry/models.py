@@ -1,0 +1,145 @@
+"""Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
+
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from loguru import logger
+
+from interp_kit.core.config import check_choice, check_flag, check_seed, expect
+from interp_kit.core.example import Example
+from interp_kit.core.seeding import derive_seed
+from interp_kit.core.task import AbstractTask
+from interp_kit.models.checkpoints import Provenance, UnknownCheckpoint, provenance, read_manifest
+from interp_kit.models.checkpoints import load as load_checkpoint
+from interp_kit.models.convert import untrained as fresh
+from interp_kit.models.hooked_model import attach
+from interp_kit.models.meeting import check_model
+from interp_kit.models.planted import PLANTED_TASKS, planted_model
+from interp_kit.registry.tasks import TASKS, rebuild, task
+from interp_kit.tasks.boolean.text import GPT2_SIZE
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+
+PLANTED = tuple(PLANTED_TASKS)
+
+
+def planted(name: str, seed: int = 0) -> "HookedTransformer":
+    """A transformer whose weights we constructed, so that its mechanism is known; the seed rotates its residual basis.
+
+    Raises ValueError for an unknown name, listing those there are.
+    """
+    if name not in PLANTED:
+        raise ValueError(f"no planted model {name!r}; there are {', '.join(PLANTED)}")
+    check_seed(seed)
+    known = task(PLANTED_TASKS[name])
+    model = planted_model(name, known, seed)
+    text = f"{name}@{seed}"
+    attach(model, provenance=Provenance(text, "", "", text, known.name, description=known.describe()))
+    return model
+
+
+def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
+    """The same architecture with fresh random weights, for the same task: the control of every analysis."""
+    check_model(model)
+    check_seed(seed)
+    control, origin = fresh(model, seed), provenance(model)
+    name, start = f"untrained:{origin.name}@{seed}", f"untrained@{seed}"
+    attach(control, provenance=Provenance(name, "", "", start, origin.task, description=origin.description))
+    return control
+
+
+def load(
+    name: str | Path,
+    *,
+    fold: bool = False,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    root: str | Path | None = None,
+) -> "HookedTransformer":
+    """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
+    `twin:NAME` (the trained twin of a planted one), else a checkpoint: by name in `checkpoints/` (or `root`), by
+    directory (GPT-2) or `.pth` file (MyGPT), or by hub id, converted and checked. fold, dtype: of GPT-2s.
+
+    The model carries `provenance`, and a checkpoint `conversion` (max |logit difference| against its source), which is
+    also logged. Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a
+    config that cannot be converted; ValueError for an unknown twin.
+    """
+    expect("name", name, (str, Path), "a model is loaded by its name or path")
+    check_flag("fold", fold)
+    return _identified(_load(name, fold, dtype, device, root))
+
+
+def _load(
+    name: str | Path, fold: bool, dtype: torch.dtype, device: str, root: str | Path | None
+) -> "HookedTransformer":
+    text = str(name)
+    stem, _, seed = text.rpartition("@")
+    stem, number = (stem, int(seed)) if stem and seed.isdigit() else (text, 0)
+    if stem.startswith("untrained:"):
+        trained = _identified(_load(stem.removeprefix("untrained:"), fold, dtype, device, root))
+        return untrained(trained, derive_seed(number, "untrained") % 2**31)
+    if text.startswith("twin:"):
+        from interp_kit.registry.twins import twin
+
+        return twin(text.removeprefix("twin:")).to(device, print_details=False)
+    if stem in PLANTED:
+        return planted(stem, number).to(device, print_details=False)
+    try:
+        return load_checkpoint(name, fold=fold, dtype=dtype, device=device, root=root)
+    except UnknownCheckpoint as error:
+        near = get_close_matches(text, [*read_manifest(root), *PLANTED], n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownCheckpoint(
+            f"{hint}{error}; planted: {', '.join(PLANTED)}; and untrained:NAME, twin:NAME"
+        ) from error
+
+
+def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask:
+    """The task that a model learned, with its own equations and options, in the token ids that the model has; or the
+    one named, if nothing says which the model learned.
+
+    Raises ValueError if neither says which task, if the model learned another than the one named, if its task cannot
+    be made again, and if the vocabulary is not the task's.
+    """
+    check_model(model)
+    if name is not None:
+        check_choice("task", name, TASKS)
+    learned = provenance(model)
+    if name is not None and learned.task not in (None, name):
+        raise ValueError(f"{learned.name} learned task {learned.task!r}, not {name!r}")
+    if learned.description is not None:
+        return rebuild(learned.description)
+    known = name or learned.task
+    if known is None:
+        raise ValueError(f"which task? Name one of {', '.join(TASKS)}")
+    made = task(known)
+    if known == "boolean" and model.cfg.d_vocab == GPT2_SIZE:
+        made = task(known, vocabulary="gpt2")
+    if model.cfg.d_vocab != len(made.vocabulary):
+        raise ValueError(
+            f"the model has {model.cfg.d_vocab} tokens and task {known!r} {len(made.vocabulary)}:"
+            " ids do not mean the same"
+        )
+    return made
+
+
+def _identified(model: "HookedTransformer") -> "HookedTransformer":
+    """A model whose manifest names its task learned it as it is by default: that description is kept on it."""
+    origin = provenance(model)
+    if origin.description is None and origin.task in TASKS:
+        attach(model, provenance=replace(origin, description=task_of(model).describe()))
+    if origin.task is None:
+        logger.info(
+            "{}: the task is unknown; examples of any task are taken whose token ids the model has", origin.name
+        )
+    return model
+
+
+def omitted_examples(model: "HookedTransformer", known: AbstractTask) -> list[Example]:
+    """The examples that a shipped model was never trained on; none where nothing is known to be left out."""
+    rows = set(provenance(model).omitted)
+    return [e for e in known.pool() if ",".join(str(e.labels[name]) for name in known.inputs) in rows] if rows else []

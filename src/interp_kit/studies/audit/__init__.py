@@ -1,0 +1,1 @@
+"""The audit: every method on circuits whose truth is known."""

@@ -1,0 +1,148 @@
+"""How does a GPT-2 that learnt five structural equations compute them? The main study, from checkpoints to a page.
+
+Models: five training seeds, beside three planted models whose mechanism is known and one that never learnt. Questions:
+where newB is readable beyond copying D, by which path newD is computed, how alike the seeds are, and what happens on
+inputs that were never trained on. The same code runs on any set of models (`study`), so that a planted or an untrained
+set must, and does, lead to other conclusions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from operator import call
+from pathlib import Path
+from typing import Any
+
+from interp_kit.analysis.behaviour.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
+from interp_kit.analysis.causal.ablation import AblationResult, ablate
+from interp_kit.analysis.causal.mechanism import SOLVED, MechanismResult, mechanism
+from interp_kit.analysis.causal.patching import PatchingResult, patch
+from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
+from interp_kit.analysis.dictionaries.sae import SAEConfig, SAEResult, train_sae
+from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.readability import ReadabilityResult, readability
+from interp_kit.core.parallel import in_processes
+from interp_kit.models.checkpoints import read_manifest
+from interp_kit.models.planted import PLANTED_MECHANISMS
+from interp_kit.registry.models import load, omitted_examples
+from interp_kit.tasks.boolean import BooleanTask
+
+SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
+LABELS = ("newA", "newB", "newC", "newD", "sum1", "sum2")
+MEDIATOR, TARGET = "newB", "newD"
+PERMUTATIONS = 50
+
+
+@dataclass(frozen=True)
+class Examination:
+    """Everything measured on one model. denoise, noise: None where the model does not solve the target."""
+
+    name: str
+    evaluation: EvaluationResult
+    mechanism: MechanismResult
+    probe: ProbeResult | None = None
+    ablation: AblationResult | None = None
+    heads: AblationResult | None = None
+    denoise: PatchingResult | None = None
+    noise: PatchingResult | None = None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The examined models, the yardsticks beside them, and what they show together."""
+
+    models: tuple[Examination, ...]
+    yardsticks: tuple[Examination, ...]
+    readability: ReadabilityResult
+    similarity: JaccardResult
+    head_similarity: JaccardResult
+    held_out: HeldOutResult | None
+    sae: SAEResult | None
+
+
+def examine(
+    name: str, full: bool = True, labels: Sequence[str] = LABELS, permutations: int = PERMUTATIONS
+) -> Examination:
+    """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
+    task, model = BooleanTask(), load(name)
+    batch = task.batch(task.enumerate())
+    evaluation = evaluate(model, task, omitted=omitted_examples(model, task))
+    route = mechanism(model, task, mediator=MEDIATOR, target=TARGET)
+    if not full:
+        return Examination(name, evaluation, route)
+    solves = route.solved.value >= SOLVED
+    pairs = task.pairs(MEDIATOR, TARGET)
+    return Examination(
+        name,
+        evaluation,
+        route,
+        probe=probe(model, batch, labels, permutations=permutations),
+        ablation=ablate(model, batch, kind="mean"),
+        heads=ablate(model, batch, kind="mean", units=("head",)),
+        denoise=patch(model, pairs, only_solved=True) if solves else None,
+        noise=patch(model, pairs, only_solved=True, direction="noise") if solves else None,
+    )
+
+
+def evaluate_named(name: str) -> EvaluationResult:
+    """Accuracy alone, on seen and omitted inputs."""
+    task, model = BooleanTask(), load(name)
+    return evaluate(model, task, omitted=omitted_examples(model, task))
+
+
+def train_report_sae(name: str) -> SAEResult:
+    """A TopK dictionary of the residual stream in the middle of the model."""
+    model = load(name)
+    site = f"resid_post.{(model.cfg.n_layers - 1) // 2}"
+    return train_sae(model, BooleanTask(), site=site, config=SAEConfig(training_samples=200_000), progress=False)
+
+
+def study(
+    names: Sequence[str] = SEEDS,
+    *,
+    yardsticks: Sequence[str] | None = None,
+    held_out: Sequence[str] = (),
+    sae: bool = True,
+    labels: Sequence[str] = LABELS,
+    permutations: int = PERMUTATIONS,
+    jobs: int | None = None,
+    progress: bool = True,
+) -> Study:
+    """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
+
+    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs: processes,
+    by default one a core and at most four. Raises
+    ValueError for fewer than three models: one seed chooses where to probe, two report.
+    """
+    if len(names) < 3:
+        raise ValueError(f"the study compares at least three seeds, got {len(names)}")
+    planted = [f"boolean-{name}" for name in PLANTED_MECHANISMS]
+    beside = [*planted, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
+    work: list[partial[Any]] = [partial(train_report_sae, names[0])] if sae else []
+    work += [partial(examine, name, True, labels, permutations) for name in names]
+    work += [partial(examine, name, False) for name in beside]
+    work += [partial(evaluate_named, name) for name in held_out]
+    done = iter(in_processes(call, work, jobs, name="models", progress=progress))
+    dictionary = next(done) if sae else None
+    models, others = tuple(islice(done, len(names))), tuple(islice(done, len(beside)))
+    curve = list(done)
+    return Study(
+        models=models,
+        yardsticks=others,
+        readability=readability([_present(m.probe) for m in models]),
+        similarity=jaccard(*(_present(m.ablation) for m in models), k=5),
+        head_similarity=jaccard(*(_present(m.heads) for m in models), k=5),
+        held_out=summarise_held_out(curve) if curve else None,
+        sae=dictionary,
+    )
+
+
+def omitted_models(root: Path | None = None) -> list[str]:
+    """The shipped models with omitted inputs."""
+    return [name for name, entry in read_manifest(root).items() if entry.omitted and entry.task == "boolean"]
+
+
+def _present(value):
+    assert value is not None
+    return value

@@ -1,0 +1,1 @@
+"""Circuits of the trained models, with their faithfulness."""

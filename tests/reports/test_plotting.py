@@ -1,0 +1,164 @@
+"""What a figure shows is what it was given: every cell, every name, zero in the middle of a signed scale."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.patches import Rectangle
+
+from interp_kit.reports.plotting import COLOURS, figure_of, heatmap, intervals, new_axes
+
+ROWS, COLUMNS = ("layer 0", "layer 1"), ("A", "newB?", "newD")
+VALUES = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 0.5]])
+
+
+def texts(labels: list) -> list[str]:
+    return [label.get_text() for label in labels]
+
+
+def cell_colours(ax: Axes) -> np.ndarray:
+    """(rows, columns, rgb) as drawn."""
+    image = ax.images[0]
+    return image.to_rgba(image.get_array())[..., :3]
+
+
+def test_ticks_bear_the_names_and_the_axes_their_labels() -> None:
+    ax = heatmap(VALUES, ROWS, COLUMNS, title="T", x_label="position", y_label="layer", label="effect")
+    assert texts(ax.get_xticklabels()) == list(COLUMNS)
+    assert texts(ax.get_yticklabels()) == list(ROWS)
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("T", "position", "layer")
+    assert figure_of(ax).axes[1].get_ylabel() == "effect"  # The colour bar's.
+    figure_of(ax).canvas.draw()  # It can be drawn.
+
+
+def test_row_0_is_at_the_bottom_and_every_cell_has_its_value() -> None:
+    ax = heatmap(VALUES, ROWS, COLUMNS)
+    np.testing.assert_array_equal(np.ma.filled(ax.images[0].get_array(), np.nan), VALUES)
+    assert ax.images[0].origin == "lower"
+    assert ax.get_ylim()[0] < ax.get_ylim()[1]
+    assert ax.images[0].get_clim() == (0.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "ends"),
+    [((0.0, 3.0), "neither"), ((0.5, 3.0), "min"), ((0.0, 2.5), "max"), ((0.5, 2.5), "both"), (None, "neither")],
+)
+def test_the_colour_bar_is_pointed_where_values_lie_beyond(limits: tuple[float, float] | None, ends: str) -> None:
+    ax = heatmap(VALUES, ROWS, COLUMNS, limits=limits)
+    bar = ax.images[0].colorbar
+    assert bar is not None
+    assert bar.extend == ends
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (2, 2), (3, 3), (2,), (2, 3, 1), (0, 3)])
+def test_names_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="with 2 row and 3 column names"):
+        heatmap(np.zeros(shape), ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [VALUES, -VALUES, np.zeros((2, 3)), np.full((2, 3), np.nan), np.full((2, 3), -2.0), VALUES - 1.2],
+    ids=["positive", "negative", "all zero", "all nan", "all equal", "mixed"],
+)
+def test_signed_colours_are_symmetric_about_zero(values: np.ndarray) -> None:
+    ax = heatmap(values, ROWS, COLUMNS, signed=True)
+    low, high = ax.images[0].get_clim()
+    assert high > 0
+    assert low == -high
+    assert high >= np.nanmax(np.abs(values), initial=0)
+    middle = ax.images[0].cmap(0.5)[:3]
+    np.testing.assert_allclose(cell_colours(ax)[values == 0], np.tile(middle, ((values == 0).sum(), 1)), atol=0.02)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0, 7.5])
+def test_equal_values_are_drawn_unsigned(value: float) -> None:
+    low, high = heatmap(np.full((2, 3), value), ROWS, COLUMNS).images[0].get_clim()
+    assert low == value < high
+
+
+def test_limits_are_kept() -> None:
+    assert heatmap(VALUES, ROWS, COLUMNS, limits=(-1.0, 8.0)).images[0].get_clim() == (-1, 8)
+    assert heatmap(VALUES, ROWS, COLUMNS, signed=True, limits=(-5.0, 5.0)).images[0].get_clim() == (-5, 5)
+
+
+def test_undefined_cells_are_hatched_and_no_others() -> None:
+    values = VALUES.copy()
+    values[0, 2] = np.inf
+    ax = heatmap(values, ROWS, COLUMNS)
+    hatched = {(p.get_y() + 0.5, p.get_x() + 0.5) for p in ax.patches if isinstance(p, Rectangle) and p.get_hatch()}
+    assert hatched == {(1, 1), (0, 2)}
+    assert np.ma.getmaskarray(ax.images[0].get_array()).nonzero()[0].tolist() == [0, 1]
+
+
+def test_marked_cells_get_a_dot() -> None:
+    mark = np.array([[True, False, False], [False, False, True]])
+    ax = heatmap(VALUES, ROWS, COLUMNS, mark=mark)
+    assert sorted(map(tuple, ax.collections[0].get_offsets())) == [(0, 0), (2, 1)]
+
+
+def test_given_axes_are_drawn_on() -> None:
+    ax = new_axes()
+    assert heatmap(VALUES, ROWS, COLUMNS, ax=ax) is ax
+    other = new_axes()
+    assert intervals(["a"], {"s": (np.ones(1), np.ones(1), np.ones(1))}, ax=other) is other
+
+
+def test_no_figure_is_kept_by_pyplot() -> None:
+    heatmap(VALUES, ROWS, COLUMNS)
+    intervals(["a"], {"s": (np.ones(1), np.ones(1), np.ones(1))})
+    assert pyplot.get_fignums() == []
+
+
+def bars(ax: Axes) -> list[np.ndarray]:
+    """Ends of the horizontal bars of each series: (names, 2 ends, x y)."""
+    return [np.array(container.lines[2][0].get_segments()) for container in ax.containers]
+
+
+def test_intervals_reach_from_low_to_high() -> None:
+    names = ["A", "newB", "newD"]
+    value, low, high = np.array([0.5, 0.2, 0.9]), np.array([0.4, 0.2, 0.7]), np.array([0.6, 0.5, 1.0])
+    ax = intervals(names, {"model": (value, low, high)}, limits=(0.0, 1.0), x_label="accuracy")
+    assert texts(ax.get_yticklabels()) == names
+    assert ax.get_ylim() == (2.5, -0.5)  # The first name on top.
+    assert ax.get_xlim() == (0, 1)
+    assert ax.get_xlabel() == "accuracy"
+    np.testing.assert_allclose(bars(ax)[0][:, 0, 0], low)
+    np.testing.assert_allclose(bars(ax)[0][:, 1, 0], high)
+    np.testing.assert_allclose(ax.containers[0].lines[0].get_xdata(), value)
+
+
+def test_unknown_interval_is_a_point_without_bar() -> None:
+    nan = np.array([np.nan])
+    ax = intervals(["A"], {"model": (np.array([0.5]), nan, nan)})
+    np.testing.assert_allclose(bars(ax)[0][0, :, 0], [0.5, 0.5])
+
+
+def test_each_series_has_its_colour_and_its_height() -> None:
+    one = (np.ones(2), np.zeros(2), np.full(2, 2.0))
+    ax = intervals(["A", "B"], {"first": one, "second": one}, reference={"chance": 0.5})
+    heights = [container.lines[0].get_ydata() for container in ax.containers]
+    assert not np.allclose(*heights)
+    assert [to_rgba(c.lines[0].get_color()) for c in ax.containers] == [to_rgba(colour) for colour in COLOURS[:2]]
+    assert set(texts(ax.get_legend().get_texts())) == {"first", "second", "chance"}
+    assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.5]
+
+
+def test_no_series_and_no_reference_is_left_out() -> None:
+    one = (np.ones(1), np.ones(1), np.ones(1))
+    series, reference = {f"s{i}": one for i in range(11)}, {f"r{i}": 0.1 * i for i in range(5)}
+    ax = intervals(["A"], series, reference=reference)
+    assert set(texts(ax.get_legend().get_texts())) == {*series, *reference}
+    looks = [(c.lines[0].get_color(), c.lines[0].get_marker()) for c in ax.containers]
+    assert len(set(looks)) == 11
+
+
+def test_colours_differ_in_brightness_or_hue_for_a_reader_without_red_green_sight() -> None:
+    # Deuteranopia by Viénot, Brettel and Mollon (1999), in linear RGB.
+    matrix = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
+    seen = {colour: matrix @ np.array(to_rgba(colour)[:3]) ** 2.2 for colour in COLOURS}
+    for a, b in itertools.combinations(COLOURS, 2):
+        assert np.abs(seen[a] ** 1.0 - seen[b]).max() > 0.05, (a, b)

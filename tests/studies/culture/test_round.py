@@ -1,0 +1,276 @@
+"""A round of culture: it goes on where it was stopped, and what it keeps holds the rule when that is worked out again,
+in the shipped round too."""
+
+import hashlib
+import json
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.text import Text
+
+from interp_kit.core.seeding import derive_seed
+from interp_kit.models.checkpoints import checkpoint_root, checksum, provenance
+from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
+from interp_kit.reports.plotting import figure_of
+from interp_kit.studies.culture import round as recipe
+from interp_kit.studies.culture.models import load_culture
+from interp_kit.studies.culture.round import EVIDENCE, culture_round, main, picture, summary
+from interp_kit.studies.culture.training import quiz_making as making
+from interp_kit.studies.culture.training.quiz_making import QUIZZES, Agreement, load_quizzes, save_quizzes
+from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.world import sample_worlds
+
+SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four judges that know nothing, and a maker beside them."""
+    folder = tmp_path_factory.mktemp("judges")
+    for k in range(4):
+        save_mygpt(MyGPT(SIZES, seed=k), 0.0, folder / f"gpt_{k:03d}.pth")
+    maker = MyGPT(SIZES, seed=9)
+    with torch.no_grad():
+        maker.readout.bias[grids.COLOURS :] = -30  # no markers where colours belong
+    save_mygpt(maker, 0.0, folder / "maker" / "gpt_004.pth")
+    return folder
+
+
+def kept(out: Path) -> tuple[np.ndarray, dict]:
+    return np.concatenate(load_quizzes(out / QUIZZES)), json.loads((out / EVIDENCE).read_text())
+
+
+def test_it_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
+    # judges that are never sure and always lost: with four failures allowed everything is kept
+    rule, maker = Agreement(max_fail=4, temperature=1.0), folder / "maker" / "gpt_004.pth"
+    options = {"rule": rule, "seed": 5, "made": 2}
+    culture_round(maker, tmp_path / "whole", checkpoint_dir=folder, most=6, **options)
+    for most in (2, 4, 6, 6):
+        path = culture_round(maker, tmp_path / "parts", checkpoint_dir=folder, most=most, **options)
+    whole, parts = kept(tmp_path / "whole"), kept(tmp_path / "parts")
+    np.testing.assert_array_equal(whole[0], parts[0])
+    assert whole[1] == parts[1] == json.loads(path.read_text())
+    assert whole[1]["made"] == 6
+    assert len(whole[0]) == len(whole[1]["p"]) == whole[1]["judged"]
+    assert [len(part) for part in load_quizzes(path.parent / QUIZZES)] == [5, 1]
+    assert list(whole[1]["judges"].values()) == [
+        hashlib.sha256((folder / f"gpt_{k:03d}.pth").read_bytes()).hexdigest() for k in range(4)
+    ]
+
+
+def test_killed_between_its_two_files_it_keeps_them_in_step(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule, maker = Agreement(max_fail=4, temperature=1.0), folder / "maker" / "gpt_004.pth"
+    options = {"rule": rule, "seed": 5, "made": 2, "most": 4}
+    write = recipe.write_json
+
+    def killed(path: Path, data: dict) -> None:
+        if data["made"] == 4:
+            raise KeyboardInterrupt
+        write(path, data)
+
+    monkeypatch.setattr(recipe, "write_json", killed)
+    with pytest.raises(KeyboardInterrupt):
+        culture_round(maker, tmp_path, checkpoint_dir=folder, **options)
+    assert len(kept(tmp_path)[0]) > len(kept(tmp_path)[1]["p"])
+    monkeypatch.undo()
+    culture_round(maker, tmp_path, checkpoint_dir=folder, **options)
+    culture_round(maker, tmp_path / "whole", checkpoint_dir=folder, **options)
+    whole, parts = kept(tmp_path / "whole"), kept(tmp_path)
+    np.testing.assert_array_equal(whole[0], parts[0])
+    assert whole[1] == parts[1]
+    damaged = load_quizzes(tmp_path / QUIZZES)[0][:1]
+    save_quizzes(tmp_path / QUIZZES, [damaged], [])
+    with pytest.raises(ValueError, match=r"c_quizzes.pth has 1 quizzes, c_quizzes.json has 4"):
+        culture_round(maker, tmp_path, checkpoint_dir=folder, **options | {"most": 6})
+
+
+def test_a_quiz_is_kept_once_and_none_is_no_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = grids.compose(np.random.default_rng(0).integers(0, 11, size=(2, 4, 100)))
+    made = iter([[first], [first, second, first], [second], [second, first]])
+    keeps = iter([[], [0, 1, 2], [0], [0, 1]])
+    monkeypatch.setattr(making, "make_quizzes", lambda *_: np.array(next(made)))
+    monkeypatch.setattr(making, "judge", lambda *_: (np.array(at := next(keeps), int), np.full((4, len(at)), 0.2)))
+    maker = folder / "maker" / "gpt_004.pth"
+    culture_round(maker, tmp_path, checkpoint_dir=folder, most=200)
+    assert not (tmp_path / QUIZZES).exists()
+    assert summary(tmp_path) == "200 made, 1 of them not trivial, 0 kept: 0.00% [0.00%, 79.35%]"
+    for most in (600, 800):  # in one go, and gone on with
+        culture_round(maker, tmp_path, checkpoint_dir=folder, most=most)
+        quizzes, evidence = kept(tmp_path)
+        np.testing.assert_array_equal(quizzes, [first, second])
+        assert evidence["p"] == [[0.2] * 4] * 2
+    assert (evidence["judged"], evidence["made"]) == (7, 800)
+
+
+def test_a_round_is_summed_up_and_drawn(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = sample_worlds(1, np.random.default_rng(0)).quizzes().astype(np.int64)
+    odd = grids.compose(np.random.default_rng(0).integers(0, 11, size=(1, 4, 100)))
+    p = np.array([[1.0, 0.98], [0.97, 0.99], [0.2, 0.96], [1.0, 0.5]])
+    monkeypatch.setattr(making, "make_quizzes", lambda *_: np.concatenate([world, odd, odd]))
+    monkeypatch.setattr(making, "judge", lambda *_: (np.array([0, 1]), p))
+    maker, drawn = folder / "maker" / "gpt_004.pth", tmp_path / "new" / "p.png"
+    command = ["--maker", str(maker), "--checkpoint-dir", str(folder), "--most", "1", "--out", str(tmp_path)]
+    assert main([*command, "--picture", str(drawn)]) == 0
+    assert drawn.read_bytes()[:4] == b"\x89PNG"
+    share = "2 kept: 66.67% [20.77%, 93.85%]"
+    lines = summary(tmp_path).splitlines()
+    assert lines[0] == f"200 made, 3 of them not trivial, {share}"
+    assert lines[1].startswith("explained by a rule of the world: 1; lost: ")
+    assert [part.rpartition(" ")[2] for part in lines[1].split(", ")] == ["0", "0", "1", "1"]
+    titles = [text.get_text() for text in figure_of(picture(tmp_path)).findobj(Text)]
+    assert "lost: gpt_002 (p = 0.20); the others are sure (0.97 or more)" in titles
+    assert "lost: gpt_003 (p = 0.50); the others are sure (0.96 or more)" in titles
+    titles = [text.get_text() for text in figure_of(picture(tmp_path, [1])).findobj(Text)]
+    assert not any("gpt_002" in title for title in titles)
+    with pytest.raises(ValueError, match=r"no quizzes \[2\]: 2 are kept"):
+        picture(tmp_path, [2])
+    with pytest.raises(ValueError, match="holds no round"):
+        summary(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"rule": Agreement(max_fail=2, temperature=1.0)}, "rule"),
+        ({"seed": 6}, "seed"),
+        ({"made": 3}, "made at a time"),
+        ({"maker": "gpt_000.pth"}, "maker"),
+        ({"ids": (0, 1)}, "judges"),
+        ({"checkpoint_dir": "others"}, "judges"),
+    ],
+    ids=lambda x: str(x) if isinstance(x, str) else "",
+)
+def test_another_round_is_not_gone_on_with(folder: Path, tmp_path: Path, other: dict, named: str) -> None:
+    for k in range(4):
+        save_mygpt(MyGPT(SIZES, seed=k + 10), 0.0, tmp_path / "others" / f"gpt_{k:03d}.pth")
+    begun = {"rule": Agreement(max_fail=4, temperature=1.0), "seed": 5, "made": 2, "maker": "maker/gpt_004.pth"}
+
+    def run(most: int, maker: str, checkpoint_dir: str = "", **options: Any) -> None:
+        judges = tmp_path / checkpoint_dir if checkpoint_dir else folder
+        culture_round(folder / maker, tmp_path / "round", checkpoint_dir=judges, most=most, **options)
+
+    run(2, **begun)
+    run(2, **begun)
+    with pytest.raises(ValueError, match=rf"c_quizzes.json is of another round: {named} is "):
+        run(4, **begun | other)
+
+
+def test_what_is_no_round_is_refused(folder: Path, tmp_path: Path) -> None:
+    maker = folder / "maker" / "gpt_004.pth"
+    save_quizzes(tmp_path / QUIZZES, [grids.compose(np.zeros((1, 4, 100), np.int64))], [])
+    with pytest.raises(ValueError, match=r"c_quizzes.pth stands there without c_quizzes.json"):
+        culture_round(maker, tmp_path, checkpoint_dir=folder)
+    for wrong in ({"most": 0}, {"made": 0}):
+        with pytest.raises(ValueError, match="a round of"):
+            culture_round(maker, tmp_path / "new", checkpoint_dir=folder, **wrong)
+    command = ["--maker", str(maker), "--out", str(tmp_path / "new"), "--checkpoint-dir", str(folder)]
+    with pytest.raises(ValueError, match="keeps nothing: one model has to fail"):
+        main([*command, "--max-fail", "0"])
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture(scope="module")
+def shipped_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("shipped")
+    for name in (QUIZZES, EVIDENCE):
+        shutil.copy(checkpoint_root() / "culture" / name, out / name)
+    return out
+
+
+def edited(change: Any, checked: bool = True) -> Any:
+    """Change the evidence; with `checked`, as one who writes the check anew."""
+
+    def damage(out: Path) -> None:
+        found = json.loads((out / EVIDENCE).read_text())
+        change(found)
+        if checked:
+            found["check"] = checksum({key: value for key, value in found.items() if key != "check"})
+        (out / EVIDENCE).write_text(json.dumps(found))
+
+    return damage
+
+
+def swapped(out: Path) -> None:
+    quizzes = np.concatenate(load_quizzes(out / QUIZZES))
+    save_quizzes(out / QUIZZES, [quizzes[::-1].copy()], [])
+
+
+DAMAGE: dict[str, tuple[Any, str]] = {
+    "p altered": (edited(lambda f: f["p"][3].__setitem__(1, 0.9), checked=False), "json is not as it was written"),
+    "a judge altered": (edited(lambda f: f["judges"].update(x="y"), checked=False), "json is not as it was written"),
+    "p missing": (edited(lambda f: f.pop("p")), "json has no 'p'"),
+    "no check": (edited(lambda f: f.pop("check"), checked=False), "json has no 'check': it is damaged, or of before"),
+    "p nan": (lambda out: nan_in(out), "json is not valid JSON: NaN"),
+    "p of text": (edited(lambda f: f["p"][3].__setitem__(1, "0.9")), "p of quiz 3 is .*expected 4 probabilities"),
+    "p above 1": (edited(lambda f: f["p"][3].__setitem__(1, 9.5)), "p of quiz 3 is "),
+    "p true": (edited(lambda f: f["p"][3].__setitem__(1, True)), "p of quiz 3 is "),
+    "p of three judges": (edited(lambda f: f["p"][3].pop()), "p of quiz 3 is "),
+    "p no list": (edited(lambda f: f.update(p={})), "p a list"),
+    "a quiz less": (edited(lambda f: f["p"].pop()), "pth holds other quizzes than those that c_quizzes.json is of"),
+    "a quiz more": (edited(lambda f: f["p"].append([0.5] * 4)), "pth has 9 quizzes, c_quizzes.json has 10"),
+    "judged of text": (edited(lambda f: f.update(judged="9")), "judged is '9', expected a number"),
+    "made negative": (edited(lambda f: f.update(made=-1)), "made is -1, expected a number"),
+    "no mapping": (lambda out: (out / EVIDENCE).write_text("[]"), "json is a list, expected a mapping"),
+    "other quizzes": (swapped, "pth holds other quizzes"),
+    "no quizzes": (lambda out: (out / QUIZZES).unlink(), "pth cannot be read as quizzes"),
+}
+
+
+def nan_in(out: Path) -> None:
+    text = (out / EVIDENCE).read_text()
+    (out / EVIDENCE).write_text(text.replace("0.9939211311559234", "NaN"))
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_a_damaged_round_is_refused_by_name(shipped_round: Path, tmp_path: Path, name: str) -> None:
+    damage, message = DAMAGE[name]
+    out = shutil.copytree(shipped_round, tmp_path / "round")
+    damage(out)
+    for read in (summary, picture):
+        with pytest.raises(ValueError, match=message) as caught:
+            read(out)
+        assert str(out) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["--maker", str(folder / "maker" / "gpt_004.pth"), "--checkpoint-dir", str(folder), "--most", "1"]
+    assert main([*command, "--out", str(tmp_path), "--ids", "0", "0", "1"]) == 0
+    assert len(json.loads((tmp_path / EVIDENCE).read_text())["judges"]) == 2
+    assert capsys.readouterr().out.startswith(f"{tmp_path / EVIDENCE}\n")
+
+
+def test_the_shipped_round_holds_the_rule_worked_out_again() -> None:
+    """By a loop over judges, rounds, structures and quizzes, from the definition."""
+    folder = checkpoint_root() / "culture"
+    quizzes, evidence = kept(folder)
+    models = load_culture([int(name.rpartition("_")[2]) for name in evidence["judges"]], folder)
+    assert [provenance(model).sha256 for model in models] == list(evidence["judges"].values())
+    assert len({quiz.tobytes() for quiz in quizzes}) == len(quizzes) == len(evidence["p"]) > 0
+    p = np.zeros((len(quizzes), len(models)))
+    for (row, quiz), (m, model) in product(enumerate(quizzes), enumerate(models)):
+        rng = np.random.default_rng(derive_seed(evidence["judging seed"], "noise", quiz.astype(np.uint8).tobytes()))
+        for _ in range(evidence["rule"]["rounds"]):
+            chance = 1.0
+            for structure in ("A f_A B f_B", "f_A A f_B B"):
+                clean = grids.reconfigure(quiz[None], grids.structure(structure))
+                read = grids.add_noise(clean, grids.noisy_cells(grids.structure(structure)), rng, grids.NOISE)
+                with torch.inference_mode():
+                    probabilities = model(torch.as_tensor(read).long())[0, -100:].double().softmax(-1)
+                chance *= float(probabilities[torch.arange(100), torch.as_tensor(clean[0, -100:]).long()].prod())
+            p[row, m] += chance / evidence["rule"]["rounds"]
+    recorded = np.array(evidence["p"])
+    np.testing.assert_allclose(p, recorded, atol=1e-3)
+    p = recorded
+    assert ((p >= 0.95) | (p <= 0.5)).all()
+    assert ((p <= 0.5).sum(1) == 1).all()
+    cells = grids.split(quizzes)
+    assert (cells[:, 0] != cells[:, 1]).any(1).all()
+    assert (cells[:, 2] != cells[:, 3]).any(1).all()
