@@ -4,6 +4,7 @@ Everything below is loaded on first use, so importing the package is instant and
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from interp_kit.core.program import stop_quietly_while_importing
@@ -151,6 +152,8 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("interp-kit")
     if name not in _EXPORTS:
         raise AttributeError(f"module 'interp_kit' has no attribute {name!r}")
     value = getattr(import_module(_EXPORTS[name]), name)

@@ -1,10 +1,12 @@
-"""Show, with evidence, how small transformers compute: every analysis from the command line."""
+"""Show, with evidence, how small transformers compute: every analysis from the command line (--version: print it)."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
 
+import interp_kit
 from interp_kit.cli import analyses, models, studies
 from interp_kit.core.program import ended
 
@@ -30,10 +32,7 @@ Command = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program. Exit status 1 with one clear line where the input is at fault."""
-    return ended("interp-kit", lambda: _command(argv).execute())
-
-
-def _command(argv: Sequence[str] | None) -> Any:
-    """The command with its options. Raises ValueError for an option that a config refuses."""
-    return tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    """The program. Exit status 1 with one clear line if the input is at fault."""
+    if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
+        print(f"interp-kit {interp_kit.__version__}")
+        return 0
