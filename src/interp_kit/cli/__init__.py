@@ -36,3 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
         print(f"interp-kit {interp_kit.__version__}")
         return 0
+    return ended("interp-kit", lambda: _command(argv).execute())
+
+
+def _command(argv: Sequence[str] | None) -> Any:
+    """The command with its options. Raises ValueError for an option that a config refuses."""
+    return tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]
