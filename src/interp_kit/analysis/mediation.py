@@ -118,8 +118,10 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
 
     A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
     own, and the conflict prompts agree; "mixed" where two share it. Raises ValueError where the task has no such pair,
-    or the two runs of the pairs do not differ at all.
+    or the two runs of the pairs do not differ at all, and for one variable that is both.
     """
+    if mediator == target:
+        raise ValueError(f"mediator and target are both {target!r}: a mediator is another field, answered before")
     device = model.cfg.device
     natural = task.pairs(mediator, target).to(device)
     everything = task.batch(task.pool(), device)
