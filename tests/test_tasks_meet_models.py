@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,32 +27,43 @@ OTHER = ik.BooleanTask({"newA": "A and C", "newB": "D", "newC": "B and E", "newD
 EDGE = ik.Edge("embed", "logits", "logits")
 
 
+@cache
+def pairs_of(task: ik.AbstractTask, variable: str, target: str) -> ik.PairBatch:
+    return task.pairs(variable, target)
+
+
+@cache
+def few(task: ik.AbstractTask) -> ik.TokenBatch:
+    return task.batch(task.sample(8, 0))
+
+
+@cache
 def circuit() -> ik.Circuit:
     return ik.score_edges(ik.planted("boolean-direct"), ik.BooleanTask().pairs("newB", "newD"), method="eap")
 
 
 ANALYSES: dict[str, Callable[[Any, ik.AbstractTask, str, str], Any]] = {
-    "patch": lambda m, t, v, y: ik.patch(m, t.pairs(v, y), by="all"),
-    "patch_senders": lambda m, t, v, y: ik.patch_senders(m, t.pairs(v, y)),
-    "path_patch": lambda m, t, v, y: ik.path_patch(m, t.pairs(v, y), [EDGE]),
-    "score_edges": lambda m, t, v, y: ik.score_edges(m, t.pairs(v, y), method="eap"),
-    "acdc": lambda m, t, v, y: ik.acdc(m, t.pairs(v, y), threshold=1.0),
-    "faithfulness": lambda m, t, v, y: ik.faithfulness(m, t.pairs(v, y), circuit()),
-    "probe": lambda m, t, v, y: ik.probe(m, t.batch(t.pool()[:64]), [y]),
-    "ablate": lambda m, t, v, y: ik.ablate(m, t.batch(t.pool()[:64])),
+    "patch": lambda m, t, v, y: ik.patch(m, pairs_of(t, v, y), by="all"),
+    "patch_senders": lambda m, t, v, y: ik.patch_senders(m, pairs_of(t, v, y)),
+    "path_patch": lambda m, t, v, y: ik.path_patch(m, pairs_of(t, v, y), [EDGE]),
+    "score_edges": lambda m, t, v, y: ik.score_edges(m, pairs_of(t, v, y), method="eap"),
+    "acdc": lambda m, t, v, y: ik.acdc(m, pairs_of(t, v, y), threshold=1.0),
+    "faithfulness": lambda m, t, v, y: ik.faithfulness(m, pairs_of(t, v, y), circuit()),
+    "probe": lambda m, t, v, y: ik.probe(m, few(t), [y]),
+    "ablate": lambda m, t, v, y: ik.ablate(m, few(t)),
     "interchange": lambda m, t, v, y: ik.interchange(m, t, v, y),
     "das": lambda m, t, v, y: ik.das(m, t, v, y),
     "mechanism": lambda m, t, v, y: ik.mechanism(m, t, mediator=v, target=y),
     "train_sae": lambda m, t, v, y: ik.train_sae(m, t),
     "evaluate": lambda m, t, v, y: ik.evaluate(m, t),
-    "harvest": lambda m, t, v, y: ik.harvest(m, t.batch(t.pool()[:4]), "embed"),
-    "sweep": lambda m, t, v, y: ik.sweep(m, t.batch(t.pool()[:4]), [], ik.accuracy(y)),
-    "editing": lambda m, t, v, y: ik.editing(m, t.batch(t.pool()[:4]), ik.Edit("z", 0)).__enter__(),
-    "attention_lags": lambda m, t, v, y: ik.attention_lags(m, t.batch(t.pool()[:4])),
-    "generate_under": lambda m, t, v, y: ik.generate_under(m, t.batch(t.pool()[:4]), {"a": ik.Edit("z", 0)}),
-    "complete": lambda m, t, v, y: ik.complete(m, t.batch(t.pool()[:4])),
-    "direct_logit_attribution": lambda m, t, v, y: ik.direct_logit_attribution(m, t.pairs(v, y)),
-    "logit_lens": lambda m, t, v, y: ik.logit_lens(m, t.pairs(v, y)),
+    "harvest": lambda m, t, v, y: ik.harvest(m, few(t), "embed"),
+    "sweep": lambda m, t, v, y: ik.sweep(m, few(t), [], ik.accuracy(y)),
+    "editing": lambda m, t, v, y: ik.editing(m, few(t), ik.Edit("z", 0)).__enter__(),
+    "attention_lags": lambda m, t, v, y: ik.attention_lags(m, few(t)),
+    "generate_under": lambda m, t, v, y: ik.generate_under(m, few(t), {"a": ik.Edit("z", 0)}),
+    "complete": lambda m, t, v, y: ik.complete(m, few(t)),
+    "direct_logit_attribution": lambda m, t, v, y: ik.direct_logit_attribution(m, pairs_of(t, v, y)),
+    "logit_lens": lambda m, t, v, y: ik.logit_lens(m, pairs_of(t, v, y)),
 }
 
 

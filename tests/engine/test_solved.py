@@ -46,7 +46,7 @@ def test_unsolved_pairs_are_counted_whether_or_not_they_are_left_out(
     task: ik.BooleanTask, pairs: PairBatch, name: str
 ) -> None:
     model = planted_boolean(task, "direct")
-    for wrong in (0, 5, 9):
+    for wrong in (5, 9) if name == "patch" else (9,):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             result = ON_PAIRS[name](model, spoiled(pairs, wrong))
@@ -80,7 +80,12 @@ def test_faithfulness_interchange_das_and_ablation_count_too(task: ik.BooleanTas
                 "both sides of {} of 16 pairs",
             ),
             (lambda one=one: ik.interchange(one, task, "newB", "newD", by="all", limit=16), "the base of {} of"),
-            (lambda one=one: ik.das(one, task, "newB", "newD", layer=0, position="D", steps=1), "the base of {} of"),
+            (
+                lambda one=one: ik.das(
+                    one, task, "newB", "newD", layer=0, position="D", steps=1, limit=32, seeds=(0, 1)
+                ),
+                "the base of {} of",
+            ),
             (lambda one=one: ik.ablate(one, batch, units=["layer"], fields=["newA", "newD"]), "{} of 64 answers"),
             (lambda one=one: ik.ablate(one, batch, units=["layer"], metric=ik.exact_match), "{} of 32 answers"),
             (lambda one=one: ik.ablate(one, batch, units=["layer"], metric=ik.log_probability), "{} of 32 answers"),
