@@ -159,11 +159,15 @@ REFUSED = {
 
 @pytest.fixture(scope="module", params=sorted(TASKS))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One registered task after the other. The 2,000 examples that a task which is too large to list is drawn down to
-    are cut to 300."""
+    """One registered task after the other, with at most 80 examples and 64 pairs to draw from."""
     task = ik.task(request.param)
-    pool = task.pool()[:300]
+    pool, matching = task.pool()[:80], task._matching
     object.__setattr__(task, "pool", lambda seed=0: pool)
+    object.__setattr__(
+        task,
+        "_matching",
+        lambda v, t, hold, limit, *rest, **by: matching(v, t, hold, min(limit or 64, 64), *rest, **by),
+    )
     return World(task, tmp_path_factory.mktemp(request.param))
 
 

@@ -106,7 +106,7 @@ def _turns(folder: Path) -> Any:
 
 CULTURE = cli(
     "train-culture", "--out", "{}/run", "--preset", "17K", "--ids", "0", "1", "--budget", "96", "--turn", "32",
-    "--tested", "8", "--workers", "2",
+    "--tested", "32", "--workers", "2",
 )  # fmt: skip
 
 

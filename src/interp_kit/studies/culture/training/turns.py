@@ -271,6 +271,8 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
         raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
     if not config.ids or min(config.budget, config.turn, config.shards) < 1 or config.workers < config.shards:
         raise ValueError("training needs a model, a budget, a turn and a worker for each shard")
+    if config.tested < (least := len(TASKS) * len(grids.EVALUATED)):
+        raise ValueError(f"tested is {config.tested}, it must be at least {least}: a quiz of each task and structure")
     if config.finish and config.making:
         raise ValueError("the end of a budget is for `finish` or for `making`, not for both")
     if config.precision not in ("float32", "bfloat16"):
