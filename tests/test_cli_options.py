@@ -34,9 +34,9 @@ WORK = {
     "interp_kit.training.sft": ("train_sft",),
     "interp_kit.registry.tasks": ("task",),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
-    "interp_kit.studies.boolean.study": ("main",),
-    "interp_kit.studies.culture.study": ("main",),
-    "interp_kit.studies.audit.study": ("main",),
+    "interp_kit.studies.boolean.command": ("main",),
+    "interp_kit.studies.culture.command": ("main",),
+    "interp_kit.studies.audit.command": ("main",),
     "interp_kit.studies.circuits.study": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
 }

@@ -73,7 +73,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "score_edges": (
         lambda h, o: ik.score_edges(h.model, h.pairs, **o),
-        {"method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "progress": FLAGS},
+        {"method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "memory": COUNTS, "progress": FLAGS},
     ),
     "score_edges exact": (lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o), {"steps": (3,)}),
     "acdc": (
@@ -109,7 +109,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         {
             "site": ("zz", "z"), "layer": (-1, 9, [], [0, 0], 0.5, True), "position": ([], ["zz"], ["D", "D"]),
             "k": COUNTS, "seeds": ([], [0, 0], [-1], [0.5]), "steps": FROM_0, "learning_rate": POSITIVE, "span": WORDS,
-            "held_out": (0, 1, -1, NAN, True, "0.5"), "limit": COUNTS, "progress": FLAGS,
+            "held_out": (0, 1, -1, NAN, True, "0.5"), "limit": COUNTS, "controls": ("zz", ["zz"]), "progress": FLAGS,
         },
     ),
     "mechanism": (
@@ -131,7 +131,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "jaccard": (
         lambda h, o: ik.jaccard(h.ablated, h.ablated, **({"k": 1} | o)),
         {
-            "k": (*COUNTS, 3), "field": ("zz", 1), "match": WORDS, "permutations": COUNTS, "seed": FROM_0,
+            "k": (*COUNTS, 3), "field": ("zz", 1), "match": WORDS, "permutations": COUNTS, "halvings": COUNTS, "seed": FROM_0,
         },
     ),
     "train_sae": (

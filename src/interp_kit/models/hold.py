@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from interp_kit.models.hooked_model import HookedModel
+from interp_kit.models.meeting import check_model
 
 Analysis = TypeVar("Analysis", bound=Callable[..., Any])
 DEVICES = ("cpu", "cuda", "mps", "xpu")  # whose autocast an analysis turns off
@@ -152,8 +153,7 @@ def plain(model: Any) -> HookedModel:
     """The model that torch.compile wraps, or the model itself. Raises TypeError for what is no model, ValueError where
     a part of it is compiled: compiled code does not see hooks that come later."""
     whole = getattr(model, "_orig_mod", model)
-    if not hasattr(whole, "cfg") or not callable(whole):
-        raise TypeError(f"expected a model, as interp_kit.load gives it, not a {type(model).__name__}")
+    check_model(whole)
     for name, module in whole.named_modules() if isinstance(whole, nn.Module) else ():
         if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
             raise ValueError(

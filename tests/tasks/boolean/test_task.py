@@ -568,7 +568,7 @@ def test_a_tampered_line_is_named(task: BooleanTask, written: Path, name: str) -
     lines = written.read_text().splitlines()
     lines[6] = change(lines[6]) if change(lines[6]) != lines[6] else change(lines[0])
     written.write_text("\n".join(lines) + "\n")
-    with pytest.raises(ValueError, match=rf"{written}, line 7: .*{message}"):
+    with pytest.raises(ValueError, match=rf"{written}, line 7.*{message}"):
         read_split(task, written)
 
 
