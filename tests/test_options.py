@@ -131,7 +131,8 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "jaccard": (
         lambda h, o: ik.jaccard(h.ablated, h.ablated, **({"k": 1} | o)),
         {
-            "k": (*COUNTS, 3), "field": ("zz", 1), "match": WORDS, "permutations": COUNTS, "halvings": COUNTS, "seed": FROM_0,
+            "k": (*COUNTS, 3), "field": ("zz", 1), "match": WORDS, "permutations": COUNTS, "halvings": COUNTS,
+            "seed": FROM_0,
         },
     ),
     "train_sae": (

@@ -6,12 +6,14 @@ from typing import Any
 from interp_kit.core.identity import Description, fingerprint
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.boolean import BooleanTask
+from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.culture import CultureTask
 from interp_kit.tasks.graphs import CompactGraphsTask
 from interp_kit.tasks.induction import InductionTask
 
 TASKS: dict[str, Callable[..., AbstractTask]] = {
     "boolean": BooleanTask,
+    "cards": CardsTask,
     "culture": CultureTask,
     "graphs": CompactGraphsTask,
     "induction": InductionTask,

@@ -1,14 +1,14 @@
 """The card game as a task: rules over coloured cards, with every intermediate variable at a named position."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from interp_kit.core.example import Example, Field
 from interp_kit.core.seeding import derive_seed
 from interp_kit.core.task import AbstractTask
-from interp_kit.tasks.cards.catalogue import RULES, Split, split_named
+from interp_kit.tasks.cards.catalogue import RULES, SPLITS, Split, split_named
 from interp_kit.tasks.cards.deals import ABSENT, BIG, SMALL, Deals, intervened, solve
 from interp_kit.tasks.cards.rules import COLOURS, STYLES, VALUES, Rule, by_name
 from interp_kit.tasks.cards.text import END_OF_TEXT, TextFormat, build_tokenizer, prompt_text
@@ -72,6 +72,16 @@ class CardsTask(AbstractTask):
         limit, ids = self.format.limit, self.format.token_id
         answers = {**{n: f" {n}" for n in range(-limit, limit + 1)}, BIG: " BIG", SMALL: " SMALL"}
         self.fields = (Field("answer", "answer?", tuple(answers), tuple(ids[text] for text in answers.values())),)
+
+    def options(self) -> dict[str, Any] | None:
+        """See AbstractTask: known for the rules and splits of the study."""
+        if self.rules != RULES or SPLITS.get(self.split.name) != self.split:
+            return None
+        return {"split": self.split.name, "cards": self.format.cards, "most": self.most}
+
+    def meaning(self) -> dict[str, Any]:
+        """The vocabulary and what each rule says; which deals are drawn is no part of it."""
+        return {"vocabulary": list(self.vocabulary), "rules": [[rule.name, rule.text()] for rule in self.rules]}
 
     def enumerate(self) -> list[Example]:
         """Raises ValueError: there are more deals than can be listed."""
@@ -197,7 +207,7 @@ class CardsTask(AbstractTask):
         same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
         """Pairs of one deal and the same with one card, or the rule, replaced by another of equal length."""
-        self._check_names(variable, target, hold)
+        self.check_names(variable, target, hold)
         limit = min(limit or 256, 4096)
         rng = np.random.default_rng(derive_seed(seed, "cards pairs", self.split.name, variable))
         found: list[tuple[Example, Example]] = []

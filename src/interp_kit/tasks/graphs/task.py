@@ -72,6 +72,10 @@ class CompactGraphsTask(AbstractTask):
             for before, name in zip(names[len(PROMPT) - 1 :], completion[:-1], strict=False)
         )
 
+    def meaning(self) -> dict[str, Any]:
+        """The vocabulary and what is answered in this form: split and depths only say which questions are drawn."""
+        return {key: value for key, value in super().meaning().items() if key != "options"}
+
     def enumerate(self) -> list[Example]:
         """Never possible: raises ValueError."""
         raise ValueError("graphs has too many questions to list: sample them")
@@ -177,7 +181,7 @@ class CompactGraphsTask(AbstractTask):
         same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
         """Independent questions, each with a counterfactual in one input, until `limit` pairs fit."""
-        self._check_names(variable, target, hold)
+        self.check_names(variable, target, hold)
         rng = np.random.default_rng(derive_seed(seed, "graphs pairs", self.split, self.depths, variable, target))
         limit, found, differing, held = 4096 if limit is None else limit, [], 0, 0
         for _ in range(ROUNDS):
