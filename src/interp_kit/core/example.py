@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from interp_kit.core.identity import Identity
+from interp_kit.core.showing import counted, line, preview, shortened
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,19 @@ class Example:
     positions: Mapping[str, int]
     labels: Mapping[str, int]
 
+    def __repr__(self) -> str:
+        return line(
+            "Example",
+            repr(shortened(self.text)),
+            counted(len(self.tokens), "token"),
+            counted(len(self.labels), "label"),
+        )
 
+    def _repr_html_(self) -> str:
+        return preview(self.text, {"variable": list(self.labels), "value": list(self.labels.values())})
+
+
+@runtime_checkable
 class Labelling(Protocol):
     """The part of a task that a batch needs: names, tokens and variables. See AbstractTask for what each means."""
 

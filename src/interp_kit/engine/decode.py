@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed, expect
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.inputs import check_length, has_hooks, whole_text

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_fields, check_flag
 from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
+from interp_kit.core.showing import counted, line, preview, some
 from interp_kit.engine.harvest import DTYPES, reading, refuse_infinite
 from interp_kit.engine.inputs import has_hooks
 from interp_kit.engine.sites import as_hook
@@ -50,6 +51,14 @@ class HarvestFiles:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __repr__(self) -> str:
+        size = counted(sum(self.lengths), "vector" if self.positions is None else "row")
+        parts = (f"{size} in {counted(len(self), 'shard')}", some(list(self.sites)), self.dtype, self.directory)
+        return line("HarvestFiles", *parts)
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), {"site": list(self.sites), "shape": list(map(str, self.sites.values()))})
 
     def path(self, number: int) -> Path:
         """Where a shard is."""

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.core.showing import ROWS, counted, line, preview
 from interp_kit.engine.edit_checks import check_edit
 from interp_kit.engine.edits import Edit, as_group
 from interp_kit.engine.fast.batched import logits_under
@@ -46,6 +47,21 @@ class SweepValues:
     other: np.ndarray | None = None
     unedited: np.ndarray | None = None
     unedited_other: np.ndarray | None = None
+
+    def __repr__(self) -> str:
+        sizes = zip(self.values.shape, ("edit", "metric", "example"), strict=True)
+        return line("SweepValues", *(counted(n, what) for n, what in sizes), f"{self.by_hooks:,} by hooks")
+
+    def _repr_html_(self) -> str:
+        edits, metrics = (range(n) for n in self.values.shape[:2])
+        rows = [
+            (i, j, float(self.values[i, j].mean()), float(self.baseline[j].mean()), self.values.shape[2])
+            for i in edits[:ROWS]
+            for j in metrics
+        ]
+        columns = ("edit", "metric", "mean", "unedited", "n")
+        shown = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
+        return preview(repr(self), shown, len(edits) * len(metrics))
 
 
 @on_model(causal=False)

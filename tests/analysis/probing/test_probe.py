@@ -33,7 +33,7 @@ from interp_kit.analysis.probing.probe import (
     probe,
 )
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.planted import planted_boolean

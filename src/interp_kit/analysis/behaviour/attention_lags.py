@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_names, check_seed
@@ -159,7 +158,7 @@ def _measure(model: HookedModel, batch: TokenBatch, asked: Tensor, lags: Sequenc
         rows = slice(start, start + batch_size)
         layers: dict[str, Tensor] = {}
 
-        def keep(pattern: Tensor, hook: HookPoint, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
+        def keep(pattern: Tensor, hook: Any, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
             values = []
             for lag in lags:
                 diagonal = pattern.diagonal(-lag, 2, 3)

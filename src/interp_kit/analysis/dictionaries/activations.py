@@ -10,7 +10,7 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.harvest import harvest as read_sites
 from interp_kit.engine.inputs import unpadded

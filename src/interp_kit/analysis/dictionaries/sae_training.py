@@ -20,10 +20,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp_kit.core.config import check_choice, check_count, check_number
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 
 if TYPE_CHECKING:
-    from sae_lens import SAE, TrainingSAE
+    from sae_lens import SAE as SAE
+    from sae_lens import TrainingSAE
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.seeding import derive_seed
 from interp_kit.engine.harvest import Reader
 from interp_kit.engine.sites import hook_name
 from interp_kit.models.convert import untrained

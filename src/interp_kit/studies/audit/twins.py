@@ -41,7 +41,7 @@ from interp_kit.registry.twins import TWINS as NAMED
 from interp_kit.training.interchange import Fidelity, InterchangeConfig, fidelity, train_interchange
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from interp_kit.models.hooked_model import HookedTransformer
 
 KIND = "trained twin"
 # Twin -> the planted model that it follows, and how it is trained.

@@ -34,8 +34,9 @@ from interp_kit.studies.culture.training.quiz_making import QUIZZES
 from interp_kit.tasks.culture import grids
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
     from transformers import PreTrainedTokenizerFast
+
+    from interp_kit.models.hooked_model import HookedTransformer
 
 FOLDER = "culture"
 MODEL = re.compile(r"gpt_(\d{3,})\.pth")

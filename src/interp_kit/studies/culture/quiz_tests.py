@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.engine.decode import decode
 from interp_kit.models.checkpoints import provenance
 from interp_kit.models.convert import convert_mygpt
