@@ -3,6 +3,7 @@
 import html
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -47,51 +48,68 @@ def culture() -> CultureTests:
     return CultureTests(
         models=("culture-0",), tasks=("task",), structures=("forward",), noise=np.zeros(1), task=rows, structure=rows,
         right=cube > 0, expected=cube, cells=cube, loss=cube, copied=np.ones(4), ceiling=np.ones(4),
-        config={"task": "culture", "models": ["culture-0"], "greedy": True, "n": 4, "seed": 0},
+        config={"task": "culture", "models": ["culture-0"], "greedy": True, "culture": 0, "n": 4, "seed": 0},
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def results(task: ik.BooleanTask) -> dict[str, AbstractResult]:
-    """Class -> a result of it, of a model whose name is markup."""
+def here(task: ik.BooleanTask) -> SimpleNamespace:
+    """What most results are made of."""
     model = ik.planted("boolean-direct")
     pairs, batch = task.pairs("newB", "newD"), task.batch(task.enumerate())
-    edges = ik.score_edges(model, pairs, method="eap")
-    ablated = ik.ablate(model, batch, kind="zero", units=["layer"])
-    probe = ik.probe(model, batch, "newA", positions=["newA?"], repeats=1, control_repeats=0)
-    config = ik.SAEConfig(width=8, k=2, training_samples=4096)
-    left_out = ik.evaluate(model, task, omitted=task.enumerate()[:4])
-    found = [
-        ablated, audit(), culture(), edges, probe, left_out,
-        ik.attention_lags(model, batch, lags=[1]),
-        ik.das(model, task, "newB", "newD", layer=0, position="D", seeds=(0,), steps=0, controls=False),
-        ik.faithfulness(model, pairs, edges, controls=0),
-        ik.generate_under(model, batch.take([0, 1]), {"a": ik.Edit("z", 0)}),
-        summarise_held_out([left_out]),
-        ik.interchange(model, task, "newB", "newD", by="all"),
-        ik.jaccard(ablated, ablated, k=1),
-        ik.logit_lens(model, pairs, "newD"),
-        ik.direct_logit_attribution(model, pairs),
-        ik.mechanism(model, task, mediator="newB", target="newD"),
-        ik.patch(model, pairs, by="all"),
-        ik.path_patch(model, pairs, paths=[ik.Edge("embed", "logits", "logits")]),
-        ik.readability([probe] * 3),
-        ik.train_sae(model, task, config=config, progress=False),
-    ]  # fmt: skip
-    return {type(result).__name__: result for result in found}
+    return SimpleNamespace(
+        model=model,
+        task=task,
+        pairs=pairs,
+        batch=batch,
+        edges=ik.score_edges(model, pairs, method="eap", progress=False),
+        ablated=ik.ablate(model, batch, kind="zero", units=["layer"]),
+        probe=ik.probe(model, batch, "newA", positions=["newA?"], repeats=1, control_repeats=0),
+        evaluated=ik.evaluate(model, task, omitted=task.enumerate()[:4]),
+    )
+
+
+MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
+    "AblationResult": lambda h: h.ablated,
+    "AttentionLags": lambda h: ik.attention_lags(h.model, h.batch, lags=[1]),
+    "AuditResult": lambda h: audit(),
+    "Circuit": lambda h: h.edges,
+    "CultureTests": lambda h: culture(),
+    "DASResult": lambda h: ik.das(
+        h.model, h.task, "newB", "newD", layer=0, position="D", seeds=(0,), steps=0, controls=False
+    ),
+    "EvaluationResult": lambda h: h.evaluated,
+    "FaithfulnessResult": lambda h: ik.faithfulness(h.model, h.pairs, h.edges, sizes=[1], controls=0),
+    "Generations": lambda h: ik.generate_under(h.model, h.batch.take([0, 1]), {"a": ik.Edit("z", 0)}),
+    "HeldOutResult": lambda h: summarise_held_out([h.evaluated]),
+    "InterchangeResult": lambda h: ik.interchange(h.model, h.task, "newB", "newD", by="all"),
+    "JaccardResult": lambda h: ik.jaccard(h.ablated, h.ablated, k=1),
+    "LensResult": lambda h: ik.logit_lens(h.model, h.pairs, "newD"),
+    "LogitAttributionResult": lambda h: ik.direct_logit_attribution(h.model, h.pairs),
+    "MechanismResult": lambda h: ik.mechanism(h.model, h.task, mediator="newB", target="newD"),
+    "PatchingResult": lambda h: ik.patch(h.model, h.pairs, by="all"),
+    "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
+    "ProbeResult": lambda h: h.probe,
+    "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
+    "SAEResult": lambda h: ik.train_sae(
+        h.model, h.task, config=ik.SAEConfig(width=8, k=2, training_samples=4096), progress=False
+    ),
+}
+ASKED = {"Circuit", "DASResult", "FaithfulnessResult", "InterchangeResult", "MechanismResult", "PatchingResult"}
+
+
+def test_every_class_of_result_is_tried() -> None:
+    assert set(MADE) == set(_DEFINED_IN)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", _DEFINED_IN)
-def test_every_class_of_result_is_one_line_and_a_table(results: dict[str, AbstractResult], name: str) -> None:
-    text = checked(results[name])
-    assert f"{len(results[name].to_frame()):,} row" in text
-
-
-def test_a_result_says_what_was_asked_of_what(results: dict[str, AbstractResult]) -> None:
-    assert repr(results["PatchingResult"]).startswith("PatchingResult(boolean-direct@0 on boolean, newB -> newD, ")
-    assert repr(results["MechanismResult"]).startswith("MechanismResult(boolean-direct@0 on boolean, newB -> newD, ")
-    assert f"n = {results['Circuit'].n})" in repr(results["Circuit"])  # pyright: ignore[reportAttributeAccessIssue]
+@pytest.mark.parametrize("name", MADE)
+def test_every_class_of_result_is_one_line_and_a_table(here: SimpleNamespace, name: str) -> None:
+    result = MADE[name](here)
+    text = checked(result)
+    assert f"{len(result.to_frame()):,} row" in text
+    if name in ASKED:
+        assert text.startswith(f"{name}(boolean-direct@0 on boolean, newB -> newD, ")
 
 
 class Named(AbstractResult):
@@ -137,7 +155,7 @@ def test_tasks_examples_batches_and_pairs(name: str) -> None:
 def test_pairs_sweeps_and_harvests(task: ik.BooleanTask, tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     pairs, batch = task.pairs("newB", "newD"), task.batch(task.enumerate())
     assert f"PairBatch({len(pairs)} pairs of boolean, newB -> newD" in checked(pairs)
-    assert f"… {len(pairs) - ROWS} more rows" in pairs._repr_html_()
+    assert "more row" not in pairs._repr_html_()  # of 16 pairs
     assert f"… {len(batch) - ROWS} more rows" in batch._repr_html_()
     model = tiny_model()
     edits = [ik.Edit("z", 0, head=0), ik.Edit("z", 0, head=1)]

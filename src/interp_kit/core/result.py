@@ -33,7 +33,7 @@ _DEFINED_IN = {
     "AuditResult": "interp_kit.studies.audit.result",
     "Circuit": "interp_kit.analysis.circuits.circuit",
     "CultureTests": "interp_kit.studies.culture.scores",
-    "DASResult": "interp_kit.analysis.causal.das",
+    "DASResult": "interp_kit.analysis.causal.das_result",
     "EvaluationResult": "interp_kit.analysis.behaviour.evaluation",
     "FaithfulnessResult": "interp_kit.analysis.circuits.faithfulness",
     "Generations": "interp_kit.analysis.behaviour.generation",

@@ -1,15 +1,55 @@
-"""How objects show themselves: one line as `repr`, a short table in a notebook."""
+"""How objects show themselves, and how far long work is.
+
+Objects are one line as `repr`, and a short table in a notebook. Work shows a tqdm bar: see PROGRESS.
+"""
 
 import html
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     import pandas as pd
+    from tqdm.std import tqdm
 
 LONGEST = 200  # characters of a line
+# The default of every option `progress`. In a notebook or a terminal people expect to see that work goes on, and not to
+# see anything flash by: so there is a bar unless `progress=False`, and only for work of over SECONDS. Work inside of work
+# (the sweeps of `mechanism`, the models of a study, whatever runs in a worker process) has no bar of its own.
+PROGRESS = True
+SECONDS = 1.0
 ROWS = 20  # of a table in a notebook
 WIDEST = 80  # characters of a text in a cell
+
+
+_INSIDE: ContextVar[bool] = ContextVar("inside of work that shows, or hides, how far it is", default=False)
+
+
+@contextmanager
+def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> "Iterator[tqdm[NoReturn]]":
+    """A tqdm bar for the work inside the `with` block, which calls its `update`; bars inside of it are not shown.
+
+    Args:
+        total: How many steps there are.
+        what: What is counted.
+        progress: Whether to show the bar.
+        unit: What tqdm calls a step.
+    """
+    from tqdm.auto import tqdm
+
+    hidden = not progress or not total or _INSIDE.get()
+    token = _INSIDE.set(True)
+    try:
+        with tqdm(total=total, desc=what, disable=hidden, delay=SECONDS, unit=unit) as shown:
+            yield shown
+    finally:
+        _INSIDE.reset(token)
+
+
+def show_no_bars() -> None:
+    """For a worker process: its parent shows how far the work is."""
+    _INSIDE.set(True)
 
 
 def line(name: str, *parts: object) -> str:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
-from interp_kit.core.showing import ROWS, counted, line, preview
+from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
 from interp_kit.engine.edit_checks import check_edit
 from interp_kit.engine.edits import Edit, as_group
 from interp_kit.engine.fast.batched import logits_under
@@ -75,7 +74,7 @@ def sweep(
     other: TokenBatch | None = None,
     unedited: Sequence[Metric] = (),
     unedited_other: Sequence[Metric] = (),
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
 
@@ -109,8 +108,7 @@ def sweep(
     why = "weights or senders are edited" if hooked.any() else ""
     parts = [metric.reads(batch) for metric in metrics]
     reads = torch.cat(parts, 1)
-    bar = tqdm(total=len(edits), desc="edits", disable=not progress)
-    with bar, torch.inference_mode():
+    with bar(len(edits), "edits", progress) as shown, torch.inference_mode():
         hidden = None
         try:
             inside = any(edit.site in INSIDE for one in edits for edit in as_group(one))
@@ -125,15 +123,15 @@ def sweep(
             there = None if other is None else torch.cat([metric.reads(other) for metric in metrics], 1)
             hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other, there)
             entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
-            bar.update(len(fast) - int((entries.start >= 0).sum()))
+            shown.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
                 logits = logits_under(suffix, [as_group(edits[i]) for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
         for i in np.flatnonzero(hooked).tolist():
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
-            bar.update()
+            shown.update()
         beside, more = None, None
         if other is not None:
             beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)

@@ -15,6 +15,7 @@ from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.config import check_choice, check_flag, check_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -115,7 +116,7 @@ def patch(
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> PatchingResult:
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
@@ -157,7 +158,7 @@ def patch_senders(
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> PatchingResult:
     """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
 

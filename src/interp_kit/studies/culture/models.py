@@ -13,6 +13,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.decode import decode
 from interp_kit.models.checkpoints import (
     Provenance,
@@ -144,7 +145,7 @@ def generate(
     temperature: float | int | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Written:
     """Let a model write the grids that each quiz's structure asks for: the last one; all but the first in f_B f_A A B.
 
