@@ -162,7 +162,7 @@ def test_the_task_of_a_model_is_foreseen_from_its_name(trained: Path, tmp_path: 
         (["probe", "boolean-direct", "--labels", "newA", "newA"], "--labels holds 'newA' twice"),
         (
             ["probe", "boolean-direct", "--sites", "zz"],
-            "--sites holds 'zz': no site 'zz'; there are the activations resid_pre",
+            "--sites holds 'zz': no site 'zz'; there are the activ",
         ),
         (["probe", "boolean-gpt2", "--task", "zz"], f"--task is 'zz'; expected one of {', '.join(TASKS)}"),
         (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from tqdm.std import tqdm
 
 LONGEST = 200  # characters of a line
-# The default of every option `progress`. In a notebook or a terminal people expect to see that work goes on, and not to
-# see anything flash by: so there is a bar unless `progress=False`, and only for work of over SECONDS. Work inside of work
-# (the sweeps of `mechanism`, the models of a study, whatever runs in a worker process) has no bar of its own.
+# The default of every option `progress`. In a notebook or a terminal people expect to see that long work goes on, and
+# nothing to flash by for short work: so there is a bar unless `progress=False`, and only after SECONDS. Work inside of
+# other work (the sweeps of `mechanism`, one model of a study, whatever runs in a worker process) has no bar of its own.
 PROGRESS = True
 SECONDS = 1.0
 ROWS = 20  # of a table in a notebook

@@ -4,6 +4,7 @@ fed as they are, with keys and values kept, and with edits active where the mode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int

@@ -155,10 +155,10 @@ def probe(
 ) -> ProbeResult:
     """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
 
-    sites: with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer. positions: default all. folds, repeats: of leaving units out
-    (fewer folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of
-    the labels, for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn.
-    control_model: default, the same architecture with fresh weights.
+    sites: with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer. positions:
+    default all. folds, repeats: of leaving units out (fewer folds where a class has fewer units). control_repeats: 0
+    leaves out the control functions. permutations: of the labels, for the max-statistic over cells; 0 leaves it out.
+    c, alpha: regularisation as in scikit-learn. control_model: default, the same architecture with fresh weights.
 
     Raises ValueError for an unknown label, position or site, or where no cell can be measured.
     """
