@@ -1,7 +1,9 @@
 """Whatever a user prints is one line, and a short, escaped table in a notebook."""
 
 import html
+import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +16,7 @@ import torch
 import interp_kit as ik
 from interp_kit.analysis.behaviour.evaluation import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
-from interp_kit.core.showing import LONGEST, ROWS, line, preview
+from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
 from interp_kit.studies.audit.result import AuditResult
 from interp_kit.studies.culture.scores import CultureTests
@@ -175,3 +177,88 @@ def test_a_batch_without_vocabulary_or_on_no_device_shows_itself(task: ik.Boolea
     assert str(batch.tokens[0, 0].item()) in batch._repr_html_()
     with torch.device("meta"):
         assert "2 examples" in repr(batch.to("meta"))
+
+
+# --------------------------------------------------------------------------------------------------------------- bars
+
+
+class Bars(list[dict[str, Any]]):
+    """What was drawn in place of tqdm: one dictionary per bar."""
+
+    def __call__(self, **options: Any) -> Any:
+        made = SimpleNamespace(total=options["total"], done=0, options=options)
+        self.append(vars(made))
+
+        class Bar:
+            """As much of tqdm as is used."""
+
+            total = property(lambda _: made.total, lambda _, value: setattr(made, "total", value))
+
+            def update(self, n: int = 1) -> None:
+                made.done += n
+
+        return nullcontext(Bar())
+
+    def shown(self) -> list[tuple[str, int, int]]:
+        """(what, total, done) of those that are not hidden."""
+        return [(b["options"]["desc"], b["total"], b["done"]) for b in self if not b["options"]["disable"]]
+
+
+@pytest.fixture
+def bars(monkeypatch: pytest.MonkeyPatch) -> Bars:
+    """All bars that are made."""
+    made = Bars()
+    monkeypatch.setattr("tqdm.auto.tqdm", made)
+    return made
+
+
+COUNTED: dict[str, Callable[[SimpleNamespace, dict[str, Any]], object]] = {
+    "mechanism": lambda h, o: ik.mechanism(h.model, h.task, mediator="newB", target="newD", **o),
+    "interchange": lambda h, o: ik.interchange(h.model, h.task, "newB", "newD", by="all", **o),
+    "score_edges": lambda h, o: ik.score_edges(h.model, h.pairs, **o),
+    "score_edges exact": lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o),
+    "faithfulness": lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, sizes=[1, 2], controls=1, **o),
+    "evaluate": lambda h, o: ik.evaluate(h.model, h.task, **o),
+    "generate_under": lambda h, o: ik.generate_under(h.model, h.batch.take([0]), {"a": ik.Edit("z", 0)}, **o),
+    "probe": lambda h, o: ik.probe(h.model, h.batch, ["newA", "A"], positions=["newA?"], repeats=1, **o),
+    "harvest": lambda h, o: ik.harvest(h.model, h.batch, "z.0", **o),
+    "attention_lags": lambda h, o: ik.attention_lags(h.model, h.batch, lags=[1], **o),
+    "acdc": lambda h, o: ik.acdc(h.model, h.pairs, threshold=0.5, **o),
+    "patch": lambda h, o: ik.patch(h.model, h.pairs, by="all", **o),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_bar_counts_to_its_end_and_only_one_is_shown(here: SimpleNamespace, bars: Bars, name: str) -> None:
+    COUNTED[name](here, {})
+    assert len(bars.shown()) == 1, bars.shown()
+    ((_, total, done),) = bars.shown()
+    assert total == done > 0
+    assert all(one["options"]["delay"] == SECONDS for one in bars)
+    bars.clear()
+    COUNTED[name](here, {"progress": False})
+    assert bars.shown() == []
+
+
+def test_work_inside_of_work_has_no_bar_and_an_error_leaves_nothing_hidden(bars: Bars) -> None:
+    with pytest.raises(KeyError), bar(2, "outer", True), bar(3, "inner", True):
+        raise KeyError
+    with bar(2, "hidden", False), bar(3, "inner", True):
+        pass
+    with bar(0, "nothing", True), bar(4, "inner", True):
+        pass
+    with bar(1, "after", True):
+        pass
+    assert [what for what, *_ in bars.shown()] == ["outer", "after"]
+
+
+def test_every_option_progress_has_the_one_default() -> None:
+    functions = {name: getattr(ik, name) for name in ik.__all__ if inspect.isfunction(getattr(ik, name))}
+    defaults = {
+        name: inspect.signature(function).parameters["progress"].default
+        for name, function in functions.items()
+        if "progress" in inspect.signature(function).parameters
+    }
+    assert len(defaults) > 15
+    assert set(defaults.values()) == {PROGRESS}
