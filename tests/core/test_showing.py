@@ -1,5 +1,6 @@
 """Whatever a user prints is one line, and a short, escaped table in a notebook."""
 
+import dataclasses
 import html
 import inspect
 from collections.abc import Callable
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 import interp_kit as ik
 from interp_kit.analysis.behaviour.evaluation import summarise_held_out
@@ -171,12 +171,9 @@ def test_a_text_of_markup_is_escaped_in_an_example() -> None:
 
 
 def test_a_batch_without_vocabulary_or_on_no_device_shows_itself(task: ik.BooleanTask) -> None:
-    import dataclasses
-
     batch = dataclasses.replace(task.batch(task.sample(2, 0)), vocabulary=())
     assert str(batch.tokens[0, 0].item()) in batch._repr_html_()
-    with torch.device("meta"):
-        assert "2 examples" in repr(batch.to("meta"))
+    assert "2 examples" in repr(batch.to("meta"))
 
 
 # --------------------------------------------------------------------------------------------------------------- bars
@@ -215,15 +212,15 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> Bars:
 COUNTED: dict[str, Callable[[SimpleNamespace, dict[str, Any]], object]] = {
     "mechanism": lambda h, o: ik.mechanism(h.model, h.task, mediator="newB", target="newD", **o),
     "interchange": lambda h, o: ik.interchange(h.model, h.task, "newB", "newD", by="all", **o),
-    "score_edges": lambda h, o: ik.score_edges(h.model, h.pairs, **o),
-    "score_edges exact": lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o),
+    "score_edges": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), **o),
+    "score_edges exact": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), method="exact", **o),
     "faithfulness": lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, sizes=[1, 2], controls=1, **o),
     "evaluate": lambda h, o: ik.evaluate(h.model, h.task, **o),
     "generate_under": lambda h, o: ik.generate_under(h.model, h.batch.take([0]), {"a": ik.Edit("z", 0)}, **o),
     "probe": lambda h, o: ik.probe(h.model, h.batch, ["newA", "A"], positions=["newA?"], repeats=1, **o),
     "harvest": lambda h, o: ik.harvest(h.model, h.batch, "z.0", **o),
     "attention_lags": lambda h, o: ik.attention_lags(h.model, h.batch, lags=[1], **o),
-    "acdc": lambda h, o: ik.acdc(h.model, h.pairs, threshold=0.5, **o),
+    "acdc": lambda h, o: ik.acdc(h.model, h.pairs.take([0, 1]), threshold=0.5, **o),
     "patch": lambda h, o: ik.patch(h.model, h.pairs, by="all", **o),
 }
 

@@ -5,7 +5,7 @@ al. 2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,15 @@ from interp_kit.reports.plotting import intervals
 
 ALL = "all"
 MetricOf = Callable[[PairBatch], Metric]
+
+
+class Place(NamedTuple):
+    """Where an edit stands in the result, if its own site does not say it."""
+
+    site: str
+    layer: int | None = None
+    head: int | None = None
+    position: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +189,7 @@ def patch_senders(
         [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
         for group in groups
     ]
-    marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
+    marks = [Place("senders", position=" + ".join(group)) for group in groups]
     result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver)
     warn_if_few(result.config)
     return result
@@ -208,7 +217,7 @@ def _used(
 def _swept(
     model: HookedModel,
     pairs: PairBatch,
-    marks: Sequence[Edit],
+    marks: Sequence[Edit | Place],
     edits: Sequence[Sequence[Edit]],
     metric: MetricOf,
     direction: Direction,
