@@ -114,7 +114,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "mechanism": (
         lambda h, o: ik.mechanism(h.model, h.task, **({"mediator": "newB", "target": "newD"} | o)),
-        {"mediator": ("zz",), "target": ("zz",)},
+        {"mediator": ("zz",), "target": ("zz",), "progress": FLAGS},
     ),
     "probe": (
         lambda h, o: ik.probe(h.model, h.batch, **({"labels": ["newA"]} | o)),
@@ -177,7 +177,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.attention_lags(h.model, h.batch, **o),
         {
             "lags": ([], [-1], [0, 0], [0.5], [True], [99]), "queries": ([], ["zz"], ["D", "D"], "D"),
-            "batch_size": COUNTS, "seed": FROM_0,
+            "batch_size": COUNTS, "seed": FROM_0, "progress": FLAGS,
         },
     ),
     "generate_under": (
@@ -194,7 +194,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "harvest": (
         lambda h, o: ik.harvest(h.model, h.batch, **({"sites": "resid_pre.0"} | o)),
         {"sites": ([], ["zz"], ["embed", "embed"]), "positions": ([], ["zz"], ["D", "D"], "D"),
-         "dtype": (torch.int32,)},
+         "dtype": (torch.int32,), "progress": FLAGS},
     ),
     "harvest_to": (
         lambda h, o: ik.harvest_to("never", h.model, h.batch, "resid_pre.0", **o),
@@ -207,11 +207,14 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         {"metrics": ([],), "memory": COUNTS, "edits": ([[]],), "progress": FLAGS},
     ),
     "Edit": (
-        lambda h, o: ik.sweep(h.model, h.batch, ik.Edit(**({"site": "z", "layer": 0} | o)), ik.accuracy("newD")),
+        lambda h, o: ik.Edit(**({"site": "z", "layer": 0} | o)),
         {
-            "site": ("zz", ""), "layer": (True, 0.0, 9, -1), "head": (True, 0.0, 9, -1), "neuron": (True, 0.0, -1, 99),
-            "position": (True, 0.0, -1, "zz"),
+            "site": ("zz", "", 1, "z.1"), **dict.fromkeys(("layer", "head", "neuron", "position"), (True, 0.0, -1)),
         },
+    ),
+    "Edit that does not fit": (
+        lambda h, o: ik.sweep(h.model, h.batch, ik.Edit(**({"site": "z", "layer": 0} | o)), ik.accuracy("newD")),
+        {"layer": (9,), "head": (9,), "neuron": (99,), "position": ("zz",)},
     ),
     "Scale": (
         lambda h, o: ik.sweep(h.model, h.batch, ik.Edit("z", 0, ik.Scale(**o)), ik.accuracy("newD")),
@@ -229,7 +232,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "editing": (lambda h, o: ik.editing(h.model, h.batch, **o).__enter__(), {"edits": ([],)}),
     "evaluate": (
-        lambda h, o: ik.evaluate(h.model, h.task, **o), {"batch_size": COUNTS, "examples": ([],)},
+        lambda h, o: ik.evaluate(h.model, h.task, **o), {"batch_size": COUNTS, "examples": ([],), "progress": FLAGS},
     ),
     "decode": (
         lambda h, o: ik.decode(h.model, h.batch.tokens, h.batch.tokens < 0, **o),

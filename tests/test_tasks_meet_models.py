@@ -172,7 +172,10 @@ def test_the_task_of_a_model_is_foreseen_from_its_name(trained: Path, tmp_path: 
     [
         (["probe", "boolean-direct", "--labels", "newX"], "--labels holds 'newX'; expected one of A, B"),
         (["probe", "boolean-direct", "--labels", "newA", "newA"], "--labels holds 'newA' twice"),
-        (["probe", "boolean-direct", "--sites", "zz"], "--sites holds 'zz'; expected one of resid_pre"),
+        (
+            ["probe", "boolean-direct", "--sites", "zz"],
+            "--sites holds 'zz': no site 'zz'; there are the activ",
+        ),
         (["probe", "boolean-gpt2", "--task", "zz"], f"--task is 'zz'; expected one of {', '.join(TASKS)}"),
         (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),
         (["patch", "twin:boolean-latent", "--hold", "zz"], "no variable 'zz'"),

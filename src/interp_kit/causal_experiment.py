@@ -2,10 +2,9 @@
 
 import sys
 
-from interp_kit.studies.boolean.causal_experiment import GREEN as GREEN
-from interp_kit.studies.boolean.causal_experiment import PLAIN as PLAIN
-from interp_kit.studies.boolean.causal_experiment import RED as RED
-from interp_kit.studies.boolean.causal_experiment import main as main
+from interp_kit.studies.boolean.causal_experiment import GREEN, PLAIN, RED, main
+
+__all__ = ["GREEN", "PLAIN", "RED", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -31,11 +31,15 @@ Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
 
 
 def check_sites(sites: Sequence[str]) -> None:
-    """Raises ValueError for activation sites that are none."""
+    """Raises ValueError for unknown activation sites."""
     from interp_kit.core.config import check_names
-    from interp_kit.engine.sites import ACTIVATIONS
+    from interp_kit.engine.sites import parse_activation
 
-    check_names("--sites", sites, ACTIVATIONS)
+    for site in check_names("--sites", sites):
+        try:
+            parse_activation(site)
+        except ValueError as error:
+            raise ValueError(f"--sites holds {site!r}: {error}") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from interp_kit.core.showing import PROGRESS
+
 if TYPE_CHECKING:
     from interp_kit.core.result import AbstractResult
     from interp_kit.core.task import AbstractTask
@@ -37,7 +39,7 @@ class Common:
     """draw the result into this file (.png), in place of any that is there; of several labels or sites the first"""
     device: str = "cpu"
     """torch device"""
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def finish(self, result: "AbstractResult", lines: Sequence[str] = ()) -> None:
         """Print the table, and write what was asked for."""

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from interp_kit.cli.common import Common, Model, Progress
+from interp_kit.core.showing import PROGRESS
 from interp_kit.studies.culture.training.config import CultureConfig
 
 
@@ -54,7 +55,7 @@ class Train:
     """of weights, draws and order"""
     device: str | None = None
     """torch device; default: a GPU where there is one"""
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.core.task import AbstractTask

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from interp_kit.cli.common import Progress
+from interp_kit.core.showing import PROGRESS
 
 Page = Annotated[Path, tyro.conf.arg(help="the page")]
 Jobs = Annotated[int | None, tyro.conf.arg(help="processes; default: one a core, at most four")]
@@ -18,7 +19,7 @@ class Report:
 
     out: Page = Path("reports/boolean.html")
     jobs: Jobs = None
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.boolean.command import main as run
@@ -38,7 +39,7 @@ class CultureReport:
     tests: int = 1000
     """quizzes to test the models on"""
     jobs: Jobs = None
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.culture.command import main as run
@@ -53,7 +54,7 @@ class Audit:
     out: Path = Path("reports/audit.html")
     """the page; its figures and tables go into folders beside it"""
     jobs: Jobs = None
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.audit.command import main as run
@@ -67,7 +68,7 @@ class Circuits:
 
     out: Page = Path("reports/circuits.html")
     jobs: Jobs = None
-    progress: Progress = True
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.circuits.study import main as run

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from interp_kit.core.example import Example, Field, Labelling
 from interp_kit.core.identity import Identity
+from interp_kit.core.showing import ROWS, counted, line, preview, shortened, some
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,21 @@ class TokenBatch:
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
+
+    def __repr__(self) -> str:
+        rows, columns = self.tokens.shape
+        size = f"{counted(rows, 'example')} of {self.task}, {counted(columns, 'token')}"
+        return line("TokenBatch", size, f"answers {some([field.name for field in self.fields])}")
+
+    def _repr_html_(self) -> str:
+        labels = {name: value[:ROWS].tolist() for name, value in self.labels.items()}
+        return preview(repr(self), {"text": self.written(ROWS), **labels}, len(self))
+
+    def written(self, most: int | None = None) -> list[str]:
+        """What stands in the first `most` rows, as the vocabulary writes it; token ids that it lacks, as numbers."""
+        known = dict(enumerate(self.vocabulary))
+        rows = zip(self.tokens[:most].tolist(), self.mask[:most].tolist(), strict=True)
+        return [shortened(" ".join(known.get(t, str(t)) for t, m in zip(*row, strict=True) if m)) for row in rows]
 
     @property
     def identity(self) -> Identity:

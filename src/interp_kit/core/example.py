@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from interp_kit.core.identity import Identity
+from interp_kit.core.showing import counted, line, preview, shortened
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class Example:
     prompt_length: int
     positions: Mapping[str, int]
     labels: Mapping[str, int]
+
+    def __repr__(self) -> str:
+        return line(
+            "Example",
+            repr(shortened(self.text)),
+            counted(len(self.tokens), "token"),
+            counted(len(self.labels), "label"),
+        )
+
+    def _repr_html_(self) -> str:
+        return preview(self.text, {"variable": list(self.labels), "value": list(self.labels.values())})
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
 """Which task a model learned and which task examples are of: a description as JSON, and a short fingerprint of it.
 
 A description is saved with a trained model. Where a model meets examples, the two fingerprints are compared: equal
-names do not make equal tasks, as a boolean task of other equations has the same token ids and other answers.
+names do not make equal tasks, as a boolean task of other equations has the same token ids and other answers. Random
+streams, too, are known by names.
 """
 
 import hashlib
@@ -35,6 +36,12 @@ def check_description(data: object, where: str) -> dict[str, Any]:
 def as_json(value: Any) -> Any:
     """A value as JSON gives it back (tuples become lists). Raises TypeError or ValueError if JSON cannot hold it."""
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A 63-bit seed that depends on `seed` and on every name: same arguments, same stream, on every machine."""
+    text = "\x1f".join([str(seed), *(str(name) for name in names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)

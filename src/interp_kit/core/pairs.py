@@ -14,6 +14,7 @@ from interp_kit.core.batch import TokenBatch, _rows, collate
 from interp_kit.core.config import check_seed
 from interp_kit.core.example import Example, Labelling
 from interp_kit.core.identity import Identity
+from interp_kit.core.showing import ROWS, counted, line, preview
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,17 @@ class PairBatch:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def __repr__(self) -> str:
+        size = f"{counted(len(self), 'pair')} of {self.clean.task}"
+        asked = f"{self.variable} -> {self.target}"
+        return line(
+            "PairBatch", size, asked, f"completion {self.completion}", counted(self.clean.tokens.shape[1], "token")
+        )
+
+    def _repr_html_(self) -> str:
+        sides = {"clean": self.clean.written(ROWS), "corrupt": self.corrupt.written(ROWS)}
+        return preview(repr(self), {**sides, "differs": [", ".join(d) for d in self.differs[:ROWS]]}, len(self))
 
     @property
     def identity(self) -> Identity:

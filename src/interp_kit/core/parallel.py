@@ -21,7 +21,8 @@ from typing import Any, Generic, TypeVar
 
 from loguru import logger
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+
+from interp_kit.core.showing import bar, show_no_bars
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
@@ -66,7 +67,12 @@ def in_processes(
     """
     jobs = processes(jobs)
     if jobs == 1:
-        return [function(one) for one in tqdm(work, desc=name, disable=not progress)]
+        results = []
+        with bar(len(work), name, progress) as shown:
+            for one in work:
+                results.append(function(one))
+                shown.update()
+        return results
     from joblib import Parallel, delayed, parallel_config
     from joblib.externals.loky.backend.resource_tracker import ensure_running
     from joblib.parallel import LokyBackend, get_active_backend
@@ -81,7 +87,12 @@ def in_processes(
             ensure_running()  # its start would let Ctrl-C through again
             with interrupts_held():
                 done: Any = run(job(one) for one in work)
-            return list(tqdm(done, desc=name, total=len(work), disable=not progress))
+            results = []
+            with bar(len(work), name, progress) as shown:
+                for one in done:
+                    results.append(one)
+                    shown.update()
+            return results
         except BrokenProcessPool as error:
             raise OSError(LOST) from error
 
@@ -137,6 +148,7 @@ def one_thread(threads: int = 1) -> None:
     """Keep this worker to one thread, in torch and in numpy (processes that share cores get in each other's way, and
     matrices this small gain nothing from a second thread), and quiet: the parent draws a progress bar."""
     logger.disable("interp_kit")
+    show_no_bars()
     threadpool_limits(threads)
     if torch := sys.modules.get("torch"):  # else it reads OMP_NUM_THREADS when it is imported
         torch.set_num_threads(threads)

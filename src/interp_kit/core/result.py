@@ -1,10 +1,8 @@
 """Results: frozen dataclasses that become a tidy table, a figure, and two files (safetensors and JSON, never
 pickle)."""
 
-import base64
 import dataclasses
 import hashlib
-import html
 import importlib
 import json
 import warnings
@@ -18,6 +16,7 @@ import numpy as np
 from interp_kit.core.config import check_fields
 from interp_kit.core.files import JSON_LIMIT, check_regular, parse_json, read_json
 from interp_kit.core.folders import replacing_directory
+from interp_kit.core.showing import counted, line, preview
 from interp_kit.core.stats import Estimate
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ _DEFINED_IN = {
     "AuditResult": "interp_kit.studies.audit.result",
     "Circuit": "interp_kit.analysis.circuits.circuit",
     "CultureTests": "interp_kit.studies.culture.scores",
-    "DASResult": "interp_kit.analysis.causal.das",
+    "DASResult": "interp_kit.analysis.causal.das_result",
     "EvaluationResult": "interp_kit.analysis.behaviour.evaluation",
     "FaithfulnessResult": "interp_kit.analysis.circuits.faithfulness",
     "Generations": "interp_kit.analysis.behaviour.generation",
@@ -63,6 +62,7 @@ class AbstractResult(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.__repr__ = cls.__repr__  # in its own __dict__: the dataclass decorator, which comes later, keeps it
         _CLASSES[cls.__name__] = cls
 
     @abstractmethod
@@ -77,12 +77,22 @@ class AbstractResult(ABC):
     def caption(self) -> str:
         """What the figure shows, in a sentence or two: n and its unit, the interval, the control or chance level."""
 
-    def _repr_html_(self) -> str:
-        """In a notebook a result shows itself: its figure and caption."""
-        from interp_kit.reports.plotting import png
+    def __repr__(self) -> str:
+        """Class, model and task, what was asked, how many rows, n: one line."""
+        c, frame = self.config, self.to_frame()
+        many = c.get("models")
+        model = c.get("model") or (counted(len(many), "model") if isinstance(many, tuple | list) else "")
+        of = " on ".join(str(part) for part in (model, c.get("task")) if part)
+        asked = [c.get(name) or getattr(self, name, "") for name in ("variable", "target")]
+        asked[0] = asked[0] or getattr(self, "mediator", "")
+        question = " -> ".join(part for part in asked if isinstance(part, str) and part)
+        n = sorted(set(frame["n"])) if "n" in frame else []
+        span = f"n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "") if n else ""
+        return line(type(self).__name__, of, question, counted(len(frame), "row"), span)
 
-        image = base64.b64encode(png(self.plot(), dpi=90)).decode()
-        return f'<img src="data:image/png;base64,{image}"><p>{html.escape(self.caption())}</p>'
+    def _repr_html_(self) -> str:
+        """The caption and the first rows, as notebooks show a result; its figure is `plot()`."""
+        return preview(self.caption(), self.to_frame())
 
     def save(self, directory: str | Path) -> Path:
         """Write DIRECTORY/result.json and DIRECTORY/arrays.safetensors, whole or not at all.

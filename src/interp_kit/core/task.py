@@ -16,6 +16,7 @@ import numpy as np
 from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import Identity, as_json, fingerprint
+from interp_kit.core.showing import counted, line, preview, some
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,24 @@ class AbstractTask(ABC):
     numeric: tuple[str, ...]
     vocabulary: tuple[str, ...]
     pad: int
+
+    def __repr__(self) -> str:
+        n = self.n_worlds
+        fields = f"answers {some([field.name for field in self.fields])}"
+        return line(type(self).__name__, self.name, fields, "" if n is None else counted(n, "example"))
+
+    def _repr_html_(self) -> str:
+        kind = dict.fromkeys(self.numeric, "amount")
+        answered = {field.name: field for field in self.fields}
+        rows = {
+            "variable": self.variables,
+            "is": [
+                f"{'input' if name in self.inputs else 'computed'}, {kind.get(name, 'class')}"
+                for name in self.variables
+            ],
+            "predicted at": [answered[name].predict if name in answered else "" for name in self.variables],
+        }
+        return preview(repr(self), rows)
 
     @property
     def n_worlds(self) -> int | None:

@@ -4,16 +4,17 @@ fed as they are, with keys and values kept, and with edits active where the mode
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from loguru import logger
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed, expect
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.inputs import check_length, has_hooks, whole_text
@@ -49,7 +50,7 @@ def decode(
     cached: bool = True,
     edit: Change | None = None,
     batch_size: int | None = 64,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Decoded:
     """Write the free cells of each text, from left to right; each sees all cells before it, written or given.
 
@@ -87,14 +88,14 @@ def decode(
     predictor = _predictor(model, cached, edit)
     generator = torch.Generator().manual_seed(derive_seed(seed, "decode"))
     columns = sum(int(part.any(0).sum()) for part in where.split(size))
-    with tqdm(total=columns, desc="decoding", disable=not progress) as bar:
+    with bar(columns, "decoding", progress) as shown:
         for start in range(0, len(tokens), size):
             rows = slice(start, start + size)
             # One number a cell, drawn for every row: no row's sample depends on the rows beside it.
             chance = (
                 torch.rand(where[rows].shape, generator=generator, dtype=torch.float64) if heat is not None else None
             )
-            written, scores = _write(predictor, model, text[rows], where[rows], heat, chance, start, bar)
+            written, scores = _write(predictor, model, text[rows], where[rows], heat, chance, start, shown)
             result[rows] = torch.where(where[rows].to(result.device), written.to(result.device), result[rows])
             log_prob[rows] = scores
     return Decoded(result, log_prob.to(result.device))
@@ -109,7 +110,7 @@ def _write(
     heat: Tensor | None,
     chance: Tensor | None,
     first_row: int,
-    bar: tqdm,
+    shown: Any,
 ) -> tuple[Tensor, Tensor]:
     """(batch, pos) the texts with their free cells written, and log-probabilities."""
     text, scores = text.to(model.cfg.device), torch.full(text.shape, torch.nan, dtype=torch.float32)
@@ -126,7 +127,7 @@ def _write(
             chosen = _sample(logits.double() / heat[t], chance[open_rows, t].to(logits.device))
         text[open_rows.to(text.device), t] = chosen
         scores[open_rows, t] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].float().cpu()
-        bar.update()
+        shown.update()
     return text, scores
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_count, check_number, check_seed
+from interp_kit.core.config import check_number, check_seed
 from interp_kit.engine.edits import Add, CopyAttended, Edit, Resample, Scale, Set, Zero
 from interp_kit.engine.sites import ACTIVATIONS, WEIGHTS, has_heads, hook_name
 from interp_kit.models.hooked_model import HookedModel
@@ -17,8 +17,6 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
     """Raise ValueError saying what of an edit does not fit the model or the batch."""
     cfg = model.cfg
     _check_numbers(edit)
-    if edit.site not in ACTIVATIONS and edit.site not in WEIGHTS:
-        raise ValueError(f"no site {edit.site!r}; there are {', '.join([*ACTIVATIONS, *WEIGHTS])}")
     if edit.layer is not None and not 0 <= edit.layer < cfg.n_layers:
         raise ValueError(f"{edit}: the model has layers 0 to {cfg.n_layers - 1}")
     if edit.head is not None:
@@ -72,12 +70,7 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
 
 
 def _check_numbers(edit: Edit) -> None:
-    """Raise ValueError for indices and factors of an edit that are none; their upper bounds are the model's."""
-    for option in ("layer", "head", "neuron"):
-        if (value := getattr(edit, option)) is not None:
-            check_count(option, value, least=-(2**31))
-    if edit.position is not None and not isinstance(edit.position, str):
-        check_count("position", edit.position, least=-(2**31))
+    """Raise ValueError for factors and seeds of an edit that are not numbers."""
     match edit.source:
         case Scale(factor=factor):
             check_number("factor", factor)
@@ -90,8 +83,6 @@ def _check_numbers(edit: Edit) -> None:
 def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
     """The parameter that a weight edit is about. Raises ValueError where there is none."""
     template = WEIGHTS[edit.site][0]
-    if ("{layer}" in template) != (edit.layer is not None):
-        raise ValueError(f"{edit}: site {edit.site!r} {'needs a' if edit.layer is None else 'has no'} layer")
     name = template.format(layer=edit.layer)
     if name not in parameters:
         raise ValueError(f"{edit}: the model has no parameter {name}")

@@ -10,8 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_choice, check_names, expect, one_or_more
-from interp_kit.engine.sites import ACTIVATIONS, WEIGHTS, has_heads
+from interp_kit.core.config import check_choice, check_count, check_names, expect, one_or_more
+from interp_kit.engine.sites import WEIGHTS, check_layer, has_heads, layers_of, parse_site
 from interp_kit.models.hooked_model import HookedModel
 
 
@@ -115,9 +115,13 @@ class Scale(Source):
 class Edit:
     """One intervention: where, and what is written there.
 
-    site: a key of ACTIVATIONS or WEIGHTS; layer: None for embeddings and unembedding; head: for q k v z and attention
+    site: in any spelling of `engine.sites.parse_site` ("z" with a layer, "z.0", "blocks.0.attn.hook_z"), kept as a key
+    of ACTIVATIONS or WEIGHTS; layer: None for embeddings and unembedding; head: for q k v z and attention
     weights, None means all; position: a named position, an index, or None for all (activations only); neuron: index on
     the last axis (an MLP neuron at mlp_post); mask: for weights, True entries are edited.
+
+    Raises ValueError for an unknown site, a missing layer, indices that are negative or not whole; TypeError for a
+    source that is not a Source. What only a model or a batch can tell is checked where the edit meets them.
     """
 
     site: str
@@ -127,6 +131,18 @@ class Edit:
     position: str | int | None = None
     neuron: int | None = None
     mask: Bool[Tensor, "..."] | None = None
+
+    def __post_init__(self) -> None:
+        for option in ("layer", "head", "neuron"):
+            if (value := getattr(self, option)) is not None:
+                check_count(option, value, least=0)
+        if self.position is not None and not isinstance(self.position, str):
+            check_count("position", self.position, least=0)
+        expect("source", self.source, Source, "as interp_kit.Zero() or interp_kit.Set(value)")
+        site, layer = parse_site(self.site, self.layer)
+        check_layer(site, layer)
+        object.__setattr__(self, "site", site)
+        object.__setattr__(self, "layer", layer)
 
     @property
     def is_weight(self) -> bool:
@@ -151,15 +167,19 @@ EditGroup = tuple[Edit, ...]
 def everywhere(
     model: HookedModel, sites: str | Sequence[str], source: Source, positions: Sequence[str | None]
 ) -> list[Edit]:
-    """One edit for every layer of the sites, every head where a site has heads, and every position (None: all)."""
-    found = []
+    """One edit for every layer of the sites (of "mlp_out.2" or "blocks.2.hook_mlp_out", its own), every head where a
+    site has heads, and every position (None: all). Raises ValueError for a site that is named twice."""
+    found, seen = [], set()
     for site in check_names("sites", one_or_more(sites)):
-        template, heads = ACTIVATIONS.get(site, ("{layer}",))[0], [None]
-        if site in ACTIVATIONS and has_heads(site):
-            grouped = getattr(model.cfg, "n_key_value_heads", None) if site in ("k", "v") else None
+        (key, layers), heads = layers_of(model, site), [None]
+        if has_heads(key):
+            grouped = getattr(model.cfg, "n_key_value_heads", None) if key in ("k", "v") else None
             heads = range(grouped or model.cfg.n_heads)
-        for layer in range(model.cfg.n_layers) if "{layer}" in template else [None]:
-            found += [Edit(site, layer, source, head=head, position=name) for head in heads for name in positions]
+        for layer in layers:
+            if (key, layer) in seen:
+                raise ValueError(f"sites {sites} name {key!r} of layer {layer} twice")
+            seen.add((key, layer))
+            found += [Edit(key, layer, source, head=head, position=name) for head in heads for name in positions]
     return found
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_names, one_or_more
+from interp_kit.core.config import check_flag, check_names, one_or_more
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.fast.forward import BEHIND, TOLERANCE, Executor
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.inputs import check_fits, unpadded
@@ -44,6 +45,7 @@ def harvest(
     *,
     positions: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
+    progress: bool = PROGRESS,
 ) -> dict[str, Tensor]:
     """Each site's activations: (vector, …) of all real tokens in reading order, that of `batch.mask.nonzero()`, or with
     `positions` (batch, position, …) of the named ones.
@@ -53,7 +55,8 @@ def harvest(
     Raises ValueError for an unknown site or position, a site that the model never calls or that has no position axis,
     texts that do not fit the model, and activations that are nan or infinite (in that dtype).
     """
-    found = reading(model, batch, sites, positions, dtype).read()
+    check_flag("progress", progress)
+    found = reading(model, batch, sites, positions, dtype).read(progress=progress)
     for hook, values in found.items():
         refuse_infinite(hook, values, 1 if positions is None else 2)
     return {site: found[find_hook(model, site)] for site in ([sites] if isinstance(sites, str) else sites)}
@@ -145,13 +148,14 @@ class Reader:
         mask = self.batch.mask[start:end]
         return int(mask.sum()) if self.at is None else len(mask)
 
-    def read(self, start: int = 0, end: int | None = None) -> dict[str, Tensor]:
+    def read(self, start: int = 0, end: int | None = None, *, progress: bool = False) -> dict[str, Tensor]:
         """hook -> (vector, …) or (row, position, …) activations of the rows from `start` to `end`."""
         end = len(self.batch) if end is None else min(end, len(self.batch))
         count = self.count(start, end)
         found: dict[str, Tensor] = {}
         done, step = 0, max(1, TOKENS // self.batch.tokens.shape[1])
-        with torch.inference_mode(False), torch.no_grad():  # so that what is read can be trained on
+        steps = bar(end - start, "rows", progress)
+        with steps as shown, torch.inference_mode(False), torch.no_grad():  # so that it can be trained on
             for first in range(start, end, step):
                 part = self._part(slice(first, min(first + step, end)))
                 for hook, value in part.items():
@@ -159,6 +163,7 @@ class Reader:
                         found[hook] = torch.empty(count, *value.shape[1:], dtype=self.dtype, device=value.device)
                     found[hook][done : done + len(value)] = value
                 done += len(next(iter(part.values())))
+                shown.update(min(step, end - first))
         return found
 
     def _part(self, rows: slice) -> dict[str, Tensor]:

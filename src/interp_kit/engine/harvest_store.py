@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_fields, check_flag
 from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
+from interp_kit.core.showing import PROGRESS, bar, counted, line, preview, some
 from interp_kit.engine.harvest import DTYPES, reading, refuse_infinite
 from interp_kit.engine.inputs import has_hooks
 from interp_kit.engine.sites import as_hook
@@ -50,6 +50,14 @@ class HarvestFiles:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def __repr__(self) -> str:
+        size = counted(sum(self.lengths), "vector" if self.positions is None else "row")
+        parts = (f"{size} in {counted(len(self), 'shard')}", some(list(self.sites)), self.dtype, self.directory)
+        return line("HarvestFiles", *parts)
+
+    def _repr_html_(self) -> str:
+        return preview(repr(self), {"site": list(self.sites), "shape": list(map(str, self.sites.values()))})
 
     def path(self, number: int) -> Path:
         """Where a shard is."""
@@ -142,7 +150,7 @@ def harvest_to(
     positions: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     rows: int = 1024,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> HarvestFiles:
     """`harvest` into a directory, `rows` rows of the batch a shard. Shards of the same harvest that are there already
     are checked and kept.
@@ -170,11 +178,13 @@ def harvest_to(
         lengths=tuple(reader.count(start, start + rows) for start in starts),
     )
     _begin(files)
-    for number, start in enumerate(tqdm(starts, desc="shards", disable=not progress)):
-        if files.path(number).exists():
-            files.shard(number)
-        else:
-            _write(files, number, reader.read(start, start + rows))
+    with bar(len(starts), "shards", progress) as shown:
+        for number, start in enumerate(starts):
+            if files.path(number).exists():
+                files.shard(number)
+            else:
+                _write(files, number, reader.read(start, start + rows))
+            shown.update()
     return files
 
 

@@ -1,6 +1,7 @@
 """Where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
 
 import re
+from collections.abc import Iterator
 
 from jaxtyping import Float
 from torch import Tensor
@@ -40,28 +41,104 @@ WEIGHTS: dict[str, tuple[str, bool]] = {
 Reference = Float[Tensor, "batch pos ..."]
 
 
+NUMBER = re.compile(r"\d{1,9}")
+
+
+def _spellings() -> Iterator[tuple[re.Pattern[str], str]]:
+    """How a site is written with its layer ("mlp_out.2", "blocks.2.hook_mlp_out"; "embed", "hook_embed"), and its
+    key."""
+    for name, (template, *_) in (*ACTIVATIONS.items(), *WEIGHTS.items()):
+        number = f"({NUMBER.pattern})"
+        short = re.escape(name) + (rf"\.{number}" if "{layer}" in template else "")
+        yield re.compile(short), name
+        yield re.compile(re.escape(template).replace(re.escape("{layer}"), number)), name
+
+
+SPELLINGS = tuple(_spellings())
+
+
+def parse_site(site: object, layer: int | None = None) -> tuple[str, int | None]:
+    """The one parser of sites: every function that takes a site takes each of these spellings.
+
+    Args:
+        site: A key of ACTIVATIONS or WEIGHTS ("mlp_out"), a key with its layer ("mlp_out.2"), or TransformerLens's name
+            ("blocks.2.hook_mlp_out", "blocks.2.mlp.W_out").
+        layer: The layer if it is given beside the site.
+
+    Returns:
+        The key, and the layer: None if neither says it.
+
+    Raises:
+        ValueError: Unknown site, or two layers that differ. It lists the sites and both spellings.
+    """
+    if isinstance(site, str):
+        if site in ACTIVATIONS or site in WEIGHTS:
+            return site, layer
+        for pattern, name in SPELLINGS:
+            if found := pattern.fullmatch(site):
+                number = int(found[1]) if found.groups() else None
+                if number is not None and layer is not None and number != layer:
+                    raise ValueError(f"site {site!r} is of layer {number}, and layer is {layer}: give one of them")
+                return name, layer if number is None else number
+    raise ValueError(unknown_site(site))
+
+
+def unknown_site(site: object) -> str:
+    """What to say of a site that does not exist."""
+    return (
+        f"no site {site!r}; there are the activations {', '.join(ACTIVATIONS)} and the weights {', '.join(WEIGHTS)}, of"
+        " one layer written as 'mlp_out.0' or 'blocks.0.hook_mlp_out'"
+    )
+
+
+def parse_activation(site: object, layer: int | None = None) -> tuple[str, int | None]:
+    """As `parse_site`, of activations alone. Raises ValueError for a weight too."""
+    name, layer = parse_site(site, layer)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"site {site!r} is a weight; expected an activation: {', '.join(ACTIVATIONS)}")
+    return name, layer
+
+
+def check_layer(site: str, layer: int | None) -> None:
+    """Raise ValueError for a missing layer, or one that the site (a key) does not have."""
+    template = (ACTIVATIONS.get(site) or WEIGHTS[site])[0]
+    if ("{layer}" in template) != (layer is not None):
+        raise ValueError(
+            f"site {site!r} needs a layer, as in {f'{site}.0'!r}" if layer is None else f"site {site!r} has no layer"
+        )
+
+
 def hook_name(site: str, layer: int | None) -> str:
     """The TransformerLens name of an activation site. Raises ValueError for an unknown site or a missing layer."""
-    if site not in ACTIVATIONS:
-        raise ValueError(f"no activation site {site!r}; there are {', '.join(ACTIVATIONS)}")
-    template = ACTIVATIONS[site][0]
-    if ("{layer}" in template) != (layer is not None):
-        raise ValueError(f"site {site!r} {'needs a' if layer is None else 'has no'} layer")
-    return template.format(layer=layer)
+    name, layer = parse_activation(site, layer)
+    check_layer(name, layer)
+    return ACTIVATIONS[name][0].format(layer=layer)
+
+
+def layers_of(model: HookedModel, site: str) -> tuple[str, list[int | None]]:
+    """The key of an activation site, and the layers that it stands for: its own, or every one of the model. Raises
+    ValueError for an unknown site, and a layer that the model does not have."""
+    name, layer = parse_activation(site)
+    if layer is not None and layer >= model.cfg.n_layers:
+        raise ValueError(f"site {site!r}: the model has layers 0 to {model.cfg.n_layers - 1}")
+    if "{layer}" not in ACTIVATIONS[name][0]:
+        return name, [None]
+    return name, list(range(model.cfg.n_layers)) if layer is None else [layer]
 
 
 def as_hook(site: str) -> str:
-    """The TransformerLens name of a key of ACTIVATIONS with its layer ("mlp_out.2", "embed"); any other name as it is.
-    Raises ValueError for a key with a missing layer, or one that it has not."""
-    name, _, layer = site.rpartition(".")
-    if name in ACTIVATIONS and layer.isdecimal():
-        return hook_name(name, int(layer))
-    return hook_name(site, None) if site in ACTIVATIONS else site
+    """The TransformerLens name of an activation site in either spelling; any other name as it is. Raises ValueError for
+    a key with a missing layer."""
+    try:
+        name, layer = parse_activation(site)
+    except ValueError:
+        return site
+    return hook_name(name, layer)
 
 
 def find_hook(model: HookedModel, site: str) -> str:
-    """The hook of a site: a TransformerLens name ("blocks.2.hook_mlp_out"), or a key of ACTIVATIONS with its layer
-    ("mlp_out.2", "embed"). Raises ValueError listing both where the model has no such site."""
+    """The hook of a site in either spelling, or of any other hook that the model has. Raises ValueError listing both
+    where the model has no such site."""
     hooks: dict = getattr(model, "hook_dict", {})
     found = site if site in hooks else as_hook(site)
     if found not in hooks:

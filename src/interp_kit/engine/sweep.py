@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
 from interp_kit.engine.edit_checks import check_edit
 from interp_kit.engine.edits import Edit, as_group
 from interp_kit.engine.fast.batched import logits_under
@@ -47,6 +47,21 @@ class SweepValues:
     unedited: np.ndarray | None = None
     unedited_other: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        sizes = zip(self.values.shape, ("edit", "metric", "example"), strict=True)
+        return line("SweepValues", *(counted(n, what) for n, what in sizes), f"{self.by_hooks:,} by hooks")
+
+    def _repr_html_(self) -> str:
+        edits, metrics = (range(n) for n in self.values.shape[:2])
+        rows = [
+            (i, j, float(self.values[i, j].mean()), float(self.baseline[j].mean()), self.values.shape[2])
+            for i in edits[:ROWS]
+            for j in metrics
+        ]
+        columns = ("edit", "metric", "mean", "unedited", "n")
+        shown = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
+        return preview(repr(self), shown, len(edits) * len(metrics))
+
 
 @on_model(causal=False)
 def sweep(
@@ -59,7 +74,7 @@ def sweep(
     other: TokenBatch | None = None,
     unedited: Sequence[Metric] = (),
     unedited_other: Sequence[Metric] = (),
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
 
@@ -93,8 +108,7 @@ def sweep(
     why = "weights or senders are edited" if hooked.any() else ""
     parts = [metric.reads(batch) for metric in metrics]
     reads = torch.cat(parts, 1)
-    bar = tqdm(total=len(edits), desc="edits", disable=not progress)
-    with bar, torch.inference_mode():
+    with bar(len(edits), "edits", progress) as shown, torch.inference_mode():
         hidden = None
         try:
             inside = any(edit.site in INSIDE for one in edits for edit in as_group(one))
@@ -109,15 +123,15 @@ def sweep(
             there = None if other is None else torch.cat([metric.reads(other) for metric in metrics], 1)
             hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other, there)
             entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
-            bar.update(len(fast) - int((entries.start >= 0).sum()))
+            shown.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
                 logits = logits_under(suffix, [as_group(edits[i]) for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
         for i in np.flatnonzero(hooked).tolist():
             logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
-            bar.update()
+            shown.update()
         beside, more = None, None
         if other is not None:
             beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)

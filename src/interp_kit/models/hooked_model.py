@@ -5,9 +5,12 @@ Axes: batch (examples), pos (token positions), d_model, d_head, d_mlp, head, lay
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
+
+if TYPE_CHECKING:  # its name, for the annotations of those who may not know TransformerLens
+    from transformer_lens import HookedTransformer as HookedTransformer
 
 
 @runtime_checkable

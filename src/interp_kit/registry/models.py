@@ -10,7 +10,7 @@ from loguru import logger
 
 from interp_kit.core.config import check_choice, check_flag, check_seed, expect
 from interp_kit.core.example import Example
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import Provenance, UnknownCheckpoint, provenance, read_manifest
 from interp_kit.models.checkpoints import load as load_checkpoint
@@ -22,7 +22,7 @@ from interp_kit.registry.tasks import TASKS, rebuild, task
 from interp_kit.tasks.boolean.text import GPT2_SIZE
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from interp_kit.models.hooked_model import HookedTransformer
 
 PLANTED = tuple(PLANTED_TASKS)
 

@@ -20,7 +20,7 @@ from interp_kit.models.tensor_files import CheckpointError, read_safetensors
 from interp_kit.registry.tasks import task as task_named
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from interp_kit.models.hooked_model import HookedTransformer
 
 FOLDER = "circuit-twins"  # in the folder of the checkpoints, with a manifest of its own
 TWINNED, SEEDS = ("boolean-latent", "boolean-via-token"), (0, 1, 2)

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import json
 import platform
 import re
@@ -16,6 +15,7 @@ from interp_kit.core.config import expect
 from interp_kit.core.files import cannot_write, check_writable, read_bytes, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import cell, html_table
 from interp_kit.reports.plotting import figure_of, png
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Report:
         environment.filters |= {
             "image": self._image,
             "width": _width,
-            "rows": _html_table,
+            "rows": html_table,
             "is_figure": lambda p: isinstance(p, Figure),
         }
         return environment.get_template("report.html").render(
@@ -199,30 +199,10 @@ def _width(figure: Figure) -> int:
     return round(95 * figure_of(figure.axes).get_figwidth()) + 26
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        if value != value:
-            return "–"
-        return f"{value:.2f}" if abs(value) >= 0.005 else f"{round(value, 4) + 0.0:g}"
-    return str(value)
-
-
-def _html_table(frame: "pd.DataFrame") -> str:
-    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in frame.columns)
-    body = []
-    for row in frame.itertuples(index=False):
-        cells = "".join(
-            f'<td class="{"number" if isinstance(value, int | float) else "text"}">{html.escape(_cell(value))}</td>'
-            for value in row
-        )
-        body.append(f"<tr>{cells}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-
-
 def _markdown_table(frame: "pd.DataFrame") -> str:
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |"
+    def line(texts: Sequence[str]) -> str:
+        return f"| {' | '.join(' '.join(text.split()).replace('|', chr(92) + '|') for text in texts)} |"
 
-    rows = [line([_cell(value) for value in row]) for row in frame.itertuples(index=False)]
+    rows = [line([cell(value) for value in row]) for row in frame.itertuples(index=False)]
     names = [str(column).replace("_", " ") for column in frame.columns]
     return "\n".join([line(names), line(["---"] * len(names)), *rows])

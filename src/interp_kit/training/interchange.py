@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.core.config import check_count, check_number, check_seed, expect
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.inputs import unpadded, whole_text
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
@@ -96,7 +96,7 @@ def train_interchange(
     batch: TokenBatch,
     config: InterchangeConfig | None = None,
     *,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> list[float]:
     """Train `student` in place; gives the loss of each step.
 
@@ -114,23 +114,27 @@ def train_interchange(
     with _trainable(student) as parameters:
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
-        for _ in tqdm(range(settings.steps), desc="interchange", disable=not progress):
-            base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
-            chosen = _nodes(every, settings.several, generator)
-            size = batch.tokens[base].shape
-            mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
-            where = _where(size, settings.partial, generator, whole=True)
-            bases, sources = (
-                _mix(batch.tokens[rows], batch.tokens[other], half)
-                for rows, half in zip((base, source), mixed, strict=True)
-            )
-            loss = _loss(student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure)
-            optimiser.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
-            schedule.step()
-            losses.append(float(loss.detach()))
+        with bar(settings.steps, "interchange", progress) as shown:
+            for _ in range(settings.steps):
+                base, source, other = torch.randint(len(batch), (3, settings.batch_size), generator=generator)
+                chosen = _nodes(every, settings.several, generator)
+                size = batch.tokens[base].shape
+                mixed = [_where(size, settings.mixed, generator, whole=False) for _ in range(2)]
+                where = _where(size, settings.partial, generator, whole=True)
+                bases, sources = (
+                    _mix(batch.tokens[rows], batch.tokens[other], half)
+                    for rows, half in zip((base, source), mixed, strict=True)
+                )
+                loss = _loss(
+                    student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure
+                )
+                optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimiser.step()
+                schedule.step()
+                losses.append(float(loss.detach()))
+                shown.update()
     return losses
 
 

@@ -11,6 +11,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.example import Example
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.inputs import check_length
 
@@ -101,7 +102,7 @@ def train_sft(
     *,
     validation: Sequence[Example] | None = None,
     device: str | None = None,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> Path:
     """Train on `examples` and write OUTPUT as a Hugging Face directory with tokenizer; returns OUTPUT.
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp_kit.analysis.causal.counterfactual import interchanges
-from interp_kit.analysis.causal.das import CONTROLLED, DASResult, das
+from interp_kit.analysis.causal.das import das
 from interp_kit.analysis.causal.das_controls import off_path, verdict
 from interp_kit.analysis.causal.das_fit import Cell, Trials, first_basis, fit, orthonormal, parts, split
+from interp_kit.analysis.causal.das_result import CONTROLLED, DASResult
 from interp_kit.analysis.causal.interchange import InterchangeResult, _distinct, interchange
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
@@ -480,7 +481,7 @@ def test_controls_are_run_as_asked_and_the_bar_counts_every_fit(
         def update(self, n: int = 1) -> None:
             self.done += n
 
-    monkeypatch.setattr("interp_kit.analysis.causal.das.tqdm", Bar)
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     options: dict[str, Any] = {"layer": 0, "position": ("D", "newB?"), "seeds": (0,), "steps": 1}
     kinds = ((True, 3), (False, 1), (("arbitrary",), 2), (("row space", "placebo"), 1))
     for controls, fits in kinds:

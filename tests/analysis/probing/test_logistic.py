@@ -18,7 +18,7 @@ from interp_kit.analysis.probing import linear, logistic
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import LARGE, fit_logistic
 from interp_kit.analysis.probing.logistic import NATS, _descend, _Objective, fit_shared
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

@@ -33,7 +33,7 @@ from interp_kit.analysis.probing.probe import (
     probe,
 )
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.planted import planted_boolean
@@ -566,7 +566,7 @@ def test_what_cannot_be_probed_is_refused(tiny_model: MakeModel, batch: TokenBat
         probe(model, batch, ["newE"])
     with pytest.raises(ValueError, match="no position 'newE'; there are A, A,"):
         probe(model, batch, ["newA"], positions=["newE"])
-    with pytest.raises(ValueError, match="no activation site 'resid'"):
+    with pytest.raises(ValueError, match="no site 'resid'"):
         probe(model, batch, ["newA"], sites="resid")
     with pytest.raises(ValueError, match=r"L0 z: probes read \(batch, pos, d\) activations"):
         probe(model, batch, ["newA"], sites="z")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.checkpoints import checkpoint_root, checksum, provenance
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.reports.plotting import figure_of

@@ -2,7 +2,7 @@
 learnt would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
 before; whether that matters is for ablation to say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,11 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from torch import Tensor
-from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_count, check_names, check_seed
+from interp_kit.core.config import check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats import mean_interval, scope
 from interp_kit.engine.inputs import unpadded
 from interp_kit.models.convert import untrained
@@ -96,6 +96,7 @@ def attention_lags(
     queries: Sequence[str] | None = None,
     batch_size: int = 8,
     seed: int = 0,
+    progress: bool = PROGRESS,
 ) -> AttentionLags:
     """Mean attention of every head at each lag, over the queries of each example, and the same untrained.
 
@@ -106,6 +107,7 @@ def attention_lags(
     check_meeting(model, batch, TokenBatch)
     check_count("batch_size", batch_size)
     check_seed(seed)
+    check_flag("progress", progress)
     if queries is not None:
         check_names("queries", queries)
     names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
@@ -120,8 +122,9 @@ def attention_lags(
         if not (asked & (at >= lag)).any(1).all():
             raise ValueError(f"lag {lag}: some example has no query with a token so far back")
     even = [float((asked * (at >= lag) / (at + 1)).sum() / (asked & (at >= lag)).sum()) for lag in lags]
-    measured = _measure(model, batch, asked, lags, batch_size)
-    control = _measure(untrained(model, seed), batch, asked, lags, batch_size).mean(-1)
+    with bar(2 * len(batch), "examples", progress) as shown:
+        measured = _measure(model, batch, asked, lags, batch_size, shown.update)
+        control = _measure(untrained(model, seed), batch, asked, lags, batch_size, shown.update).mean(-1)
     return AttentionLags(
         heads=tuple(f"L{la}H{he}" for la in range(model.cfg.n_layers) for he in range(model.cfg.n_heads)),
         lags=tuple(lags),
@@ -152,14 +155,21 @@ def _queries(batch: TokenBatch, names: Sequence[str] | None) -> Tensor:
 
 
 @torch.inference_mode()
-def _measure(model: HookedModel, batch: TokenBatch, asked: Tensor, lags: Sequence[int], batch_size: int) -> np.ndarray:
+def _measure(
+    model: HookedModel,
+    batch: TokenBatch,
+    asked: Tensor,
+    lags: Sequence[int],
+    batch_size: int,
+    done: Callable[[int], Any],
+) -> np.ndarray:
     """(head, lag, batch) mean attention over each example's queries."""
     found: list[np.ndarray] = []
     for start in range(0, len(batch), batch_size):
         rows = slice(start, start + batch_size)
         layers: dict[str, Tensor] = {}
 
-        def keep(pattern: Tensor, hook: HookPoint, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
+        def keep(pattern: Tensor, hook: Any, rows: slice = rows, layers: dict[str, Tensor] = layers) -> None:
             values = []
             for lag in lags:
                 diagonal = pattern.diagonal(-lag, 2, 3)
@@ -171,4 +181,5 @@ def _measure(model: HookedModel, batch: TokenBatch, asked: Tensor, lags: Sequenc
         texts = batch.tokens[rows]
         model.run_with_hooks(texts, fwd_hooks=[(name, keep) for name in names], **unpadded(model, texts))
         found.append(torch.cat([layers[name] for name in names], dim=1).permute(1, 2, 0).double().numpy())
+        done(len(texts))
     return np.concatenate(found, axis=2)

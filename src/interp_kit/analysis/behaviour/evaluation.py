@@ -14,9 +14,10 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.analysis.behaviour.baselines import majority, nearest
-from interp_kit.core.config import check_count
+from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats import Estimate, mean_estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
@@ -210,7 +211,12 @@ def parse_fields(task: AbstractTask, tokens_row: Sequence[int] | Tensor, example
 
 @on_model()
 def completions(
-    model: HookedModel, task: AbstractTask, examples: Sequence[Example], batch_size: int = 256
+    model: HookedModel,
+    task: AbstractTask,
+    examples: Sequence[Example],
+    batch_size: int = 256,
+    *,
+    progress: bool = PROGRESS,
 ) -> list[list[int]]:
     """Each example's prompt with the model's own greedy completion, as many tokens as the example has.
 
@@ -223,14 +229,16 @@ def completions(
         raise ValueError(f"{sizes}: token ids do not mean the same")
     check_length(max(len(example.tokens) for example in examples), model.cfg.n_ctx)
     written: list[list[int]] = []
-    for start in range(0, len(examples), batch_size):
-        chunk = examples[start : start + batch_size]
-        batch = task.batch(chunk, model.cfg.device)
-        with torch.inference_mode():
-            if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
-                raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
-        rows = complete(model, batch).tolist()
-        written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]
+    with bar(len(examples), "examples", progress) as shown:
+        for start in range(0, len(examples), batch_size):
+            chunk = examples[start : start + batch_size]
+            batch = task.batch(chunk, model.cfg.device)
+            with torch.inference_mode():
+                if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
+                    raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
+            rows = complete(model, batch).tolist()
+            written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]
+            shown.update(len(chunk))
     return written
 
 
@@ -242,6 +250,7 @@ def evaluate(
     omitted: Sequence[Example] = (),
     examples: Sequence[Example] | None = None,
     batch_size: int = 256,
+    progress: bool = PROGRESS,
 ) -> EvaluationResult:
     """Let the model complete every distinct input, those left out of training (`omitted`) counted apart.
 
@@ -250,6 +259,7 @@ def evaluate(
     """
     check_meeting(model, task, AbstractTask)
     check_count("batch_size", batch_size)
+    check_flag("progress", progress)
     everything = task.enumerate() if examples is None else examples
     distinct = list({example.tokens: example for example in (*everything, *omitted)}.values())
     if not distinct:
@@ -258,7 +268,7 @@ def evaluate(
     held_out = np.array([example.tokens in left_out for example in distinct])
     if held_out.all():
         raise ValueError(f"all {len(distinct)} examples are omitted ones: there are no seen inputs to compare with")
-    written = completions(model, task, distinct, batch_size)
+    written = completions(model, task, distinct, batch_size, progress=progress)
     inputs = np.array([[example.labels[name] for name in task.inputs] for example in distinct])
     truth = np.array([[example.labels[field.name] for field in task.fields] for example in distinct])
     pairs = list(zip(written, distinct, strict=True))

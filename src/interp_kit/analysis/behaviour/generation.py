@@ -1,7 +1,7 @@
 """What a model writes when a part of it is taken away: free generation under interventions, beside the intact text, and
 the cells at which the two part ways."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats import wilson
 from interp_kit.engine.decode import decode
 from interp_kit.engine.edit_checks import check_edit
@@ -149,7 +150,7 @@ def generate_under(
     edits: Mapping[str, Edit | Sequence[Edit]],
     *,
     batch_size: int | None = 64,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Generations:
     """Complete each prompt greedily, intact and under each named intervention, and find where the texts part.
 
@@ -171,7 +172,22 @@ def generate_under(
     at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     asked = batch.mask & (at >= batch.prompt_length[:, None])
     lengths = batch.mask.sum(1)
-    intact = decode(model, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
+    with bar(1 + len(groups), "conditions", progress) as shown:
+        return _generated(model, batch, groups, asked, lengths, batch_size, shown.update)
+
+
+def _generated(
+    model: HookedModel,
+    batch: TokenBatch,
+    groups: Mapping[str, Sequence[Edit]],
+    asked: Tensor,
+    lengths: Tensor,
+    batch_size: int | None,
+    done: Callable[[], Any],
+) -> Generations:
+    """The texts intact and under each group of edits; `done` is called after each."""
+    intact = decode(model, batch.tokens, asked, lengths=lengths, batch_size=batch_size).tokens
+    done()
     shape = (1 + len(groups), len(batch), len(batch.vocabulary))
     tokens, parted = [intact], torch.full(shape[:2], -1)
     logits = torch.full((2, *shape), torch.nan, dtype=torch.float32)
@@ -179,7 +195,7 @@ def generate_under(
     with torch.inference_mode():
         before = whole_text(model, intact)
     for c, group in enumerate(groups.values(), 1):
-        written = _write_under(model, batch, group, asked, batch_size, progress)
+        written = _write_under(model, batch, group, asked, batch_size)
         with editing(model, batch, group) as edited, torch.inference_mode():
             after = whole_text(edited, intact)
         differs = (written != intact) & asked
@@ -190,6 +206,7 @@ def generate_under(
         logits[1, c, has.cpu()] = after[rows[has], first[has] - 1, :width].float().cpu()
         parted[c] = first.cpu()
         tokens.append(written)
+        done()
     return Generations(
         conditions=(INTACT, *groups),
         tokens=torch.stack(tokens).cpu().numpy(),
@@ -210,14 +227,13 @@ def _write_under(
     group: Sequence[Edit],
     asked: Tensor,
     batch_size: int | None,
-    progress: bool,
 ) -> Tensor:
     """(batch, pos) the texts as the edited model completes them."""
     lengths = batch.mask.sum(1)
     if all(edit.is_weight for edit in group):
         with editing(model, batch, group) as edited:
-            return decode(edited, batch.tokens, asked, lengths=lengths, batch_size=batch_size, progress=progress).tokens
-    options = {"lengths": lengths, "batch_size": None, "progress": progress}
+            return decode(edited, batch.tokens, asked, lengths=lengths, batch_size=batch_size).tokens
+    options = {"lengths": lengths, "batch_size": None}
     try:
         with torch.inference_mode():
             change = Engine(model, batch).change(tuple(group))

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import mean_interval, scope
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
@@ -118,7 +119,7 @@ def ablate(
     metric: Callable[[str], Metric] = logit_difference,
     resamples: int = 8,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> AblationResult:
     """Remove each head, MLP or whole layer in turn and measure what every field loses.
 

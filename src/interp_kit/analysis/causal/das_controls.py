@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from interp_kit.analysis.causal.das_fit import SPLITS, Cell, Trials, first_basis, fit, orthonormal, parts
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained
 from interp_kit.models.hooked_model import HookedModel
 

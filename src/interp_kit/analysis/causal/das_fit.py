@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp_kit.analysis.causal.counterfactual import interchanges
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.inputs import unpadded
 from interp_kit.engine.sites import hook_name

@@ -20,6 +20,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import Estimate, wilson_share
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Copy, check_by, everywhere, grouped
@@ -134,7 +135,7 @@ def interchange(
     only_solved: bool = False,
     limit: int = 512,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> InterchangeResult:
     """Copy one activation at a time from a source run into a base run, and ask whether the answer of field `target` is
     that of the base's world under do(variable = the source's value), by `task.intervene`.

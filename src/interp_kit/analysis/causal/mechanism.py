@@ -5,7 +5,7 @@ crossing them can. Three experiments: conflict prompts (the token from one world
 patching by sender position on natural pairs, and free-running edits at the place where the mediator is predicted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.patching import PatchingResult, patch_senders
+from interp_kit.core.config import check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_all, ratio_interval, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
@@ -32,6 +34,7 @@ SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so
 SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
 FEWEST = FEWEST_OF_RATIO  # independent units of pairs: with fewer there is no interval
 TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
+STEPS = 7  # that a bar counts: inputs, two kinds of flips, pairs, routes, senders, latents
 ROUTES = ("via token", "direct", "latent", "relayed")
 
 
@@ -134,7 +137,9 @@ def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
 
 
 @on_model()
-def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: str) -> MechanismResult:
+def mechanism(
+    model: HookedModel, task: AbstractTask, *, mediator: str, target: str, progress: bool = PROGRESS
+) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
     A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
@@ -144,19 +149,32 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     are one variable.
     """
     check_meeting(model, task, AbstractTask)
+    check_flag("progress", progress)
     if mediator == target:
         raise ValueError(f"mediator and target are both {target!r}: a mediator is another field, answered before")
+    with bar(STEPS + model.cfg.n_layers, "experiments", progress) as shown:
+        return _mechanism(model, task, mediator, target, shown.update)
+
+
+def _mechanism(
+    model: HookedModel, task: AbstractTask, mediator: str, target: str, done: Callable[[], Any]
+) -> MechanismResult:
+    """As `mechanism`; `done` is called after each of STEPS steps, and after each layer in which texts run freely."""
     device = model.cfg.device
     natural = task.pairs(mediator, target).to(device)
     everything = task.batch(task.pool(), device)
     right = sweep(model, everything, [], accuracy(target)).baseline[0]
     solved = wilson(int(right.sum()), len(right))
+    done()
     token = _flips(model, task.conflict_pairs(mediator, target).to(device))
+    done()
     cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
+    done()
     both_sides = [
         sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
     ]
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
+    done()
     sender: tuple[str, ...] = ()
     by_sender = tuple(np.zeros((3, 0)))
     route, low, high, least, most = np.full((5, len(ROUTES)), np.nan)
@@ -165,9 +183,11 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
         pairs = natural.take(kept.tolist()).apart(both_ways=True)
         units, used = len(np.unique(pairs.units())), len(pairs)
         route, low, high, least, most = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        done()
         single = patch_senders(model, pairs)
+        done()
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
-        latent = _latent(model, pairs, mediator, target)
+        latent = _latent(model, pairs, mediator, target, done)
     verdict = _verdict(solved, token, (route, least, most), latent, units)
     return MechanismResult(
         mediator=mediator,
@@ -245,7 +265,9 @@ def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tup
     return tuple(filled)
 
 
-def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) -> tuple[np.ndarray, ...]:
+def _latent(
+    model: HookedModel, pairs: PairBatch, mediator: str, target: str, done: Callable[[], Any]
+) -> tuple[np.ndarray, ...]:
     """By layer, the edit that swaps the residual stream at the mediator's prediction: recovery of both predictions with
     the clean completion held, and flips of both when running freely."""
     clean, other = pairs.clean, pairs.corrupt
@@ -253,6 +275,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
     edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
     swept = sweep(model, clean, edits, metrics, other=other)
+    done()
     goal = swept.other
     assert goal is not None
     held = [
@@ -268,6 +291,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
             text = complete(model, clean)
         for j, name in enumerate((mediator, target)):
             free[j, i] = float((text[rows, clean.position(name)] == other.answer[name]).float().mean())
+        done()
     return held[0], held[1], free[0], free[1]
 
 

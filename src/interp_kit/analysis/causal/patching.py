@@ -5,7 +5,7 @@ al. 2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.config import check_choice, check_flag, check_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -27,6 +28,15 @@ from interp_kit.reports.plotting import intervals
 
 ALL = "all"
 MetricOf = Callable[[PairBatch], Metric]
+
+
+class Place(NamedTuple):
+    """Where an edit stands in the result, if its own site does not say it."""
+
+    site: str
+    layer: int | None = None
+    head: int | None = None
+    position: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +125,7 @@ def patch(
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> PatchingResult:
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
@@ -157,7 +167,7 @@ def patch_senders(
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> PatchingResult:
     """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
 
@@ -179,7 +189,7 @@ def patch_senders(
         [Edit("z", layer, CopyAttended(source, group), position=receiver) for layer in range(model.cfg.n_layers)]
         for group in groups
     ]
-    marks = [Edit("senders", None, CopyAttended(source, group), position=" + ".join(group)) for group in groups]
+    marks = [Place("senders", position=" + ".join(group)) for group in groups]
     result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, receiver=receiver)
     warn_if_few(result.config)
     return result
@@ -207,7 +217,7 @@ def _used(
 def _swept(
     model: HookedModel,
     pairs: PairBatch,
-    marks: Sequence[Edit],
+    marks: Sequence[Edit | Place],
     edits: Sequence[Sequence[Edit]],
     metric: MetricOf,
     direction: Direction,

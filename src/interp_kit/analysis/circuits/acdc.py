@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.core.circuit import LOGITS, Edge
 from interp_kit.core.config import check_flag, check_number
 from interp_kit.core.pairs import PairBatch
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, kl
 from interp_kit.engine.solved import both_sides, counted_solved, warn_if_few
@@ -26,7 +26,7 @@ def acdc(
     *,
     threshold: float,
     metric: Callable[[PairBatch], Metric] = kl,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Circuit:
     """The circuit that is left when edges are taken out one by one, from the logits backwards, wherever that moves the
     metric by less than `threshold` (Conmy et al. 2023). What is taken out carries the corrupt run's value.
@@ -53,18 +53,20 @@ def acdc(
 
         now = measured.measure(before[None], into, before)[0]
         reached = {LOGITS}
-        for edge in tqdm(graph.edges[::-1], desc="edges", disable=not progress):
-            without = removed.clone()
-            without[graph.place(edge)] = 1
-            if edge.receiver not in reached:  # nothing of it is read any more
-                removed = without
-                continue
-            after, runs = measure(without), runs + 1
-            if float((after - now).mean().abs()) < threshold:
-                removed, now = without, after
-            else:
-                reached.add(edge.sender)
-                kept[edge] = (after - now).cpu().numpy()
+        with bar(len(graph.edges), "edges", progress) as shown:
+            for edge in graph.edges[::-1]:
+                shown.update()
+                without = removed.clone()
+                without[graph.place(edge)] = 1
+                if edge.receiver not in reached:  # nothing of it is read any more
+                    removed = without
+                    continue
+                after, runs = measure(without), runs + 1
+                if float((after - now).mean().abs()) < threshold:
+                    removed, now = without, after
+                else:
+                    reached.add(edge.sender)
+                    kept[edge] = (after - now).cpu().numpy()
     if not kept:
         raise ValueError(f"no edge moves {measured.name} by {threshold}: nothing is left")
     solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])

@@ -4,17 +4,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.circuit import EMBED, Edge
 from interp_kit.core.config import check_choice, check_count, check_flag
 from interp_kit.core.pairs import PairBatch
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -40,7 +40,7 @@ def score_edges(
     metric: Callable[[PairBatch], Metric] = logit_difference,
     direction: Direction = "noise",
     memory: int = MEMORY,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Circuit:
     """Every edge of the model with its score on these pairs.
 
@@ -85,19 +85,9 @@ def score_edges(
         after = patched(graph, into, outputs_of(graph, other), groups, measured, memory=memory, progress=progress)
         values, forwards = start - after, len(edges) + 2
     else:
-        from_embedding = torch.tensor([edge.sender == EMBED for edge in edges], device=start.device)
-        gap, steps_taken, runs = (start - goal).mean(), 1 if method == "eap" else steps or FIRST, 0
-        before_last = float("inf")
-        while True:
-            points = [0.0] if method == "eap" else [(i + 0.5) / steps_taken for i in range(steps_taken)]
-            values = torch.cat([part.attributed(edges, points, progress) for part in parts], 1)
-            runs += len(points)
-            _refuse_flat(values, start - goal, method, measured)
-            incomplete = float((values[from_embedding].mean(1).sum() / gap - 1).abs())
-            enough = max(incomplete, before_last) <= COMPLETE  # twice, as once can be luck
-            if method == "eap" or steps is not None or enough or steps_taken >= LAST:
-                break
-            steps_taken, before_last = 2 * steps_taken, incomplete
+        values, steps_taken, incomplete, runs = _by_gradients(
+            parts, edges, start - goal, method, steps, measured, progress
+        )
         forwards = 2 + 3 * runs
     scores = dict(zip(edges, sign * values.cpu().numpy(), strict=True))
     solved = both_sides(measured, pairs, lambda tokens, at: graph.logits(tokens, at)[0])
@@ -108,6 +98,35 @@ def score_edges(
     )  # fmt: skip
     warn_if_few(found.config)
     return found
+
+
+def _by_gradients(
+    parts: "Sequence[_Part]",
+    edges: Sequence[Edge],
+    gap: Tensor,
+    method: Method,
+    steps: int | None,
+    metric: Metric,
+    progress: bool,
+) -> tuple[Tensor, int, float, int]:
+    """(edge, pair) scores; at how many points, and how far they are from complete; gradients taken of every pair.
+
+    gap: (pair,) difference of the two runs.
+    """
+    from_embedding = torch.tensor([edge.sender == EMBED for edge in edges], device=gap.device)
+    taken, runs, before_last = 1 if method == "eap" else steps or FIRST, 0, float("inf")
+    with bar(taken * len(parts), "gradients", progress) as shown:
+        while True:
+            points = [0.0] if method == "eap" else [(i + 0.5) / taken for i in range(taken)]
+            values = torch.cat([part.attributed(edges, points, shown.update) for part in parts], 1)
+            runs += len(points)
+            _refuse_flat(values, gap, method, metric)
+            incomplete = float((values[from_embedding].mean(1).sum() / gap.mean() - 1).abs())
+            enough = max(incomplete, before_last) <= COMPLETE  # twice, as once can be luck
+            if method == "eap" or steps is not None or enough or taken >= LAST:
+                return values, taken, incomplete, runs
+            taken, before_last = 2 * taken, incomplete
+            shown.total += taken * len(parts)  # as many more as turn out to be needed
 
 
 Carried = Callable[[Tensor], Tensor]  # rows of a batch -> (sender, row, pos, d_model) what senders give in another run
@@ -127,12 +146,12 @@ def patched(
     *,
     inverted: bool = False,
     memory: int = MEMORY,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Tensor:
     """(group, batch) the metric of `into` where the edges of a group, or with `inverted` all others, carry what they do
     in the reference run; as many rows and groups together as `memory` bytes take."""
     parts, found = graph.parts(into.tokens, memory), []
-    with torch.no_grad(), tqdm(total=len(groups) * len(parts), desc="edges", disable=not progress) as bar:
+    with torch.no_grad(), bar(len(groups) * len(parts), "edges", progress) as shown:
         for rows in parts:
             part, measured, carried, values = into.take(rows), metric.take(rows), reference(rows), []
             reads, size = measured.reads(part), graph.chunk(part.tokens, memory)
@@ -144,7 +163,7 @@ def patched(
                     masks = [mask if mask.ndim > 2 else mask[..., None, None].expand(shape) for mask in masks]
                 swapped = torch.stack([1 - mask for mask in masks] if inverted else masks)
                 values.append(measured.measure(graph.logits(part.tokens, reads, swapped, carried), part, before))
-                bar.update(len(masks))
+                shown.update(len(masks))
             found.append(torch.cat(values))
     return torch.cat(found, 1)
 
@@ -194,13 +213,15 @@ class _Part:
             before = self.graph.logits(self.into.tokens, self.reads)[0]
         return self.graph.outputs(self.into.tokens), self.graph.outputs(self.other.tokens), before
 
-    def attributed(self, edges: Sequence[Edge], points: Sequence[float], progress: bool) -> Tensor:
+    def attributed(self, edges: Sequence[Edge], points: Sequence[float], done: Callable[[], Any]) -> Tensor:
         """(edge, row) change of the sender's output times gradient at the receiver, averaged over points on the way
-        from one embedding to the other, and summed over positions, or at the edge's own."""
+        from one embedding to the other, and summed over positions, or at the edge's own; `done` is called after each
+        point."""
         outs, reference, before = self.kept or self._runs()
         total = torch.zeros(len(self.graph.receivers), *reference.shape[1:], device=outs.device, dtype=outs.dtype)
-        for point in tqdm(points, desc="gradients", disable=not progress):
+        for point in points:
             total += self._gradient(torch.lerp(outs[0], reference[0], point), before)
+            done()
         return _attributed(self.graph, edges, self.into, outs - reference, total.div_(len(points)))
 
     def _gradient(self, embedding: Tensor, before: Tensor) -> Tensor:

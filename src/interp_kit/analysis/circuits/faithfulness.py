@@ -16,6 +16,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import ratio_interval, scope
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -60,7 +61,8 @@ class FaithfulnessResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per size: faithfulness with interval, and the random orders' mean and range."""
+        """One row per size: faithfulness with interval, and the random orders' mean and range (nan without any)."""
+        random = self.random if len(self.random) else np.full((1, len(self.sizes)), np.nan)
         return pd.DataFrame(
             {
                 "edges": self.sizes,
@@ -68,9 +70,9 @@ class FaithfulnessResult(AbstractResult):
                 "faithfulness": self.value,
                 "low": self.low,
                 "high": self.high,
-                "random": self.random.mean(0),
-                "random_low": self.random.min(0),
-                "random_high": self.random.max(0),
+                "random": random.mean(0),
+                "random_low": random.min(0),
+                "random_high": random.max(0),
                 "n": self.n,
             }
         )
@@ -78,8 +80,10 @@ class FaithfulnessResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
-        areas = "" if np.isnan(self.cpr) else f" MIB's CPR {self.cpr:.2f}, CMD {self.cmd:.2f} (random orders"
-        areas += "" if np.isnan(self.cpr) else f" {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})."
+        areas = "" if np.isnan(self.cpr) else f" MIB's CPR {self.cpr:.2f}, CMD {self.cmd:.2f}"
+        if areas and len(self.random):
+            areas += f" (random orders {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})"
+        areas += "." if areas else ""
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
             f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs{scope(c)},"
@@ -121,7 +125,7 @@ def faithfulness(
     signed: bool = False,
     controls: int = 10,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> FaithfulnessResult:
     """Run clean prompts through the circuit's best edges alone, for each size, all other edges of the model ablated.
 

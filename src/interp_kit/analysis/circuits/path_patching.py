@@ -14,6 +14,7 @@ from interp_kit.core.circuit import Edge
 from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import counted, ratio_interval, scope
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
@@ -79,7 +80,7 @@ def path_patch(
     *,
     metric: Callable[[PairBatch], Metric] = logit_difference,
     direction: Direction = "denoise",
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> PathPatchingResult:
     """Patch single edges, or groups of edges together, and measure what follows: what a sender gave in the other run
     reaches that input of the receiver alone; everything behind the receiver runs on from there.

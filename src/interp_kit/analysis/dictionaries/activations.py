@@ -10,7 +10,8 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.harvest import harvest as read_sites
 from interp_kit.engine.inputs import unpadded
@@ -111,7 +112,13 @@ def _distinct(examples: list[Example]) -> list[Example]:
 
 
 def harvest(
-    model: HookedModel, task: AbstractTask, hook: str, train: list[Example], test: list[Example]
+    model: HookedModel,
+    task: AbstractTask,
+    hook: str,
+    train: list[Example],
+    test: list[Example],
+    *,
+    progress: bool = PROGRESS,
 ) -> Activations:
     """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
 
@@ -119,7 +126,7 @@ def harvest(
     axis, and activations that are nan or infinite.
     """
     batch = task.batch([*train, *test], device=model.cfg.device)
-    found = read_sites(model, batch, [hook], dtype=torch.float32)[hook]
+    found = read_sites(model, batch, [hook], dtype=torch.float32, progress=progress)[hook]
     shape, vectors = tuple(found.shape[1:]), found.flatten(1)
     row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]
     is_train = torch.arange(len(batch), device=vectors.device) < len(train)

@@ -23,6 +23,7 @@ from interp_kit.analysis.dictionaries.sae_training import SAEConfig, fit_sae, in
 from interp_kit.core.config import check_flag, check_seed, expect
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import Estimate, mean_interval, ratio_interval
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.sites import find_hook
@@ -155,7 +156,7 @@ def train_sae(
     site: str = "blocks.1.hook_resid_post",
     config: SAEConfig | None = None,
     seed: int = 0,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> SAEResult:
     """Train a sparse autoencoder on a site's activations over the task's own texts, and measure it on held-out ones.
 
@@ -174,7 +175,7 @@ def train_sae(
     hook, notes = find_hook(model, site), []
     train, test = split_examples(task, config.held_out, config.max_examples, seed)
     with torch.inference_mode(False):
-        acts = harvest(model, task, hook, train, test)
+        acts = harvest(model, task, hook, train, test, progress=progress)
         if not acts.unseen.any():
             raise ValueError(f"every text of the {len(test)} held-out examples begins a training example")
         distinct = acts.distinct()

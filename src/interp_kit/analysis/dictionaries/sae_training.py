@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from interp_kit.core.config import check_choice, check_count, check_number
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
+from interp_kit.core.showing import bar
 
 if TYPE_CHECKING:
-    from sae_lens import SAE, TrainingSAE
+    from sae_lens import SAE as SAE
+    from sae_lens import TrainingSAE
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ def fit_sae(
             trainer = SAETrainer(options, sae, stream)
         trainer.activation_scaler.scaling_factor = scale
         # not trainer.fit(): that always draws a bar of its own
-        for _ in tqdm(range(steps), desc=f"SAE at {metadata['hook_name']}", disable=not progress):
-            trainer.step(next(stream))
-            trainer.n_training_steps += 1
+        with bar(steps, f"SAE at {metadata['hook_name']}", progress) as shown:
+            for _ in range(steps):
+                trainer.step(next(stream))
+                trainer.n_training_steps += 1
+                shown.update()
     if not all(torch.isfinite(value).all() for value in sae.parameters()):
         raise ValueError(f"training diverged: learning_rate {config.learning_rate} is too high for these activations")
     sae.fold_activation_norm_scaling_factor(scale)

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.model_selection import KFold, StratifiedKFold
 
 from interp_kit.analysis.probing.linear import fit_logistic, fit_ridge, standardise
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from tqdm.auto import tqdm
 
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.harvest import Reader
-from interp_kit.engine.sites import hook_name
+from interp_kit.engine.sites import hook_name, layers_of
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -151,14 +151,14 @@ def probe(
     alpha: float = 1.0,
     control_model: HookedModel | None = None,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> ProbeResult:
     """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
 
-    sites: with a (batch, pos, d) activation a layer. positions: default all. folds, repeats: of leaving units out
-    (fewer folds where a class has fewer units). control_repeats: 0 leaves out the control functions. permutations: of
-    the labels, for the max-statistic over cells; 0 leaves it out. c, alpha: regularisation as in scikit-learn.
-    control_model: default, the same architecture with fresh weights.
+    sites: with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer. positions:
+    default all. folds, repeats: of leaving units out (fewer folds where a class has fewer units). control_repeats: 0
+    leaves out the control functions. permutations: of the labels, for the max-statistic over cells; 0 leaves it out.
+    c, alpha: regularisation as in scikit-learn. control_model: default, the same architecture with fresh weights.
 
     Raises ValueError for an unknown label, position or site, or where no cell can be measured.
     """
@@ -167,7 +167,8 @@ def probe(
         check_model(control_model, "control_model")
     sites = list(check_names("sites", one_or_more(sites)))
     for site in sites:
-        hook_name(site, 0)
+        if None in layers_of(model, site)[1]:
+            raise ValueError(f"site {site!r} has no layers; probes read the embedding beside every site")
     if positions is None:
         positions = [name for name, index in batch.positions.items() if bool((index >= 0).all())]
     names = list(check_names("positions", positions))
@@ -191,31 +192,33 @@ def probe(
     null = np.full((len(labels), permutations, len(rows), len(names)), np.nan)
     written = np.array([[_is_written(batch, label, name) for name in names] for label in labels])
     unit_rows = [_units(batch, name) for name in names]
-    for k, name in enumerate(tqdm(names, desc="positions", disable=not progress)):
-        units, group = unit_rows[k]
-        tokens = rotate(_raw_tokens(batch, name, units))
-        cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
-        for i, label in enumerate(labels):
-            values = batch.label(label).cpu().numpy()
-            truth, status[i, k] = _determined(values, group, units, label in batch.numeric)
-            if status[i, k] != MEASURED:
-                continue
-            key = (label, name)
-            score = Scorer(truth, label in batch.numeric, options, key)
-            table["score"][i, :, k] = score(cells)
-            table["untrained"][i, :, k] = score(fresh_cells)
-            raw[i, k] = score([tokens])[0]
-            if control_repeats and label not in batch.numeric and not written[i, k]:
-                others = _control_labels(batch, values, units, group)
-                found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
-                if found:
-                    table["control"][i, :, k] = np.mean(found, axis=0)
-                    table["control_high"][i, :, k] = np.percentile(found, 95, axis=0)
-            if not written[i, k]:
-                for r in range(permutations):
-                    rng = np.random.default_rng(derive_seed(seed, "permutation", *key, r))
-                    shuffled = Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
-                    null[i, r, :, k] = shuffled(cells)
+    with bar(len(names) * len(labels), "probes", progress) as shown:
+        for k, name in enumerate(names):
+            units, group = unit_rows[k]
+            tokens = rotate(_raw_tokens(batch, name, units))
+            cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
+            for i, label in enumerate(labels):
+                shown.update()
+                values = batch.label(label).cpu().numpy()
+                truth, status[i, k] = _determined(values, group, units, label in batch.numeric)
+                if status[i, k] != MEASURED:
+                    continue
+                key = (label, name)
+                score = Scorer(truth, label in batch.numeric, options, key)
+                table["score"][i, :, k] = score(cells)
+                table["untrained"][i, :, k] = score(fresh_cells)
+                raw[i, k] = score([tokens])[0]
+                if control_repeats and label not in batch.numeric and not written[i, k]:
+                    others = _control_labels(batch, values, units, group)
+                    found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
+                    if found:
+                        table["control"][i, :, k] = np.mean(found, axis=0)
+                        table["control_high"][i, :, k] = np.percentile(found, 95, axis=0)
+                if not written[i, k]:
+                    for r in range(permutations):
+                        rng = np.random.default_rng(derive_seed(seed, "permutation", *key, r))
+                        shuffled = Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
+                        null[i, r, :, k] = shuffled(cells)
     if not (status == MEASURED).any():
         raise ValueError(
             f"none of {', '.join(labels)} is determined at any of {', '.join(names)} by enough distinct prefixes"
@@ -265,7 +268,9 @@ def _features(
 ) -> tuple[list[str], list[list[np.ndarray]]]:
     """Row names, and for each row and position the (batch, d) activations, in float64."""
     wanted = [("embedding", hook_name("resid_pre", 0))]
-    wanted += [(f"L{la} {site}", hook_name(site, la)) for site in sites for la in range(model.cfg.n_layers)]
+    for site in sites:
+        key, layers = layers_of(model, site)
+        wanted += [(f"L{la} {key}", hook_name(key, la)) for la in layers]
     reader = Reader(model, batch, [hook for _, hook in wanted], positions)
     for row, hook in wanted:
         if hook not in reader.shapes:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp_kit.core.example import Example
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 
 D_MODEL, SUPERPOSED_WIDTH, N_SLOTS = 64, 42, 2

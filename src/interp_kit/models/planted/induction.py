@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.planted.attention import D_HEAD
 from interp_kit.models.planted.directions import CONSTANT, D_MODEL

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
-from transformer_lens import HookedTransformer
 
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig, fit_sae
@@ -22,9 +21,10 @@ from interp_kit.engine.graph import Graph
 from interp_kit.engine.harvest import harvest
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep
+from interp_kit.models.hooked_model import HookedModel
 
 if TYPE_CHECKING:
-    from sae_lens import SAE
+    from interp_kit.analysis.dictionaries.sae_training import SAE
 
 Level = Literal["nodes", "edges", "positions"]
 PAIRS, PROBED = 128, 512  # at most: pairs, and examples that probes see
@@ -37,7 +37,7 @@ class Case:
     """One circuit: a model, and the question that it is asked. edges: the true ones, where they are not those of
     `truth`."""
 
-    model: HookedTransformer
+    model: HookedModel
     task: AbstractTask
     truth: GroundTruth
     edges: frozenset[Edge] | None = None

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from interp_kit.analysis.causal.das import DASResult, das
+from interp_kit.analysis.causal.das import das
 from interp_kit.analysis.causal.das_controls import GAIN
+from interp_kit.analysis.causal.das_result import DASResult
 from interp_kit.analysis.causal.interchange import interchange
 from interp_kit.analysis.causal.patching import patch
 from interp_kit.analysis.circuits.direct_attribution import logit_lens

@@ -12,6 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from interp_kit.core.parallel import in_processes
+from interp_kit.core.showing import PROGRESS
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.registry.models import load, planted, task_of, untrained
 from interp_kit.studies.audit.case import Case, Method, auroc, with_own_edges
@@ -30,7 +31,7 @@ def audit(
     *,
     twins: Sequence[str] = tuple(TWINS),
     jobs: int | None = 1,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> AuditResult:
     """Run every method on every planted circuit at every seed, on an untrained model of each, and on trained twins.
 

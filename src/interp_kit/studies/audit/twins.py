@@ -25,6 +25,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.program import ended
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import (
     Entry,
@@ -41,7 +42,7 @@ from interp_kit.registry.twins import TWINS as NAMED
 from interp_kit.training.interchange import Fidelity, InterchangeConfig, fidelity, train_interchange
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from interp_kit.models.hooked_model import HookedTransformer
 
 KIND = "trained twin"
 # Twin -> the planted model that it follows, and how it is trained.
@@ -51,7 +52,7 @@ TRAIN_SEED, BASE_SEED, SOURCE_SEED = 7, 99, 98
 
 
 def train_twin(
-    name: str, config: InterchangeConfig | None = None, *, progress: bool = True
+    name: str, config: InterchangeConfig | None = None, *, progress: bool = PROGRESS
 ) -> "tuple[HookedTransformer, Fidelity]":
     """Train a twin, one of TWINS by name, or of any planted model by its name, and measure it on pairs of texts: all of
     them where the task can be listed, else pairs of fresh texts. Raises ValueError for an unknown name."""

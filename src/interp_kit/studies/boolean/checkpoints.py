@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
-from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
 from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.tasks.boolean import BooleanTask

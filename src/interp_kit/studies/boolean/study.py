@@ -23,6 +23,7 @@ from interp_kit.analysis.dictionaries.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.analysis.probing.readability import ReadabilityResult, readability
 from interp_kit.core.parallel import in_processes
+from interp_kit.core.showing import PROGRESS
 from interp_kit.models.checkpoints import read_manifest
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.registry.models import load, omitted_examples
@@ -107,7 +108,7 @@ def study(
     labels: Sequence[str] = LABELS,
     permutations: int = PERMUTATIONS,
     jobs: int | None = None,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> Study:
     """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
 

@@ -19,6 +19,7 @@ from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult, faithfulness
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.parallel import in_processes
+from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import Estimate
 from interp_kit.engine.metrics import first_difference, logit_difference
 from interp_kit.engine.sweep import sweep
@@ -173,7 +174,7 @@ def main(
     names: Sequence[str] = (*BOOLEAN, f"gpt_{CULTURE:03d}"),
     *,
     jobs: int | None = None,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Path:
     """Examine these models and write the page."""
     out = page_path(out)

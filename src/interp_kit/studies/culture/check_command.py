@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from interp_kit.core.program import ended
+from interp_kit.core.showing import PROGRESS
 
 if TYPE_CHECKING:
     from interp_kit.models.mygpt import MyGPT
@@ -57,7 +58,7 @@ class Options:
     """of quizzes, noise and samples"""
     workers: int | None = None
     """threads; default: one a core"""
-    progress: bool = True
+    progress: bool = PROGRESS
     """show a progress bar"""
 
     def __post_init__(self) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from interp_kit.core.files import replacing
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.program import ended
-from interp_kit.core.seeding import derive_seed
 from interp_kit.models.checkpoints import Entry, read_manifest, weights_hash, write_manifest
 from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.studies.culture.models import FOLDER, MODEL

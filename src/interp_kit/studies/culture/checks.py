@@ -14,7 +14,7 @@ from interp_kit.studies.culture.models import generate
 from interp_kit.tasks.culture import grids
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
+    from interp_kit.models.hooked_model import HookedTransformer
 
 POSITION_TOLERANCE = 1e-4  # the table is made in float32: at position 400 it is some 1e-5 off
 CONVERSION = "conversion"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from interp_kit.core.parallel import processes
+from interp_kit.core.showing import PROGRESS
 from interp_kit.models.checkpoints import checkpoint_root
 from interp_kit.reports.report import page_path
 from interp_kit.studies.culture.models import FOLDER, culture_ids, load_culture
@@ -20,7 +21,7 @@ def main(
     *,
     tests: int = 1000,
     jobs: int | None = None,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> Path:
     """Test the models, examine them and write the page. Returns its path."""
     path, ids = page_path(path), list(ids) or culture_ids(checkpoint_dir)

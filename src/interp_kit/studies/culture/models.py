@@ -13,6 +13,7 @@ from loguru import logger
 from numpy.typing import NDArray
 from torch import Tensor
 
+from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.decode import decode
 from interp_kit.models.checkpoints import (
     Provenance,
@@ -34,8 +35,9 @@ from interp_kit.studies.culture.training.quiz_making import QUIZZES
 from interp_kit.tasks.culture import grids
 
 if TYPE_CHECKING:
-    from transformer_lens import HookedTransformer
     from transformers import PreTrainedTokenizerFast
+
+    from interp_kit.models.hooked_model import HookedTransformer
 
 FOLDER = "culture"
 MODEL = re.compile(r"gpt_(\d{3,})\.pth")
@@ -143,7 +145,7 @@ def generate(
     temperature: float | int | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> Written:
     """Let a model write the grids that each quiz's structure asks for: the last one; all but the first in f_B f_A A B.
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
+from interp_kit.core.showing import PROGRESS, SECONDS
 from interp_kit.engine.decode import decode
 from interp_kit.models.checkpoints import provenance
 from interp_kit.models.convert import convert_mygpt
@@ -107,7 +108,7 @@ def run_tests(
     decoded: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
-    progress: bool = False,
+    progress: bool = PROGRESS,
 ) -> CultureTests:
     """Ask models n quizzes (see `draw_quizzes`), the same for all, and count what they solve.
 
@@ -254,7 +255,7 @@ def _running(workers: int, progress: bool) -> Iterator[Run]:
 
     def run(jobs: Mapping[Key, tuple[Any, ...]], total: int, what: str) -> Iterator[tuple[Key, NDArray[np.float64]]]:
         futures = {pool.submit(*job): key for key, job in jobs.items()}
-        with tqdm(total=total, desc=what, unit=" quizzes", disable=not progress) as bar:
+        with tqdm(total=total, desc=what, unit=" quizzes", disable=not progress, delay=SECONDS) as bar:
             for future in as_completed(futures):
                 yield futures[future], future.result()
                 bar.update(len(future.result()))

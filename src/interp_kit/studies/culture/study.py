@@ -20,8 +20,9 @@ from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
 from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.parallel import in_processes
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.edits import Edit, Zero
 from interp_kit.engine.metrics import exact_match, first_difference, log_probability
 from interp_kit.engine.sweep import sweep
@@ -169,7 +170,7 @@ def study(
     *,
     sizes: Sizes | None = None,
     jobs: int | None = None,
-    progress: bool = True,
+    progress: bool = PROGRESS,
 ) -> Study:
     """Examine these models and, as a control, the first of them untrained. Raises ValueError for no model."""
     if not ids:

@@ -11,7 +11,7 @@ from itertools import permutations
 
 import numpy as np
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.tasks.cards.deals import ABSENT, Deals, draw, solve
 from interp_kit.tasks.cards.rules import (
     COLOURS,

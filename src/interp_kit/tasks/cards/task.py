@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp_kit.core.example import Example, Field
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.cards.catalogue import RULES, SPLITS, Split, split_named
 from interp_kit.tasks.cards.deals import ABSENT, BIG, SMALL, Deals, intervened, solve

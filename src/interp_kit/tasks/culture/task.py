@@ -8,7 +8,7 @@ import numpy as np
 
 from interp_kit.core.config import check_names, check_number, one_or_more
 from interp_kit.core.example import Example, Field
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask, check_sample
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.grids import COLOURS, GRIDS, QUARTER, STRUCTURES, VOCABULARY

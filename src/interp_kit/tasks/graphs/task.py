@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from interp_kit.core.example import Example, Field
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.graphs import layout
 from interp_kit.tasks.graphs.compact import DEPTHS, UNIT, Solution, Worlds, draw, n_rows, solve

@@ -13,7 +13,7 @@ import numpy as np
 
 from interp_kit.core.config import check_count
 from interp_kit.core.example import Example, Field
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask, check_sample
 
 if TYPE_CHECKING:

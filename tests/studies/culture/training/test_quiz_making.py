@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 from interp_kit.studies.culture.training import quiz_making as making

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from interp_kit.core.files import replacing
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.models.mygpt import Block, MyGPT
 from interp_kit.models.tensor_files import CheckpointError, read_torch
 from interp_kit.studies.culture.training.forward import logits_of, quarters_of

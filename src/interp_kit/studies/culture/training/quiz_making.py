@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from interp_kit.core.files import replacing
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 from interp_kit.engine.decode import decode
 from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.hooked_model import HookedModel

@@ -22,8 +22,8 @@ from torch import distributed
 
 from interp_kit.core.config import check_fields
 from interp_kit.core.files import cannot_write, check_writable, parse_json, read_bytes, read_json, write_json
+from interp_kit.core.identity import derive_seed
 from interp_kit.core.parallel import Pool
-from interp_kit.core.seeding import derive_seed
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
 from interp_kit.studies.culture.training.config import CultureConfig
 from interp_kit.studies.culture.training.forward import answers

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp_kit.core.seeding import derive_seed
+from interp_kit.core.identity import derive_seed
 
 # The first 16 hex digits of `printf '0\x1fprobe\x1f3' | sha256sum` and so on, without the lowest bit.
 KNOWN = {
@@ -24,7 +24,7 @@ def test_known_values(arguments: tuple) -> None:
 
 @pytest.mark.parametrize("hash_seed", ["0", "12345"])
 def test_same_in_every_process(hash_seed: str) -> None:
-    code = "from interp_kit.core.seeding import derive_seed; print(derive_seed(0, 'probe', 3), derive_seed(7, ('a',)))"
+    code = "from interp_kit.core.identity import derive_seed; print(derive_seed(0, 'probe', 3), derive_seed(7, ('a',)))"
     printed = subprocess.run(
         [sys.executable, "-c", code], env={"PYTHONHASHSEED": hash_seed}, capture_output=True, text=True, check=True
     ).stdout

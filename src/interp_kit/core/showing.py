@@ -1,0 +1,118 @@
+"""How objects show themselves, and how far long work is.
+
+Objects are one line as `repr`, and a short table in a notebook. Work shows a tqdm bar: see PROGRESS.
+"""
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from tqdm.std import tqdm
+
+LONGEST = 200  # characters of a line
+# The default of every option `progress`. In a notebook or a terminal people expect to see that long work goes on, and
+# nothing to flash by for short work: so there is a bar unless `progress=False`, and only after SECONDS. Work inside of
+# other work (the sweeps of `mechanism`, one model of a study, whatever runs in a worker process) has no bar of its own.
+PROGRESS = True
+SECONDS = 1.0
+ROWS = 20  # of a table in a notebook
+WIDEST = 80  # characters of a text in a cell
+
+
+_INSIDE: ContextVar[bool] = ContextVar("inside of work that shows, or hides, how far it is", default=False)
+
+
+@contextmanager
+def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> "Iterator[tqdm[NoReturn]]":
+    """A tqdm bar for the work inside the `with` block, which calls its `update`; bars inside of it are not shown.
+
+    Args:
+        total: How many steps there are.
+        what: What is counted.
+        progress: Whether to show the bar.
+        unit: What tqdm calls a step.
+    """
+    from tqdm.auto import tqdm
+
+    hidden = not progress or not total or _INSIDE.get()
+    token = _INSIDE.set(True)
+    try:
+        with tqdm(total=total, desc=what, disable=hidden, delay=SECONDS, unit=unit) as shown:
+            yield shown
+    finally:
+        _INSIDE.reset(token)
+
+
+def show_no_bars() -> None:
+    """For a worker process: its parent shows how far the work is."""
+    _INSIDE.set(True)
+
+
+def line(name: str, *parts: object) -> str:
+    """`name(part, part, …)` on one line of at most LONGEST characters.
+
+    Args:
+        name: Name of the class.
+        parts: What to tell apart objects by, most important first. None and "" are left out.
+    """
+    inside = ", ".join(" ".join(str(part).split()) for part in parts if part not in (None, ""))
+    text = f"{name}({inside})"
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 2]}…)"
+
+
+def counted(n: int, what: str) -> str:
+    """`1 row`, `1,024 rows`."""
+    return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def some(names: Sequence[str], most: int = 4) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
+
+
+def shortened(text: str) -> str:
+    """A text of at most WIDEST characters, its end replaced by "…"."""
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"
+
+
+def cell(value: object) -> str:
+    """A value as tables show it: two decimals, "–" for nan."""
+    if isinstance(value, float):
+        if value != value:
+            return "–"
+        return f"{value:.2f}" if abs(value) >= 0.005 else f"{round(value, 4) + 0.0:g}"
+    return str(value)
+
+
+def html_table(frame: "pd.DataFrame") -> str:
+    """A frame as an HTML table, every text escaped."""
+    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in frame.columns)
+    body = []
+    for row in frame.itertuples(index=False):
+        cells = "".join(
+            f'<td class="{"number" if isinstance(value, int | float) else "text"}">{html.escape(cell(value))}</td>'
+            for value in row
+        )
+        body.append(f"<tr>{cells}</tr>")
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def preview(caption: str, rows: "pd.DataFrame | Mapping[str, Sequence[Any]]", total: int | None = None) -> str:
+    """Caption and table as HTML, as notebooks show an object.
+
+    Args:
+        caption: Text above the table.
+        rows: A frame, or column -> values. Only the first ROWS are shown.
+        total: How many rows there are, if `rows` are only the first of them.
+    """
+    import pandas as pd
+
+    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(dict(rows))
+    more = (len(frame) if total is None else total) - min(len(frame), ROWS)
+    rest = f"<p>… {counted(more, 'more row')}</p>" if more else ""
+    return f"<p>{html.escape(caption)}</p>{html_table(frame.head(ROWS))}{rest}"
