@@ -197,7 +197,7 @@ class CardsTask(AbstractTask):
         same_prompt_length: bool = False,
     ) -> list[tuple[Example, Example]]:
         """Pairs of one deal and the same with one card, or the rule, replaced by another of equal length."""
-        self._check_names(variable, target, hold)
+        self.check_names(variable, target, hold)
         limit = min(limit or 256, 4096)
         rng = np.random.default_rng(derive_seed(seed, "cards pairs", self.split.name, variable))
         found: list[tuple[Example, Example]] = []
