@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from interp_kit.core.identity import Identity
 
@@ -42,6 +42,7 @@ class Example:
     labels: Mapping[str, int]
 
 
+@runtime_checkable
 class Labelling(Protocol):
     """The part of a task that a batch needs: names, tokens and variables. See AbstractTask for what each means."""
 
