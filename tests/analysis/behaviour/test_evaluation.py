@@ -103,7 +103,7 @@ def test_what_a_scripted_model_writes_is_counted(task: BooleanTask) -> None:
     for field in ("exact match", *FIELDS):
         found = result.estimate("seen", field)
         k = 32 - wrong.get(field, 0)
-        assert (found.value, found.n, found.unit) == (k / 32, 32, "inputs")
+        assert (found.value, found.n, found.unit) == (k / 32, 32, "inputs, all there are")
         assert (found.low, found.high) == pytest.approx(wilson_by_hand(k, 32), abs=1e-9)
     assert result.right.sum() == 32 * 6 - 8
 

@@ -286,7 +286,7 @@ def test_bad_input_says_what_is_wrong(
     with pytest.raises(ValueError, match=r"in no pair does do\(newC .* 'newD'"):
         interchange(model, task, "newC", "newD")
     with pytest.raises(ValueError, match=r"in no pair .*defines no interventions"):
-        interchange(model, parity, "x", "parity")
+        interchange(tiny_model(0), parity, "x", "parity")
     with pytest.raises(ValueError, match="no position 'nowhere'"):
         interchange(model, task, "newB", "newD", positions=["nowhere"])
     with pytest.raises(ValueError, match="no site 'resid'"):
@@ -302,7 +302,7 @@ def test_bad_input_says_what_is_wrong(
         das(model, task, "newB", "newD", site="z")
     with pytest.raises(ValueError, match="has no layer"):
         das(model, task, "newB", "newD", site="embed")
-    with pytest.raises(ValueError, match="layers 0 to 1"):
+    with pytest.raises(ValueError, match="layer is 2; expected a whole number from 0 to 1"):
         das(model, task, "newB", "newD", layer=2, position="D")
     with pytest.raises(ValueError, match=r"in no pair does do\(newC"):
         das(model, task, "newC", "newD")

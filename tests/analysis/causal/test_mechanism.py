@@ -164,9 +164,9 @@ FULL, NONE = np.array([1.0, 1.0]), np.array([0.0, 0.0])
         ([0.5, 0.5, 0.0, 0.0], 0.4, 1.0, (FULL, NONE), 1.0, 16, "mixed"),
         ([0.2, 0.1, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 16, "none"),  # Nothing carries it.
         ([0.25, 0.25, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 16, "none"),
-        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.95, 4, "via token"),  # The least that is enough.
+        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.95, 5, "via token"),  # The least that is enough.
         ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 0.94, 16, "none"),  # It does not solve the task.
-        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 1.0, 3, TOO_FEW),
+        ([0.9, 0.1, 0.0, 0.0], 0.7, 1.0, (FULL, NONE), 1.0, 4, TOO_FEW),
         ([0.9, 0.1, 0.0, 0.0], np.nan, 1.0, (FULL, NONE), 1.0, 16, TOO_FEW),  # No interval could be given.
         ([0.2, 0.1, 0.0, 0.0], 0.1, 0.0, (FULL, NONE), 1.0, 3, TOO_FEW),
         ([1.3, -0.3, 0.0, 0.0], 1.2, 1.0, (FULL, NONE), 1.0, 16, "via token, opposed by direct"),

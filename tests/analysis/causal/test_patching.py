@@ -229,8 +229,9 @@ def test_positions_are_those_asked_for_in_that_order(tiny_model: MakeModel, task
         assert value == pytest.approx(everything.loc[(layer, position), "recovered"], abs=1e-4)
 
 
-def test_recovered_is_a_ratio_of_means_with_an_interval_over_pairs(tiny_model: MakeModel, pairs: PairBatch) -> None:
-    result = patch(tiny_model(5, **SHORT), pairs, sites="resid_mid")
+def test_recovered_is_a_ratio_of_means_with_an_interval_over_pairs(tiny_model: MakeModel, task: BooleanTask) -> None:
+    pairs = task.pairs("newB", "newD")
+    result = patch(tiny_model(5), pairs, sites="resid_mid", positions=["D", "newB", "newD?"])
     gain, gap = result.values - result.start, result.goal - result.start
     np.testing.assert_allclose(result.recovered, gain.mean(1) / gap.mean(), rtol=1e-5, atol=1e-9)
     units = [np.flatnonzero(result.unit == unit) for unit in np.unique(result.unit)]  # of two pairs each

@@ -88,8 +88,8 @@ def test_the_choice_depends_on_the_first_half_and_the_report_on_the_second(numbe
     assert found.baseline[0] == pytest.approx(np.mean([r.baseline()[0, j, k] for r in results[half:]]))
     rechosen = readability([*others[:half], *results[half:]])
     if (rechosen.cell, rechosen.position) == (found.cell, found.position):
-        assert rechosen.score == found.score
-        assert rechosen.margin == found.margin
+        assert repr(rechosen.score) == repr(found.score)  # nan is not equal to itself
+        assert repr(rechosen.margin) == repr(found.margin)
         assert rechosen.verdict == found.verdict
 
 
@@ -97,7 +97,7 @@ def test_intervals_are_over_reporting_seeds() -> None:
     values = [0.9, 0.95, 0.85, 1.0]
     results = [seed({(1, 1): 1.0})] * 3 + [seed({(1, 1): value}, raw=0.6 + i / 100) for i, value in enumerate(values)]
     found = readability(results)
-    mean, low, high = mean_interval(np.array(values))
+    mean, low, high = (float(part) for part in mean_interval(np.array(values)))
     assert found.score[0].value == pytest.approx(mean) == pytest.approx(0.925)
     assert (found.score[0].low, found.score[0].high) == pytest.approx((low, min(1.0, high)))
     gains = np.array([value - 0.6 - i / 100 for i, value in enumerate(values)])
@@ -237,8 +237,8 @@ def test_tables_figures_and_files(tmp_path: Path) -> None:
     found = readability(results)
     row = found.to_frame().iloc[0]
     assert row["score"] == found.score[0].value
-    assert row["low"] < row["score"] < row["high"]
-    assert row["margin_low"] < row["margin"] < row["margin_high"]
+    assert np.isfinite([row["score"], row["margin"]]).all()
+    assert row[["low", "high", "margin_low", "margin_high"]].isna().all()  # three seeds are too few for an interval
     assert (row["n"], row["verdict"], row["best_baseline"], row["raw_tokens"]) == (3, "computed", 0.6, 0.6)
     axes = found.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == ["newA (L0 resid_post, E)"]
@@ -251,4 +251,4 @@ def test_tables_figures_and_files(tmp_path: Path) -> None:
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(other, value)
         else:
-            assert other == value
+            assert repr(other) == repr(value)  # nan is not equal to itself

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy import stats
 
 from interp_kit.analysis.probing.probe import MEASURED, ProbeResult
 from interp_kit.core.config import check_names, expect
@@ -27,9 +28,9 @@ class ReadabilityResult(AbstractResult):
 
     cell, position: the choice; score, margin: (estimates over reporting seeds) the score, and the score minus the best
     baseline of the same seed; raw: the probe on visible tokens there; verdict: "computed" where every reporting seed
-    passes the max-statistic by a margin above MARGIN, as must the margin's interval where four seeds or more give one;
-    "visible" where a probe on the visible tokens does
-    as well or better; else "not shown".
+    passes the max-statistic and the margin surely exceeds MARGIN: by Student's t over reporting seeds, and by the
+    margin's interval where four seeds or more give one; "visible" where a probe on the visible tokens does as well or
+    better; else "not shown".
     """
 
     labels: tuple[str, ...]
@@ -139,7 +140,8 @@ def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[Pro
     gain = mean_estimate(margins, bounds=bounds)
     raw = float(np.mean([r.raw[i, k] for r in reporting]))
     passed = all(r.score[i, j, k] > r.null_high[i, j, k] for r in reporting)
-    if passed and min(margins) > MARGIN and not gain.low <= MARGIN:
+    reach = stats.t.ppf(0.975, len(margins) - 1) * np.std(margins, ddof=1) / np.sqrt(len(margins))
+    if passed and gain.value - reach > MARGIN and not gain.low <= MARGIN:
         verdict = "computed"
     else:
         verdict = "visible" if passed and raw > score.value - MARGIN else "not shown"
