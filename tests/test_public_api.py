@@ -37,3 +37,11 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="nonsense"):
         interp_kit.nonsense  # noqa: B018
+
+
+def test_the_version_is_said_by_package_and_program() -> None:
+    """`ik.__version__`, `interp-kit --version` and `python -m interp_kit --version` agree."""
+    assert interp_kit.__version__.split(".")[0].isdigit()
+    said = subprocess.run([sys.executable, "-m", "interp_kit", "--version"], capture_output=True, text=True, check=True)
+    assert said.stdout == f"interp-kit {interp_kit.__version__}\n"
+    assert run("from interp_kit.cli import main; main(['--version'])") == said.stdout

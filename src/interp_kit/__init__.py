@@ -15,11 +15,13 @@ stop_quietly_while_importing()  # before a command of ours imports what takes se
 _EXPORTS = {
     "AbstractTask": "interp_kit.core.task",
     "Example": "interp_kit.core.example",
+    "Field": "interp_kit.core.example",
     "TokenBatch": "interp_kit.core.batch",
     "PairBatch": "interp_kit.core.pairs",
     "AbstractResult": "interp_kit.core.result",
     "Estimate": "interp_kit.core.stats",
     "task": "interp_kit.registry.tasks",
+    "register": "interp_kit.registry.tasks",
     "BooleanTask": "interp_kit.tasks.boolean",
     "load": "interp_kit.registry.models",
     "task_of": "interp_kit.registry.models",
@@ -107,6 +109,7 @@ if TYPE_CHECKING:
     from interp_kit.core.batch import TokenBatch as TokenBatch
     from interp_kit.core.circuit import Edge as Edge
     from interp_kit.core.example import Example as Example
+    from interp_kit.core.example import Field as Field
     from interp_kit.core.pairs import PairBatch as PairBatch
     from interp_kit.core.result import AbstractResult as AbstractResult
     from interp_kit.core.stats import Estimate as Estimate
@@ -142,6 +145,7 @@ if TYPE_CHECKING:
     from interp_kit.registry.models import planted as planted
     from interp_kit.registry.models import task_of as task_of
     from interp_kit.registry.models import untrained as untrained
+    from interp_kit.registry.tasks import register as register
     from interp_kit.registry.tasks import task as task
     from interp_kit.registry.twins import twin as twin
     from interp_kit.reports.report import report as report

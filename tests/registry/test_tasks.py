@@ -23,7 +23,7 @@ def test_options_reach_the_task() -> None:
 
 
 def test_unknown_task_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=f"no task 'bolean'; there are {', '.join(TASKS)}"):
+    with pytest.raises(ValueError, match=f"task is 'bolean'; expected one of {', '.join(TASKS)}, or an address"):
         task("bolean")
 
 

@@ -12,8 +12,13 @@ from interp_kit.cli.common import MODEL_HELP, Common, Model
 if TYPE_CHECKING:
     from interp_kit.core.task import AbstractTask
 
-Variable = Annotated[str, tyro.conf.arg(help="the variable that the two inputs of a pair differ in")]
-Target = Annotated[str, tyro.conf.arg(help="the answer that is measured")]
+Variable = Annotated[
+    str | None, tyro.conf.arg(help="the variable that the two inputs of a pair differ in; default: the task's mediator")
+]
+Mediator = Annotated[
+    str | None, tyro.conf.arg(help="the variable that may be read on the way; default: the task's mediator")
+]
+Target = Annotated[str | None, tyro.conf.arg(help="the answer that is measured; default: the task's target")]
 Sites = Annotated[
     tuple[str, ...], tyro.conf.arg(help="activation sites, every layer of each: resid_pre, resid_post, z, mlp_out ...")
 ]
@@ -84,8 +89,8 @@ class Patch(Common):
     """Activation patching between pairs of inputs that differ in one variable."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    variable: Variable = "newB"
-    target: Target = "newD"
+    variable: Variable = None
+    target: Target = None
     hold: Hold = None
     completion: Literal["own", "clean"] = "own"
     """answers written before the target: each input's own, or the clean one's on both sides"""
@@ -104,11 +109,14 @@ class Patch(Common):
         if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
             raise ValueError("--senders stands in place of --sites and --by")
         check_sites(self.sites)
-        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
+        model, task = self.open(
+            self.model, lambda task: task.check_names(*task.asked(self.variable, self.target), self.hold)
+        )
+        variable, target = task.asked(self.variable, self.target)
         from interp_kit.analysis.causal.patching import patch, patch_senders
         from interp_kit.engine.metrics import METRICS
 
-        pairs = task.pairs(self.variable, self.target, hold=self.hold, completion=self.completion).to(self.device)
+        pairs = task.pairs(variable, target, hold=self.hold, completion=self.completion).to(self.device)
         options: dict[str, Any] = {
             "metric": METRICS[self.metric],
             "direction": self.direction,
@@ -127,8 +135,8 @@ class Interchange(Common):
     """Interchange interventions: does a site hold the variable, as the task's equations have it?"""
 
     model: Annotated[Model, tyro.conf.Positional]
-    variable: Variable = "newB"
-    target: Target = "newD"
+    variable: Variable = None
+    target: Target = None
     sites: Sites = ("resid_post",)
     positions: tuple[str, ...] = ()
     """named positions; default: all that every text has, up to the target's prediction"""
@@ -140,14 +148,15 @@ class Interchange(Common):
 
     def execute(self) -> None:
         check_sites(self.sites)
-        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target))
+        model, task = self.open(self.model, lambda task: task.check_names(*task.asked(self.variable, self.target)))
+        variable, target = task.asked(self.variable, self.target)
         from interp_kit.analysis.causal.interchange import interchange
 
         result = interchange(
             model,
             task,
-            self.variable,
-            self.target,
+            variable,
+            target,
             sites=self.sites,
             positions=self.positions or None,
             by=self.by,
@@ -164,8 +173,8 @@ class Edges(Common):
     """Every edge of the model with its score (attribution or exact patching), and what its best edges do alone."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    variable: Variable = "newB"
-    target: Target = "newD"
+    variable: Variable = None
+    target: Target = None
     hold: Hold = None
     method: Literal["exact", "eap", "eap-ig"] = "exact"
     """a run for each edge; one gradient; or integrated gradients, up to 2,000 of them where a model is steep"""
@@ -180,11 +189,14 @@ class Edges(Common):
     def execute(self) -> None:
         if self.top < 0:
             raise ValueError(f"--top is {self.top}, it must be 0 or more")
-        model, task = self.open(self.model, lambda task: task.check_names(self.variable, self.target, self.hold))
+        model, task = self.open(
+            self.model, lambda task: task.check_names(*task.asked(self.variable, self.target), self.hold)
+        )
+        variable, target = task.asked(self.variable, self.target)
         from interp_kit.analysis.circuits.edge_scores import score_edges
         from interp_kit.analysis.circuits.faithfulness import faithfulness
 
-        pairs = task.pairs(self.variable, self.target, hold=self.hold).to(self.device)
+        pairs = task.pairs(variable, target, hold=self.hold).to(self.device)
         chosen, rest = pairs.halves(self.seed) if self.faithfulness else (pairs, None)
         found = score_edges(model, chosen, method=self.method, by=self.by, progress=self.progress)
         if rest is None:
@@ -232,15 +244,15 @@ class Mechanism(Common):
     """By which path a prediction uses an intermediate variable: its token, directly, or a latent."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    mediator: str = "newB"
-    """the variable that may be read on the way"""
-    target: Target = "newD"
+    mediator: Mediator = None
+    target: Target = None
 
     def execute(self) -> None:
-        model, task = self.open(self.model, lambda task: task.check_names(self.mediator, self.target))
+        model, task = self.open(self.model, lambda task: task.check_names(*task.asked(self.mediator, self.target)))
+        mediator, target = task.asked(self.mediator, self.target)
         from interp_kit.analysis.causal.mechanism import mechanism
 
-        result = mechanism(model, task, mediator=self.mediator, target=self.target)
+        result = mechanism(model, task, mediator=mediator, target=target)
         self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])
 
 

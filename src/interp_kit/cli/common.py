@@ -30,7 +30,7 @@ class Common:
     """Options of every analysis."""
 
     task: str | None = None
-    """task by name; default: the one that the model learnt"""
+    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learnt"""
     json: Path | None = None
     """write the table as JSON records to this file, in place of any that is there ("-": standard output)"""
     save: Path | None = None
@@ -73,12 +73,11 @@ class Common:
     ) -> tuple[Any, "AbstractTask"]:
         """The model and its task, once it is sure that what was asked for can be written. `check` raises ValueError for
         names that the task does not have: before the model loads, if its name and files say which task it learned."""
-        from interp_kit.core.config import check_choice
         from interp_kit.models.device import check_device
-        from interp_kit.registry.tasks import TASKS
+        from interp_kit.registry.tasks import find
 
         if self.task is not None:
-            check_choice("--task", self.task, TASKS)
+            find(self.task, "--task")
         self.check_outputs()
         check_device(self.device)
         expected = foreseen(name, self.task)
@@ -120,13 +119,14 @@ def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":
     """The task that a model learned, as far as its name and files say without loading it, or else the one asked for;
     None if neither says. Planted models bear the name of their task in front."""
     from interp_kit.models.checkpoints import checkpoint_root, read_description, read_manifest
-    from interp_kit.registry.tasks import TASKS, rebuild, task
+    from interp_kit.registry.tasks import TASKS, find, rebuild, task
 
     stem = re.sub(r"@\d+$", "", name.removeprefix("untrained:").removeprefix("twin:"))
     entry = read_manifest().get(stem)
     folder = Path(stem) if entry is None else checkpoint_root() / entry.path
     if (description := read_description(folder)) is not None:
-        return rebuild(description)
+        kind = None if asked is None else find(asked, "--task")
+        return rebuild(description, kind if kind is not None and kind.name == description["name"] else None)
     learned = None if entry is None else entry.task
     if entry is None and not folder.exists():
         learned = next((known for known in TASKS if stem == known or stem.startswith(f"{known}-")), None)

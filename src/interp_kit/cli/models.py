@@ -40,7 +40,11 @@ class Train:
     out: Path
     """the folder that gets the model"""
     task: str = "boolean"
-    """task by name"""
+    """task by name or address (my_file.py:MyTask, package.module:Name)"""
+    equations: tuple[str, ...] = ()
+    """boolean: other equations, as 'newA=A ^ C' 'newB=not D', each of inputs and of those before it"""
+    inputs: tuple[str, ...] = ()
+    """boolean: names of the input bits; default: A B C D E"""
     data: Path | None = None
     """boolean: a train.jsonl; default: 20,000 examples drawn by the task"""
     examples: int = 20_000
@@ -60,13 +64,19 @@ class Train:
     def execute(self) -> None:
         from interp_kit.core.task import AbstractTask
         from interp_kit.models.device import check_device
-        from interp_kit.registry.tasks import task
+        from interp_kit.registry.tasks import find, made
         from interp_kit.tasks.boolean import BooleanTask
         from interp_kit.tasks.boolean.dataset import read_split
+        from interp_kit.tasks.boolean.equations import parse_equations
         from interp_kit.training.sft import SFTConfig, train_sft
 
         check_device(self.device)
-        learnt: AbstractTask = task(self.task)
+        kind = find(self.task, "--task")
+        options = {"equations": parse_equations(self.equations), "inputs": self.inputs}
+        given = {name: value for name, value in options.items() if value}
+        if given and not issubclass(kind, BooleanTask):
+            raise ValueError(f"--{' and --'.join(given)} are for the boolean task, not {self.task}")
+        learnt: AbstractTask = made(kind, given)
         if self.data is None:
             examples = learnt.sample(self.examples, self.seed)
         elif isinstance(learnt, BooleanTask):

@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from interp_kit.core.config import check_names
 from interp_kit.core.example import Example, Field, Labelling
 from interp_kit.core.identity import Identity
+from interp_kit.core.own_tokens import answer_field, named_positions, whole_numbers
 from interp_kit.core.showing import ROWS, counted, line, preview, shortened, some
 
 
@@ -20,7 +23,7 @@ class TokenBatch:
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
     (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
-    exogenous labels; numeric: labels that are amounts; task: its name; vocabulary: text of each token id; fingerprint:
+    exogenous labels; numeric: labels that are amounts; task: its name, "" if there is none; vocabulary: text of each token id; fingerprint:
     of the task (see `core.identity`), "" if only its name is known; whole: these are all the examples that the task
     has, so no sample.
     """
@@ -54,6 +57,93 @@ class TokenBatch:
         for field, value in (("tokens", tokens), ("mask", mask), ("positions", positions)):
             object.__setattr__(self, field, value)
 
+    @classmethod
+    @torch.inference_mode(False)  # gradients may pass by what is made of it
+    def from_tokens(
+        cls,
+        tokens: Any,
+        answer: Any = None,
+        *,
+        positions: Mapping[str, Any] | Sequence[str] | None = None,
+        labels: Mapping[str, Any] | None = None,
+        mask: Any = None,
+        predict: str | None = None,
+        candidates: Sequence[int] | None = None,
+        numeric: Sequence[str] = (),
+        vocabulary: Sequence[str] = (),
+    ) -> "TokenBatch":
+        """A batch of texts of your own, with no task: for every analysis that takes a batch.
+
+        Tensors, arrays and lists of whole numbers are taken. The texts hold no completion: the answer is not among the
+        tokens.
+
+        Args:
+            tokens: (batch, pos) token ids.
+            answer: (batch,) the true next token at `predict`: the field "answer". None if nothing is asked, as for
+                `probe` and `harvest`.
+            positions: Names of the tokens, one per column; or name -> index, one or (batch,), -1 if a row has none. By
+                default "0", "1", …; if rows are padded, the last token of each row is "last".
+            labels: Variable -> (batch,) true values, for `probe`. A label that bears a position's name is taken to be
+                written there.
+            mask: (batch, pos) True on real tokens; None if no row is padded.
+            predict: The position whose logits predict the answer; by default the last token of each row.
+            candidates: Token ids that the answer can be; by default those that occur.
+            numeric: Labels that are amounts, which `probe` fits by regression.
+            vocabulary: The text of each token id.
+
+        Raises:
+            ValueError: A shape, a dtype, a name or an id does not fit, or all answers are one token and `candidates`
+                does not say what else there could be.
+
+        Example:
+            >>> batch = TokenBatch.from_tokens([[3, 1, 4], [1, 5, 9]], answer=[2, 6], labels={"first": [3, 1]})
+            >>> batch.fields[0].predict
+            '2'
+        """
+        ids = whole_numbers("tokens", tokens)
+        if ids.ndim != 2 or 0 in ids.shape or int(ids.min()) < 0:
+            raise ValueError(
+                f"tokens are of shape {tuple(ids.shape)}"
+                + (f" with ids from {int(ids.min())}" if ids.numel() else "")
+                + "; expected (batch, pos) token ids of 0 or more, with at least one row and one token"
+            )
+        n, device = len(ids), ids.device
+        real = torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.as_tensor(mask).to(device)
+        if real.shape != ids.shape or real.dtype != torch.bool or not real.any(1).all():
+            raise ValueError(
+                f"mask is {real.dtype} of shape {tuple(real.shape)}; expected booleans of shape {tuple(ids.shape)}, with"
+                " a True in every row"
+            )
+        at = named_positions(positions, real)
+        if predict is None:
+            last = real.shape[1] - 1 - real.flip(1).int().argmax(1)
+            predict = next((name for name, index in at.items() if torch.equal(index, last)), "last")
+            at.setdefault(predict, last)
+        if predict not in at or (at[predict] < 0).any():
+            raise ValueError(f"predict is {predict!r}; expected a position of every row, one of {', '.join(at)}")
+        truth = {} if labels is None else {k: whole_numbers(f"label {k!r}", v, (n,), device) for k, v in labels.items()}
+        fields: tuple[Field, ...] = ()
+        if answer is not None:
+            if "answer" in truth:
+                raise ValueError("labels hold 'answer', which is the name of the answer; give the label another name")
+            truth["answer"] = whole_numbers("answer", answer, (n,), device)
+            fields = (answer_field(truth["answer"], predict, candidates),)
+        elif candidates is not None:
+            raise ValueError("candidates are given without an answer; give both")
+        return cls(
+            tokens=ids,
+            mask=real,
+            prompt_length=real.sum(1),
+            positions=dict(sorted(at.items(), key=lambda item: int(item[1].max()))),
+            labels=truth,
+            fields=fields,
+            answer={field.name: truth[field.name] for field in fields},
+            inputs=(),
+            numeric=check_names("numeric", numeric, truth, empty=True),
+            task="",
+            vocabulary=tuple(vocabulary),
+        )
+
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
@@ -75,7 +165,7 @@ class TokenBatch:
     @property
     def identity(self) -> Identity:
         """The task that the examples are of."""
-        return Identity(self.task, self.fingerprint)
+        return Identity(self.task or None, self.fingerprint)
 
     def field(self, name: str) -> Field:
         """The field of that name. Raises ValueError listing those there are."""

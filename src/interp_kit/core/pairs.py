@@ -1,7 +1,8 @@
 """Pairs of batches that differ in one variable: clean and corrupt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from interp_kit.core.batch import TokenBatch, _rows, collate
 from interp_kit.core.config import check_seed
 from interp_kit.core.example import Example, Labelling
 from interp_kit.core.identity import Identity
+from interp_kit.core.own_tokens import whole_numbers
 from interp_kit.core.showing import ROWS, counted, line, preview
 
 
@@ -22,7 +24,7 @@ class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 
     variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
-    "conflict" (see AbstractTask.pairs); differs: for each pair, every variable that differs; whole: these are all such
+    "conflict" (see AbstractTask.pairs), or "no" if the texts hold none; differs: for each pair, every variable that differs; whole: these are all such
     pairs that the task has, so no sample.
     """
 
@@ -40,6 +42,69 @@ class PairBatch:
                 f"clean and corrupt are of different length: {tuple(self.clean.tokens.shape)} tokens,"
                 f" {tuple(self.corrupt.tokens.shape)} tokens"
             )
+
+    @classmethod
+    def from_tokens(
+        cls,
+        clean: Any,
+        corrupt: Any,
+        answer: Any,
+        *,
+        positions: Mapping[str, Any] | Sequence[str] | None = None,
+        mask: Any = None,
+        predict: str | None = None,
+        candidates: Sequence[int] | None = None,
+        vocabulary: Sequence[str] = (),
+        variable: str = "input",
+    ) -> "PairBatch":
+        """Pairs of texts of your own, with no task: for every analysis that takes pairs.
+
+        Args:
+            clean: (batch, pos) token ids.
+            corrupt: (batch, pos) token ids, row by row of the length of the clean text.
+            answer: Two of (batch,) token ids: the true next token of each clean text, and of each corrupt one.
+            positions, mask, predict, candidates, vocabulary: Of both sides, see `TokenBatch.from_tokens`.
+            variable: A name for what differs, for tables and captions.
+
+        Raises:
+            ValueError: An argument does not fit (see `TokenBatch.from_tokens`), or a pair has equal texts or equal
+                answers.
+
+        Example:
+            >>> pairs = PairBatch.from_tokens([[3, 1, 4]], [[3, 2, 4]], answer=([5], [6]))
+            >>> pairs.clean.positions["1"].tolist()
+            [1]
+        """
+        try:
+            right, wrong = answer
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "answer is not two of (batch,) token ids; expected (those of the clean texts, those of the corrupt)"
+            ) from error
+        if candidates is None:
+            ids = [
+                whole_numbers(f"answer of the {side} texts", given)
+                for side, given in (("clean", right), ("corrupt", wrong))
+            ]
+            candidates = sorted({token for given in ids for token in given.flatten().tolist()})
+        sides = [
+            TokenBatch.from_tokens(
+                tokens,
+                ids,
+                positions=positions,
+                mask=mask,
+                predict=predict,
+                candidates=candidates,
+                vocabulary=vocabulary,
+            )
+            for tokens, ids in ((clean, right), (corrupt, wrong))
+        ]
+        made = cls(sides[0], sides[1], variable, "answer", "no", ((variable,),) * len(sides[0]))
+        same = made.clean.answer["answer"] == made.corrupt.answer["answer"]
+        for what, equal in (("answers", same), ("texts", ~made.token_differs.any(1))):
+            if equal.any():
+                raise ValueError(f"pair {int(equal.nonzero()[0])} has equal {what} on both sides; leave it out")
+        return made
 
     def __len__(self) -> int:
         return len(self.clean)

@@ -40,16 +40,18 @@ class AbstractTask(ABC):
 
     name: registry name. fields: what the model answers, in order. variables: every labelled variable, inputs first.
     inputs: the exogenous ones. numeric: those that are amounts (probed by regression), all others are classes.
-    vocabulary: the text of each token id, for axes. pad: the id that fills ragged batches.
+    vocabulary: the text of each token id, for axes. pad: the id that fills ragged batches. question: (mediator,
+    target), the variable and the field that commands ask about if they are not named.
     """
 
     name: str
     fields: tuple[Field, ...]
     variables: tuple[str, ...]
     inputs: tuple[str, ...]
-    numeric: tuple[str, ...]
+    numeric: tuple[str, ...] = ()
     vocabulary: tuple[str, ...]
     pad: int
+    question: tuple[str, str] | None = None
 
     def __repr__(self) -> str:
         n = self.n_worlds
@@ -82,9 +84,26 @@ class AbstractTask(ABC):
     def sample(self, n: int, seed: int) -> list[Example]:
         """n examples drawn independently; the same seed gives the same examples."""
 
-    @abstractmethod
     def tokenizer(self) -> object:
-        """A Hugging Face tokenizer for the task's text, built offline."""
+        """A Hugging Face tokenizer for the task's text, built offline; by default one that splits at spaces, with ids
+        as in `vocabulary`."""
+        from interp_kit.core.tokenizer import word_level
+
+        return word_level(self.vocabulary, self.pad)
+
+    def asked(self, mediator: str | None = None, target: str | None = None) -> tuple[str, str]:
+        """The mediator and target of a command: those named, and for the others those of `question`.
+
+        Raises:
+            ValueError: One is not named, and the task has no question.
+        """
+        if self.question is None and (mediator is None or target is None):
+            raise ValueError(
+                f"task {self.name!r} has no question = (mediator, target); name the variable and the target"
+                f" (variables: {', '.join(self.variables)}; targets: {', '.join(f.name for f in self.fields)})"
+            )
+        ours = self.question or ("", "")
+        return ours[0] if mediator is None else mediator, ours[1] if target is None else target
 
     def options(self) -> dict[str, Any] | None:
         """The arguments that make this task again, as JSON values; None if they are not known.

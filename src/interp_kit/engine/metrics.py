@@ -54,6 +54,11 @@ class Metric:
         if self.field != COMPLETION:
             return self.position(batch)[:, None]
         first, asked = batch.prompt_length - 1, batch.mask.sum(1) - batch.prompt_length
+        if (asked < 1).any():
+            raise ValueError(
+                f"row {int((asked < 1).nonzero()[0])} of the batch has no completion, over which {self.kind} is"
+                " measured; measure one field instead, as by logit_difference or accuracy"
+            )
         number = torch.arange(max(1, int(asked.max())), device=first.device)
         return (first[:, None] + number.minimum(asked[:, None] - 1)).clamp(min=0)
 

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 
 MANIFEST = "manifest.json"
 TRAINING = "training.json"  # beside the weights: how, and on which task, they were trained
+# How to get what a wheel leaves out: only the small checkpoints are in it.
+ELSEWHERE = (
+    "an installed package has the boolean models only, so take the others from a clone of the repository"
+    " ($INTERP_KIT_CHECKPOINTS names its folder checkpoints), or load a model by its path or hub id"
+)
 # Files beside the weights that decide what a checkpoint computes, or how text becomes tokens for it.
 DECIDING = (
     "config.json",
@@ -105,11 +110,13 @@ def provenance(model: object) -> Provenance:
 
 
 def checkpoint_root() -> Path:
-    """The folder with the manifest: $INTERP_KIT_CHECKPOINTS, the repository's `checkpoints`, or ./checkpoints."""
+    """The folder with the manifest: $INTERP_KIT_CHECKPOINTS, else the first that has one of the repository's
+    `checkpoints`, those installed with the package, and ./checkpoints."""
     if named := os.environ.get("INTERP_KIT_CHECKPOINTS"):
         return Path(named)
-    beside_source = Path(__file__).resolve().parents[3] / "checkpoints"
-    return beside_source if (beside_source / MANIFEST).exists() else Path("checkpoints")
+    package = Path(__file__).resolve().parents[1]
+    places = (package.parents[1] / "checkpoints", package / "checkpoints")
+    return next((place for place in places if (place / MANIFEST).exists()), Path("checkpoints"))
 
 
 def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
@@ -220,7 +227,7 @@ def verify_entry(entry: Entry, path: str | Path, what: str) -> None:
     """
     path = Path(path)
     if not path.exists():
-        raise CheckpointError(f"{what}: {path} is missing")
+        raise CheckpointError(f"{what}: {path} is missing; {ELSEWHERE}")
     known, found = {path.name: entry.sha256}, {path.name: weights_hash(path)}
     if path.is_dir():
         known, found = {**known, **entry.files}, {**found, **deciding_files(path)}

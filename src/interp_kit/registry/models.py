@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from loguru import logger
 
-from interp_kit.core.config import check_choice, check_flag, check_seed, expect
+from interp_kit.core.config import check_flag, check_seed, expect
 from interp_kit.core.example import Example
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
@@ -18,7 +18,7 @@ from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.meeting import check_model
 from interp_kit.models.planted import PLANTED_TASKS, planted_model
-from interp_kit.registry.tasks import TASKS, rebuild, task
+from interp_kit.registry.tasks import TASKS, find, names, rebuild, task
 from interp_kit.tasks.boolean.text import GPT2_SIZE
 
 if TYPE_CHECKING:
@@ -102,20 +102,21 @@ def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask
     """The task that a model learned, with its own equations and options, in the token ids that the model has; or the
     one named, if nothing says which the model learned.
 
+    name: of a shipped, registered or installed task, or an address such as `my_file.py:MyTask`.
+
     Raises ValueError if neither says which task, if the model learned another than the one named, if its task cannot
     be made again, and if the vocabulary is not the task's.
     """
     check_model(model)
-    if name is not None:
-        check_choice("task", name, TASKS)
+    named = None if name is None else find(name)
     learned = provenance(model)
-    if name is not None and learned.task not in (None, name):
-        raise ValueError(f"{learned.name} learned task {learned.task!r}, not {name!r}")
+    if named is not None and learned.task not in (None, named.name):
+        raise ValueError(f"{learned.name} learned task {learned.task!r}, not {named.name!r}")
     if learned.description is not None:
-        return rebuild(learned.description)
+        return rebuild(learned.description, named)
     known = name or learned.task
     if known is None:
-        raise ValueError(f"which task? Name one of {', '.join(TASKS)}")
+        raise ValueError(f"which task? Name one of {', '.join(names())}, or an address such as my_file.py:MyTask")
     made = task(known)
     if known == "boolean" and model.cfg.d_vocab == GPT2_SIZE:
         made = task(known, vocabulary="gpt2")

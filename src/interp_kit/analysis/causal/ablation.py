@@ -132,6 +132,8 @@ def ablate(
     unknown kind, unit or field.
     """
     check_meeting(model, batch, TokenBatch)
+    if not batch.fields:
+        raise ValueError("the batch asks for no answer, so there is nothing to lose; give from_tokens(answer=…)")
     check_choice("kind", kind, get_args(Kind))
     for unit in check_names("units", units):
         check_choice("units", unit, get_args(Unit))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -80,15 +81,31 @@ class Activations:
         return means[name]
 
 
-def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -> tuple[list[Example], list[Example]]:
+@overload
+def split_examples(
+    task: AbstractTask, held_out: float, limit: int, seed: int
+) -> tuple[list[Example], list[Example]]: ...
+@overload
+def split_examples(task: TokenBatch, held_out: float, limit: int, seed: int) -> tuple[list[int], list[int]]: ...
+def split_examples(
+    task: AbstractTask | TokenBatch, held_out: float, limit: int, seed: int
+) -> tuple[list[Any], list[Any]]:
     """Distinct examples to train on and to evaluate on, at most `limit` together, a share `held_out` for the second.
 
-    A task that can be enumerated is divided at random. Any other is sampled twice, from two seeds, and what the
-    training sample holds is dropped from the other. Raises ValueError where either side is left with fewer than two.
+    A task that can be enumerated is divided at random, and so are the distinct rows of a batch, which are given by
+    their numbers. Any other task is sampled twice, from two seeds, and what the training sample holds is dropped from
+    the other. Raises ValueError where either side is left with fewer than two.
     """
-    try:
-        pool = _distinct(task.enumerate())
-    except ValueError:  # too many to list
+    pool: list[Any] | None
+    if isinstance(task, TokenBatch):
+        pool = list({tuple(row): number for number, row in enumerate(_texts(task))}.values())
+    else:
+        try:
+            pool = _distinct(task.enumerate())
+        except ValueError:  # too many to list
+            pool = None
+    if pool is None:
+        assert not isinstance(task, TokenBatch)
         count = round(limit * held_out)
         train = _distinct(task.sample(max(limit - count, 1), derive_seed(seed, "sae", "train examples")))
         known = {example.tokens for example in train}
@@ -100,7 +117,7 @@ def split_examples(task: AbstractTask, held_out: float, limit: int, seed: int) -
         train, test = [pool[i] for i in order[count:]], [pool[i] for i in order[:count]]
     if len(train) < 2 or len(test) < 2:
         raise ValueError(
-            f"{task.name}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
+            f"{source(task)}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
             f" at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
             " fewer examples of a task that a sample exhausts"
         )
@@ -111,21 +128,36 @@ def _distinct(examples: list[Example]) -> list[Example]:
     return list({example.tokens: example for example in examples}.values())
 
 
+def _texts(batch: TokenBatch) -> list[list[int]]:
+    """The tokens of each row, without padding."""
+    return [row[real].tolist() for row, real in zip(batch.tokens, batch.mask, strict=True)]
+
+
+def source(task: AbstractTask | TokenBatch) -> str:
+    """What the examples are of, for results and messages: the name of a task, or "" for texts of your own."""
+    return task.task if isinstance(task, TokenBatch) else task.name
+
+
 def harvest(
     model: HookedModel,
-    task: AbstractTask,
+    task: AbstractTask | TokenBatch,
     hook: str,
-    train: list[Example],
-    test: list[Example],
+    train: list[Any],
+    test: list[Any],
     *,
     progress: bool = PROGRESS,
 ) -> Activations:
     """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
 
+    train, test: examples of the task, or row numbers of the batch.
+
     Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position
     axis, and activations that are nan or infinite.
     """
-    batch = task.batch([*train, *test], device=model.cfg.device)
+    if isinstance(task, TokenBatch):
+        batch = task.take([*train, *test]).to(str(model.cfg.device))
+    else:
+        batch = task.batch([*train, *test], device=model.cfg.device)
     found = read_sites(model, batch, [hook], dtype=torch.float32, progress=progress)[hook]
     shape, vectors = tuple(found.shape[1:]), found.flatten(1)
     row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]

@@ -18,8 +18,15 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from interp_kit.analysis.dictionaries.activations import Activations, answer_cross_entropy, harvest, split_examples
+from interp_kit.analysis.dictionaries.activations import (
+    Activations,
+    answer_cross_entropy,
+    harvest,
+    source,
+    split_examples,
+)
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig, fit_sae, inference_sae
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_flag, check_seed, expect
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.result import AbstractResult
@@ -151,7 +158,7 @@ class SAEResult(AbstractResult):
 @on_model()
 def train_sae(
     model: HookedModel,
-    task: AbstractTask,
+    task: AbstractTask | TokenBatch,
     *,
     site: str = "blocks.1.hook_resid_post",
     config: SAEConfig | None = None,
@@ -160,6 +167,7 @@ def train_sae(
 ) -> SAEResult:
     """Train a sparse autoencoder on a site's activations over the task's own texts, and measure it on held-out ones.
 
+    task: or a batch, of which the distinct rows are divided; it needs an answer, by which the autoencoder is measured.
     site: a hook name, or "mlp_out.2". Activations are scaled by one number, so that their mean squared distance from
     their mean is d_in; the decoder bias starts at that mean, and the scale is folded into the weights afterwards.
 
@@ -167,7 +175,11 @@ def train_sae(
     simply stand for a few inputs. Raises ValueError for an unknown site, too few examples, activations that are nan,
     infinite or all equal, and a training that diverges.
     """
-    check_meeting(model, task, AbstractTask)
+    check_meeting(model, task, AbstractTask, TokenBatch)
+    if not task.fields:
+        raise ValueError(
+            "the batch asks for no answer, by which an autoencoder is measured; give from_tokens(answer=…)"
+        )
     config = SAEConfig() if config is None else config
     expect("config", config, SAEConfig)
     check_seed(seed)
@@ -185,9 +197,9 @@ def train_sae(
                 " latents may memorise inputs"
             )
             warnings.warn(notes[-1], UserWarning, stacklevel=3)  # past `on_model`
-        names = {"model_name": model_name(model), "hook_name": hook, "task": task.name}
+        names = {"model_name": model_name(model), "hook_name": hook, "task": source(task)}
         sae = fit_sae(acts.vectors[acts.training], config, names, seed, progress)
-        made_by = {"model": model_name(model), "task": task.name, "site": site, "seed": seed, **asdict(config)}
+        made_by = {"model": model_name(model), "task": source(task), "site": site, "seed": seed, **asdict(config)}
         return evaluate_sae(model, acts, sae, config=made_by, notes=notes)
 
 

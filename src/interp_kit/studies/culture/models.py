@@ -16,6 +16,7 @@ from torch import Tensor
 from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.decode import decode
 from interp_kit.models.checkpoints import (
+    ELSEWHERE,
     Provenance,
     checkpoint_root,
     digest_of,
@@ -69,7 +70,7 @@ def culture_ids(checkpoint_dir: str | Path | None = None) -> list[int]:
     folder = _folder(checkpoint_dir)
     found = sorted(int(match[1]) for name in _names(folder) if (match := MODEL.fullmatch(name)))
     if not found:
-        raise CheckpointError(f"{folder} has no gpt_NNN.pth")
+        raise CheckpointError(f"{folder} has no gpt_NNN.pth; {ELSEWHERE}")
     return found
 
 
@@ -210,7 +211,8 @@ def _folder(checkpoint_dir: str | Path | None) -> Path | str:
         and HUB_ID.fullmatch(checkpoint_dir)
     ):
         return checkpoint_dir
-    raise CheckpointError(f"{path} is no folder of checkpoints" + ("" if path.exists() else ": it is missing"))
+    missing = "" if path.exists() else f": it is missing; {ELSEWHERE}"
+    raise CheckpointError(f"{path} is no folder of checkpoints{missing}")
 
 
 def _names(folder: Path | str) -> list[str]:

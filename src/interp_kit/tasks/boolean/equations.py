@@ -40,6 +40,20 @@ class Equation:
         return _evaluate(self.tree, values)
 
 
+def parse_equations(lines: Sequence[str]) -> dict[str, str]:
+    """Equations written as `newA=A ^ C`, in their order. Raises ValueError for a line without `=`, without a name or an
+    expression, and for a name that is there twice."""
+    found: dict[str, str] = {}
+    for line in lines:
+        name, equal, expression = (part.strip() for part in line.partition("="))
+        if not (equal and name and expression):
+            raise ValueError(f"equation {line!r} has no name and expression; expected one as in 'newA=A ^ C'")
+        if name in found:
+            raise ValueError(f"equation {line!r}: {name} is already {found[name]!r}; give each output once")
+        found[name] = expression
+    return found
+
+
 def parse(name: str, expression: str, known: Sequence[str]) -> Equation:
     """Parse one Boolean expression: `and or not`, `& | ^ ~`, parentheses, 0 and 1, and the names in `known`.
 
@@ -144,6 +158,16 @@ class StructuralModel:
         """Variable -> its direct causes."""
         table = {equation.name: equation.parents for equation in self.equations}
         return table | {"sum1": self.inputs, "sum2": self.outputs}
+
+    @property
+    def question(self) -> tuple[str, str] | None:
+        """(mediator, target): the last equation that reads another one, and the first output that it reads; if none
+        does, the last that reads an input. None if all are constants."""
+        for causes in (self.outputs, self.inputs):
+            for equation in reversed(self.equations):
+                if read := [name for name in equation.parents if name in causes]:
+                    return read[0], equation.name
+        return None
 
     def all_inputs(self) -> np.ndarray:
         """(2**n, n) every input, counting up in binary with the last bit fastest. Raises ValueError for over 16

@@ -42,6 +42,7 @@ class BooleanTask(AbstractTask):
         self.numeric = ("sum1", "sum2")
         self.vocabulary = self.format.vocabulary
         self.pad = self.format.token_id[END_OF_TEXT]
+        self.question = self.model.question
 
     def options(self) -> dict[str, Any]:
         """See AbstractTask."""

@@ -71,6 +71,7 @@ class CultureTask(AbstractTask):
         before = [self.answer, *cells[:-1]]
         self.fields = tuple(Field(name, at, colours, colours) for name, at in zip(cells, before, strict=True))
         self.variables = (*INPUTS, *CLASSES, *AMOUNTS, *cells)
+        self.question = ("direction", cells[CELLS // 2 - SIDE // 2 - 1])
 
     def meaning(self) -> dict[str, Any]:
         """The colours and markers: structures, rules and noise only say which quizzes are drawn."""

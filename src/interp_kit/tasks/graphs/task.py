@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from interp_kit.tasks.graphs.forward import forward
 from interp_kit.tasks.graphs.layout import NAMES, PROMPT, TRACE
 from interp_kit.tasks.graphs.shapes import NODES, SPLITS, class_of, classes
 from interp_kit.tasks.graphs.structure import DO, SEE, acyclic
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 FORMS = ("direct", "trace")
 INPUTS = (*(name for name in layout.SLOT if "." in name), "kind", "X", "x", "Y")
@@ -51,6 +48,7 @@ class CompactGraphsTask(AbstractTask):
     """
 
     name = "graphs"
+    question = ("x", "answer")
     vocabulary = layout.VOCABULARY
     pad = layout.END
     inputs = INPUTS
@@ -156,20 +154,6 @@ class CompactGraphsTask(AbstractTask):
             settings = ", ".join(f"{name} = {value}" for name, value in do.items())
             raise ValueError(f"under {settings} there is no answer in multiples of 1/{UNIT}")
         return labels
-
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """A tokenizer that splits at spaces, ids as in `vocabulary`."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import PreTrainedTokenizerFast
-
-        ids = {text: i for i, text in enumerate(self.vocabulary)}
-        tokenizer = Tokenizer(models.WordLevel(vocab=ids, unk_token="<not in the task's vocabulary>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        end = self.vocabulary[self.pad]
-        tokenizer.add_special_tokens([end])
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token=end, pad_token=end, clean_up_tokenization_spaces=False
-        )
 
     def _matching(
         self,

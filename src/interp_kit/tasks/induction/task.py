@@ -7,7 +7,7 @@ et al. 2022, arXiv:2209.11895): nothing but the order of this one text tells the
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from interp_kit.core.config import check_count
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask, check_sample
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 END = "<end>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -38,6 +35,7 @@ class InductionTask(AbstractTask):
     """
 
     name = "induction"
+    question = ("where", "answer")
 
     def __init__(self, letters: int = 12, length: int = 8) -> None:
         for option, value in (("letters", letters), ("length", length)):
@@ -114,19 +112,6 @@ class InductionTask(AbstractTask):
             if name not in self.variables:
                 raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
         return self._solve({name: example.labels[name] for name in self.inputs} | dict(do))
-
-    def tokenizer(self) -> "PreTrainedTokenizerFast":
-        """A tokenizer that splits at spaces, ids as in `vocabulary`."""
-        from tokenizers import Tokenizer, models, pre_tokenizers
-        from transformers import PreTrainedTokenizerFast
-
-        ids = {text: i for i, text in enumerate(self.vocabulary)}
-        tokenizer = Tokenizer(models.WordLevel(vocab=ids, unk_token="<not in the task's vocabulary>"))
-        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        tokenizer.add_special_tokens([END])
-        return PreTrainedTokenizerFast(
-            tokenizer_object=tokenizer, eos_token=END, pad_token=END, clean_up_tokenization_spaces=False
-        )
 
     def _solve(self, given: Mapping[str, int]) -> dict[str, int]:
         """All variables from the inputs; a derived one that is given keeps what is given."""

@@ -1,0 +1,72 @@
+"""Whole numbers, named positions and the answer of texts that no task made (see `TokenBatch.from_tokens`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from interp_kit.core.config import check_names
+from interp_kit.core.example import Field
+
+
+def whole_numbers(
+    what: str, value: Any, shape: tuple[int, ...] | None = None, device: torch.device | None = None
+) -> Int[Tensor, "..."]:
+    """Whole numbers as a tensor. Raises ValueError for anything else, and for another shape."""
+    try:
+        found = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{what}: no array of numbers ({error}); expected whole numbers, rows of one length (pad them, with mask=…)"
+        ) from error
+    if found.is_floating_point() or found.is_complex():
+        raise ValueError(f"{what}: {found.dtype}; expected whole numbers")
+    if shape is not None and tuple(found.shape) != shape:
+        raise ValueError(f"{what}: shape {tuple(found.shape)}; expected {shape}, one number per row")
+    return found.long().to(device) if device is not None else found.long()
+
+
+def named_positions(
+    positions: Mapping[str, Any] | Sequence[str] | None, mask: Bool[Tensor, "batch pos"]
+) -> dict[str, Int[Tensor, " batch"]]:
+    """Name -> (batch,) index, as `TokenBatch.from_tokens` says."""
+    first, length = mask.int().argmax(1), mask.sum(1)
+    columns = int(length.max())
+    if isinstance(positions, Mapping):
+        found = {}
+        for name, index in positions.items():
+            at = whole_numbers(f"position {name!r}", index, device=mask.device)
+            at = at.expand(len(mask)) if at.ndim == 0 else whole_numbers(f"position {name!r}", at, (len(mask),))
+            if ((at < -1) | (at >= mask.shape[1])).any() or not mask.gather(1, at.clamp(min=0)[:, None]).all():
+                raise ValueError(
+                    f"position {name!r} is {at.unique().tolist()}; expected the index of a real token, 0 to"
+                    f" {mask.shape[1] - 1}, or -1"
+                )
+            found[name] = at
+        check_names("positions", found)
+        return found
+    padded = not bool(mask.all())
+    names = [str(i) for i in range(columns)]
+    if positions is not None:
+        names, padded = list(check_names("positions", positions)), False
+        if len(names) != columns:
+            raise ValueError(f"positions names {len(names)} tokens; the texts have {columns}")
+    order = torch.arange(columns, device=mask.device)
+    here = order[None, :] < (length - 1 if padded else length)[:, None]
+    found = {name: torch.where(here[:, i], first + i, -1) for i, name in enumerate(names) if bool(here[:, i].any())}
+    return {**found, "last": first + length - 1} if padded else found
+
+
+def answer_field(answer: Int[Tensor, " batch"], predict: str, candidates: Sequence[int] | None) -> Field:
+    """The field "answer"; its values are the token ids themselves."""
+    occur = sorted(set(answer.tolist()))
+    ids = occur if candidates is None else whole_numbers("candidates", candidates).flatten().tolist()
+    if len(set(ids)) < len(ids) or min(ids, default=0) < 0 or not set(occur) <= set(ids):
+        raise ValueError(f"candidates are {ids}; expected distinct token ids, among them the answers {occur}")
+    if len(ids) < 2:
+        raise ValueError(
+            f"the answer is token {ids[0]} in every row; name what else it could be: candidates=({ids[0]}, …)"
+        )
+    return Field("answer", predict, tuple(ids), tuple(ids))
