@@ -1,4 +1,4 @@
-"""The house as DESIGN has it: no circles, small files, small folders; everything that is documented can be imported.
+"""The layout: no circles, small files, small folders; everything that is documented can be imported.
 
 Which folder may import which is for import-linter (`make check`).
 """

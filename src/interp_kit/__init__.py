@@ -73,7 +73,7 @@ _EXPORTS = {
     "generate_under": "interp_kit.analysis.behaviour.generation",
     "CultureTask": "interp_kit.tasks.culture.task",
     "report": "interp_kit.reports.report",
-    "Edge": "interp_kit.core.circuit",
+    "Edge": "interp_kit.models.circuit",
     "Circuit": "interp_kit.analysis.circuits.circuit",
     "score_edges": "interp_kit.analysis.circuits.edge_scores",
     "acdc": "interp_kit.analysis.circuits.acdc",
@@ -107,7 +107,6 @@ if TYPE_CHECKING:
     from interp_kit.analysis.probing.probe import probe as probe
     from interp_kit.analysis.probing.readability import readability as readability
     from interp_kit.core.batch import TokenBatch as TokenBatch
-    from interp_kit.core.circuit import Edge as Edge
     from interp_kit.core.example import Example as Example
     from interp_kit.core.example import Field as Field
     from interp_kit.core.pairs import PairBatch as PairBatch
@@ -139,6 +138,7 @@ if TYPE_CHECKING:
     from interp_kit.engine.metrics import probability as probability
     from interp_kit.engine.sweep import editing as editing
     from interp_kit.engine.sweep import sweep as sweep
+    from interp_kit.models.circuit import Edge as Edge
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.models.planted import ground_truth as ground_truth
     from interp_kit.registry.models import load as load

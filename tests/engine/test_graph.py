@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from interp_kit.core.circuit import HEAD, MLP, Edge, edges, nodes
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.graph import Graph
+from interp_kit.models.circuit import HEAD, MLP, Edge, edges, nodes
 
 ROWS, LENGTH, VOCABULARY = 3, 5, 7
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, Edge, GroundTruth, edges, nodes
 from interp_kit.core.pairs import PairBatch
 from interp_kit.engine.sites import ACTIVATIONS
+from interp_kit.models.circuit import EMBED, HEAD, LOGITS, MLP, Edge, GroundTruth, edges, nodes
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth, planted_model
 from interp_kit.tasks.boolean import BooleanTask
 from interp_kit.tasks.induction import InductionTask

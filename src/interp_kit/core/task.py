@@ -87,7 +87,7 @@ class AbstractTask(ABC):
     def tokenizer(self) -> object:
         """A Hugging Face tokenizer for the task's text, built offline; by default one that splits at spaces, with ids
         as in `vocabulary`."""
-        from interp_kit.core.tokenizer import word_level
+        from interp_kit.core.own_tokens import word_level
 
         return word_level(self.vocabulary, self.pad)
 

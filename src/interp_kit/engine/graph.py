@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.circuit import Edge, edges, inputs, nodes, stage
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.layers import Layer
 from interp_kit.engine.inputs import check_fits
+from interp_kit.models.circuit import Edge, edges, inputs, nodes, stage
 from interp_kit.models.hooked_model import HookedModel
 
 MEMORY = 2**28  # bytes that what nodes give and read may take, of the texts and graphs that run together

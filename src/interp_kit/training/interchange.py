@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.core.config import check_count, check_number, check_seed, expect
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.inputs import unpadded, whole_text
+from interp_kit.models.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting

@@ -19,10 +19,10 @@ from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.analysis.circuits.direct_attribution import BIAS
 from interp_kit.analysis.circuits.edge_scores import COMPLETE, FIRST, outputs_of, patched, score_edges
 from interp_kit.analysis.circuits.faithfulness import SMALL, areas
-from interp_kit.core.circuit import Edge
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.graph import Graph
+from interp_kit.models.circuit import Edge
 from interp_kit.reports.plotting import figure_of, png
 from interp_kit.tasks.boolean import BooleanTask
 

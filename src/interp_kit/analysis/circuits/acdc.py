@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from interp_kit.analysis.circuits.circuit import Circuit
-from interp_kit.core.circuit import LOGITS, Edge
 from interp_kit.core.config import check_flag, check_number
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, kl
 from interp_kit.engine.solved import both_sides, counted_solved, warn_if_few
+from interp_kit.models.circuit import LOGITS, Edge
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.patches import FancyArrowPatch
 
-from interp_kit.core.circuit import Edge, stage
+from interp_kit.models.circuit import Edge, stage
 from interp_kit.reports.plotting import DIVERGING, new_axes
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.circuit import EMBED, Edge
 from interp_kit.core.config import check_choice, check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.showing import PROGRESS, bar
@@ -19,6 +18,7 @@ from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import both_sides, counted_solved, warn_if_few
+from interp_kit.models.circuit import EMBED, Edge
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting

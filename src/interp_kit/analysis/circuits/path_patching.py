@@ -10,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.circuits.edge_scores import outputs_of, patched
-from interp_kit.core.circuit import Edge
 from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
@@ -20,6 +19,7 @@ from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
+from interp_kit.models.circuit import Edge
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting

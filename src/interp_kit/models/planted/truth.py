@@ -24,7 +24,7 @@ that brings A, queries and keys that stand on positions, the letter that inducti
 from collections.abc import Iterable
 from dataclasses import replace
 
-from interp_kit.core.circuit import EMBED, LOGITS, Edge, GroundTruth, Input, head, mlp
+from interp_kit.models.circuit import EMBED, LOGITS, Edge, GroundTruth, Input, head, mlp
 from interp_kit.models.planted.boolean import BACKUP, DECOY, PRIMARY
 from interp_kit.models.planted.induction import INDUCTION, PREVIOUS
 

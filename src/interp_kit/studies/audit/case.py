@@ -14,13 +14,13 @@ from torch import Tensor
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig, fit_sae
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.circuit import EMBED, LOGITS, Edge, GroundTruth
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.harvest import harvest
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep
+from interp_kit.models.circuit import EMBED, LOGITS, Edge, GroundTruth
 from interp_kit.models.hooked_model import HookedModel
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from interp_kit.analysis.circuits.edge_scores import Method as EdgeMethod
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
-from interp_kit.core.circuit import EMBED
 from interp_kit.engine.edits import Add, Direction, Edit, Mean, Zero
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep
+from interp_kit.models.circuit import EMBED
 from interp_kit.studies.audit.case import Case, Found, Method
 
 STEPS, FITTED = 40, 64  # of DAS: steps, and pairs and controls that it is fitted on
