@@ -57,7 +57,14 @@ class ModularAddition(ik.AbstractTask):
 def main(folder: str | Path) -> None:
     task = ik.register(ModularAddition)()  # registered: `ik.task("modular_addition")` is known from here on
     config = ik.SFTConfig(
-        d_model=64, n_layers=2, n_ctx=8, dropout=0.0, epochs=250, learning_rate=3e-3, batch_size=25, loss_on="completion"
+        d_model=64,
+        n_layers=2,
+        n_ctx=8,
+        dropout=0.0,
+        epochs=250,
+        learning_rate=3e-3,
+        batch_size=25,
+        loss_on="completion",
     )
     if not Path(folder).exists():
         ik.train_sft(task, task.enumerate(), folder, config, device="cpu", progress=False)

@@ -63,4 +63,4 @@ def test_other_equations(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_every_example_says_how_it_is_run(name: str) -> None:
     source = (EXAMPLES / name).read_text()
     assert f"python examples/{name}" in source.split('"""')[1]
-    assert f"{name}\"" in Path(__file__).read_text(), f"{name} is not run by this file"
+    assert f'{name}"' in Path(__file__).read_text(), f"{name} is not run by this file"

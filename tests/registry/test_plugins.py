@@ -85,7 +85,9 @@ def test_a_changed_file_is_read_again(folder: Path) -> None:
 
 
 def test_an_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(folder, "echo = own_tasks_of_a_test:Echo", "gone = nowhere_to_be_found:Echo", "odd = own_tasks_of_a_test:Echo")
+    installed(
+        folder, "echo = own_tasks_of_a_test:Echo", "gone = nowhere_to_be_found:Echo", "odd = own_tasks_of_a_test:Echo"
+    )
     monkeypatch.syspath_prepend(folder)
     assert {"echo", "gone", "boolean"} <= set(names())
     assert ik.task("echo").name == "echo"
