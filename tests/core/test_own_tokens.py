@@ -132,7 +132,6 @@ OURS: dict[str, Callable[[Any, ik.TokenBatch], Any]] = {
     "train_sae": lambda m, b: ik.train_sae(
         m, b, progress=False, config=ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048)
     ),
-    "attention_lags": lambda m, b: ik.attention_lags(m, b, {"before": 1}, queries=["15"]),
 }  # fmt: skip
 
 

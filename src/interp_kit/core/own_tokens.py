@@ -48,7 +48,7 @@ def named_positions(
                     f" {mask.shape[1] - 1}, or -1"
                 )
             found[name] = at
-        check_names("positions", found)
+        check_names("positions", list(found))
         return found
     padded = not bool(mask.all())
     names = [str(i) for i in range(columns)]
