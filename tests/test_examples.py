@@ -31,7 +31,9 @@ def test_modular_addition(folder: Path, capsys: pytest.CaptureFixture[str], monk
     assert "exact match    1.0" in capsys.readouterr().out
     assert ik.task_of(ik.load(model)).describe()["options"] == {"n": 5}
     monkeypatch.setattr(tasks, "_registered", {})  # as in a new process
-    with pytest.raises(ValueError, match="learned task 'modular_addition', which is not among boolean.*--task my_file"):
+    with pytest.raises(
+        ValueError, match=r"learned task 'modular_addition', which is not among boolean.*--task my_file"
+    ):
         ik.task_of(ik.load(model))
     assert ik.task_of(ik.load(model), ADDITION).name == "modular_addition"
     out = str(folder / "out.json")

@@ -1,4 +1,4 @@
-"""The wheel, installed into an empty folder, has what it needs: models, templates, commands; and says what it has not."""
+"""The installed wheel, in an empty folder, has models, templates and commands; and says what it has not."""
 
 import os
 import shutil

@@ -95,12 +95,12 @@ def test_an_entry_point(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ik.task("boolean").name == "boolean", "a broken package harms no other task"
     with pytest.raises(ValueError, match=r"task 'gone' \(nowhere_to_be_found:Echo of echoes\).*ModuleNotFoundError"):
         ik.task("gone")
-    with pytest.raises(ValueError, match="entry point 'odd'.* whose name is 'echo'"):
+    with pytest.raises(ValueError, match=r"entry point 'odd'.* whose name is 'echo'"):
         ik.task("odd")
     installed(folder, "boolean = own_tasks_of_a_test:Taken", package="taker")
     monkeypatch.syspath_prepend(folder / ".")
     tasks.plugins._installed.cache_clear()
-    with pytest.raises(ValueError, match="an installed package calls its task .*:Taken 'boolean'"):
+    with pytest.raises(ValueError, match=r"an installed package calls its task .*:Taken 'boolean'"):
         ik.task("boolean")
     tasks.plugins._installed.cache_clear()
 
@@ -114,7 +114,7 @@ def test_registered_tasks(folder: Path) -> None:
     assert (other.name, ik.task("mine").identity.name) == ("mine", "mine")
     with pytest.raises(ValueError, match="Echo has the name 'boolean', which is a task of interp_kit"):
         ik.register(find("own_tasks_of_a_test:Echo"), "boolean")
-    with pytest.raises(ValueError, match="'echo', under which .*Echo is registered"):
+    with pytest.raises(ValueError, match=r"'echo', under which .*Echo is registered"):
         ik.register(find("own_tasks_of_a_test.py:Needs"), "echo")
 
 
@@ -146,7 +146,7 @@ def test_what_is_no_task_is_one_clear_error(
 
 
 def test_a_task_that_needs_options_says_so(folder: Path) -> None:
-    with pytest.raises(ValueError, match="task 'needs' cannot be made without options: .*times"):
+    with pytest.raises(ValueError, match=r"task 'needs' cannot be made without options: .*times"):
         ik.task("own_tasks_of_a_test.py:Needs")
     assert ik.task("own_tasks_of_a_test.py:Needs", times=1).name == "needs"
 

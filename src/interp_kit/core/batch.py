@@ -22,7 +22,8 @@ class TokenBatch:
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->
     (batch,) true values; fields: what is answered; answer: field -> (batch,) token id of the truth; inputs: the
-    exogenous labels; numeric: labels that are amounts; task: its name, "" if there is none; vocabulary: text of each token id; fingerprint:
+    exogenous labels; numeric: labels that are amounts; task: its name, "" if there
+    is none; vocabulary: text of each token id; fingerprint:
     of the task (see `core.identity`), "" if only its name is known; whole: these are all the examples that the task
     has, so no sample.
     """
@@ -110,8 +111,8 @@ class TokenBatch:
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.as_tensor(mask).to(device)
         if real.shape != ids.shape or real.dtype != torch.bool or not real.any(1).all():
             raise ValueError(
-                f"mask is {real.dtype} of shape {tuple(real.shape)}; expected booleans of shape {tuple(ids.shape)}, with"
-                " a True in every row"
+                f"mask is {real.dtype} of shape {tuple(real.shape)}; expected booleans of shape {tuple(ids.shape)},"
+                " with a True in every row"
             )
         at = named_positions(positions, real)
         if predict is None:

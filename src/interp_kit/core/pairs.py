@@ -23,7 +23,8 @@ class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 
     variable: what was made to differ; target: the field whose answer differs; completion: "own", "clean", "free" or
-    "conflict" (see AbstractTask.pairs), or "no" if the texts hold none; differs: for each pair, every variable that differs; whole: these are all such
+    "conflict" (see AbstractTask.pairs), or "no" if the texts hold none;
+    differs: for each pair, every variable that differs; whole: these are all such
     pairs that the task has, so no sample.
     """
 

@@ -116,8 +116,8 @@ def split_examples(
         train, test = [pool[i] for i in order[count:]], [pool[i] for i in order[:count]]
     if len(train) < 2 or len(test) < 2:
         raise ValueError(
-            f"{source(task)}: {len(train)} distinct training and {len(test)} held-out examples (a share of {held_out:g} of"
-            f" at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
+            f"{source(task)}: {len(train)} distinct training and {len(test)} held-out examples (a share of"
+            f" {held_out:g} of at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
             " fewer examples of a task that a sample exhausts"
         )
     return train, test
