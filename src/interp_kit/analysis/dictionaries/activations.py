@@ -117,8 +117,8 @@ def split_examples(
     if len(train) < 2 or len(test) < 2:
         raise ValueError(
             f"{source(task)}: {len(train)} distinct training and {len(test)} held-out examples (a share of"
-            f" {held_out:g} of at most {limit}, without those trained on); both sides need two, so hold out a larger share, or draw"
-            " fewer examples of a task that a sample exhausts"
+            f" {held_out:g} of at most {limit}, without those trained on); both sides need two, so hold out a larger"
+            " share, or draw fewer examples of a task that a sample exhausts"
         )
     return train, test
 
