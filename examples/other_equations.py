@@ -8,6 +8,8 @@ The same from the command line. The model's files say which equations it learned
 
     interp-kit train --equations 'M=p & q' 'Y=M | r' --inputs p q r --out runs/equations
     interp-kit mechanism runs/equations
+
+Three bits give too few independent pairs for a verdict, and the library says so; give it more inputs for one.
 """
 
 import sys
