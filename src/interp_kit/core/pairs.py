@@ -16,7 +16,7 @@ from interp_kit.core.example import Example, Labelling
 from interp_kit.core.identity import Identity
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 
