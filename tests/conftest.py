@@ -4,7 +4,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +24,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example, Field
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.edits import Edit
+from interp_kit.engine.sites import hook_name
+from interp_kit.engine.sweep import editing
 from interp_kit.models.convert import hooked_transformer
+from interp_kit.models.hooked_model import HookedModel
 from interp_kit.tasks.boolean import BooleanTask
 
 if TYPE_CHECKING:
@@ -47,6 +52,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 MakeModel = Callable[..., "HookedTransformer"]
+ReadActivation = Callable[..., torch.Tensor]
 MakeDirectory = Callable[..., Path]
 Truth = dict[tuple[int, ...], dict[str, int]]
 
@@ -172,3 +178,32 @@ def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory) -> MakeDirectory:
 def pads_with_0() -> SimpleNamespace:
     """A tokenizer that pads on the left with token 0, which texts of the tasks here begin with."""
     return SimpleNamespace(padding_side="left", pad_token_id=0, bos_token_id=1, eos_token_id=1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """The library as its users have it: jaxtyping does not look at arguments, so its own errors come to light."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="session")
+def batch(task: BooleanTask) -> TokenBatch:
+    """All 32 worlds of the boolean task."""
+    return task.batch(task.enumerate())
+
+
+@pytest.fixture(scope="session")
+def activation() -> ReadActivation:
+    """activation(model, batch, site, layer, edits=()): what stands at a site, under edits where some are given."""
+
+    def read(model: HookedModel, batch: TokenBatch, site: str, layer: int | None, edits: tuple[Edit, ...] = ()):
+        name = hook_name(site, layer)
+        with torch.inference_mode():
+            if not edits:
+                return model.run_with_cache(batch.tokens, names_filter=[name])[1][name]
+            with editing(model, batch, edits):
+                return model.run_with_cache(batch.tokens, names_filter=[name])[1][name]
+
+    return read

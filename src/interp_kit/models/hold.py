@@ -132,9 +132,11 @@ def on_model(
         def run(*args: Any, **kwargs: Any) -> Any:
             listed, models = list(args), []
             for name, at in places.items():
-                where, key = (listed, at) if at < len(args) else (kwargs, name)
-                if (at < len(args) or name in kwargs) and not (where[key] is None and name in optional):
-                    models.append((where, key))
+                if at >= len(args) and name not in kwargs:
+                    continue
+                place: tuple[Any, Any] = (listed, at) if at < len(args) else (kwargs, name)
+                if place[0][place[1]] is not None or name not in optional:
+                    models.append(place)
             with ExitStack() as stack:  # two threads take two models in the same order
                 for where, key in sorted(models, key=lambda found: id(found[0][found[1]])):
                     model = using(where[key], causal=causal, shared=shared, gradients=gradients)

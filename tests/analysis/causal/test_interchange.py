@@ -286,7 +286,7 @@ def test_bad_input_says_what_is_wrong(
     with pytest.raises(ValueError, match=r"in no pair does do\(newC .* 'newD'"):
         interchange(model, task, "newC", "newD")
     with pytest.raises(ValueError, match=r"in no pair .*defines no interventions"):
-        interchange(model, parity, "x", "parity")
+        interchange(tiny_model(0), parity, "x", "parity")
     with pytest.raises(ValueError, match="no position 'nowhere'"):
         interchange(model, task, "newB", "newD", positions=["nowhere"])
     with pytest.raises(ValueError, match="no site 'resid'"):

@@ -159,7 +159,7 @@ def test_field_and_k_choose_what_is_compared() -> None:
         tops = [set(np.argsort(-r.importance(field))[:6].tolist()) for r in (a, b)]
         assert found.index[0] == len(tops[0] & tops[1]) / len(tops[0] | tops[1])
         assert found.config["field"] == field
-    with pytest.raises(ValueError, match="no field 'f2'; there are f0, f1"):
+    with pytest.raises(ValueError, match="field is 'f2'; expected one of f0, f1"):
         jaccard(a, b, field="f2")
 
 

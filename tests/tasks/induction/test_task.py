@@ -110,7 +110,7 @@ def test_bad_calls_say_what_is_wrong() -> None:
         TASK.intervene(example, {"where": 4})
     with pytest.raises(ValueError, match="expected 7 distinct ones"):
         TASK.example(0, 1, 1, 2, 3, 4, 5, 6)
-    with pytest.raises(ValueError, match="at least one example"):
+    with pytest.raises(ValueError, match="n is 0"):
         TASK.sample(0, 0)
     for letters, length in ((12, 3), (7, 8), (27, 8)):
         with pytest.raises(ValueError, match=f"induction with {letters} letters and prompts of {length} tokens"):
