@@ -184,7 +184,7 @@ def test_new_values_of_another_shape_are_refused(model, batch: TokenBatch, monke
 
 
 def test_a_subclass_of_copy_is_not_taken_for_a_copy(model, batch: TokenBatch, monkeypatch) -> None:
-    """Copies change nothing up to where two texts differ, and may be written together; what follows from one may not."""
+    """Copies change nothing up to where two texts differ; what follows from one may."""
 
     class Doubled(Copy):
         def new(self, old: Tensor, given: Tensor | None) -> Tensor:
@@ -200,7 +200,7 @@ def test_a_subclass_of_copy_is_not_taken_for_a_copy(model, batch: TokenBatch, mo
 def test_batches_are_hashed_by_identity_and_sources_by_what_they_hold(batch: TokenBatch, pairs: ik.PairBatch) -> None:
     same = replace(batch)
     assert len({batch, batch, same}) == 2
-    assert batch == batch  # noqa: PLR0124
+    assert batch == batch
     assert batch != same
     assert len({pairs, pairs, replace(pairs)}) == 2
     assert len({Copy(batch), Copy(batch), Copy(same), Mean(), Mean(), Resample(1), Resample(1), Resample(2)}) == 5

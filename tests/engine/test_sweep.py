@@ -809,7 +809,7 @@ def test_metrics_are_what_they_are_called(tiny_model: MakeModel, task: BooleanTa
             expected["kl"].append((p[row] * (p[row] / q[row]).log()).sum())
         for metric in (logit_difference, probability, kl, accuracy):
             found = sweep(model, batch, [edit], metric(field.name))
-            close(found.values[0, 0], torch.stack(expected[metric(field.name).kind]))
+            close(found.values[0, 0], torch.stack(expected[metric.__name__]))
         close(sweep(model, batch, [], kl(field.name)).baseline, torch.zeros(1, 32), 1e-6)
     clean = run(model, pairs.clean)[:, int(batch.position("newD?")[0])]
     rows = torch.arange(len(pairs))

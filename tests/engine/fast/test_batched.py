@@ -26,7 +26,7 @@ from interp_kit.engine.fast import plan as suffixes
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.fast.ragged import Windows
-from interp_kit.engine.metrics import Metric, log_probability
+from interp_kit.engine.metrics import KL, Probability, log_probability
 from interp_kit.engine.references import References
 from interp_kit.engine.sites import ACTIVATIONS, has_heads
 from interp_kit.engine.sweep import editing, sweep
@@ -112,7 +112,7 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
     one = edits(layers, attn_only, d_head, other)
     groups = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=6))
     places = [batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))] for _ in range(2)]
-    each = [Metric("kl", "answer", at=places[0]), Metric("probability", "answer", at=places[1]), log_probability()]
+    each = [KL("answer", at=places[0]), Probability("answer", at=places[1]), log_probability()]
     metrics = data.draw(st.permutations(each))
     with pytest.MonkeyPatch.context() as patched:  # how much goes through a layer at once changes nothing
         patched.setattr(suffix_run, "TILE", data.draw(st.sampled_from([1, 40, suffix_run.TILE])))
@@ -344,11 +344,11 @@ def test_a_text_that_is_not_finite_behind_what_is_read_is_said() -> None:
     batch.tokens[batch.tokens == VOCABULARY - 1] = 0
     batch.tokens[1, 3] = VOCABULARY - 1
     at = torch.tensor([LENGTH - 1, 1, 1])
-    sweep(model, batch, [], Metric("probability", "answer", at=at))
+    sweep(model, batch, [], Probability("answer", at=at))
     with torch.no_grad():
         model.embed.W_E[VOCABULARY - 1] = torch.nan
     with pytest.raises(FloatingPointError, match="nan or infinite"):
-        sweep(model, batch, [], Metric("probability", "answer", at=at))
+        sweep(model, batch, [], Probability("answer", at=at))
 
 
 def test_a_model_that_is_not_computed_goes_by_hooks() -> None:

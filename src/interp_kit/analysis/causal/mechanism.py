@@ -21,7 +21,7 @@ from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_a
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.edits import Copy, Edit
-from interp_kit.engine.metrics import Metric, accuracy, logit_difference
+from interp_kit.engine.metrics import Accuracy, LogitDifference, accuracy, logit_difference
 from interp_kit.engine.sweep import editing, sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -151,7 +151,7 @@ def mechanism(model: HookedModel, task: AbstractTask, *, mediator: str, target: 
     token = _flips(model, task.conflict_pairs(mediator, target).to(device))
     cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
     both_sides = [
-        sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
+        sweep(model, side, [], Accuracy(target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
     ]
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
     sender: tuple[str, ...] = ()
@@ -247,7 +247,7 @@ def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str) ->
     the clean completion held, and flips of both when running freely."""
     clean, other = pairs.clean, pairs.corrupt
     predicts = clean.field(mediator).predict
-    metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
+    metrics = [LogitDifference(name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
     edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
     swept = sweep(model, clean, edits, metrics, other=other)
     goal = swept.other
