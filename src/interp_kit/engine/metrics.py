@@ -100,8 +100,11 @@ class AtField(Metric):
         return replace(self, **{name: None if value is None else value[rows] for name, value in given.items()})
 
     def reads(self, batch: TokenBatch) -> Int[Tensor, "batch 1"]:
-        at = batch.position(batch.field(self.field).predict) if self.at is None else self.at
-        return at[:, None]
+        return self.position(batch)[:, None]
+
+    def position(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
+        """(batch,) the index whose logits are read."""
+        return batch.position(batch.field(self.field).predict) if self.at is None else self.at
 
     def right_of(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
         """(batch,) the right token."""

@@ -206,7 +206,7 @@ def logit_lens(
 
 def _measured(
     batch: TokenBatch | PairBatch, target: str | None, metric: Metric | None, *, linear: bool = True
-) -> tuple[TokenBatch, Metric]:
+) -> tuple[TokenBatch, AtField]:
     side = batch.clean if isinstance(batch, PairBatch) else batch
     if metric is not None:
         expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
