@@ -17,7 +17,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Field
 from interp_kit.core.pairs import PairBatch
 from interp_kit.engine.fast.forward import Executor
-from interp_kit.engine.metrics import Metric
+from interp_kit.engine.metrics import LogitDifference, Metric
 from interp_kit.models.convert import convert_mygpt, hooked_transformer
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 
@@ -118,7 +118,7 @@ def _beside(
     }[site, by]
 
     def metric(sides: PairBatch) -> Metric:
-        return Metric("logit_difference", "answer", right, wrong, at)
+        return LogitDifference("answer", right, wrong, at)
 
     index = [
         (layer, *((start,) if by == "position" else ()), *((head,) if head is not None else ()))

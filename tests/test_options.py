@@ -14,6 +14,7 @@ import torch
 
 import interp_kit as ik
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_number
+from interp_kit.engine.metrics import Probability
 from interp_kit.studies.culture.training.config import CultureConfig
 from interp_kit.tasks.induction import InductionTask
 from interp_kit.training.interchange import InterchangeConfig
@@ -242,7 +243,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         },
     ),
     "completer": (lambda h, o: ik.completer(h.model, **o), {"length": (*COUNTS, 10**6)}),
-    "Metric": (lambda h, o: ik.Metric(**({"field": "newD"} | o)), {"kind": WORDS}),
+    "Metric": (lambda h, o: Probability(**o), {"field": ("completion",)}),
     "log_probability": (lambda h, o: ik.log_probability(**o), {"target": ("newD", 1, None)}),
     "exact_match": (lambda h, o: ik.exact_match(**o), {"target": ("newD", 1, None)}),
     "load": (lambda h, o: ik.load(**({"name": "boolean-direct"} | o)), {"fold": FLAGS, "name": ("zz",)}),

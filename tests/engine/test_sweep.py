@@ -18,11 +18,11 @@ from transformer_lens import HookedTransformer
 from transformer_lens.hook_points import HookPoint
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import complete
 from interp_kit.engine.edits import Add, Copy, CopyAttended, Edit, Mean, Resample, Scale, Set, Source, Zero
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.metrics import Metric, accuracy, kl, logit_difference, probability
-from interp_kit.engine.references import Engine
 from interp_kit.engine.sites import ACTIVATIONS, hook_name
 from interp_kit.engine.sweep import editing, sweep
 from interp_kit.engine.weight_edits import edited_weights
@@ -375,7 +375,7 @@ def test_weights_and_hooks_are_put_back_after_an_exception(
     misfit = Edit("resid_mid", 0, Set(torch.ones(3, 3, 3)))
     with pytest.raises(ValueError, match=r"numbers of shape \(3, 3, 3\) do not fit the edited slice \(32, 23, 16\)"):
         sweep(model, batch, [[*group, misfit]], metrics())
-    monkeypatch.setattr("interp_kit.engine.edit_checks._check_shape", lambda edit, shape: None)
+    monkeypatch.setattr(Source, "check_shape", lambda source, shape: None)
     with pytest.raises(RuntimeError, match="expand"):
         sweep(model, batch, [[*group, misfit]], metrics())
     assert untouched(model, before)
@@ -809,7 +809,7 @@ def test_metrics_are_what_they_are_called(tiny_model: MakeModel, task: BooleanTa
             expected["kl"].append((p[row] * (p[row] / q[row]).log()).sum())
         for metric in (logit_difference, probability, kl, accuracy):
             found = sweep(model, batch, [edit], metric(field.name))
-            close(found.values[0, 0], torch.stack(expected[metric(field.name).kind]))
+            close(found.values[0, 0], torch.stack(expected[metric.__name__]))
         close(sweep(model, batch, [], kl(field.name)).baseline, torch.zeros(1, 32), 1e-6)
     clean = run(model, pairs.clean)[:, int(batch.position("newD?")[0])]
     rows = torch.arange(len(pairs))

@@ -14,7 +14,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Edit
-from interp_kit.engine.metrics import Metric
+from interp_kit.engine.metrics import LogitDifference
 from interp_kit.models.hold import held
 
 MakeModel = Callable[..., Any]
@@ -303,7 +303,7 @@ def test_kl_is_flat_at_the_run_itself_and_only_there(tiny_model: MakeModel, pair
     assert np.corrcoef(exact.score, followed.score)[0, 1] > 0.5
 
 
-class Rounded(Metric):
+class Rounded(LogitDifference):
     """A logit difference in tenths: steps, under a name that does not say so."""
 
     def measure(self, logits: Any, batch: TokenBatch, reference: Any = None) -> torch.Tensor:
@@ -313,7 +313,7 @@ class Rounded(Metric):
 def test_a_metric_that_is_found_flat_is_refused(tiny_model: MakeModel, pairs: PairBatch) -> None:
     for method in ("eap", "eap-ig"):
         with pytest.raises(ValueError, match="logit difference of newD is flat where its gradient is taken"):
-            ik.score_edges(tiny_model(0), pairs, method=method, metric=lambda p: Rounded("logit_difference", p.target))
+            ik.score_edges(tiny_model(0), pairs, method=method, metric=lambda p: Rounded(p.target))
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from interp_kit.core.own_tokens import answer_field, named_positions, whole_numb
 from interp_kit.core.showing import ROWS, counted, line, preview, shortened, some
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenBatch:
     """Examples as tensors. Ragged rows are padded on the right, so a causal model sees each row as if it stood alone;
-    rows that are given padded on the left are moved there, and their named positions with them.
+    rows that are given padded on the left are moved there, and their named positions with them. A batch is equal to
+    itself alone, and hashable as that.
 
     tokens: (batch, pos) token ids; mask: (batch, pos) True on real tokens; prompt_length: (batch,); positions: name ->
     (batch,) index, -1 where a row has no such position, ordered as they stand in the text; labels: variable ->

@@ -19,7 +19,7 @@ from interp_kit.core.own_tokens import whole_numbers
 from interp_kit.core.showing import ROWS, counted, line, preview
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PairBatch:
     """Clean and corrupt examples, row by row of equal length.
 

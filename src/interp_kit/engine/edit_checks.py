@@ -1,22 +1,37 @@
 """Whether an edit fits a model and a batch, before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_number, check_seed
-from interp_kit.engine.edits import Add, CopyAttended, Edit, Resample, Scale, Set, Zero
+from interp_kit.core.config import expect
+from interp_kit.engine.edits import CopyAttended, Edit, EditGroup, Source
 from interp_kit.engine.sites import ACTIVATIONS, WEIGHTS, has_heads, hook_name
 from interp_kit.models.hooked_model import HookedModel
+
+
+def check_edits(model: HookedModel, batch: TokenBatch, groups: Iterable[EditGroup]) -> None:
+    """Raise ValueError for the first edit that does not fit the model or the batch; TypeError for a source that is
+    none, or has no hash. Whether a source fits a batch is looked up once per position."""
+    checked: set[tuple[Source, str | int | None]] = set()
+    for edit in (edit for group in groups for edit in group):
+        check_edit(model, batch, edit)
+        if (edit.source, edit.position) not in checked and not edit.is_weight:
+            _named(edit, edit.source.check, batch, edit.position)
+            checked.add((edit.source, edit.position))
 
 
 def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
     """Raise ValueError saying what of an edit does not fit the model or the batch."""
     cfg = model.cfg
-    _check_numbers(edit)
+    expect("the source of an edit", edit.source, Source, "such as interp_kit.Zero(), or a subclass of yours")
+    if type(edit.source).__hash__ is None:
+        raise TypeError(
+            f"{edit}: its source has no hash; make {type(edit.source).__name__} a @dataclass(frozen=True, eq=False)"
+        )
     if edit.layer is not None and not 0 <= edit.layer < cfg.n_layers:
         raise ValueError(f"{edit}: the model has layers 0 to {cfg.n_layers - 1}")
     if edit.head is not None:
@@ -28,7 +43,7 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
     if edit.is_weight:
         if edit.position is not None:
             raise ValueError(f"{edit}: a weight has no position")
-        if not isinstance(edit.source, Set | Zero | Add | Scale):
+        if not edit.source.of_weights:
             raise ValueError(f"{edit}: a weight takes Set, Zero, Add or Scale")
         _check_positional(model, edit)
         weight = find_weight(dict(model.named_parameters()), edit)
@@ -39,7 +54,7 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             raise ValueError(f"{edit}: mask of shape {tuple(edit.mask.shape)}, weight of {tuple(weight.shape)}")
         _check_neuron(edit, weight.shape[-1])
         shape = weight.shape if edit.head is None else weight.shape[1:]
-        _check_shape(edit, shape if edit.neuron is None else shape[:-1])
+        _named(edit, edit.source.check_shape, shape if edit.neuron is None else shape[:-1])
         return
     if edit.mask is not None:
         raise ValueError(f"{edit}: mask is for weights; name a position, head or neuron instead")
@@ -56,8 +71,8 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
         batch.position(edit.position)
     elif edit.position is not None and not 0 <= edit.position < batch.tokens.shape[1]:
         raise ValueError(f"{edit}: the batch has positions 0 to {batch.tokens.shape[1] - 1}")
-    if isinstance(edit.source, Set | Add):
-        _check_shape(edit, (*batch.tokens.shape[: 1 + (edit.position is None)], *_tail_shape(cfg, edit)))
+    shape = (*batch.tokens.shape[: 1 + (edit.position is None)], *_tail_shape(cfg, edit))
+    _named(edit, edit.source.check_shape, shape)
     if isinstance(edit.source, CopyAttended):
         if edit.site != "z" or not isinstance(edit.position, str):
             raise ValueError(f'{edit}: CopyAttended is for site "z" at a named position')
@@ -69,15 +84,12 @@ def check_edit(model: HookedModel, batch: TokenBatch, edit: Edit) -> None:
             )
 
 
-def _check_numbers(edit: Edit) -> None:
-    """Raise ValueError for factors and seeds of an edit that are not numbers."""
-    match edit.source:
-        case Scale(factor=factor):
-            check_number("factor", factor)
-        case Add(scale=scale):
-            check_number("scale", scale)
-        case Resample(seed=seed):
-            check_seed(seed)
+def _named(edit: Edit, check: Callable[..., None], *given: Any) -> None:
+    """Make a check of an edit's source, whose ValueError then names the edit."""
+    try:
+        check(*given)
+    except ValueError as error:
+        raise ValueError(f"{edit}: {error}") from None
 
 
 def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
@@ -107,13 +119,3 @@ def _tail_shape(cfg: Any, edit: Edit) -> tuple[int, ...]:
     axes = ACTIVATIONS[edit.site][1]
     each = () if "head" not in axes or edit.head is not None else (heads,)
     return each if edit.neuron is not None else (*each, getattr(cfg, axes[-1]))
-
-
-def _check_shape(edit: Edit, shape: Sequence[int]) -> None:
-    """Raise ValueError where the numbers of a Set or an Add are not broadcast to the edited slice."""
-    if not isinstance(edit.source, Set | Add):
-        return
-    value = edit.source.value if isinstance(edit.source, Set) else edit.source.vector
-    pairs = zip(reversed(value.shape), reversed(shape), strict=False)
-    if value.ndim > len(shape) or any(given not in (1, wanted) for given, wanted in pairs):
-        raise ValueError(f"{edit}: numbers of shape {tuple(value.shape)} do not fit the edited slice {tuple(shape)}")

@@ -2,113 +2,23 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_names, expect, one_or_more
 from interp_kit.engine.sites import WEIGHTS, check_layer, has_heads, layers_of, parse_site
+from interp_kit.engine.sources import Add as Add
+from interp_kit.engine.sources import Copy as Copy
+from interp_kit.engine.sources import CopyAttended as CopyAttended
+from interp_kit.engine.sources import Mean as Mean
+from interp_kit.engine.sources import Resample as Resample
+from interp_kit.engine.sources import Scale as Scale
+from interp_kit.engine.sources import Set as Set
+from interp_kit.engine.sources import Source as Source
+from interp_kit.engine.sources import Zero as Zero
 from interp_kit.models.hooked_model import HookedModel
-
-
-class Source:
-    """What an edit puts at its site. One of the classes below."""
-
-
-Values = Tensor | np.ndarray | Sequence[Any] | np.generic | float | int
-
-
-def _numbers(name: str, given: Any) -> Tensor:
-    """A tensor of what numbers an edit was given, wherever they lie: they follow the model's dtype and device when they
-    are written. Raises TypeError for what is not made of real numbers, ValueError for nan."""
-    try:
-        value = given if isinstance(given, Tensor) else torch.as_tensor(np.asarray(given))
-    except (TypeError, ValueError):
-        found = f"{type(given).__name__} of {getattr(np.asarray(given, dtype=object), 'dtype', 'objects')}"
-        raise TypeError(f"{name} takes a tensor, an array or a list of real numbers, not a {found}") from None
-    if value.is_complex() or value.layout != torch.strided or value.is_meta:
-        raise TypeError(
-            f"{name} takes a dense tensor of real numbers, not {value.dtype}, {value.layout}, {value.device}"
-        )
-    if value.is_floating_point() and bool(value.isnan().any()):
-        raise ValueError(f"{name}: {int(value.isnan().sum())} of {value.numel()} numbers are nan")
-    return value
-
-
-@dataclass(frozen=True, eq=False, init=False)
-class Set(Source):
-    """Write this value, broadcast to the edited slice: (batch, …) at a named position, (batch, pos, …) elsewhere. It
-    may be a tensor of any dtype and device, an array, a list or a number."""
-
-    value: Tensor
-
-    def __init__(self, value: Values) -> None:
-        object.__setattr__(self, "value", _numbers("Set", value))
-
-
-@dataclass(frozen=True)
-class Zero(Source):
-    """Write zero. Far from anything that the model has seen: prefer Mean or Resample."""
-
-
-@dataclass(frozen=True, eq=False)
-class Mean(Source):
-    """Write the mean over the rows of `over` (the batch itself by default) at the same named position."""
-
-    over: TokenBatch | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Resample(Source):
-    """Write the activation of another row of `over` (the batch itself by default) at the same named position.
-
-    From the batch itself, no row keeps its own activation.
-    """
-
-    seed: int = 0
-    over: TokenBatch | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Copy(Source):
-    """Write the activation that the same model has on `batch`, row by row: patching, interchange."""
-
-    batch: TokenBatch
-
-
-@dataclass(frozen=True, eq=False)
-class CopyAttended(Source):
-    """Path patching by sender: the edited position reads keys and values of `batch` at `senders`; nobody else does.
-
-    For site "z" with a named position, the receiver. Only the attention of the receiver changes: no earlier position
-    does, and later ones only by what they read of the receiver (Goldowsky-Dill et al. 2023, with positions as senders).
-    """
-
-    batch: TokenBatch
-    senders: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False, init=False)
-class Add(Source):
-    """Add scale * vector: steering. `vector` is broadcast like Set's value."""
-
-    vector: Tensor
-    scale: float | int
-
-    def __init__(self, vector: Values, scale: float | int = 1.0) -> None:
-        object.__setattr__(self, "vector", _numbers("Add", vector))
-        object.__setattr__(self, "scale", scale)
-
-
-@dataclass(frozen=True)
-class Scale(Source):
-    """Multiply by a factor; -1 flips."""
-
-    factor: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +58,11 @@ class Edit:
     def is_weight(self) -> bool:
         """Whether the site is a parameter."""
         return self.site in WEIGHTS
+
+    @property
+    def needs_hooks(self) -> bool:
+        """True if it is more than new values of an activation, and so runs through TransformerLens hooks."""
+        return self.is_weight or isinstance(self.source, CopyAttended)
 
     @property
     def tail(self) -> tuple:

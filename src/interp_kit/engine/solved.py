@@ -13,18 +13,18 @@ import numpy as np
 from torch import Tensor
 
 from interp_kit.core.pairs import PairBatch
-from interp_kit.engine.metrics import COMPLETION, Metric
+from interp_kit.engine.metrics import Accuracy, AtField, ExactMatch, Metric
 
 FEW = 0.5  # of the pairs: whoever guesses between two answers solves both sides of a quarter
 
 
 def solving(metric: Metric, pairs: PairBatch) -> tuple[Metric, Metric]:
     """What says whether the clean side and the corrupt side are answered correctly, read where `metric` is read."""
-    if metric.field == COMPLETION:
-        return Metric("exact_match", COMPLETION), Metric("exact_match", COMPLETION)
+    if not isinstance(metric, AtField):
+        return ExactMatch(), ExactMatch()
     if metric.field not in pairs.clean.answer and (metric.right is None or metric.wrong is None):
-        return Metric("accuracy", pairs.target), Metric("accuracy", pairs.target)
-    clean = Metric("accuracy", metric.field, right=metric.right, at=metric.at)
+        return Accuracy(pairs.target), Accuracy(pairs.target)
+    clean = Accuracy(metric.field, right=metric.right, at=metric.at)
     return clean, replace(clean, right=None if metric.right is None else metric.wrong)
 
 

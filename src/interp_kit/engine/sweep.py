@@ -15,7 +15,8 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
-from interp_kit.engine.edit_checks import check_edit
+from interp_kit.engine.apply import NOT_FINITE, Engine
+from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit, as_group
 from interp_kit.engine.fast.batched import logits_under
 from interp_kit.engine.fast.forward import INSIDE, TOLERANCE, Executor
@@ -23,7 +24,6 @@ from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.inputs import whole_text
 from interp_kit.engine.metrics import Metric
-from interp_kit.engine.references import NOT_FINITE, Engine, needs_hooks
 from interp_kit.engine.weight_edits import applied
 from interp_kit.models.hold import held, on_model, plain, using
 from interp_kit.models.hooked_model import HookedModel
@@ -99,37 +99,34 @@ def sweep(
     if other is not None:
         check_meeting(model, other, TokenBatch)
     edits = [edits] if isinstance(edits, Edit) else edits
-    hooked, engine = np.zeros(len(edits), dtype=bool), Engine(model, batch)
-    for i, one in enumerate(edits):
-        for edit in as_group(one):
-            check_edit(model, batch, edit)
-            engine.check(edit)
-            hooked[i] |= needs_hooks(edit)
+    groups = [as_group(one) for one in edits]
+    check_edits(model, batch, groups)
+    hooked = np.array([any(edit.needs_hooks for edit in group) for group in groups], dtype=bool)
     why = "weights or senders are edited" if hooked.any() else ""
     parts = [metric.reads(batch) for metric in metrics]
     reads = torch.cat(parts, 1)
-    with bar(len(edits), "edits", progress) as shown, torch.inference_mode():
+    with bar(len(groups), "edits", progress) as shown, torch.inference_mode():
         hidden = None
         try:
-            inside = any(edit.site in INSIDE for one in edits for edit in as_group(one))
-            suffix = _plain(engine, reads, inside)
+            inside = any(edit.site in INSIDE for group in groups for edit in group)
+            engine, suffix = _plain(model, batch, reads, inside)
         except Unsupported as reason:
-            suffix, hooked[:], why = None, True, str(reason)
+            engine, suffix, hooked[:], why = Engine(model, batch), None, True, str(reason)
         before = engine.logits[engine.rows[:, None], reads] if suffix is None else suffix.logits
         baseline = _measure(metrics, parts, batch, before, before)
-        values = baseline.expand(len(edits), -1, -1).clone()
+        values = baseline.expand(len(groups), -1, -1).clone()
         if suffix is not None:
             fast = np.flatnonzero(~hooked)
             there = None if other is None else torch.cat([metric.reads(other) for metric in metrics], 1)
-            hidden = engine.harvest((as_group(edits[i]) for i in fast.tolist()), other, there)
-            entries = suffix.entries(as_group(edits[i]) for i in fast.tolist())
+            hidden = engine.references.harvest((groups[i] for i in fast.tolist()), other, there)
+            entries = suffix.entries(groups[i] for i in fast.tolist())
             shown.update(len(fast) - int((entries.start >= 0).sum()))
             for chunk in suffix.chunks(entries, memory):
-                logits = logits_under(suffix, [as_group(edits[i]) for i in fast[chunk].tolist()])
+                logits = logits_under(suffix, [groups[i] for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
                 shown.update(len(chunk))
         for i in np.flatnonzero(hooked).tolist():
-            logits = engine.run(as_group(edits[i]))[engine.rows[:, None], reads]
+            logits = engine.run(groups[i])[engine.rows[:, None], reads]
             values[i] = _measure(metrics, parts, batch, logits, before)
             shown.update()
         beside, more = None, None
@@ -188,20 +185,20 @@ def _measure(
     return torch.stack(found)
 
 
-def _plain(engine: Engine, reads: Tensor, inside: bool) -> Suffix:
-    """The unedited run in plain torch, after which references come from there too. Raises Unsupported where its logits
-    are not the model's own on the first rows, FloatingPointError where they are not finite."""
-    batch = engine.batch
-    suffix = Suffix(Executor(engine.model, compare=False), batch, reads, engine.new_value, inside=inside)
+def _plain(model: HookedModel, batch: TokenBatch, reads: Tensor, inside: bool) -> tuple[Engine, Suffix]:
+    """The unedited run in plain torch, and an engine whose references come from there too. Raises Unsupported where its
+    logits are not the model's own on the first rows, FloatingPointError where they are not finite."""
+    executor = Executor(model, compare=False)
+    engine = Engine(model, batch, executor)
+    suffix = Suffix(executor, batch, reads, engine.references.new_value, inside=inside)
     few = slice(0, COMPARED)
-    expected = whole_text(engine.model, batch.tokens[few])[engine.rows[few, None], reads[few]]
+    expected = whole_text(model, batch.tokens[few])[engine.rows[few, None], reads[few]]
     difference = float((suffix.logits[few] - expected).abs().max())
     if expected.isfinite().all() and not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):
         raise Unsupported(f"logits on this batch differ from the model's by {difference:.1e}")
     if not suffix.finite():
         raise FloatingPointError(NOT_FINITE)
-    engine.executor = suffix.x
-    return suffix
+    return engine, suffix
 
 
 @contextlib.contextmanager
@@ -220,8 +217,7 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
         )
     with held(model, block=True):
         with using(model, causal=False), torch.no_grad():  # not inference_mode: the caller may want gradients
-            for edit in group:
-                check_edit(model, batch, edit)
+            check_edits(model, batch, [group])
             hooks = Engine(model, batch).hooks(group)
         with applied(model, group, hooks):
             yield model

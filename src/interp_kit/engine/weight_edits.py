@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.engine.edit_checks import find_weight
-from interp_kit.engine.edits import Add, Edit, EditGroup, Scale, Set, Zero
+from interp_kit.engine.edits import Edit, EditGroup
 from interp_kit.models.hooked_model import Hook, HookedModel
 
 
@@ -82,17 +82,7 @@ def _edit_weight(parameter: Tensor, edit: Edit) -> None:
     where: tuple = () if edit.head is None else (edit.head,)
     where = (*where, ..., slice(None) if edit.neuron is None else edit.neuron)
     old = parameter[where].clone()
-    match edit.source:
-        case Zero():
-            new = torch.zeros_like(old)
-        case Scale(factor=factor):
-            new = old * factor
-        case Add(vector=vector, scale=scale):
-            new = old + scale * vector.to(old)
-        case Set(value=value):
-            new = value.to(old).expand_as(old)
-        case _:
-            raise TypeError(f"{edit}: a weight takes Set, Zero, Add or Scale")
+    new = edit.source.new(old, edit.source.numbers)
     if edit.mask is not None:
         new = torch.where(edit.mask.to(old.device)[where], new, old)
     parameter[where] = new

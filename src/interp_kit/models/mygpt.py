@@ -115,7 +115,7 @@ class MyGPT(nn.Module):
 
     def forward(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
         """(batch, pos, vocab) logits; those at t predict tokens[:, t] from the tokens before it."""
-        x = self._start(tokens)
+        x = self.embed_tokens(tokens)
         for block in self.blocks:
             x = block(x)
         return self.readout(x)
@@ -123,7 +123,7 @@ class MyGPT(nn.Module):
     @torch.no_grad()
     def attention(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "layer batch head pos pos"]:
         """(layer, batch, head, to, from) attention patterns; `from` t is the token before t, the padded 0 first."""
-        x, patterns = self._start(tokens), []
+        x, patterns = self.embed_tokens(tokens), []
         seen = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
         for block in self.blocks:
             assert isinstance(block, Block)
@@ -133,8 +133,8 @@ class MyGPT(nn.Module):
             x = block(x)
         return torch.stack(patterns)
 
-    def _start(self, tokens: Tensor) -> Tensor:
-        """(batch, pos, d_model) the shifted tokens, embedded, with their positions."""
+    def embed_tokens(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """(batch, pos, d_model) the tokens shifted right by one, embedded, plus their positions: what block 0 reads."""
         shifted = F.pad(tokens, (1, 0))[:, : tokens.shape[1]]
         x = F.dropout(self.embed(shifted), self.dropout, self.training)
         length = x.shape[1]

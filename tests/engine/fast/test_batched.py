@@ -17,6 +17,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.engine import sweep as sweeping
+from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import decode
 from interp_kit.engine.edits import Add, Copy, Edit, Mean, Resample, Scale, Set, Zero
 from interp_kit.engine.fast import batched as suffix_run
@@ -25,8 +26,8 @@ from interp_kit.engine.fast import plan as suffixes
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.fast.ragged import Windows
-from interp_kit.engine.metrics import Metric, log_probability
-from interp_kit.engine.references import Engine
+from interp_kit.engine.metrics import KL, Probability, log_probability
+from interp_kit.engine.references import References
 from interp_kit.engine.sites import ACTIVATIONS, has_heads
 from interp_kit.engine.sweep import editing, sweep
 
@@ -111,7 +112,7 @@ def test_any_edits_give_what_hooks_give(data: st.DataObject) -> None:
     one = edits(layers, attn_only, d_head, other)
     groups = data.draw(st.lists(st.lists(one, min_size=1, max_size=3), min_size=1, max_size=6))
     places = [batch.positions[data.draw(st.sampled_from(["query", "end", "t1"]))] for _ in range(2)]
-    each = [Metric("kl", "answer", at=places[0]), Metric("probability", "answer", at=places[1]), log_probability()]
+    each = [KL("answer", at=places[0]), Probability("answer", at=places[1]), log_probability()]
     metrics = data.draw(st.permutations(each))
     with pytest.MonkeyPatch.context() as patched:  # how much goes through a layer at once changes nothing
         patched.setattr(suffix_run, "TILE", data.draw(st.sampled_from([1, 40, suffix_run.TILE])))
@@ -158,7 +159,8 @@ def test_blocks_and_tiles_are_for_the_processor_alone(device: str, sizes: list[i
     assert [len(rows) for rows in products.blocks(torch.empty(2, 700, 4, device=device))] == sizes
     run = object.__new__(suffix_run._Run)
     run.windows = Windows([0, 0, 0, 0, 20, 25, 0, *[48] * 20], 50, torch.arange(10))  # 500 tokens at first
-    run.s, run.state = Mock(batch=range(10), end=50), torch.empty(0, 4, device=device)
+    run.s = Mock(batch=range(10), end=50)
+    run.s.x.embed = torch.empty(0, 4, device=device)
     tiles = [range(0, 2), range(2, 4), range(4, 6), range(6, 8), range(8, 27)]  # the last two: not all padding
     assert list(run._tiles(27)) == (tiles if device == "cpu" else [range(0, 12), range(12, 27)])
     assert list(run._tiles(0)) == []
@@ -170,7 +172,7 @@ def test_what_two_texts_share_is_run_only_where_it_undoes_another_edit() -> None
     tokens = batch.tokens.clone()
     tokens[0, 4:], tokens[1, 3:], tokens[2, 5:] = 1 - tokens[0, 4:].clamp(max=1), 5, 6
     other = dataclasses.replace(batch, tokens=tokens)
-    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], Engine(model, batch).new_value)
+    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], References(model, batch).new_value)
     add = Edit("resid_pre", 0, Add(torch.arange(8.0)), position=1)
     groups = [
         [Edit("resid_pre", 0, Copy(other), position=2)],
@@ -230,7 +232,7 @@ def test_chunks_run_every_group_once_and_keep_to_the_memory(memory: int, monkeyp
     monkeypatch.setattr(suffixes, "CHUNK", 2000)
     model, batch = network(0, d_head=4, layers=2, attn_only=False, final_norm=True, act="relu"), ragged(1)
     groups = [(Edit("z", i % 2, Zero(), position=(0, 3, 5)[i % 3]),) for i in range(300)]
-    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], Engine(model, batch).new_value)
+    suffix = Suffix(Executor(model), batch, batch.positions["end"][:, None], References(model, batch).new_value)
     entries = suffix.entries(groups)
     chunks = list(suffix.chunks(entries, memory))
     assert sorted(np.concatenate(chunks).tolist()) == list(range(len(groups)))
@@ -292,9 +294,9 @@ def test_chunks_take_no_more_than_the_memory(site: str, read: int, first: int, m
     reads = torch.arange(length - read, length).expand(rows, -1)
     with torch.inference_mode():
         engine = Engine(model, batch)
-        suffix = Suffix(Executor(model), batch, reads, engine.new_value)
+        suffix = Suffix(Executor(model), batch, reads, engine.references.new_value)
         groups = [(Edit(site, i % 2, Copy(other), position=max(first, i % length)),) for i in range(400)]
-        engine.harvest(groups)
+        engine.references.harvest(groups)
         entries = suffix.entries(groups)
         for memory in (2**20, 2**22, 2**24):
             peaks = []
@@ -342,11 +344,11 @@ def test_a_text_that_is_not_finite_behind_what_is_read_is_said() -> None:
     batch.tokens[batch.tokens == VOCABULARY - 1] = 0
     batch.tokens[1, 3] = VOCABULARY - 1
     at = torch.tensor([LENGTH - 1, 1, 1])
-    sweep(model, batch, [], Metric("probability", "answer", at=at))
+    sweep(model, batch, [], Probability("answer", at=at))
     with torch.no_grad():
         model.embed.W_E[VOCABULARY - 1] = torch.nan
     with pytest.raises(FloatingPointError, match="nan or infinite"):
-        sweep(model, batch, [], Metric("probability", "answer", at=at))
+        sweep(model, batch, [], Probability("answer", at=at))
 
 
 def test_a_model_that_is_not_computed_goes_by_hooks() -> None:

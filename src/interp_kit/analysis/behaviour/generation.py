@@ -16,12 +16,12 @@ from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats import wilson
+from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import decode
-from interp_kit.engine.edit_checks import check_edit
+from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.inputs import whole_text
-from interp_kit.engine.references import Engine
 from interp_kit.engine.sweep import editing
 from interp_kit.engine.weight_edits import edited_weights
 from interp_kit.models.hold import on_model
@@ -166,9 +166,8 @@ def generate_under(
     check_flag("progress", progress)
     if not edits or INTACT in edits:
         raise ValueError(f'edits is of {list(edits)}: name at least one edit, and none "intact"')
-    groups = {name: [edit] if isinstance(edit, Edit) else list(edit) for name, edit in edits.items()}
-    for edit in (edit for group in groups.values() for edit in group):
-        check_edit(model, batch, edit)
+    groups = {name: (edit,) if isinstance(edit, Edit) else tuple(edit) for name, edit in edits.items()}
+    check_edits(model, batch, groups.values())
     at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     asked = batch.mask & (at >= batch.prompt_length[:, None])
     lengths = batch.mask.sum(1)

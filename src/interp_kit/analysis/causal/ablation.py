@@ -158,7 +158,7 @@ def ablate(
     swept = sweep(model, batch, edits, metrics, unedited=right, progress=progress)
     assert swept.unedited is not None
     ablated = swept.values.reshape(len(components), len(draws), len(names), len(batch)).mean(1)
-    is_distance = metrics[0].kind == "kl"
+    is_distance = metrics[0].is_distance
     result = AblationResult(
         component=tuple(name for name, _ in components),
         layer=np.array([parts[0][1] for _, parts in components]),
@@ -172,7 +172,7 @@ def ablate(
             "task": batch.task,
             "whole": batch.whole,
             "kind": kind,
-            "metric": metrics[0].kind.replace("_", " "),
+            "metric": metrics[0].title,
             "seed": seed,
             "resamples": len(draws),
             **counted_solved(swept.unedited == 1),

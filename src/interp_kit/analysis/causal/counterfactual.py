@@ -12,7 +12,7 @@ from torch import Tensor, tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
 from interp_kit.core.task import AbstractTask
-from interp_kit.engine.metrics import Metric
+from interp_kit.engine.metrics import AtField
 
 SOURCES = 128  # sources that each base of a larger pool is paired with
 
@@ -27,14 +27,16 @@ class Interchange:
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen(Metric):
+class Chosen(AtField):
     """The token id of the field's candidate with the highest logit, as a number."""
 
-    def measure(
+    title, differentiable = "choice", False
+
+    def values(
         self,
         logits: Float[Tensor, "*edits batch read vocab"],
         batch: TokenBatch,
-        reference: Float[Tensor, "batch read vocab"] | None = None,
+        reference: Float[Tensor, "batch read vocab"] | None,
     ) -> Float[Tensor, "*edits batch"]:
         candidates = tensor(batch.field(self.field).candidates, device=logits.device)
         return candidates[logits[..., 0, candidates].argmax(-1)].float()

@@ -184,7 +184,7 @@ def _full(
     True where the unedited model solves the base."""
     copy = Copy(trials.source)
     edits = [Edit(site, number, copy, position=name) for number, name in cells]
-    swept = sweep(model, trials.base, edits, Chosen("accuracy", trials.target))
+    swept = sweep(model, trials.base, edits, Chosen(trials.target))
     candidates = torch.tensor(trials.base.field(trials.target).candidates)
     right = candidates[trials.right.cpu()]
     shares = [trials.shares((torch.from_numpy(row) == right).to(trials.changes.device)) for row in swept.values[:, 0]]

@@ -178,7 +178,7 @@ def interchange(
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
     ]
-    swept = sweep(model, base, edits, Chosen("accuracy", target), progress=progress)
+    swept = sweep(model, base, edits, Chosen(target), progress=progress)
     answer = np.array([row.answer for row in rows])
     hit, before = swept.values[:, 0] == answer, swept.baseline[0] == answer
     solved = swept.baseline[0] == base.answer[target].cpu().numpy()

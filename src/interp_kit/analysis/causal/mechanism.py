@@ -23,7 +23,7 @@ from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_a
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.edits import Copy, Edit
-from interp_kit.engine.metrics import Metric, accuracy, logit_difference
+from interp_kit.engine.metrics import Accuracy, LogitDifference, accuracy, logit_difference
 from interp_kit.engine.sweep import editing, sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -171,7 +171,7 @@ def _mechanism(
     cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
     done()
     both_sides = [
-        sweep(model, side, [], Metric("accuracy", target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
+        sweep(model, side, [], Accuracy(target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
     ]
     kept = np.flatnonzero(both_sides[0] & both_sides[1])
     done()
@@ -272,7 +272,7 @@ def _latent(
     the clean completion held, and flips of both when running freely."""
     clean, other = pairs.clean, pairs.corrupt
     predicts = clean.field(mediator).predict
-    metrics = [Metric("logit_difference", name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
+    metrics = [LogitDifference(name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
     edits = [Edit("resid_post", layer, Copy(other), position=predicts) for layer in range(model.cfg.n_layers)]
     swept = sweep(model, clean, edits, metrics, other=other)
     done()

@@ -17,7 +17,7 @@ from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import mean_interval, scope
 from interp_kit.engine.graph import Graph
-from interp_kit.engine.metrics import Metric, logit_difference
+from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
@@ -206,7 +206,7 @@ def logit_lens(
 
 def _measured(
     batch: TokenBatch | PairBatch, target: str | None, metric: Metric | None, *, linear: bool = True
-) -> tuple[TokenBatch, Metric]:
+) -> tuple[TokenBatch, AtField]:
     side = batch.clean if isinstance(batch, PairBatch) else batch
     if metric is not None:
         expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
@@ -217,7 +217,7 @@ def _measured(
         if target is None and not isinstance(batch, PairBatch):
             raise ValueError(f"which field? There are {', '.join(field.name for field in side.fields)}")
         metric = logit_difference(batch if isinstance(batch, PairBatch) else side.field(target or "").name)
-    if metric.field == "completion" or (linear and metric.kind != "logit_difference"):
+    if not isinstance(metric, LogitDifference if linear else AtField):
         raise ValueError(f"{metric.name} is no {'logit difference' if linear else 'metric'} at one position")
     return side, metric
 

@@ -171,9 +171,9 @@ def patched(
 def _check_gradient(method: Method, metric: Metric) -> None:
     """Raise ValueError for a metric that has no gradient where a method takes one."""
     instead = "use logit_difference, first_difference or probability, or method='exact'"
-    if method != "exact" and metric.kind in ("accuracy", "exact_match"):
+    if method != "exact" and not metric.differentiable:
         raise ValueError(f"{method} follows gradients, and {metric.name} is a step, which has none: {instead}")
-    if method == "eap" and metric.kind == "kl":
+    if method == "eap" and metric.is_distance:
         raise ValueError(
             f"eap takes the gradient at the unedited run, where {metric.name} is least and its gradient zero:"
             f" {instead}, or method='eap-ig'"

@@ -1,18 +1,17 @@
 """Groups of edits through the layers as one growing batch, as `Suffix` planned them."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp_kit.engine.apply import write
-from interp_kit.engine.edits import Copy, Edit, EditGroup
+from interp_kit.engine.edits import EditGroup
 from interp_kit.engine.fast.forward import INSIDE
 from interp_kit.engine.fast.layers import Layer
 from interp_kit.engine.fast.plan import STAGE, Planned, Suffix
 from interp_kit.engine.fast.ragged import Beside, Reads, Windows
+from interp_kit.engine.fast.stream import Placed, Stream, chosen, copies_together
 
 TILE = 1024  # tokens that go through a layer's attention at once
 
@@ -36,11 +35,9 @@ class _Run:
     def __init__(self, suffix: Suffix, groups: Sequence[Planned]) -> None:
         self.s, self.groups = suffix, groups
         self.windows = Windows([group.start for group in groups], suffix.end, suffix.rows)
-        self.carried: Windows | Reads = self.windows  # what the residual stream `state` (token, d_model) holds
-        self.state = suffix.x.embed.new_empty(self.windows.first[-1], suffix.x.embed.shape[1])
         self.last = len(suffix.x.layers) - 1
         self.unseen = self.unread = suffix.x.embed.new_empty(0)  # masks of scores, kept for the next tile
-        self.later: dict[tuple[str, int], list[tuple[int, Edit]]] = {}
+        self.later: dict[tuple[str, int], list[Placed]] = {}
         for slot, group in enumerate(groups):
             for edit in group.edits:
                 if (edit.layer or 0, STAGE[edit.site]) != group.entry or STAGE[edit.site] == 0:
@@ -48,54 +45,54 @@ class _Run:
 
     def logits(self) -> Tensor:
         s, active = self.s, 0
+        stream = Stream(s, self.windows, self._empty(self.windows.first[-1]), self.later)
         for number, layer in enumerate(s.x.layers):
-            before, active = active, self._enter_pre(number, active)
+            before, active = active, self._enter_pre(stream, number, active)
             if number == self.last:
-                self._read_attention(layer, before, active)
+                stream = self._read_attention(stream, layer, before, active)
             else:
                 beside = self._beside(number)
                 for slots in self._tiles(active):
-                    qkv = self._qkv(layer, number, before, slots)
-                    self.state[self.windows.span(slots)] += self._attend(
-                        layer, number, slots, beside, qkv[:, 0], qkv[:, 1:]
-                    )
-            active = self._behind_attention(number, layer, active)
-        out = s.x.read_out(self.state.unflatten(0, (len(self.groups), *s.reads.shape)))
+                    qkv = self._qkv(stream, layer, number, before, slots)
+                    out = self._attend(stream, layer, number, slots, beside, qkv[:, 0], qkv[:, 1:])
+                    stream.x[self.windows.span(slots)] += out
+            active = self._behind_attention(stream, number, layer, active)
+        out = s.x.read_out(stream.x.unflatten(0, (len(self.groups), *s.reads.shape)))
         unreached = s.reads < torch.tensor(self.windows.starts, device=s.reads.device)[:, None, None]
         return torch.where(unreached[..., None], s.logits, out) if bool(unreached.any()) else out
 
-    def _read_attention(self, layer: Layer, before: int, active: int) -> None:
+    def _empty(self, tokens: int) -> Tensor:
+        return self.s.x.embed.new_empty(tokens, self.s.x.embed.shape[1])
+
+    def _read_attention(self, stream: Stream, layer: Layer, before: int, active: int) -> Stream:
         """The last layer's attention: keys and values of all that is carried; queries, and all behind them, where
-        logits are read."""
-        number, ex, read = self.last, self.s.x, Reads(self.s.reads)
-        x = self.state.new_empty(len(self.groups) * read.each, self.state.shape[-1])
+        logits are read. Gives the stream there."""
+        number, ex, reads = self.last, self.s.x, Reads(self.s.reads)
+        read = Stream(self.s, reads, self._empty(len(self.groups) * reads.each), self.later)
         weight, bias = (w[: ex.n_heads * ex.d_head] for w in layer.qkv)
         beside = self._beside(number)
         for slots in self._tiles(active):
-            kv = self._qkv(layer, number, before, slots)
-            here = self.state[self.windows.read(self.s.reads, slots)]
+            kv = self._qkv(stream, layer, number, before, slots)
+            here = stream.x[self.windows.read(self.s.reads, slots)]
             q = ex.linear(layer.norm1(here), weight, bias).unflatten(-1, (ex.n_heads, ex.d_head))
-            q = self._visit("q", number, q, slots, read)
-            x[read.span(slots)] = here + self._attend(layer, number, slots, beside, q, kv, read)
-        self.carried, self.state = read, x
+            q = read.visit("q", number, q, slots)
+            read.x[reads.span(slots)] = here + self._attend(read, layer, number, slots, beside, q, kv)
+        return read
 
-    def _behind_attention(self, number: int, layer: Layer, active: int) -> int:
+    def _behind_attention(self, stream: Stream, number: int, layer: Layer, active: int) -> int:
         """The rest of a layer, where more groups enter."""
-        self._visit("resid_mid", number, self._up_to(active))
-        active = self._enter_mid(number, active)
+        stream.visit("resid_mid", number, stream.up_to(active), range(active))
+        active = self._enter_mid(stream, number, active)
         if active:
-            self._mlp(layer, number, self._up_to(active))
-            self._visit("resid_post", number, self._up_to(active))
-        return self._enter_post(number, active)
-
-    def _up_to(self, active: int) -> Tensor:
-        return self.state[self.carried.span(range(active))]
+            self._mlp(stream, layer, number, active)
+            stream.visit("resid_post", number, stream.up_to(active), range(active))
+        return self._enter_post(stream, number, active)
 
     def _tiles(self, active: int) -> Iterator[range]:
         """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache,
         elsewhere than there as many as start alike: so that no more than half of the queries is padding."""
         first, starts = self.windows.first, self.windows.starts
-        most = TILE if self.state.device.type == "cpu" else first[-1]
+        most = TILE if self.s.x.embed.device.type == "cpu" else first[-1]
         begin, low = 0, self.s.end
         for slot in range(active):
             low, tokens = min(low, starts[slot]), first[slot + 1] - first[begin]
@@ -106,14 +103,14 @@ class _Run:
         if active:
             yield range(begin, active)
 
-    def _qkv(self, layer: Layer, number: int, before: int, slots: range) -> Tensor:
+    def _qkv(self, stream: Stream, layer: Layer, number: int, before: int, slots: range) -> Tensor:
         """(token, 3, head, d_head) queries, keys and values, edited; in the last layer keys and values alone.
 
         Of groups from `before` on, which enter here, those that change single positions have the unedited run's
         anywhere else.
         """
         ex, names, windows = self.s.x, "kv" if number == self.last else "qkv", self.windows
-        x, size = self.state[windows.span(slots)], ex.n_heads * ex.d_head
+        x, size = stream.x[windows.span(slots)], ex.n_heads * ex.d_head
         weight, bias = (w[(3 - len(names)) * size :] for w in layer.qkv)
         shape = (len(names), ex.n_heads, ex.d_head)
         local = next((slot for slot in slots if slot >= before and self.groups[slot].local), slots.stop)
@@ -127,29 +124,24 @@ class _Run:
                 result[:whole] = ex.linear(layer.norm1(x[:whole]), weight, bias).unflatten(-1, shape)
             for i, name in enumerate(names):
                 windows.fill(result[whole:, i], self.s.sites[name, number], kept)
-            edits = [found for site in ("embed", "pos_embed", "resid_pre") for found in self._later(site, number, kept)]
+            sites = ("embed", "pos_embed", "resid_pre")
+            edits = [found for site in sites for found in stream.edits(site, number, kept)]
             if edits:
-                chosen = self._places(edits, windows)[-1] - ahead
-                result[chosen] = ex.linear(layer.norm1(x[chosen]), weight, bias).view(-1, *shape)
+                tokens = stream.places(edits)[-1] - ahead
+                result[tokens] = ex.linear(layer.norm1(x[tokens]), weight, bias).view(-1, *shape)
         for name, part in zip(names, result.unbind(1), strict=True):
-            self._visit(name, number, part, slots, windows)
+            stream.visit(name, number, part, slots)
         return result
 
     def _beside(self, number: int) -> Beside:
         return Beside([self.s.sites[name, number] for name in "kv"])
 
-    def _later(self, site: str, number: int, slots: range) -> list[tuple[int, Edit]]:
-        """(slot, edit) of a site, in some slots."""
-        return [(slot, edit) for slot, edit in self.later.get((site, number), []) if slot in slots]
-
     def _attend(
-        self, layer: Layer, number: int, slots: range, beside: Beside, q: Tensor, kv: Tensor, read: Reads | None = None
+        self, stream: Stream, layer: Layer, number: int, slots: range, beside: Beside, q: Tensor, kv: Tensor
     ) -> Tensor:
-        """(token, d_model) what attention adds: earlier keys and values are the unedited run's.
-
-        read: what is carried of the queries; all that is of keys where None.
-        """
-        windows, batch = self.windows, len(slots) * len(self.s.batch)
+        """(token, d_model) what attention adds to a stream, of whose tokens q are the queries; kv of all that windows
+        carry: earlier keys and values are the unedited run's."""
+        windows, batch, read = self.windows, len(slots) * len(self.s.batch), isinstance(stream.carried, Reads)
         low = windows.low(slots)
         keys, values = windows.whole(kv, slots, beside).unbind(2)
         queries = q.unflatten(0, (batch, -1)) if read else windows.texts(q, slots, low)
@@ -159,35 +151,37 @@ class _Run:
         queries, keys, values = (value.transpose(1, 2) for value in (queries, keys, values))
         z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options).transpose(1, 2)
         z = z.flatten(0, 1) if read else windows.tokens(z, slots, low)
-        z = self._visit("z", number, z, slots, read or windows)
-        return self._visit("attn_out", number, self.s.x.linear(z.flatten(1), *layer.out), slots, read or windows)
+        z = stream.visit("z", number, z, slots)
+        return stream.visit("attn_out", number, self.s.x.linear(z.flatten(1), *layer.out), slots)
 
     def _unseen(self) -> Tensor:
         """(query, key) what is added to scores of all positions: 0 up to a query's own, -inf behind it."""
         if not len(self.unseen):
-            every = torch.arange(self.s.end, device=self.state.device)
+            every = torch.arange(self.s.end, device=self.s.reads.device)
             self.unseen = self._masked(every > every[:, None])
         return self.unseen
 
     def _unread(self, slots: int) -> Tensor:
         """(slot batch, 1, read, key) the same where logits are read."""
         if len(self.unread) != slots * len(self.s.batch):
-            behind = torch.arange(self.s.end, device=self.state.device) > self.s.reads[:, None, :, None]
+            behind = torch.arange(self.s.end, device=self.s.reads.device) > self.s.reads[:, None, :, None]
             self.unread = self._masked(behind).repeat(slots, 1, 1, 1)
         return self.unread
 
     def _masked(self, behind: Tensor) -> Tensor:
-        return self.state.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
+        return self.s.x.embed.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
 
-    def _mlp(self, layer: Layer, number: int, x: Tensor) -> None:
-        """Add to the residual stream x (token, d_model) what the MLP makes of it."""
+    def _mlp(self, stream: Stream, layer: Layer, number: int, active: int) -> None:
+        """Add to the residual stream what the MLP makes of it."""
         if layer.mlp is None:
             return
+        x, slots = stream.up_to(active), range(active)
         if not any((site, number) in self.later for site in INSIDE):
             self.s.x.add_mlp(layer.mlp, x, x)
             return
         post = self.s.x.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)
-        x += self._visit("mlp_out", number, self.s.x.linear(self._visit("mlp_post", number, post), *layer.mlp.out))
+        post = stream.visit("mlp_post", number, post, slots)
+        x += stream.visit("mlp_out", number, self.s.x.linear(post, *layer.mlp.out), slots)
 
     def _entering(self, number: int, stage: int, active: int) -> range:
         stop = active
@@ -195,67 +189,69 @@ class _Run:
             stop += 1
         return range(active, stop)
 
-    def _enter_pre(self, number: int, active: int) -> int:
+    def _enter_pre(self, stream: Stream, number: int, active: int) -> int:
         entering = self._entering(number, 0, active)
         if entering:
-            self._fill("resid_pre", number, entering)
+            stream.fill("resid_pre", number, entering)
             if number == 0:
                 # an edit of one of the two embeddings changes the other's sum by what it adds
                 for site in ("embed", "pos_embed"):
                     changed: dict[int, Tensor] = {}
-                    for slot, edit in self._later(site, 0, entering):
+                    for slot, edit in stream.edits(site, 0, entering):
                         if slot not in changed:
-                            changed[slot] = self._base_of(site, 0, slot).clone()
-                        self._write(changed[slot], edit, slot)
+                            changed[slot] = stream.base_of(site, 0, slot).clone()
+                        stream.write(changed[slot], edit, slot)
                     for slot, value in changed.items():
-                        self._of(slot).add_(value - self._base_of(site, 0, slot))
+                        stream.of(slot).add_(value - stream.base_of(site, 0, slot))
         active = max(active, entering.stop)
         if active:
-            self._visit("resid_pre", number, self._up_to(active))
+            stream.visit("resid_pre", number, stream.up_to(active), range(active))
         return active
 
-    def _enter_mid(self, number: int, active: int) -> int:
+    def _enter_mid(self, stream: Stream, number: int, active: int) -> int:
         entering = self._entering(number, 1, active)
         if entering:
-            self._fill("resid_mid", number, entering)
+            stream.fill("resid_mid", number, entering)
             out = self.s.x.layers[number].out[0]
-            for slot in self._heads_copied(number, entering):
-                self._change(slot, number, ("resid_pre", "z", "attn_out", "resid_mid"), out)
+            for slot in self._heads_copied(stream, number, entering):
+                self._change(stream, slot, number, ("resid_pre", "z", "attn_out", "resid_mid"), out)
         return max(active, entering.stop)
 
-    def _enter_post(self, number: int, active: int) -> int:
+    def _enter_post(self, stream: Stream, number: int, active: int) -> int:
         entering = self._entering(number, 2, active)
         if entering:
-            self._fill("resid_post", number, entering)
+            stream.fill("resid_post", number, entering)
             mlp = self.s.x.layers[number].mlp
             for slot in entering:
                 sites = ("resid_mid", "mlp_post", "mlp_out", "resid_post")
-                self._change(slot, number, sites, None if mlp is None else mlp.out[0])
+                self._change(stream, slot, number, sites, None if mlp is None else mlp.out[0])
         return max(active, entering.stop)
 
-    def _change(self, slot: int, number: int, sites: tuple[str, str, str, str], weight: Tensor | None) -> None:
+    def _change(
+        self, stream: Stream, slot: int, number: int, sites: tuple[str, str, str, str], weight: Tensor | None
+    ) -> None:
         """What edits of its last three sites change in a slot that holds the unedited run.
 
         sites: the residual stream before, what `weight` (d_model, in) maps, what it gives, the residual stream behind.
         """
         before, inner, outer, behind = sites
-        edits, x = self.groups[slot].edits, self._of(slot)
-        changes = [] if weight is None else self._difference(inner, number, slot, weight)
-        written = _chosen(edits, outer, number)
+        edits, x = self.groups[slot].edits, stream.of(slot)
+        changes = [] if weight is None else self._difference(stream, inner, number, slot, weight)
+        written = chosen(edits, outer, number)
         if written:
-            out = self._base_of(outer, number, slot).clone()
+            out = stream.base_of(outer, number, slot).clone()
             for change in changes:
                 out += change
             for edit in written:
-                self._write(out, edit, slot)
+                stream.write(out, edit, slot)
             changes = []
-            x.copy_(self._base_of(before, number, slot) + out)
+            x.copy_(stream.base_of(before, number, slot) + out)
         for change in changes:
             x += change
-        for edit in _chosen(edits, behind, number):
-            self._write(x, edit, slot)
+        for edit in chosen(edits, behind, number):
+            stream.write(x, edit, slot)
 
-    def _heads_copied(self, number: int, entering: range) -> list[int]:
+    def _heads_copied(self, stream: Stream, number: int, entering: range) -> list[int]:
         """Add to slots that hold the unedited run what changes where one head's output at a single position is copied;
         gives the slots whose edits behind this layer's attention are others."""
         single, size = [], self.s.x.d_head
@@ -263,92 +259,29 @@ class _Run:
             own = [edit for edit in self.groups[slot].edits if (edit.layer, STAGE[edit.site]) == (number, 1)]
             if len(own) == 1 and own[0].site == "z" and own[0].head is not None and own[0].neuron is None:
                 single.append((slot, own[0]))
-        copied, others = _copies(single)
+        copied, others = copies_together(single)
         for copies in copied:
-            rows, at, tokens = self._places(copies, self.carried)
+            rows, at, tokens = stream.places(copies)
             edit = copies[0][1]
             assert edit.head is not None
-            old = self.carried.pick(self._unedited("z", number), rows, at, tokens)[:, edit.head]
+            old = stream.carried.pick(stream.unedited("z", number), rows, at, tokens)[:, edit.head]
             new = self.s.new_value(edit, (rows, at, *edit.tail))(old)
             weight = self.s.x.layers[number].out[0][:, edit.head * size : (edit.head + 1) * size]
-            self.state[tokens] += F.linear(new - old, weight)
+            stream.x[tokens] += F.linear(new - old, weight)
         done = {slot for slot, _ in single} - {slot for slot, _ in others}
         return [slot for slot in entering if slot not in done]
 
-    def _places(self, edits: Sequence[tuple[int, Edit]], carried: Windows | Reads) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, positions and tokens of all that (slot, edit) at single positions write."""
-        slots = torch.tensor([slot for slot, _ in edits], device=self.state.device)
-        at = torch.stack([self.s.at(edit) for _, edit in edits])
-        number, rows, tokens = carried.find(slots, at)
-        return rows, at[number, rows], tokens
-
-    def _difference(self, site: str, number: int, slot: int, weight: Tensor) -> list[Tensor]:
+    def _difference(self, stream: Stream, site: str, number: int, slot: int, weight: Tensor) -> list[Tensor]:
         """(batch, carried, d_model) what a slot's edits of a site change behind `weight` (d_model, in), in parts."""
-        chosen = _chosen(self.groups[slot].edits, site, number)
-        if not chosen:
+        edits = chosen(self.groups[slot].edits, site, number)
+        if not edits:
             return []
-        base, size = self._base_of(site, number, slot), self.s.x.d_head
+        base, size = stream.base_of(site, number, slot), self.s.x.d_head
         changed = base.clone()
-        for edit in chosen:
-            self._write(changed, edit, slot)
+        for edit in edits:
+            stream.write(changed, edit, slot)
         changed -= base
-        heads = {edit.head for edit in chosen}
+        heads = {edit.head for edit in edits}
         if site != "z" or None in heads:
             return [F.linear(changed.flatten(2), weight)]
         return [F.linear(changed[..., h, :], weight[:, h * size : (h + 1) * size]) for h in heads if h is not None]
-
-    def _fill(self, site: str, number: int, slots: range) -> None:
-        """Slots of the residual stream hold the unedited run's."""
-        self.carried.fill(self.state[self.carried.span(slots)], self._unedited(site, number), slots)
-
-    def _base_of(self, site: str, number: int, slot: int) -> Tensor:
-        """(batch, carried, …) of the unedited run, what a slot carries."""
-        return self.carried.take(self._unedited(site, number), slot)
-
-    def _unedited(self, site: str, number: int) -> Tensor:
-        """(batch, pos, …), or where the last layer is read (batch, read, …), of the unedited run."""
-        return self.s.sites[site, number] if self.carried is self.windows else self.s.read(site, number)
-
-    def _of(self, slot: int) -> Tensor:
-        """(batch, carried, d_model) the residual stream of a slot."""
-        return self.carried.of(self.state, slot)
-
-    def _visit(
-        self, site: str, number: int, value: Tensor, slots: range | None = None, carried: Windows | Reads | None = None
-    ) -> Tensor:
-        """Apply what edits there are at a site to its value (token, …) in `slots`, by default all."""
-        if (site, number) not in self.later:
-            return value
-        slots, carried = slots or range(len(self.groups)), carried or self.carried
-        copied, others = _copies(self._later(site, number, slots))
-        for copies in copied:
-            rows, at, tokens = self._places(copies, carried)
-            edit = copies[0][1]
-            here = (tokens - carried.span(slots).start, *edit.tail)
-            old = value[here]
-            value[here] = self.s.new_value(edit, (rows, at, *edit.tail))(old).to(old.dtype)
-        for slot, edit in others:
-            self._write(carried.of(value, slot, slots.start), edit, slot, carried)
-        return value
-
-    def _write(self, value: Tensor, edit: Edit, slot: int, carried: Windows | Reads | None = None) -> None:
-        """Edit what a slot carries (batch, carried, …) in place."""
-        write(value, edit, (carried or self.carried).carried(slot), self.s.batch, self.s.new_value)
-
-
-def _chosen(edits: EditGroup, site: str, number: int) -> list[Edit]:
-    return [edit for edit in edits if edit.site == site and edit.layer == number]
-
-
-def _copies(edits: Sequence[tuple[int, Edit]]) -> tuple[list[list[tuple[int, Edit]]], list[tuple[int, Edit]]]:
-    """Edits (slot, edit) of one site: those that can be written together (copies from one batch into one part of the
-    activation, at a single position each and alone in their slots), and the others in their order."""
-    count = Counter(slot for slot, _ in edits)
-    alike: dict[tuple, list[tuple[int, Edit]]] = {}
-    others = []
-    for slot, edit in edits:
-        if isinstance(edit.source, Copy) and edit.position is not None and count[slot] == 1:
-            alike.setdefault((id(edit.source.batch), edit.head, edit.neuron), []).append((slot, edit))
-        else:
-            others.append((slot, edit))
-    return list(alike.values()), others

@@ -1,9 +1,9 @@
 """Many edits at once, at the cost of what they can change: what the fast executor behind `sweep` plans.
 
 Edits become rows of one growing batch. A row enters at the layer of its first edit, from residuals of the unedited run;
-it carries only positions from its first edited one to the last that a metric reads (`packing.py`), with keys and values
+it carries only positions from its first edited one to the last that a metric reads (`ragged.py`), with keys and values
 of earlier ones from the unedited run; and the last layer runs only where a metric reads. Edits of z, attn_out, mlp_post
-and mlp_out enter as a difference, so that their own layer is not run again. `suffix_run.py` carries it out.
+and mlp_out enter as a difference, so that their own layer is not run again. `batched.py` carries it out.
 """
 
 from array import array
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.engine.apply import NewValue, position_of
-from interp_kit.engine.edits import Copy, Edit, EditGroup
+from interp_kit.engine.edits import Edit, EditGroup
 from interp_kit.engine.fast.forward import BEHIND, Executor
 from interp_kit.engine.fast.layers import Unsupported
+from interp_kit.engine.sources.kinds import copied
 
 # In the order in which a block computes them; a row enters at one of three stages of a layer.
 ORDER = (
@@ -72,8 +73,8 @@ class Planned:
 class Suffix:
     """The unedited run of a batch, and edited runs from it.
 
-    reads: (batch, read) positions whose logits are wanted. new_value: as `Engine.new_value`, gives for an edit and an
-    index into its site's activation the function from old to new values there. inside: whether edits of sites
+    reads: (batch, read) positions whose logits are wanted. new_value: `References.new_value`, which gives for an edit
+    and an index into its site's activation the function from old to new values there. inside: whether edits of sites
     that are INSIDE may come. Raises Unsupported for a model without blocks.
     """
 
@@ -87,7 +88,7 @@ class Suffix:
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.sites: dict[tuple[str, int], Tensor] = {}  # in the last layer from z on: where logits are read
         self._at: dict[str | int, Tensor] = {}
-        self._reach: dict[tuple[int | str | None, int], tuple[int, int]] = {}
+        self._reach: dict[tuple[int | str | None, TokenBatch | None], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
         keep = self.sites.__setitem__
         # (batch, read, d_model) behind the last layer
@@ -132,8 +133,8 @@ class Suffix:
         """The first position at which an edit alone can change anything, `end` where there is none before it, and the
         last that it writes. Up to where two texts first differ their activations are the same, so that copying one
         between them changes nothing there."""
-        other = edit.source.batch if isinstance(edit.source, Copy) else None
-        key = edit.position, id(other)
+        other = copied(edit.source)
+        key = edit.position, other
         if key not in self._reach:
             at = torch.zeros_like(self.rows) if edit.position is None else self.at(edit)
             last = self.end - 1 if edit.position is None else int(at.max())

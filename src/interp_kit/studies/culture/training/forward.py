@@ -13,7 +13,7 @@ from interp_kit.tasks.culture.grids import GRIDS, QUARTER
 def logits_of(model: MyGPT, tokens: Tensor, quarters: list[int], *, kernel: bool) -> Tensor:
     """(batch, 101 * quarters, vocab) logits of those quarters of (batch, 404); the last block skips all others where it
     can. kernel: whether blocks run by `causal_attention`, faster on a CPU, without dropout."""
-    x = model._start(tokens)
+    x = model.embed_tokens(tokens)
     every, last = list(range(len(GRIDS))), len(model.blocks) - 1
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
