@@ -63,7 +63,7 @@ class World:
     @cached_property
     def positions(self) -> list[str]:
         """At most eight positions, spread over the text, and its last one."""
-        names = list(self.batch.positions)
+        names = [name for name, at in self.batch.positions.items() if bool((at >= 0).all())]
         return [*names[: -1 : max(1, len(names) // 7)], names[-1]]
 
     @cached_property
@@ -117,7 +117,8 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         w.model, w.task, w.mediator, w.target, positions=w.positions[:2], limit=8
     ),
     "das": lambda w: ik.das(
-        w.model, w.task, w.mediator, w.target, layer=0, position=w.positions[0], steps=2, seeds=(0,), limit=8
+        w.model, w.task, w.mediator, w.target, layer=0, steps=2, seeds=(0,), limit=8,
+        position=w.task.field(w.target).predict,
     ),
     "ablate": lambda w: w.ablation,
     "jaccard": lambda w: ik.jaccard(
@@ -132,7 +133,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         w.model, w.batch.take(range(4)), {"no MLP": ik.Edit("mlp_out", 0, ik.Zero())}
     ),
     "score_edges": lambda w: w.circuit,
-    "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e-3),
+    "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e-6),
     "path_patch": lambda w: ik.path_patch(w.model, w.pairs, [ik.Edge("embed", "logits", "logits")]),
     "faithfulness": lambda w: ik.faithfulness(w.model, w.pairs, w.circuit, sizes=[0, 3], controls=2),
     "direct_logit_attribution": lambda w: ik.direct_logit_attribution(w.model, w.pairs),
@@ -149,10 +150,15 @@ NOT_ANALYSES = {
     "probability",
     "kl",
     "accuracy",
+    "complete",
+    "completer",
+    "decode",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {
     ("induction", "mechanism"): "mediator and target are both 'answer'",  # it has one field
+    ("cards", "mechanism"): "mediator and target are both 'answer'",
+    ("graphs", "mechanism"): "mediator and target are both 'answer'",
     ("culture", "mechanism"): "direction is no token of the text",
 }
 
@@ -175,7 +181,7 @@ def test_no_analysis_is_missing() -> None:
     exported = {
         name
         for name, module in ik._EXPORTS.items()
-        if module.startswith("interp_kit.analysis.") and inspect.isfunction(getattr(ik, name))
+        if module.startswith(("interp_kit.analysis.", "interp_kit.engine.")) and inspect.isfunction(getattr(ik, name))
     }
     assert exported - NOT_ANALYSES == set(ANALYSES) | set(SAME)
 

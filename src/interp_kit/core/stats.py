@@ -72,7 +72,7 @@ def mean_interval(values: np.ndarray, unit: str = "inputs") -> tuple[np.ndarray,
     Raises:
         ValueError: if there is no unit.
     """
-    values = np.asarray(values, dtype=float)
+    values = np.ascontiguousarray(values, dtype=float)  # sums depend on the order in memory
     if values.shape[-1] == 0:
         raise ValueError(f"no {unit} to average over")
     mean = np.asarray(values.mean(-1))
@@ -102,7 +102,7 @@ def ratio_interval(
     Raises:
         ValueError: if the mean denominator is zero.
     """
-    numerator, denominator = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    numerator, denominator = (np.ascontiguousarray(part, dtype=float) for part in (numerator, denominator))
     if groups is not None and len(np.unique(groups)) < len(groups):
         numerator, denominator = _by_group(numerator, groups), _by_group(denominator, groups)
     total, n = denominator.mean(), len(denominator)
