@@ -251,8 +251,9 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "untrained": (lambda h, o: ik.untrained(h.model, **o), {"seed": FROM_0}),
     "ground_truth": (lambda h, o: ik.ground_truth(**o), {"name": ("zz", "")}),
     "twin": (lambda h, o: ik.twin(**o), {"name": ("zz", "")}),
-    "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture", 1)}),
+    "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture")}),
     "task": (lambda h, o: ik.task(**o), {"name": ("zz", "")}),
+    "register": (lambda h, o: ik.register(type(h.task), **o), {"name": ("boolean", "culture", "")}),
     "BooleanTask": (
         lambda h, o: ik.BooleanTask(**o),
         {"vocabulary": WORDS, "equations": ({}, {"a": "zz"}), "inputs": ([], ["A", "A"])},
@@ -300,7 +301,7 @@ def test_options_that_mean_nothing_are_refused(here: SimpleNamespace, call: Call
 # What has no option of its own that could mean nothing: classes of data, and what is checked where it is used.
 PLAIN = {
     "AbstractResult", "AbstractTask", "CheckpointError", "Circuit", "Copy", "CopyAttended", "Edge",
-    "Estimate", "Example", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
+    "Estimate", "Example", "Field", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
     "complete", "first_difference", "kl", "logit_difference", "open_harvest", "probability", "train_sft",
 }  # fmt: skip
 FREE = {"metric", "control_model", "root", "device", "title", "omitted", "examples", "other", "unedited", "lengths"}
@@ -346,7 +347,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.mechanism, (), TASK),
     (ik.interchange, ("newB", "newD"), TASK),
     (ik.das, ("newB", "newD"), TASK),
-    (ik.train_sae, (), TASK),
+    (ik.train_sae, (), f"{TASK} or TokenBatch"),
     (ik.evaluate, (), TASK),
     (ik.complete, (), BATCH),
     (ik.harvest, ("embed",), BATCH),
@@ -373,7 +374,7 @@ def test_what_is_no_model_or_no_examples_gets_one_sentence(
         function("boolean-direct", here.batch, *more, **named)
     with pytest.raises(TypeError, match=MODEL.format("a list")):
         function([1], here.batch, *more, **named)
-    for data in (["1,0,1"], "1,0", None, here.task if expected != TASK else here.batch):
+    for data in (["1,0,1"], "1,0", None, here.pairs if TASK in expected else here.task):
         with pytest.raises(TypeError, match=expected):
             function(here.model, data, *more, **named)
 

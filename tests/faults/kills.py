@@ -186,7 +186,7 @@ def study(folder: Path) -> None:
     from interp_kit.studies.boolean.study import study as run
 
     names = [f"boolean-direct@{seed}" for seed in range(3)]
-    options: dict[str, Any] = {"labels": ("newA",), "permutations": 0, "jobs": 2, "progress": False}
+    options: dict[str, Any] = {"labels": ("newA", "newB"), "permutations": 0, "jobs": 2, "progress": False}
     write_report(run(names, yardsticks=(), sae=False, **options), folder / "page.html")
 
 
@@ -400,7 +400,7 @@ def main(arguments: list[str]) -> None:
                 first = whole(killed, Path(directory) / f"{name}-whole" / "work")
                 known[name] = whole(killed, Path(directory) / f"{name}-again" / "work")  # warm, it is faster
                 assert known[name].figures == first.figures, f"{name}: two runs differ"
-            moment = random.Random(f"kill {argument}").uniform(0.02, 1.0)
+            moment = random.Random(f"kill {argument}").uniform(0.02, 0.8 if name in WITH_WORKERS else 1.0)
             line: dict[str, Any] = {"case": [name, int(number)], "moment": round(moment, 3), "fault": ""}
             try:
                 by_event = name not in WITH_WORKERS and int(number) % 4 > 0

@@ -11,12 +11,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, resource_tracker
 from typing import Any, Generic, TypeVar
 
 from loguru import logger
@@ -74,7 +75,6 @@ def in_processes(
                 shown.update()
         return results
     from joblib import Parallel, delayed, parallel_config
-    from joblib.externals.loky.backend.resource_tracker import ensure_running
     from joblib.parallel import LokyBackend, get_active_backend
 
     parent, here = os.getpid(), isinstance(get_active_backend()[0], LokyBackend)
@@ -83,10 +83,10 @@ def in_processes(
     options |= {"inner_max_num_threads": 1, "idle_worker_timeout": IDLE_SECONDS}
     with parallel_config(backend="loky", **options) if here else nullcontext():
         run = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="all", max_nbytes=None)
+        done: Any = (one for one in ())
         try:
-            ensure_running()  # its start would let Ctrl-C through again
             with interrupts_held():
-                done: Any = run(job(one) for one in work)
+                done = run(job(one) for one in work)
             results = []
             with bar(len(work), name, progress) as shown:
                 for one in done:
@@ -95,6 +95,10 @@ def in_processes(
             return results
         except BrokenProcessPool as error:
             raise OSError(LOST) from error
+        finally:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that jobs are cancelled is known
+                done.close()
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,7 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # its own start would let Ctrl-C through again
     former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -25,6 +25,7 @@ from interp_kit.engine.inputs import has_hooks
 from interp_kit.engine.sites import as_hook
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
+from interp_kit.models.meeting import check_meeting
 
 INDEX, MOST = "index.json", 100_000  # shards: names have five digits
 MARKS = "interp_kit"  # one key: the order of several would be another one in every file
@@ -159,6 +160,7 @@ def harvest_to(
     that holds another harvest, other files, or a damaged shard; OSError where the disk has no room, before it begins.
     """
     check_count("rows", rows)
+    check_meeting(model, batch, TokenBatch)
     if len(batch) > rows * MOST:
         raise ValueError(f"{len(batch)} rows in shards of {rows}: at most {MOST:,} shards")
     check_flag("progress", progress)
