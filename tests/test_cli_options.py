@@ -32,7 +32,7 @@ WORK = {
     "interp_kit.analysis.causal.mechanism": ("mechanism",),
     "interp_kit.analysis.dictionaries.sae": ("train_sae",),
     "interp_kit.training.sft": ("train_sft",),
-    "interp_kit.registry.tasks": ("task",),
+    "interp_kit.registry.tasks": ("task", "made"),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
     "interp_kit.studies.boolean.command": ("main",),
     "interp_kit.studies.culture.command": ("main",),
@@ -61,7 +61,9 @@ OTHERS: dict[str, Any] = {
     "architecture": "standard", "width": 32, "training_samples": 4096, "epochs": 2.5, "learning_rate": 0.25,
     "batch_size": 9, "examples": 17, "omit": "1,1,1,1,1", "fold": True, "jobs": 3, "ids": (4, 5),
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
-    "edges by": "position", "out": Path("{}/elsewhere.html"), "data": Path("{}/train.jsonl"),
+    "edges by": "position",
+    "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
+    "data": Path("{}/train.jsonl"),
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
@@ -70,6 +72,9 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("edges", "top"): lambda old, new: (old["top 0"], new["top 0"]) == (4, 2),
     ("ablate", "k"): lambda old, new: (old["jaccard k"], new["jaccard k"]) == (5, 3),
     ("generate", "omit"): lambda old, new: new["splits omit"] - old["splits omit"] == {(1, 1, 1, 1, 1)},
+    ("train", "task"): lambda old, new: (old["made 0"], new["made 0"]) == ("BooleanTask", "InductionTask"),
+    ("train", "equations"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"equations": {"newA": "A ^ C"}}),
+    ("train", "inputs"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"inputs": ("P", "Q")}),
     ("train", "data"): lambda old, new: "read_split" in _called(new) - _called(old),
     ("train", "seed"): lambda old, new: (new["train_sft 3 seed"], new["sample 1"]) == (11, 11),
 }
@@ -126,8 +131,8 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
     model.cfg = SimpleNamespace(n_layers=0, n_heads=0, d_model=0, n_ctx=0, d_vocab=0)
     model.parameters = list
     given = {
-        "load": model, "task_of": task, "task": task, "score_edges": scores(), "ablate": scores(),
-        "mechanism": SimpleNamespace(verdict=""), "omitted_examples": (), "splits": {}, "write_splits": [],
+        "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
+        "mechanism": SimpleNamespace(verdict="", config={"units": 8}), "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [],
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
@@ -174,7 +179,7 @@ def test_every_option_arrives(
     if (command, name) in OWN:
         assert OWN[command, name](old, new)
         return
-    changed = {path: new.get(path) for path in {*old, *new} if old.get(path) != new.get(path)}
+    changed = {at: new.get(at) for at in {*old, *new} if " " in at and old.get(at) != new.get(at)}
     wanted = Path(str(value).format(tmp_path)) if isinstance(value, Path) else value
     assert changed, f"--{name} changes nothing"
     assert all(found == wanted for found in changed.values()), changed

@@ -253,7 +253,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "twin": (lambda h, o: ik.twin(**o), {"name": ("zz", "")}),
     "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture")}),
     "task": (lambda h, o: ik.task(**o), {"name": ("zz", "")}),
-    "register": (lambda h, o: ik.register(type(h.task), **o), {"name": ("boolean", "culture", "")}),
+    "register": (lambda h, o: ik.register(type(h.task), **o), {"name": ("culture", "")}),
     "BooleanTask": (
         lambda h, o: ik.BooleanTask(**o),
         {"vocabulary": WORDS, "equations": ({}, {"a": "zz"}), "inputs": ([], ["A", "A"])},
