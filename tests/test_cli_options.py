@@ -132,7 +132,8 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
     model.parameters = list
     given = {
         "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
-        "mechanism": SimpleNamespace(verdict="", config={"units": 8}), "omitted_examples": (), "splits": {}, "write_splits": [],
+        "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
+        "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [],
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
