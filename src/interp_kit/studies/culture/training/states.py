@@ -91,7 +91,8 @@ def check_optimiser(optimiser: torch.optim.Optimizer, saved: Any) -> None:
         if entries.keys() != KEPT[type(optimiser).__name__]:
             raise ValueError(f"an optimiser keeps {', '.join(map(_shown, entries))} of parameter {number}")
         for key, value in entries.items():
-            if not isinstance(value, Tensor) or value.shape not in (parameters[number].shape, torch.Size([])):
+            shapes = (parameters[number].shape, torch.Size([]))
+            if not isinstance(value, Tensor) or value.dtype != torch.float32 or value.shape not in shapes:
                 raise ValueError(f"an optimiser's {_shown(key)} of parameter {number} is {_shown(value)}")
             _check_finite(f"an optimiser's {_shown(key)} of parameter {number}", value)
 

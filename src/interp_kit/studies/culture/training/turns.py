@@ -219,6 +219,8 @@ def read_curve(directory: str | Path) -> list[Point]:
         return []
     *lines, cut = read_bytes(path).split(b"\n")
     if cut:
+        if not cut.startswith(b"{"):
+            raise ValueError(f"{path}, line {len(lines) + 1} is damaged: {cut[:20]!r} begins no point")
         logger.warning("{}: a line that was cut off is left out", path)
     points = []
     for number, line in enumerate(lines, start=1):
@@ -236,10 +238,12 @@ def _checked(point: Point, where: str) -> Point:
     shares |= {"by_task": point.by_task, "by_structure": point.by_structure, "right": point.right}
     for name, share in shares.items():
         values = np.array(list(share.values()) if isinstance(share, dict) else share, dtype=object).ravel()
-        if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+        if not len(values) or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
             raise ValueError(f"{where}: {name} is {str(share)[:50]}, expected shares from 0 to 1")
-    if min(point.id, point.seen, point.seconds) < 0:
-        raise ValueError(f"{where}: id, seen or seconds is below 0")
+    for name in ("id", "seen", "seconds", "loss"):
+        value = getattr(point, name)
+        if value is not None and not 0 <= value < 1e300:
+            raise ValueError(f"{where}: {name} is {str(value)[:20]}, expected a number of at least 0")
     return point
 
 
