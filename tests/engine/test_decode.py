@@ -449,7 +449,8 @@ def test_what_cannot_be_decoded() -> None:
     assert message(batch_size=0) == "batch_size is 0; expected a whole number of 1 or more"
 
 
-def test_progress_counts_columns(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_counts_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     model, tokens = tiny_culture(), torch.ones(5, 24, dtype=torch.long)
     free = torch.arange(24) >= 20
     decode(model, tokens, free, batch_size=2)

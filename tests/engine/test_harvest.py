@@ -566,7 +566,10 @@ def test_what_no_file_could_say_or_hold_is_refused(tiny_model: MakeModel, write:
         write()
 
 
-def test_progress_shows_a_bar_and_can_be_off(write: Write, capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_a_bar_and_can_be_off(
+    write: Write, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     write()
     assert capfd.readouterr() == ("", "")
     write(progress=True)

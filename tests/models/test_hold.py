@@ -172,7 +172,7 @@ def test_a_compiled_model_is_unwrapped_or_refused_at_once(tiny_model: MakeModel,
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("given", ["boolean-gpt2", None, 3, np.zeros(2)], ids=str)
 def test_what_is_no_model_is_named(given: Any, pairs: PairBatch) -> None:
-    with pytest.raises(TypeError, match=r"expected a model, as interp_kit\.load gives it, not a"):
+    with pytest.raises(TypeError, match=r"expected a HookedTransformer, as interp_kit\.load\(name\) gives"):
         ik.patch(given, pairs)
 
 

@@ -404,7 +404,10 @@ def test_held_out_examples_are_new_and_the_split_is_the_seed_s(name: str) -> Non
     assert all(len(set(side)) == len(side) for side in ([e.tokens for e in s] for s in splits[0]))
 
 
-def test_progress_shows_a_bar_and_can_be_off(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_shows_a_bar_and_can_be_off(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     model, task = trained("boolean"), TASKS["boolean"]
     options = {"site": "mlp_out.0", "config": SAEConfig(**{**SHORT, "training_samples": 256})}
     train_sae(model, task, progress=False, **options)

@@ -246,7 +246,7 @@ STATES: dict[str, tuple[Any, str]] = {
         put("optimisers", 0, "state", 0, "momentum", value=torch.ones(3)),
         r"momentum' of parameter 0 is torch.float32 \(3,\)",
     ),
-    "a parameter too much": (put("optimisers", 0, "state", 99, value={}), "a state of parameter 99"),
+    "a parameter too much": (put("optimisers", 0, "state", 99, value={}), "a state of 13 parameters, expected 12"),
 }
 
 
