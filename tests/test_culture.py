@@ -218,8 +218,6 @@ def test_the_command_prints_and_writes_everything(folder: Path, tmp_path: Path) 
     options = ["--checkpoint_dir", str(folder), "--json", str(out), "--seed", "3"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
-    assert "checking" in done.stderr
-    assert "testing" in done.stderr
     text = done.stdout
     assert "\033" not in text  # no terminal, no colours
     written = json.loads(out.read_text())
@@ -393,7 +391,8 @@ def test_damage_is_one_clear_line(
 
 def test_an_empty_folder_and_a_blocked_file_are_one_clear_line(folder: Path, tmp_path: Path, run: Run) -> None:
     status, _, err = run("--checkpoint_dir", tmp_path)
-    assert (status, err) == (1, [f"culture: {tmp_path} has no gpt_NNN.pth"])
+    assert (status, len(err)) == (1, 1)
+    assert err[0].startswith(f"culture: {tmp_path} has no gpt_NNN.pth")
     status, _, err = run(0, "--checkpoint_dir", folder, "--json", tmp_path)
     assert status == 1
     assert err == [f"culture: cannot write {tmp_path}: it is a folder"]

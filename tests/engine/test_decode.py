@@ -453,7 +453,7 @@ def test_progress_counts_columns(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     model, tokens = tiny_culture(), torch.ones(5, 24, dtype=torch.long)
     free = torch.arange(24) >= 20
-    decode(model, tokens, free, batch_size=2)
+    decode(model, tokens, free, batch_size=2, progress=False)
     assert capsys.readouterr().err == ""
     decode(model, tokens, free, batch_size=2, progress=True)
     assert "12/12" in capsys.readouterr().err
