@@ -346,7 +346,8 @@ def test_das_finds_the_latent_variable_on_inputs_unused_in_fitting(fitted: dict[
     for values in (result.train, result.held_out, result.kept, result.full):
         assert values.tolist() == [[1, 1]]
     assert (result.random < 0.5).all()
-    assert (result.mean[0], result.low[0], result.high[0]) == (1, 1, 1)
+    assert result.mean[0] == 1
+    assert np.isnan([result.low[0], result.high[0]]).all()  # two seeds are too few for an interval
     assert (result.train_inputs.tolist(), result.held_out_inputs.tolist()) == ([22, 22], [10, 10])
     assert (result.held_out_pairs >= 10).all()
     assert (result.train_pairs > result.held_out_pairs).all()
@@ -486,7 +487,8 @@ def test_controls_are_run_as_asked_and_the_bar_counts_every_fit(
     kinds = ((True, 3), (False, 1), (("arbitrary",), 2), (("row space", "placebo"), 1))
     for controls, fits in kinds:
         found = das(models["latent"], task, "newB", "newD", controls=controls, **options)
-        assert bars[-1].total == bars[-1].done == 2 * fits
+        shown = [bar for bar in bars if not bar.disable][-1]
+        assert shown.total == shown.done == 2 * fits
         given = {name for name in ("placebo", "untrained", "arbitrary") if np.isfinite(getattr(found, name)).all()}
         wanted = {"placebo", "untrained", "arbitrary"} if controls is True else set(controls or ()) - {"row space"}
         assert given == wanted
