@@ -320,8 +320,8 @@ def test_training_that_fails_leaves_no_model(run: Run, small_data: Path, monkeyp
         ("valid", b"", "dataset/valid.jsonl has no examples"),
         ("valid", b"\xff\xfe", "dataset/valid.jsonl is no text"),
         ("train", b'{"prompt": "1,0,1,0,1", "completion": "\\n0,1,0,1\\n3 - 3\\n"}\n', "dataset/train.jsonl, line 1:"),
-        ("test", b"not json\n", "dataset/test.jsonl, line 1:"),
-        ("test", b'{"prompt": 5, "completion": ""}\n', "dataset/test.jsonl, line 1:"),
+        ("test", b"not json\n", "dataset/test.jsonl, line 1"),
+        ("test", b'{"prompt": 5, "completion": ""}\n', "dataset/test.jsonl, line 1"),
     ],
 )
 def test_data_against_the_rules_are_refused(
