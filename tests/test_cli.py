@@ -125,7 +125,7 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(rotation, "train", lambda config, out: asked.append((config, out)))
     others = CultureConfig(
         ids=(4, 5), preset="deep", budget=1, turn=2, tested=3, noise=0.1, focus=0.2, hint=0.3, finish=0.4, making=0.5,
-        share=0.6, smudge=0.7, rest=0.8, threshold=0.9, quizzes=6, makers=(7, 8), max_fail=2, seed=9, device="cuda",
+        share=0.6, smudge=0.7, rest=0.8, threshold=0.9, quizzes=6, makers=(7, 8), max_fail=2, seed=9, device="cpu:0",
         precision="bfloat16", threads=10, workers=11, shards=12,
     )  # fmt: skip
     assert all(getattr(others, f.name) != getattr(CultureConfig(), f.name) for f in fields(CultureConfig))
@@ -172,11 +172,11 @@ def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytes
 @pytest.mark.parametrize(
     ("command", "work"),
     [
-        (["mechanism", MODEL, "--save", "{}/result"], "mediation.mechanism"),
-        (["probe", MODEL, "--save", "{}"], "probing.probe"),
-        (["patch", MODEL, "--json", "{}/r.json"], "patching.patch"),
-        (["interchange", MODEL, "--plot", "{}/p.png"], "abstraction.interchange"),
-        (["sae", MODEL, "--out", "{}"], "sae.train_sae"),
+        (["mechanism", MODEL, "--save", "{}/result"], "causal.mechanism.mechanism"),
+        (["probe", MODEL, "--save", "{}"], "probing.probe.probe"),
+        (["patch", MODEL, "--json", "{}/r.json"], "causal.patching.patch"),
+        (["interchange", MODEL, "--plot", "{}/p.png"], "causal.interchange.interchange"),
+        (["sae", MODEL, "--out", "{}"], "dictionaries.sae.train_sae"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else "",
 )
