@@ -151,8 +151,8 @@ def test_a_directory_and_two_tensors_are_enough(
     for result in results:
         assert len(result.to_frame())
         assert type(result).load(result.save(tmp_path / "saved")).to_frame().equals(result.to_frame())
-    theirs = ik.ablate(model, worlds, fields=["newD"], kind="zero").importance
-    np.testing.assert_allclose(ik.ablate(model, batch, kind="zero").importance, theirs, atol=1e-5)
+    theirs = ik.ablate(model, worlds, fields=["newD"], kind="zero").importance()
+    np.testing.assert_allclose(ik.ablate(model, batch, kind="zero").importance(), theirs, atol=1e-5)
 
 
 def test_what_needs_more_says_so(model: Any) -> None:
@@ -161,5 +161,7 @@ def test_what_needs_more_says_so(model: Any) -> None:
         ik.train_sae(model, bare)
     with pytest.raises(ValueError, match="the batch asks for no answer, so there is nothing"):
         ik.ablate(model, bare)
-    with pytest.raises(ValueError, match="row 0 of the batch has no completion, over which exact_match is measured"):
+    with pytest.raises(
+        ValueError, match="row 0 of the batch has no completion, over which exact match of completion is measured"
+    ):
         ik.ablate(model, asked, metric=ik.exact_match)

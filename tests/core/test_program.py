@@ -56,7 +56,7 @@ def test_recipes_say_what_is_wrong_in_one_line(recipe: str, tmp_path: Path) -> N
     }
     (tmp_path / "a_file").write_text("")
     found = subprocess.run(
-        [sys.executable, "-m", f"interp_kit.studies.{recipe}", *wrong[recipe]],
+        [sys.executable, "-m", f"interp_kit.recipes.{recipe}", *wrong[recipe]],
         cwd=tmp_path,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
