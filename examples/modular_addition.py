@@ -11,6 +11,7 @@ Every command then knows the task by its address, and the model says with which 
 """
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class ModularAddition(ik.AbstractTask):
         positions = {name: i for i, name in enumerate(["a", "+", "b", "=", "sum", "end"])}
         return ik.Example(text, tokens, prompt_length=4, positions=positions, labels=labels)
 
-    def intervene(self, example: ik.Example, do: dict[str, int]) -> dict[str, int]:
+    def intervene(self, example: ik.Example, do: Mapping[str, int]) -> dict[str, int]:
         world = {**example.labels, **do}
         return {**world, "sum": do.get("sum", (world["a"] + world["b"]) % self.n)}
 

@@ -82,7 +82,7 @@ def in_processes(
     options: dict[str, Any] = {"initializer": begin_worker, "initargs": (parent, _in_main_thread())}
     options |= {"inner_max_num_threads": 1, "idle_worker_timeout": IDLE_SECONDS}
     with parallel_config(backend="loky", **options) if here else nullcontext():
-        run = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="all", max_nbytes=None)
+        run = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="all", max_nbytes=None)  # pyright: ignore[reportArgumentType]
         done: Any = (one for one in ())
         try:
             with interrupts_held():

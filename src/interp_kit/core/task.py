@@ -175,7 +175,7 @@ class AbstractTask(ABC):
         from interp_kit.core.batch import collate
 
         expect("examples", examples, Iterable, "task.batch takes a list of examples, as of task.sample(n, seed)")
-        return collate(self, list(examples), device)
+        return collate(self, list(examples), device)  # pyright: ignore[reportArgumentType]
 
     def pairs(
         self,
@@ -217,7 +217,7 @@ class AbstractTask(ABC):
             ]
         if generate is not None:
             clean, corrupt = self._complete(clean, generate), self._complete(corrupt, generate)
-        made = make_pairs(self, clean, corrupt, variable, target, completion)
+        made = make_pairs(self, clean, corrupt, variable, target, completion)  # pyright: ignore[reportArgumentType]
         return replace(made, whole=self._lists_all and len(chosen) < limit)
 
     def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
@@ -241,7 +241,7 @@ class AbstractTask(ABC):
             raise ValueError(
                 f"no conflict prompt: in none of {len(written)} pairs does {variable!r} alone change {target!r}"
             )
-        made = make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")
+        made = make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")  # pyright: ignore[reportArgumentType]
         return replace(made, whole=self._lists_all)
 
     @property

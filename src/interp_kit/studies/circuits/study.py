@@ -109,7 +109,8 @@ def sentences(name: str, found: Examined) -> tuple[str, ...]:
         first = f"{name}: no circuit found; only with all {curve.total} edges does it answer as the whole model."
     else:
         at = int(np.flatnonzero(curve.sizes == size)[0])
-        kept = Estimate(*(float(ends[at]) for ends in (curve.value, curve.low, curve.high)), curve.n, "pairs")
+        value, low, high = (float(ends[at]) for ends in (curve.value, curve.low, curve.high))
+        kept = Estimate(value, low, high, curve.n, "pairs")
         first = (
             f"{name}: {size} of {curve.total} edges keep {kept.short()}"
             f" of the logit difference on {curve.n} pairs that did not choose them, no two"

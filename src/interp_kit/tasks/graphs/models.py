@@ -99,7 +99,7 @@ def topological(parents: Sequence[Sequence[int]], names: Sequence[str] | None = 
                 seen.append(at)
                 at = min(left & set(parents[at]))
             cycle = [*seen[seen.index(at) :], at][::-1]
-            words = [str(v) for v in cycle] if names is None else [names[v] for v in cycle]
+            words = [str(v if names is None else names[v]) for v in cycle]
             raise ValueError(f"the graph has a cycle: {' -> '.join(words)}")
         order += free
         left -= set(free)

@@ -72,7 +72,7 @@ def structure(parents: np.ndarray, kind: np.ndarray, x: np.ndarray, y: np.ndarra
         kept[rows, x] = False
         order[:, step] = np.where(taken, chosen, -1)
         names = np.sort(np.where(kept, np.arange(NODES), NODES), axis=1)[:, :3]
-        live[:, step] = np.where(taken[:, None] & (names < NODES), names, -1)
+        live[:, step] = np.where(np.asarray(taken)[:, None] & (names < NODES), names, -1)
     return Structure(relevant, depth, connected, order, live)
 
 
