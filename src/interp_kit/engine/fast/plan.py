@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.engine.apply import NewValue, position_of
 from interp_kit.engine.edits import Edit, EditGroup
 from interp_kit.engine.fast.forward import BEHIND, Executor
 from interp_kit.engine.fast.layers import Unsupported
+from interp_kit.engine.fast.write import NewValue, position_of
 from interp_kit.engine.sources.kinds import copied
 
 # In the order in which a block computes them; a row enters at one of three stages of a layer.

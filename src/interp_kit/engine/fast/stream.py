@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.engine.apply import write
 from interp_kit.engine.edits import Edit, EditGroup
 from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.fast.ragged import Reads, Windows
+from interp_kit.engine.fast.write import write
 from interp_kit.engine.sources.kinds import copied
 
 Placed = tuple[int, Edit]  # a slot, and an edit of it
