@@ -168,6 +168,7 @@ class Unhashable(Narrow):
     latent: int = 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_new_values_of_another_shape_are_refused(model, batch: TokenBatch, monkeypatch) -> None:
     for position in ("newD?", None):
         edit, shape = Edit("resid_pre", 0, Narrow(), position=position), r"`new` gave values of shape \(32, .*1\)"
@@ -197,7 +198,8 @@ def test_a_subclass_of_copy_is_not_taken_for_a_copy(model, batch: TokenBatch, mo
     assert np.abs(found.values - found.baseline).max() > 1e-3
 
 
-def test_batches_are_hashed_by_identity_and_sources_by_what_they_hold(batch: TokenBatch, pairs: ik.PairBatch) -> None:
+def test_batches_are_hashed_by_identity_and_sources_by_what_they_hold(batch: TokenBatch, task: ik.BooleanTask) -> None:
+    pairs = task.pairs("newB", "newD")
     same = replace(batch)
     assert len({batch, batch, same}) == 2
     assert batch == batch
