@@ -62,7 +62,7 @@ def main(folder: str | Path) -> None:
         n_layers=2,
         n_ctx=8,
         dropout=0.0,
-        epochs=250,
+        epochs=250.0,
         learning_rate=3e-3,
         batch_size=25,
         loss_on="completion",

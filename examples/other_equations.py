@@ -21,7 +21,7 @@ import interp_kit as ik
 def main(folder: str | Path) -> None:
     task = ik.BooleanTask(equations={"M": "p & q", "Y": "M | r"}, inputs=("p", "q", "r"))
     config = ik.SFTConfig(
-        d_model=64, n_layers=2, n_ctx=24, dropout=0.0, epochs=25, learning_rate=2e-3, loss_on="completion"
+        d_model=64, n_layers=2, n_ctx=24, dropout=0.0, epochs=25.0, learning_rate=2e-3, loss_on="completion"
     )
     if not Path(folder).exists():
         ik.train_sft(task, task.enumerate() * 16, folder, config, device="cpu", progress=False)

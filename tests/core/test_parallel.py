@@ -19,7 +19,10 @@ from interp_kit.core.parallel import LOST, Pool, in_processes, processes
 SUBREAPER = 36  # of prctl: orphans of a process become ours, so that they can be found
 
 
-def test_results_come_in_the_order_of_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_come_in_the_order_of_the_work(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     assert in_processes(neg, range(7), 2, name="numbers", progress=True) == [0, -1, -2, -3, -4, -5, -6]
     said = capsys.readouterr().err
     assert "numbers: 100%" in said
@@ -84,7 +87,7 @@ def test_a_pool_that_is_left_by_an_error_does_not_wait_for_its_jobs() -> None:
 
 
 def test_a_program_that_imports_it_has_no_torch() -> None:
-    names = "parallel, program, device, files"
+    names = "parallel, program, folders, files"
     script = f"import sys\nfrom interp_kit.core import {names}\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
@@ -164,7 +167,8 @@ def test_workers_end_with_a_parent_that_is_killed(kind: str, moment: float, prog
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @MOMENTS
 def test_an_interrupt_ends_all_with_one_line(kind: str, moment: float, program: Path) -> None:
-    """As a terminal sends it: to every process of the group."""
+    """As a terminal sends it: to every process of the group. In the moment in which its workers start, joblib's own
+    resource tracker may add that it found less to tidy up than it expected."""
     process = subprocess.Popen(
         [sys.executable, str(program), kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
     )
@@ -174,6 +178,9 @@ def test_an_interrupt_ends_all_with_one_line(kind: str, moment: float, program: 
     below = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert said.decode() == "study: interrupted\n"
+    lines = said.decode().splitlines()
+    if moment < 3:
+        lines = [line for line in lines if "resource_tracker" not in line and line.strip() != "warnings.warn("]
+    assert lines == ["study: interrupted"]
     assert process.returncode == 130
     assert gone(below)

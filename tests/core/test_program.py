@@ -80,8 +80,8 @@ EXPERIMENT = ["-c", INTERP_KIT[1].replace("interp-kit", "causal-experiment").rep
         ([*INTERP_KIT, "mechanism", "boolean-direct"], "libtorch_cpu", "interp-kit"),
         ([*EXPERIMENT, "--test", "1,0,1,0,1", "--log-dir", "{}"], "libtorch_cpu", "causal-experiment"),
         (["-m", "interp_kit.culture", "0"], "libtorch_cpu", "culture"),
-        (["-m", "interp_kit.studies.culture.round", "--maker", "nowhere.pth"], "libtorch_cpu", "culture_round"),
-        (["-m", "interp_kit.studies.boolean.checkpoints"], "_multiarray_umath", "boolean_checkpoints"),
+        (["-m", "interp_kit.recipes.culture_round", "--maker", "nowhere.pth"], "libtorch_cpu", "culture_round"),
+        (["-m", "interp_kit.recipes.boolean_checkpoints"], "_multiarray_umath", "boolean_checkpoints"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

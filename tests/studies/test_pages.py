@@ -5,10 +5,10 @@ from types import ModuleType
 
 import pytest
 
-from interp_kit.studies.audit import study as audit
-from interp_kit.studies.boolean import study as boolean_report
+from interp_kit.studies.audit import command as audit
+from interp_kit.studies.boolean import command as boolean_report
 from interp_kit.studies.circuits import study as trained_circuits
-from interp_kit.studies.culture import study as culture_report
+from interp_kit.studies.culture import command as culture_report
 
 
 @pytest.mark.parametrize(

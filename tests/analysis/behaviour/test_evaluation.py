@@ -28,7 +28,7 @@ Tokens = list[int]
 FIELDS = ("newA", "newB", "newC", "newD", "sum1", "sum2")
 
 
-@dataclass
+@dataclass(eq=False)
 class Scripted:
     """Writes `next_token(text so far)` for certain; nothing else of a HookedModel is asked of it."""
 

@@ -22,7 +22,7 @@ def test_package(tmp_path: Path) -> None:
     source, root = tmp_path / "run", tmp_path / "checkpoints"
     model = MyGPT(SIZES, seed=0)
     save_mygpt(model, 0.5, source / "gpt_004.pth")
-    point = Point(4, 96, 0.1, 0.5, 0.5, {}, {}, [], 1.0)
+    point = Point(4, 96, 0.1, 0.5, 0.5, {"Cell": 0.5}, {"whole": 0.5}, [[0.5]], 1.0)
     (source / "curve.jsonl").write_text(json.dumps(dataclasses.asdict(point)) + "\n")
     entries = package(source, root, "abc", n=16)
     assert list(entries) == ["culture/gpt_004"]

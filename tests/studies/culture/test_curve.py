@@ -12,7 +12,7 @@ from interp_kit.studies.culture.training.turns import Point
 
 
 def point(id: int, seen: int, accuracy: float) -> Point:
-    return Point(id, seen, 0.1, accuracy, accuracy, {}, {}, [], 1.0)
+    return Point(id, seen, 0.1, accuracy, accuracy, {"Cell": accuracy}, {"whole": accuracy}, [[accuracy]], 1.0)
 
 
 def law(seen: float) -> float:
