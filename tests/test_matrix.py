@@ -124,6 +124,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     "jaccard": lambda w: ik.jaccard(
         w.ablation, ik.ablate(w.model, w.batch, kind="mean"), k=2, match="index", permutations=50
     ),
+    "diff_models": lambda w: ik.diff_models(w.model, ik.untrained(w.model, 3), w.batch, metric=ik.log_probability),
     "train_sae": lambda w: ik.train_sae(
         w.model, w.task, site="blocks.1.hook_mlp_out", progress=False,
         config=ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64),

@@ -136,6 +136,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
             "seed": FROM_0,
         },
     ),
+    "diff_models": (lambda h, o: ik.diff_models(h.model, h.model, h.batch, **o), {"progress": FLAGS}),
     "train_sae": (
         lambda h, o: ik.train_sae(h.model, h.task, **o),
         {"site": ("zz", "mlp_out"), "seed": FROM_0, "progress": FLAGS},

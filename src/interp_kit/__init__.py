@@ -60,6 +60,7 @@ _EXPORTS = {
     "patch_senders": "interp_kit.analysis.causal.patching",
     "ablate": "interp_kit.analysis.causal.ablation",
     "jaccard": "interp_kit.analysis.comparison.component_overlap",
+    "diff_models": "interp_kit.analysis.comparison.model_diffing",
     "mechanism": "interp_kit.analysis.causal.mechanism",
     "interchange": "interp_kit.analysis.causal.interchange",
     "das": "interp_kit.analysis.causal.das",
@@ -102,6 +103,7 @@ if TYPE_CHECKING:
     from interp_kit.analysis.circuits.faithfulness import faithfulness as faithfulness
     from interp_kit.analysis.circuits.path_patching import path_patch as path_patch
     from interp_kit.analysis.comparison.component_overlap import jaccard as jaccard
+    from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
     from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
     from interp_kit.analysis.probing.probe import probe as probe

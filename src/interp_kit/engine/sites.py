@@ -31,6 +31,8 @@ WEIGHTS: dict[str, tuple[str, bool]] = {
     **{name: (f"blocks.{{layer}}.attn.{name}", True) for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")},
     "b_O": ("blocks.{layer}.attn.b_O", False),
     **{name: (f"blocks.{{layer}}.mlp.{name}", False) for name in ("W_in", "b_in", "W_out", "b_out")},
+    **{f"{ln}_{part}": (f"blocks.{{layer}}.{ln}.{part}", False) for ln in ("ln1", "ln2") for part in ("w", "b")},
+    **{f"ln_final_{part}": (f"ln_final.{part}", False) for part in ("w", "b")},
     "W_E": ("embed.W_E", False),
     "W_pos": ("pos_embed.W_pos", False),
     "W_U": ("unembed.W_U", False),

@@ -199,8 +199,8 @@ def test_what_is_unknown_is_refused(tiny_model: MakeModel, batch: TokenBatch, un
     model = tiny_model(0)
     with pytest.raises(ValueError, match="kind is 'median'; expected one of zero, mean, resample"):
         ablate(model, batch, kind="median")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ValueError, match="units is 'neuron'; expected one of head, mlp, attention, layer"):
-        ablate(model, batch, units=("head", "neuron"))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="units is 'expert'; expected one of head, mlp, attention, layer, neuron"):
+        ablate(model, batch, units=("head", "expert"))  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="no field 'newE'; there are newA, newB, newC, newD, sum1, sum2"):
         ablate(model, batch, fields=["newE"])
     result = ablate(model, batch, fields=["newA"], units=("mlp",))
@@ -262,6 +262,18 @@ def test_whole_completions_are_measured_token_by_token(tiny_model: MakeModel, pa
             right &= int(logits[row, at - 1].argmax()) == int(batch.tokens[row, at])
         expected = float(right) if metric is exact_match else np.mean(scores)
         assert result.baseline[0, row] == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_neuron_is_its_direction_of_the_mlp(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    model = tiny_model(0)
+    result = ablate(model, batch, kind="zero", units=("neuron",), metric=log_probability)
+    assert result.component[:2] == ("L0N0", "L0N1")
+    assert len(result.component) == model.cfg.n_layers * model.cfg.d_mlp
+    at = result.component.index("L1N3")
+    model.blocks[1].mlp.W_out.data[3] = 0
+    assert result.effect[at] == pytest.approx(
+        (result.baseline - ablate(model, batch, kind="zero", metric=log_probability).baseline), abs=1e-5
+    )
 
 
 def test_groups_of_examples(tiny_model: MakeModel, batch: TokenBatch) -> None:

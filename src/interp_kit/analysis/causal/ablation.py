@@ -2,7 +2,7 @@
 2022)."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,15 +24,15 @@ from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import heatmap
 
 Kind = Literal["zero", "mean", "resample"]
-Unit = Literal["head", "mlp", "attention", "layer"]
+Unit = Literal["head", "mlp", "attention", "layer", "neuron"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AblationResult(AbstractResult):
     """Importance of components: how much of a metric is lost without each.
 
-    component: names ("L0H1", "L2 MLP", "L3"); layer: (component,); fields: what is answered; effect: (component,
-    field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means needed;
+    component: names ("L0H1", "L2 MLP", "L0N17", "L3"); layer: (component,); fields: what is answered; effect:
+    (component, field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means needed;
     baseline: (field, batch) the unablated metric; config["solved"]: answers (fields of examples, or completions) that
     the unablated model gives correctly, of config["solved_of"].
     """
@@ -121,12 +121,12 @@ def ablate(
     seed: int = 0,
     progress: bool = PROGRESS,
 ) -> AblationResult:
-    """Remove each head, MLP or whole layer in turn and measure what every field loses.
+    """Remove each head, MLP, neuron or whole layer in turn and measure what every field loses.
 
     kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch, averaged
     over `resamples` draws. Attention is all heads of a layer, a layer its heads and its MLP together. Removing is done
     at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
-    then the only field.
+    then the only field. A neuron is one of those of an MLP, behind its nonlinearity.
 
     Warns (UserWarning) if the unedited model gives fewer than half of the answers correctly. Raises ValueError for an
     unknown kind, unit or field.
@@ -152,16 +152,14 @@ def ablate(
         [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
     )
     components = [c for unit in units for c in _components(model, unit)]
-    edits = [
-        [Edit(site, layer, draw, head=head) for site, layer, head in parts] for _, parts in components for draw in draws
-    ]
+    edits = [[replace(part, source=draw) for part in parts] for _, parts in components for draw in draws]
     swept = sweep(model, batch, edits, metrics, unedited=right, progress=progress)
     assert swept.unedited is not None
     ablated = swept.values.reshape(len(components), len(draws), len(names), len(batch)).mean(1)
     is_distance = metrics[0].is_distance
     result = AblationResult(
         component=tuple(name for name, _ in components),
-        layer=np.array([parts[0][1] for _, parts in components]),
+        layer=np.array([parts[0].layer for _, parts in components]),
         fields=tuple(names),
         effect=ablated if is_distance else swept.baseline[None] - ablated,
         baseline=swept.baseline,
@@ -182,18 +180,20 @@ def ablate(
     return result
 
 
-def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[tuple[str, int, int | None]]]]:
-    """(name, [(site, layer, head)]) of every component of one kind."""
+def _components(model: HookedModel, unit: Unit) -> list[tuple[str, list[Edit]]]:
+    """(name, its parts with no source yet) of every component of one kind."""
     layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
-    has_mlp = not getattr(model.cfg, "attn_only", False)
+    with_mlp = () if getattr(model.cfg, "attn_only", False) else layers
     match unit:
         case "head":
-            return [(f"L{la}H{he}", [("z", la, he)]) for la in layers for he in heads]
+            return [(f"L{la}H{he}", [Edit("z", la, head=he)]) for la in layers for he in heads]
         case "mlp":
-            return [(f"L{la} MLP", [("mlp_out", la, None)]) for la in layers if has_mlp]
+            return [(f"L{la} MLP", [Edit("mlp_out", la)]) for la in with_mlp]
+        case "neuron":
+            return [(f"L{la}N{n}", [Edit("mlp_post", la, neuron=n)]) for la in with_mlp for n in range(model.cfg.d_mlp)]
         case "attention":
-            return [(f"L{la} attention", [("z", la, None)]) for la in layers]
+            return [(f"L{la} attention", [Edit("z", la)]) for la in layers]
         case "layer":
-            mlp = [("mlp_out", None)] if has_mlp else []
-            return [(f"L{la}", [("z", la, None), *((site, la, head) for site, head in mlp)]) for la in layers]
-    raise ValueError(f"no unit {unit!r}; there are head, mlp, attention, layer")
+            mlp = {la: [Edit("mlp_out", la)] for la in with_mlp}
+            return [(f"L{la}", [Edit("z", la), *mlp.get(la, [])]) for la in layers]
+    raise ValueError(f"no unit {unit!r}; there are {', '.join(get_args(Unit))}")

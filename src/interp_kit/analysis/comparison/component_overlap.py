@@ -195,7 +195,7 @@ def _strata(result: AblationResult) -> dict[tuple[int, str], np.ndarray]:
     """(layer, kind) -> indices of its components. Kinds stay apart: that MLPs outweigh heads is no shared circuit."""
     strata: dict[tuple[int, str], list[int]] = {}
     for i, (name, layer) in enumerate(zip(result.component, result.layer.tolist(), strict=True)):
-        kind = "mlp" if name.endswith("MLP") else "head" if "H" in name else "layer"
+        kind = next((kind for mark, kind in (("MLP", "mlp"), ("H", "head"), ("N", "neuron")) if mark in name), "layer")
         strata.setdefault((layer, kind), []).append(i)
     return {key: np.array(members) for key, members in strata.items()}
 
@@ -219,8 +219,7 @@ def _compare(
     top = np.array([[_top(score, k) for score in both] for both in scores])
     observed = _jaccard((top[:, 0] & top[:, 1]).sum(-1), k)
     # one relabelling for all halvings, as they are halves of the same examples
-    met = np.einsum("hc,hd->hcd", top[:, 0], top[:, 1]).reshape(len(top), -1).astype(np.float32)
-    null = _jaccard((met @ relabelled).round().astype(int), k).mean(0)
+    null = np.mean([_jaccard((one & other[relabelled]).sum(-1), k) for one, other in top], axis=0)
     layers = np.unique(a.layer)
     profiles = [[np.array([score[a.layer == la].sum() for la in layers]) for score in both] for both in scores]
     return {
@@ -263,11 +262,8 @@ def _jaccard(shared: np.ndarray, k: int) -> np.ndarray:
 def _relabelled(
     strata: Mapping[tuple[int, str], np.ndarray], permutations: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """(component * component, permutations) which component stands for which, in random exchanges within strata."""
-    total = sum(map(len, strata.values()))
-    found = np.empty((permutations, total), dtype=int)
+    """(permutations, component) which component stands for which, in random exchanges within strata."""
+    found = np.empty((permutations, sum(map(len, strata.values()))), dtype=int)
     for members in strata.values():
         found[:, members] = rng.permuted(np.tile(members, (permutations, 1)), axis=1)
-    one_hot = np.zeros((permutations, total, total), dtype=np.float32)
-    np.put_along_axis(one_hot, found[..., None], 1.0, axis=-1)
-    return one_hot.reshape(permutations, -1).T
+    return found

@@ -209,7 +209,8 @@ def _show(options: Options, source: "MyGPT", quizzes: "QuizSet") -> dict[str, An
 
     read, clean = quizzes.read[-1, 0], quizzes.clean[0]
     temperature = None if options.greedy else 1.0
-    answer = generate(source, np.where(np.arange(len(read)) < 3 * grids.QUARTER, read, clean), temperature=temperature)
+    asked = np.where(np.arange(len(read)) < 3 * grids.QUARTER, read, clean)
+    answer = generate(source, asked, temperature=temperature, progress=False)
     right, written = bool(answer.right[0]), answer.quizzes[0].cpu().numpy()
     structure = grids.STRUCTURES[quizzes.structure[0]]
     task = [*TASKS, MADE][quizzes.task[0]]

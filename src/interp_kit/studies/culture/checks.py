@@ -73,7 +73,7 @@ def check_logits(name: str, source: MyGPT, model: "HookedTransformer", quizzes: 
 def check_decoding(name: str, source: MyGPT, model: "HookedTransformer", quizzes: NDArray[Any]) -> Check:
     """Greedy answers decoded with a key/value cache against MyGPT reading them whole, without one: how many colours are
     not the most probable, ties aside."""
-    written = generate(model, quizzes).quizzes
+    written = generate(model, quizzes, progress=False).quizzes
     logits = source.eval()(written.to(model.cfg.device))[:, -grids.QUARTER + 1 :]
     chosen = written[:, -grids.QUARTER + 1 :, None].to(logits.device)
     short = logits.amax(-1) - logits.gather(-1, chosen)[..., 0]

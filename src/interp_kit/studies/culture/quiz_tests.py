@@ -226,7 +226,7 @@ def _write(
 ) -> NDArray[np.float64]:
     """(batch,) 1 where the answer that the model writes token by token is right."""
     free = torch.arange(1 + grids.LENGTH) > grids.LENGTH - CELLS
-    done = decode(model, F.pad(read, (1, 0)), free, temperature=temperature, seed=seed)
+    done = decode(model, F.pad(read, (1, 0)), free, temperature=temperature, seed=seed, progress=False)
     return (done.tokens[:, -CELLS:].cpu() == clean[:, -CELLS:]).all(1).double().numpy()
 
 

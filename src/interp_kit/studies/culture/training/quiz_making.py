@@ -90,7 +90,7 @@ def _sample(
     tokens = torch.as_tensor(np.pad(quizzes, ((0, 0), (1, 0))))
     cells = torch.as_tensor(np.pad(free, (1, 0)))
     temperature = torch.as_tensor(np.pad(heat, (1, 0), constant_values=1.0)).float()
-    return decode(model, tokens, cells, temperature=temperature, seed=seed).tokens[:, 1:].cpu().numpy()
+    return decode(model, tokens, cells, temperature=temperature, seed=seed, progress=False).tokens[:, 1:].cpu().numpy()
 
 
 @torch.inference_mode()
