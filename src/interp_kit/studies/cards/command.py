@@ -1,0 +1,14 @@
+"""`interp-kit study cards`: runs the study of the card game and writes its page."""
+
+from pathlib import Path
+
+from interp_kit.core.showing import PROGRESS
+from interp_kit.reports.report import page_path
+from interp_kit.studies.cards.page import page
+from interp_kit.studies.cards.study import study
+
+
+def main(path: str | Path = "reports/cards.html", *, progress: bool = PROGRESS, jobs: int | None = None) -> Path:
+    """Run the study on the shipped checkpoints and write the page. Returns its path."""
+    path = page_path(path)
+    return page(study(progress=progress, jobs=jobs)).write(path)
