@@ -71,8 +71,8 @@ class ModelDiffResult(AbstractResult):
         return (
             f"Change of {c['metric']} when one part of {c['receiver']} gets the weights of {c['donor']} (n = {self.n}"
             f" examples{scope(c)}; 95 % intervals). 0: the part alone changes nothing. {ALL!r} is the whole difference"
-            f" between the two models, {self.receiver.mean():.2f} and {self.donor.mean():.2f}: the parts need not add up"
-            " to it. Control: two models that learnt the same from the same start, in another order of data."
+            f" between the two models, {self.receiver.mean():.2f} and {self.donor.mean():.2f}: the parts need not add"
+            " up to it. Control: two models that learnt the same from the same start, in another order of data."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -113,14 +113,18 @@ def diff_models(
     ours, theirs = _weights(receiver), _weights(donor)
     _check_alike(receiver, donor, ours, theirs)
     parts = _parts(receiver, theirs)
-    edits = [[Edit(site, layer, Set(value), head=head) for site, layer, head, value in part] for part in parts.values()]
+    everything = [weight for part in parts.values() for weight in part]
+    edits = [
+        [Edit(site, layer, Set(value), head=head) for site, layer, head, value in part]
+        for part in (*parts.values(), everything)
+    ]
     measured = metric(COMPLETION)
-    swept = sweep(receiver, batch, [*edits, [edit for group in edits for edit in group]], measured, progress=progress)
+    swept = sweep(receiver, batch, edits, measured, progress=progress)
     goal = sweep(donor, batch, [], measured, progress=progress).baseline[0]
     return ModelDiffResult(
         component=(*parts, ALL),
         layer=np.array([-1 if part[0][1] is None else part[0][1] for part in parts.values()] + [-1]),
-        distance=np.array([_distance(ours, part) for part in (*parts.values(), sum(parts.values(), []))]),
+        distance=np.array([_distance(ours, part) for part in (*parts.values(), everything)]),
         effect=swept.values[:, 0] - swept.baseline[0],
         receiver=swept.baseline[0],
         donor=goal,
