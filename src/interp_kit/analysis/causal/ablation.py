@@ -33,8 +33,8 @@ class AblationResult(AbstractResult):
 
     component: names ("L0H1", "L2 MLP", "L0N17", "L3"); layer: (component,); fields: what is answered; effect:
     (component, field, batch) unablated minus ablated metric of every example (KL itself for kl), so positive means
-    needed; baseline: (field, batch) the unablated metric; config["solved"]: answers (fields of examples, or completions) that
-    the unablated model gives correctly, of config["solved_of"].
+    needed; baseline: (field, batch) the unablated metric; config["solved"]: answers (fields of examples, or
+    completions) that the unablated model gives correctly, of config["solved_of"].
     """
 
     component: tuple[str, ...]
