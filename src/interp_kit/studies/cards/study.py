@@ -12,8 +12,6 @@ from operator import call
 from typing import Any
 
 import numpy as np
-from interp_kit.studies.cards.evaluate import TESTED, CardsEvaluation, evaluate_cards
-from interp_kit.studies.cards.recipe import arms
 
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.interchange import InterchangeResult, interchange
@@ -29,7 +27,9 @@ from interp_kit.engine.sweep import sweep
 from interp_kit.models.checkpoints import read_manifest
 from interp_kit.registry.models import load
 from interp_kit.studies.cards.activity import Activity, activity
+from interp_kit.studies.cards.evaluate import TESTED, CardsEvaluation, evaluate_cards
 from interp_kit.studies.cards.features import FeatureShift, feature_shift
+from interp_kit.studies.cards.recipe import arms
 from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.catalogue import COMPOSITIONAL, NEW_COLOURS, Part, Split
 from interp_kit.tasks.cards.dataset import CardsConfig
