@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 KIND = "trained model"
 RUN, STATE = "run.json", "state.pt"
-COMPARED_EVERY = (
-    5  # steps between two at which the divergence from the start is measured, where it is not part of the loss
-)
 
 
 @dataclass(frozen=True)
@@ -134,7 +131,8 @@ def train_shared_prompt(
             for group, whole in zip(optimiser.param_groups, base, strict=True):
                 group["lr"] = whole * factor
             generator = torch.Generator().manual_seed(derive_seed(config.seed, "samples", step))
-            compared = reference if config.beta or step % COMPARED_EVERY == 0 else None
+            told = (step + 1) % config.log_every == 0 or step + 1 == steps
+            compared = reference if config.beta or told else None  # the divergence is measured where it is told
             found, rewards = step_objective(model, compared, prompts, rows, config, generator)
             optimiser.zero_grad()
             found.loss.backward()
@@ -145,7 +143,7 @@ def train_shared_prompt(
                 )
             optimiser.step()
             window.append((rows, rewards, found))
-            if (step + 1) % config.log_every == 0 or step + 1 == steps:
+            if told:
                 history.append(_line(step + 1, window, prompts, config))
                 window = []
             if (step + 1) % config.save_every == 0 and not window:
@@ -156,8 +154,9 @@ def train_shared_prompt(
         tokenizer.save_pretrained(folder)
         write_json(folder / "training.json", {
             **(facts or {}), "method": "policy gradient, shared prompt", "start": str(start),
-            "config": to_mapping(config), "prompts": steps * config.batch_size,
-            "forwards_a_prompt": 2 if config.beta else 1 + 1 / COMPARED_EVERY, "backwards_a_prompt": 1, "samples_a_prompt": config.samples, "history": history,
+            "config": to_mapping(config), "prompts": steps * config.batch_size, "samples_a_prompt": config.samples,
+            "forwards_a_prompt": 2 if config.beta else 1 + 1 / config.log_every, "backwards_a_prompt": 1,
+            "history": history,
         })  # fmt: skip
     shutil.rmtree(aside)
     return output
@@ -185,7 +184,7 @@ def _line(
         "step": step,
         "prompts": step * config.batch_size,
         "reward": round(float(rewards.mean()), 5),
-        "kl": round(float(torch.stack([found.kl for *_, found in window if found.kl is not None]).mean()), 6),
+        "kl": round(float(np.mean([float(found.kl) for *_, found in window if found.kl is not None])), 6),
         "entropy": round(float(torch.stack([found.entropy for *_, found in window]).mean()), 5),
         "success": {name: round(float(right[group == name].mean()), 4) for name in sorted(set(group.tolist()))},
     }
