@@ -70,7 +70,7 @@ def test_advantages_by_hand() -> None:
     ("option", "value"),
     [("samples", 1), ("samples", 2.0), ("batch_size", 0), ("temperature", 0.0), ("advantage", "ppo"), ("beta", -0.1),
      ("learning_rate", float("nan")), ("matrix_learning_rate", 0.0), ("flat", 1.0), ("clip", -1.0), ("seed", -1),
-     ("format_bonus", float("inf")), ("save_every", 0), ("log_every", True)],
+     ("format_bonus", 1.0), ("save_every", 0), ("log_every", True)],
 )  # fmt: skip
 def test_options_that_describe_no_training_are_refused(option: str, value: Any, unchecked: None) -> None:
     with pytest.raises(ValueError, match=option):

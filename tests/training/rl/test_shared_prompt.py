@@ -83,12 +83,16 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(start: Path, tmp_path: Path)
 def test_work_of_another_run_is_kept_and_refused(start: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"tokenizer": TOKENIZER, "progress": False}
     (tmp_path / "a.work").mkdir()
+    train_shared_prompt(start, copying(16), tmp_path / "a", CONFIG, **options)  # killed before it had begun
+    (tmp_path / "a.work").mkdir()
     (tmp_path / "a.work" / "mine").write_text("")
     with pytest.raises(OSError, match="it holds other files"):
-        train_shared_prompt(start, copying(16), tmp_path / "a", CONFIG, **options)
+        train_shared_prompt(start, copying(16), tmp_path / "c", CONFIG, work=tmp_path / "a.work", **options)
     broken = replace(copying(16 * 6), reward=lambda rows: torch.full((len(rows), VOCAB), float("nan")))
     with pytest.raises(FloatingPointError, match="training diverged at step 0"):
         train_shared_prompt(start, broken, tmp_path / "b", CONFIG, **options)
+    with pytest.raises(OSError, match="it holds another training run"):
+        train_shared_prompt(start, copying(16 * 6, seed=1), tmp_path / "b", CONFIG, **options)
     with pytest.raises(OSError, match="it holds another training run"):
         train_shared_prompt(start, copying(16 * 6), tmp_path / "b", replace(CONFIG, seed=5), **options)
 

@@ -12,6 +12,8 @@ import tyro
 from interp_kit.core.config import check_flag, expect
 from interp_kit.core.program import ended
 from interp_kit.core.showing import PROGRESS
+from interp_kit.core.task import AbstractTask
+from interp_kit.models.meeting import check_meeting
 from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.dataset import CardsConfig
 from interp_kit.tasks.cards.deals import Deals
@@ -88,6 +90,7 @@ def train_on(
     from interp_kit.studies.cards.evaluate import evaluate_cards
 
     t = config
+    check_meeting(load(start), task, AbstractTask)
     train_shared_prompt(
         start,
         prompts_of(task, deals, t.training.format_bonus),

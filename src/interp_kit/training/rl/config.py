@@ -20,14 +20,15 @@ class RLConfig:
             (Shao et al. 2024); "dr_grpo": minus the mean alone (Liu et al. 2025); "rloo": minus the mean of the others
             (Ahmadian et al. 2024).
         beta: Weight of the KL divergence from the start model, by the estimator of Schulman (2020), as trl's.
-        format_bonus: Reward of an answer of the right kind, beside 1 for the right one.
+        format_bonus: Reward of an answer of the right kind, beside 1 for the right one; below 1.
         learning_rate: Of AdamW on embeddings, biases and norms.
         matrix_learning_rate: Of Muon on the matrices of the blocks.
         warm_up: Steps over which the rates rise.
         flat: Share of the steps after which they fall to 0.
         clip: Largest norm of the gradient.
         log_every: Steps between lines of the history.
-        save_every: Steps between states from which a killed run goes on.
+        save_every: Least number of steps between states from which a killed run goes on; they are written with a line
+            of the history.
         seed: Of the samples.
 
     Raises:
@@ -57,7 +58,7 @@ class RLConfig:
         check_choice("advantage", self.advantage, get_args(Advantage))
         for option in ("temperature", "learning_rate", "matrix_learning_rate", "clip"):
             check_number(option, getattr(self, option), above=0)
-        for option in ("beta", "format_bonus"):
-            check_number(option, getattr(self, option), least=0)
+        check_number("beta", self.beta, least=0)
+        check_number("format_bonus", self.format_bonus, least=0, below=1)
         check_number("flat", self.flat, least=0, below=1)
         check_count("seed", self.seed, least=0, most=2**32 - 1)

@@ -5,6 +5,7 @@ model, and again to learn from it. Here one pass over the prompt gives the distr
 are drawn and from which the gradient flows.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from interp_kit.core.files import cannot_write, read_json, replacing, write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.models.checkpoints import weights_hash
 from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.training.optimisers import MuonWithAdamW, rate
 from interp_kit.training.rl.config import RLConfig
@@ -118,7 +120,8 @@ def train_shared_prompt(
     if steps == 0:
         raise ValueError(f"{len(prompts.tokens)} prompts make no batch of {config.batch_size}")
     aside = Path(work) if work else output.with_name(f"{output.name}.work")
-    done, history = _open(aside, {"start": str(start), "config": to_mapping(config), "steps": steps}, model, optimiser)
+    run = {"start": weights_hash(Path(start)), "prompts": _digest(prompts), "config": to_mapping(config)}
+    done, history = _open(aside, run, model, optimiser)
     base = [
         group["lr"] for group in MuonWithAdamW(model, config.matrix_learning_rate, config.learning_rate).param_groups
     ]
@@ -146,14 +149,15 @@ def train_shared_prompt(
             if told:
                 history.append(_line(step + 1, window, prompts, config))
                 window = []
-            if (step + 1) % config.save_every == 0 and not window:
-                _save(aside, step + 1, history, model, optimiser)
+                if step + 1 - done >= config.save_every:
+                    done = step + 1
+                    _save(aside, done, history, model, optimiser)
             shown.update()
     with replacing_directory(output, KIND) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / "training.json", {
-            **(facts or {}), "method": "policy gradient, shared prompt", "start": str(start),
+            **(facts or {}), "method": "policy gradient, shared prompt", "start": run["start"],
             "config": to_mapping(config), "prompts": steps * config.batch_size, "samples_a_prompt": config.samples,
             "forwards_a_prompt": 2 if config.beta else 1 + 1 / config.log_every, "backwards_a_prompt": 1,
             "history": history,
@@ -171,6 +175,14 @@ def _check_fits(model: "GPT2LMHeadModel", prompts: Prompts) -> None:
     given = prompts.reward(np.arange(1)).shape[-1]
     if given != size:
         raise ValueError(f"rewards are of {given} tokens, and the model's vocabulary has {size}: another tokenizer?")
+
+
+def _digest(prompts: Prompts) -> str:
+    """What tells these prompts, and their rewards, from others."""
+    found = hashlib.sha256()
+    for part in (prompts.tokens, prompts.length, prompts.reward(np.arange(min(len(prompts.tokens), 64))).numpy()):
+        found.update(str(part.shape).encode() + np.ascontiguousarray(part).tobytes())
+    return found.hexdigest()
 
 
 def _line(
@@ -195,11 +207,11 @@ def _open(
 ) -> tuple[int, list[dict[str, Any]]]:
     """Steps done and history of unfinished work, which is loaded into model and optimiser."""
     run = json.loads(json.dumps(run))
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        write_json(folder / RUN, run)
-        return 0, []
     if not (folder / RUN).exists():
+        if not folder.exists() or not any(folder.iterdir()):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / RUN, run)
+            return 0, []
         raise cannot_write(folder, FileExistsError("it holds other files; name a new folder for unfinished work"))
     if read_json(folder / RUN) != run:
         raise cannot_write(folder, FileExistsError("it holds another training run; name another folder"))
