@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit test test-fast check bench notebooks clean
+.PHONY: setup report audit test test-slow check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -21,11 +21,14 @@ report: setup
 audit: setup
 	$(BIN)/interp-kit audit
 
-test: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# the slow tests are proofs of minutes: `make test-slow` runs them, and so does CI
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
-test-fast: setup
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow'
+test: setup
+	$(PYTEST) -m 'not slow'
+
+test-slow: setup
+	$(PYTEST) -x -m slow
 
 check: setup
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ def test_probe_patch_ablate_mechanism(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "verdict: direct" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_interchange_and_edges_find_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / "r.json", tmp_path / "new" / "p.png"
     quiet = ["--no-progress", "--json", str(out)]
@@ -105,6 +106,7 @@ def test_sae_writes_its_own_format(tmp_path: Path) -> None:
     assert (tmp_path / "sae" / "cfg.json").exists()
 
 
+@pytest.mark.slow
 def test_generate_and_train(tmp_path: Path) -> None:
     assert main(["generate", "--out", str(tmp_path / "data")]) == 0
     arguments = [

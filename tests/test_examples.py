@@ -23,6 +23,7 @@ def run(name: str, *arguments: Path) -> None:
     runpy.run_path(str(EXAMPLES / name))["main"](*arguments)
 
 
+@pytest.mark.slow
 def test_modular_addition(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It is learned, and then every command takes it by address, by its registered name, or not at all."""
     monkeypatch.setattr(tasks, "_registered", {})
@@ -52,6 +53,7 @@ def test_own_gpt2(folder: Path) -> None:
     assert "24 answers" in page or "n = 24" in page
 
 
+@pytest.mark.slow
 def test_other_equations(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run("other_equations.py", folder / "equations")
     out = capsys.readouterr().out

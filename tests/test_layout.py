@@ -74,6 +74,7 @@ def test_tasks_know_neither_torch_nor_transformers() -> None:
     assert heavy.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DOORS)
 def test_every_recipe_is_a_door_that_shows_its_help(name: str) -> None:
     module = f"interp_kit.recipes.{name}"

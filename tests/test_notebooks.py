@@ -8,7 +8,16 @@ import pytest
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.ipynb")))
+QUICK = ("01_boolean.ipynb",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=() if path.name in QUICK else pytest.mark.slow)
+        for path in sorted(FOLDER.glob("*.ipynb"))
+    ],
+)
 def test_notebook_runs(name: str) -> None:
     spec = importlib.util.spec_from_file_location("execute", FOLDER / "execute.py")
     assert spec is not None

@@ -46,6 +46,7 @@ def test_faults_of_ours_are_not_hidden() -> None:
         ended("study", work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["boolean_checkpoints", "circuit_twins", "culture_checkpoints", "culture_round"])
 def test_recipes_say_what_is_wrong_in_one_line(recipe: str, tmp_path: Path) -> None:
     wrong = {

@@ -68,6 +68,7 @@ def test_pairs_are_exactly_those_promised(
             assert task.vocabulary[side.answer[target][row]].strip() == str(world[target])
 
 
+@pytest.mark.slow
 @given(variable=st.sampled_from(VARIABLES), target=st.sampled_from(TARGETS))
 def test_pairs_apart_share_no_text_and_cannot_be_more(task: BooleanTask, variable: str, target: str) -> None:
     try:

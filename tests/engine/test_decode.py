@@ -171,6 +171,7 @@ def test_greedy_text_is_that_of_the_original_network(path: str) -> None:
     assert found.log_prob[:, :305].isnan().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [None, 1.3])
 def test_a_thousand_ragged_rows_cached_and_uncached(temperature: float | None) -> None:
     model = tiny_culture()

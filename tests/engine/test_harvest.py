@@ -451,6 +451,7 @@ MALFORMED: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MALFORMED)
 def test_an_index_of_other_values_is_refused_whatever_its_checksum(write: Write, name: str) -> None:
     path = write().directory / "index.json"

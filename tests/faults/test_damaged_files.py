@@ -55,6 +55,7 @@ def tried(modules: dict[str, ModuleType]) -> list[dict[str, Any]]:
     return modules["watching"].watched([*cases, *(("naive", number) for number in NAIVE)])
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_or_give_the_same_figures(tried: list[dict[str, Any]]) -> None:
     found = [case for case in tried if case["case"][0] in FORMATS]
     assert not faults(found), "\n".join(faults(found))

@@ -160,6 +160,7 @@ def test_nodes_are_those_that_change_the_answer(name: str) -> None:
     assert truth.backup | truth.decoy <= set(found)
 
 
+@pytest.mark.slow
 @names
 def test_edges_are_those_that_change_the_answer(name: str) -> None:
     found = edge_changes(name)

@@ -19,6 +19,7 @@ def test_every_run_is_shipped_and_small() -> None:
         assert (checkpoint_root() / entry.path / "model.safetensors").stat().st_size < 5e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_conversion_is_exact_and_training_inputs_are_answered(name: str) -> None:
     task, model = BooleanTask(), load(name)

@@ -341,6 +341,7 @@ def test_a_position_that_moves_is_an_error(models: dict[str, HookedTransformer])
 # ---------------------------------------------------------------------------------------------------------------- DAS
 
 
+@pytest.mark.slow
 def test_das_finds_the_latent_variable_on_inputs_unused_in_fitting(fitted: dict[str, DASResult]) -> None:
     result = fitted["latent"]
     for values in (result.train, result.held_out, result.kept, result.full):
@@ -562,6 +563,7 @@ def test_axes_span_how_bases_and_sources_differ(task: BooleanTask, tiny_model: M
     assert axes.shape[1] == int(torch.linalg.matrix_rank(apart, atol=1e-3)) == 6
 
 
+@pytest.mark.slow
 def test_cells_fitted_together_are_those_fitted_alone(task: BooleanTask, tiny_model: MakeModel) -> None:
     model = tiny_model(5)
     options: dict[str, Any] = {"layer": 0, "seeds": (0, 1), "steps": 3}

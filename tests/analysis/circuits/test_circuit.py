@@ -171,6 +171,7 @@ def test_the_true_edges_score_highest(latent: HookedTransformer, pairs: PairBatc
     assert np.abs(found.top(6).score[5]) < 0.02 * found.config["gap"]
 
 
+@pytest.mark.slow
 def test_by_position_the_way_is_known_too(latent: HookedTransformer, pairs: PairBatch) -> None:
     found = score_edges(latent, pairs, method="exact", by="position").top(5)
     assert {(e.sender, e.position) for e in found.edges} == {

@@ -131,6 +131,7 @@ def loss(model: HookedTransformer, task: AbstractTask, hook: str, example: Examp
     return -float(np.mean([log_p[at, token].item() for at, token in pick]))
 
 
+@pytest.mark.slow
 @architectures
 @pytest.mark.parametrize("name", TASKS)
 def test_metrics_are_those_of_a_loop_over_single_examples(name: str, architecture: str) -> None:

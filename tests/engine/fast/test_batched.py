@@ -278,6 +278,7 @@ class Living(TorchDispatchMode):
             self.now -= size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("site", "read", "first"), [("z", 1, 0), ("resid_pre", 60, 0), ("mlp_post", 60, 63)])
 def test_chunks_take_no_more_than_the_memory(site: str, read: int, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     length, rows, g = 64, 2, torch.Generator().manual_seed(0)
@@ -386,6 +387,7 @@ def test_weights_go_by_hooks_and_the_rest_together(monkeypatch: pytest.MonkeyPat
     assert found.values == pytest.approx(slow.values, abs=1e-5)
 
 
+@pytest.mark.slow
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_decoding_under_edits_is_running_the_whole_text_under_hooks(data: st.DataObject) -> None:

@@ -16,6 +16,8 @@ from interp_kit.studies.audit.page import sentences
 from interp_kit.studies.audit.result import AuditResult
 from interp_kit.studies.audit.study import audit
 
+pytestmark = pytest.mark.slow
+
 CIRCUITS = ("boolean-latent", "boolean-decoy")
 
 

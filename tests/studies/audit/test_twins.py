@@ -87,6 +87,7 @@ def test_nodes_that_change_the_answer_are_those_of_the_planted_model(name: str) 
     assert {node for node, value in share.items() if value > WEAK} == truth.nodes, share
 
 
+@pytest.mark.slow
 @names
 def test_twin_holds_the_same_things_at_the_same_positions(name: str) -> None:
     known = task(PLANTED_TASKS[TWINS[name][0]])

@@ -20,7 +20,10 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", params=sorted(KINDS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(k, marks=() if k == "boolean-latent" else pytest.mark.slow) for k in sorted(KINDS)],
+)
 def examined(request: pytest.FixtureRequest) -> tuple[str, Study]:
     """A study of three seeds of one kind of model, without yardsticks."""
     names = [f"{request.param}@{seed}" for seed in range(3)]
@@ -82,6 +85,7 @@ def test_the_page_is_self_contained_and_quotes_its_findings(examined: tuple[str,
     assert len(list((tmp_path / "page_figures").glob("*.png"))) == len(links.found)
 
 
+@pytest.mark.slow
 def test_figures_are_recomputed_from_the_weights(tmp_path: Path) -> None:
     """Perturb one weight matrix and the study's figures change."""
     source = checkpoint_root() / "boolean-gpt2"

@@ -9,6 +9,8 @@ import pytest
 from interp_kit.models.planted import ground_truth
 from interp_kit.studies.circuits.study import Examined, boolean, page, sentences, smallest
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def latent() -> Examined:

@@ -58,6 +58,7 @@ def test_nothing_to_package(tmp_path: Path) -> None:
 SHIPPED = sorted(name for name, entry in read_manifest().items() if entry.task == "culture")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_models_are_what_the_manifest_says(name: str) -> None:
     id = int(name.removeprefix("culture/gpt_"))

@@ -227,6 +227,7 @@ def test_sampled_answers_are_right_as_often_as_they_should(whites: Callable[...,
     assert not found.right[0, 0, ~solved].any()
 
 
+@pytest.mark.slow
 def test_both_kinds_of_sampling_have_one_distribution(whitish: MyGPT, white_quizzes: np.ndarray) -> None:
     """Quizzes under several seeds: the share of right answers against its closed form."""
     structure = grids.structure("A f_A B f_B")

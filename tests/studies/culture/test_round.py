@@ -63,6 +63,7 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_killed_between_its_two_files_it_keeps_them_in_step(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_round_is_summed_up_and_drawn(folder: Path, tmp_path: Path, monkeypatc
         summary(tmp_path / "nowhere")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "named"),
     [
@@ -240,6 +242,7 @@ def test_a_damaged_round_is_refused_by_name(shipped_round: Path, tmp_path: Path,
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["--maker", str(folder / "maker" / "gpt_004.pth"), "--checkpoint-dir", str(folder), "--most", "1"]
     assert main([*command, "--out", str(tmp_path), "--ids", "0", "0", "1"]) == 0

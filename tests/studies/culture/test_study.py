@@ -20,6 +20,8 @@ from interp_kit.tasks.culture.grids import GRIDS
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
 
+pytestmark = pytest.mark.slow
+
 SMALL = Sizes(ablated=10, looked=3, generated=2, probed=48, pairs=16)
 
 

@@ -159,6 +159,7 @@ def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(
     assert 0 < error < 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_learning_lowers_the_loss(quizzes: torch.Tensor, precision: str) -> None:
     learner = Learner(TINY, seed=1, budget=10_000, precision=precision)

@@ -132,6 +132,7 @@ def test_screening_by_one_round_loses_no_quiz(judges: list[MyGPT], monkeypatch: 
         assert len(at) > 3
 
 
+@pytest.mark.slow
 def test_quizzes_are_made_by_the_model_and_are_well_formed() -> None:
     model = MyGPT(SIZES, seed=1)
     with torch.no_grad():

@@ -80,6 +80,7 @@ def test_weights_of_the_loss() -> None:
     assert set(weight[0, ::101]) == {np.float32(0.1)}
 
 
+@pytest.mark.slow
 def test_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     arguments = [json.dumps({**SMALL, "ids": [0]})]
@@ -102,6 +103,7 @@ def test_training_that_is_killed_goes_on_to_the_same_weights(tmp_path: Path) -> 
     assert load_mygpt(cut / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_steps(tmp_path: Path) -> None:
     """Two processes with half of a batch each take the steps of one process with all of it, dead units included."""
     program = """
@@ -139,6 +141,7 @@ torch.save((learner.seen, revived, learner.model.state_dict()), f"{folder}/{rank
             assert value == pytest.approx(expected[name], abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_a_model_with_two_shards_trains_and_goes_on(tmp_path: Path) -> None:
     config = {**SMALL, "ids": (0,), "workers": 2, "shards": 2, "precision": "bfloat16"}
     points = train(CultureConfig(**{**config, "budget": 32}), tmp_path, report=lambda _: None)
@@ -148,6 +151,7 @@ def test_a_model_with_two_shards_trains_and_goes_on(tmp_path: Path) -> None:
     assert load_mygpt(tmp_path / "gpt_000.pth")[1] == pytest.approx(points[-1].accuracy, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     config = json.dumps({**SMALL, "ids": [0, 1], "workers": 2, "turn": 32, "budget": 10_000_000})
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path), config], stderr=subprocess.DEVNULL)
@@ -276,6 +280,7 @@ def test_a_round_asks_who_is_to_make_and_who_is_to_judge(
     assert (learnt, tests) == ([0, 1, 2, 3, 4, 5, 6, 7], [8])
 
 
+@pytest.mark.slow
 def test_culture_quizzes_are_at_most_half_of_what_is_learnt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark = grids.compose(np.full((50, 4, 100), 7, np.int64))
     save_quizzes(tmp_path / "c_quizzes.pth", [mark], [mark[:0]])
