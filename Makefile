@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit test test-slow check bench notebooks clean
+.PHONY: setup report audit study-cards test test-slow check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ report: setup
 
 audit: setup
 	$(BIN)/interp-kit audit
+
+study-cards: setup
+	$(BIN)/interp-kit study cards
 
 # the slow tests are proofs of minutes: `make test-slow` runs them, and so does CI
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -28,6 +28,7 @@ Command = (
     | Annotated[studies.CultureReport, tyro.conf.subcommand("culture-report")]
     | Annotated[studies.Audit, tyro.conf.subcommand("audit")]
     | Annotated[studies.Circuits, tyro.conf.subcommand("circuits")]
+    | Annotated[studies.Study, tyro.conf.subcommand("study")]
 )
 
 

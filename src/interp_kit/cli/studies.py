@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -74,3 +74,20 @@ class Circuits:
         from interp_kit.studies.circuits.study import main as run
 
         print(run(self.out, jobs=self.jobs, progress=self.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The study of one family of tasks, recomputed from the checkpoints, as a page. cards: does supervised fine-tuning
+    memorise where reinforcement learning generalises?"""
+
+    family: Annotated[Literal["cards"], tyro.conf.Positional]
+    out: Path | None = None
+    """the page; default: reports/<family>.html"""
+    jobs: Jobs = None
+    progress: Progress = PROGRESS
+
+    def execute(self) -> None:
+        from interp_kit.studies.cards.command import main as run
+
+        print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))

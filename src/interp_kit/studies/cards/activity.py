@@ -34,10 +34,15 @@ def activity(model: HookedModel, batch: TokenBatch) -> Activity:
     neurons = [f"mlp_post.{layer}" for layer in range(last + 1)]
     found = harvest(model, batch, [*neurons, f"resid_post.{last}"], positions=["answer?"], progress=False)
     values = np.concatenate([found[site][:, 0].numpy() for site in neurons], axis=1)
-    spread = np.linalg.eigvalsh(np.cov(found[f"resid_post.{last}"][:, 0].double().numpy().T)).clip(0)
     return Activity(
         intensity=float(np.abs(values).mean()),
         active=float((values > 0).mean()),
-        diversity=float(spread.sum() ** 2 / (spread**2).sum()),
+        diversity=participation(found[f"resid_post.{last}"][:, 0].double().numpy()),
         n=len(batch),
     )
+
+
+def participation(vectors: np.ndarray) -> float:
+    """Participation ratio of (n, d) vectors: in how many directions they vary, 0 where they do not."""
+    spread = np.linalg.eigvalsh(np.cov(vectors.T)).clip(0)
+    return float(spread.sum() ** 2 / (spread**2).sum()) if spread.any() else 0.0
