@@ -170,7 +170,9 @@ def _exchanged(model: Any) -> dict[str, InterchangeResult]:
     batch = batch_of(ONE_RULE)
     if sweep(model, batch, [], accuracy("answer")).baseline[0].mean() < SOLVED:
         return {}
-    options: dict[str, Any] = {"positions": PLACES, "only_solved": True, "limit": ROWS, "progress": False}
+    base, source = (task.sample(2 * ROWS, seed) for seed in (31, 32))
+    pairs = list(zip(base, source, strict=True))
+    options: dict[str, Any] = {"positions": PLACES, "pairs": pairs, "only_solved": True, "progress": False}
     return {variable: interchange(model, task, variable, "answer", **options) for variable in CARRIED}
 
 
