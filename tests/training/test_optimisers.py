@@ -1,4 +1,4 @@
-"""The schedule, Muon with AdamW as one optimizer, and the loss on the learnt positions, each against plain arithmetic."""
+"""The schedule, Muon with AdamW as one optimizer, and the loss on learnt positions, against plain arithmetic."""
 
 import copy
 

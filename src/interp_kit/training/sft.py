@@ -155,9 +155,8 @@ def train_sft(
 
     with replacing_directory(output, KIND) as aside:
         held = Path(work) if work is not None else aside / "trainer"
-        latest = open_work(
-            held, {**run, "data": data.rows.digest, "validation": held_out.rows.digest if held_out else None}
-        )
+        digests = [rows and rows.rows.digest for rows in (data, held_out)]
+        latest = open_work(held, {**run, "data": digests})
         trainer = build_trainer(
             model, config, held, data, held_out, device=device, progress=progress, keep=work is not None
         )

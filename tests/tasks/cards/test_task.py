@@ -160,7 +160,7 @@ def test_each_test_differs_from_training_in_one_way(train: CardsTask) -> None:
     assert cells("val") <= trained
     rules, identical = {rule for rule, _, _ in trained}, {rule for rule, _, _ in cells("id_test")}
     short = {n for _, _, n in cells("id_test")}
-    for name in ("ood_new_colors", "ood_compositional", "ood_classification"):
+    for name in ("ood_new_colors", "ood_new_signs", "ood_compositional", "ood_classification"):
         assert rules.isdisjoint(rule for rule, _, _ in cells(name))
         assert {(s, n) for _, s, n in cells(name)} == {("canonical", n) for n in short}
     assert {(r, n) for r, _, n in cells("ood_paraphrase")} == {(r, n) for r in identical for n in short}

@@ -4,7 +4,6 @@
 a killed run goes on where it was) and writes `checkpoints/cards`, their evaluations and their entries in the manifest.
 """
 
-import copy
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
-from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.studies.cards.evaluate import evaluate_cards
 from interp_kit.studies.cards.recipe import FOLDER, Arm, arms
 from interp_kit.studies.cards.sft import rows_of
@@ -56,21 +54,28 @@ def train(arm: Arm, work: Path) -> Path:
 
 def train_all(chosen: Sequence[Arm], work: Path, jobs: int = 1) -> None:
     """Train the arms that WORK does not hold yet, `jobs` at a time, those that others continue first."""
+    continued = {arm.start for arm in chosen}
     for first in (True, False):
-        now = [arm for arm in chosen if (arm.start is None) == first]
+        now = [arm for arm in chosen if (arm.name in continued) == first]
         in_processes(partial(train, work=work), now, jobs, name="models", progress=True)
 
 
 def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dict[str, Entry]:
-    """Write the trained arms to ROOT/cards in the smallest exact form, measure what was written, and enter it."""
+    """Write the trained arms to ROOT/cards, measure them, and enter both in the manifest.
+
+    Weights stay in float32: differences between arms are what is studied.
+    """
     entries: dict[str, Entry] = {}
     evaluations: dict[str, Any] = {}
     for arm in chosen:
         name = f"{FOLDER}/{arm.name}"
-        dtype = _store(work / arm.name, root / name)
+        with replacing_directory(root / name, KIND) as aside:
+            for file in sorted((work / arm.name).iterdir()):
+                if not file.name.startswith("."):  # the mark of the folder
+                    shutil.copy(file, aside)
         found = evaluate_cards(load(root / name), trained_on=arm.deals()).to_json() | {"model": name}
         evaluations[name] = found
-        metrics: dict[str, Any] = {"dtype": dtype}
+        metrics: dict[str, Any] = {"dtype": "float32"}
         for split, score in found["splits"].items():
             metrics[f"accuracy, {split}"] = {"value": round(score["accuracy"], 4), "n": score["n"]}
         entries[name] = Entry(
@@ -88,21 +93,6 @@ def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dic
     write_manifest({**kept, **entries}, root)
     write_json(root / FOLDER / EVALUATIONS, evaluations)
     return entries
-
-
-def _store(source: Path, target: Path) -> str:
-    """Store one model in float16 where no answer's argmax changes, else in float32; its dtype."""
-    task = CardsTask("id_test")
-    model = read_gpt2(source)
-    half = copy.deepcopy(model).half().float()
-    tokens = torch.as_tensor(task.encode(task.deals(1000, 1))[0])
-    with torch.inference_mode():
-        same = torch.equal(model(tokens).logits.argmax(-1), half(tokens).logits.argmax(-1))
-    with replacing_directory(target, KIND) as aside:
-        (model.half() if same else model).save_pretrained(aside)
-        task.tokenizer().save_pretrained(aside)
-        shutil.copy(source / "training.json", aside / "training.json")
-    return "float16" if same else "float32"
 
 
 @dataclass(frozen=True, kw_only=True)

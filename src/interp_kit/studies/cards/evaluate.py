@@ -15,6 +15,7 @@ from interp_kit.core.config import check_count, expect
 from interp_kit.core.files import check_writable, write_json
 from interp_kit.core.program import ended
 from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.task import AbstractTask
 from interp_kit.engine.inputs import check_fits, whole_text
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -152,7 +153,7 @@ def evaluate_cards(
 
 
 def _score(model: HookedModel, task: CardsTask, deals: Deals, trained_on: Deals | None, batch_size: int) -> SplitScore:
-    check_meeting(model, task, CardsTask)
+    check_meeting(model, task, AbstractTask)
     labels = task.labels(deals)
     truth = labels["answer"]
     answers = _complete(model, task, deals, batch_size)
@@ -196,11 +197,8 @@ def _complete(model: HookedModel, task: CardsTask, deals: Deals, batch_size: int
     written = torch.empty(len(tokens), WRITTEN, dtype=torch.long)
     probability, confidence = torch.empty(len(tokens)), torch.empty(len(tokens))
     for rows in prompts.argsort().split(batch_size):
-        text, at, row = (
-            tokens[rows, : int(prompts[rows].max()) + WRITTEN].clone(),
-            prompts[rows],
-            torch.arange(len(rows)),
-        )
+        at, row = prompts[rows], torch.arange(len(rows))
+        text = tokens[rows, : int(at.max()) + WRITTEN].clone()
         answer = text[row, at]
         first = _logits(model, text, at - 1).softmax(-1)
         probability[rows] = first[row, answer]

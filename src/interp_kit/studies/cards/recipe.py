@@ -8,7 +8,7 @@ pass costs two. Rollouts count: a sampled completion is a forward pass over its 
 |---|---|---|---|---|
 | SFT on | 1 | 1 | 3 | 240,000 |
 | RL, shared prompt (one pass for K samples and the gradient, one of the reference) | 2 | 1 | 4 | 180,000 |
-| RL, trl (K = 8: each completion is sampled, scored by policy and reference, and learned from) | 3 K | K | 40 | 18,000 |
+| RL, trl (K = 8: each completion is sampled, scored by both, and learned from) | 3 K | K | 40 | 18,000 |
 
 So a prompt of trl costs 13.3 times, one of the shared-prompt loop 1.3 times, that of SFT. Compared are arms of equal
 BUDGET (both currencies of RL), and RL with as many prompts as SFT, at whatever that costs. All continuations read the
@@ -32,7 +32,7 @@ SFT_COST = 1 + 2
 SHARED_COST = 1 + 1 + 2
 TRL_COST = SAMPLES * (1 + 1 + 1 + 2)
 BUDGET = CONTINUED * SFT_COST
-MEMORISED = {100: 400, 300: 140, 1000: 60}  # distinct prompts -> epochs, 400 to 480 steps each
+MEMORISED = {100: 400.0, 300: 140.0, 1000: 60.0}  # distinct prompts -> epochs, 400 to 480 steps each
 FOLDER = "cards"
 
 

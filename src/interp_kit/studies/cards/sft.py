@@ -50,7 +50,7 @@ class CardsSFTConfig:
     training: Annotated[SFTConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: SFTConfig(
             **NETWORK,
-            epochs=1,
+            epochs=1.0,
             batch_size=128,
             loss_on="completion",
             optimiser="muon",

@@ -30,10 +30,12 @@ from interp_kit.tasks.cards.rules import (
 )
 
 NEW_COLOURS = (difference("GREEN", "YELLOW"),)
-COMPOSITIONAL = (difference("RED", "BLUE", "> 4", "<= 3"),)
+NEW_SIGNS = (combined(Clause(-1, "GREEN"), Clause(-1, "YELLOW")),)
+COMPOSITIONAL = (difference("RED", "BLUE", "> 4"), difference("RED", "BLUE", None, "<= 3"))
 CLASSIFICATION = (RED_MINUS_BLUE.classified(0), SUM_GREATER_THAN_4.classified(15), ODD_MINUS_EVEN.classified(0))
 _UNTRAINED = (("RED", "BLUE"), ("GREEN", "YELLOW"))  # an ID rule, and the difference that is tested
 _PAIRS = tuple(permutations(COLOURS, 2))
+_UNSEEN = {Clause(1, "RED", "> 4"), Clause(-1, "BLUE", "<= 3")}  # clauses of COMPOSITIONAL
 _TESTS = ("> 4", "<= 3", "even", "odd")
 _OPPOSITE = (("> 4", "<= 3"), ("<= 3", "> 4"), ("even", "odd"), ("odd", "even"))
 SUPPORT_SINGLE = (
@@ -52,7 +54,7 @@ SUPPORT_TESTED_PAIRS = tuple(
     rule
     for pair in _PAIRS
     for tests in _OPPOSITE
-    if (rule := difference(*pair, *tests)) and not set(rule.clauses) & set(COMPOSITIONAL[0].clauses)
+    if (rule := difference(*pair, *tests)) and not _UNSEEN & set(rule.clauses)
 )
 SUPPORT = (*SUPPORT_SINGLE, *SUPPORT_PAIRS, *SUPPORT_TESTED_PAIRS)
 SUPPORT_CLASSIFIED = (
@@ -60,7 +62,7 @@ SUPPORT_CLASSIFIED = (
     *(single(None, test).classified(15) for test in ("even", "odd")),
     *(difference(*pair).classified(0) for pair in (("RED", "GREEN"), ("YELLOW", "BLUE"))),
 )
-RULES = (*IN_DISTRIBUTION, *NEW_COLOURS, *COMPOSITIONAL, *CLASSIFICATION, *SUPPORT, *SUPPORT_CLASSIFIED)
+RULES = (*IN_DISTRIBUTION, *NEW_COLOURS, *NEW_SIGNS, *COMPOSITIONAL, *CLASSIFICATION, *SUPPORT, *SUPPORT_CLASSIFIED)
 SHARES = 1000  # of all pairs of a rule and its cards
 
 
@@ -198,12 +200,8 @@ SPLITS = {
         Split("val", (Part(_ID),), (0, 29)),
         Split("id_test", (Part(_ID),), (30, 79), differs="nothing: the rules and numbers of cards of training"),
         Split("ood_new_colors", (Part(_names(NEW_COLOURS)),), (80, 129), differs="a difference of colours that is new"),
-        Split(
-            "ood_compositional",
-            (Part(_names(COMPOSITIONAL)),),
-            (130, 179),
-            differs="two clauses known with the other sign only",
-        ),
+        Split("ood_new_signs", (Part(_names(NEW_SIGNS)),), (80, 129), differs="two colours that are both subtracted"),
+        Split("ood_compositional", (Part(_names(COMPOSITIONAL)),), (130, 179), differs="a test on one of two colours"),
         Split("ood_paraphrase", (Part(_ID, styles=STYLES[1:]),), (180, 229), differs="the rules in other words"),
         Split("ood_length_shift", (Part(_ID, (10, 15)),), (230, 279), (-30, 50), "10 to 15 cards under these rules"),
         Split("ood_classification", (Part(_names(CLASSIFICATION)),), (280, 299), differs="BIG or SMALL"),
