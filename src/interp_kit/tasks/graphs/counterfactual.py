@@ -4,9 +4,14 @@ Tables alone do not identify counterfactuals, so the mechanism behind them is st
 one *twin factor* T[pa, v, pa', v'] per variable: the probability that it is v under pa and v' under pa'.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
+from interp_kit.core.config import check_choice, check_number
 from interp_kit.tasks.graphs.elimination import Factor
+from interp_kit.tasks.graphs.models import DiscreteModel
 
 MECHANISMS = ("selectors", "uniform")
 
@@ -35,6 +40,42 @@ def twin_factor(table: np.ndarray, mechanism: str) -> np.ndarray:
         twin = np.minimum(high[:, :, None, None], high) - np.maximum(low[:, :, None, None], low)
         twin = np.maximum(twin, 0)
     return twin.reshape(*table.shape, *table.shape)
+
+
+def clamped(model: DiscreteModel, noise: Mapping[str, Any], mechanism: str) -> DiscreteModel:
+    """The model with the noise of some variables held, so that their parents decide them.
+
+    Args:
+        model: A discrete model.
+        noise: Of each such variable: for "uniform" a number from 0 to below 1; for "selectors" the value that was drawn
+            for each assignment of its parents, as an array with their axes (a number if it has none).
+        mechanism: "selectors" or "uniform".
+
+    Raises:
+        ValueError: for unknown names, another mechanism, a number out of range, and draws of another shape, or of
+            values that the variable has not or that have probability 0.
+    """
+    check_choice("mechanism", mechanism, MECHANISMS)
+    tables = list(model.tables)
+    for name, held in noise.items():
+        v = model.number(name)
+        table = model.tables[v]
+        if mechanism == "uniform":
+            check_number(f"the noise of {name}", held, least=0, below=1)
+            drawn = np.minimum((table.cumsum(-1) <= held).sum(-1), table.shape[-1] - 1)
+        else:
+            drawn = np.asarray(held)
+            if drawn.shape != table.shape[:-1] or drawn.dtype.kind not in "iu":
+                raise ValueError(
+                    f"the noise of {name} has shape {drawn.shape} and type {drawn.dtype}: expected integers of shape"
+                    f" {table.shape[:-1]}, one per assignment of its parents"
+                )
+            if drawn.min() < 0 or drawn.max() >= table.shape[-1]:
+                raise ValueError(f"the noise of {name} holds values other than 0 to {table.shape[-1] - 1}")
+            if not np.take_along_axis(table, drawn[..., None], -1).all():
+                raise ValueError(f"the noise of {name} holds a value that has probability 0 in its row")
+        tables[v] = np.eye(table.shape[-1])[drawn]
+    return DiscreteModel(model.names, model.parents, tuple(tables))
 
 
 def merged(scope: tuple[int, ...], values: np.ndarray) -> Factor:

@@ -62,6 +62,7 @@ class Inference:
         self.model = model
         self._order = topological(model.parents)
         self._networks: dict[object, Network] = {}
+        self._plans: dict[object, tuple[Plan, list[int]]] = {}
         self._twins: dict[tuple[int, str], np.ndarray] = {}
 
     def ask(
@@ -85,7 +86,9 @@ class Inference:
             if v in known:
                 table = self.model.tables[v % len(self.model.names)]
                 factors.append(Factor((v,), np.eye(table.shape[-1], dtype=table.dtype)[known[v]]))
-        plan, variables = planned(factors, keep)
+        if key not in self._plans:  # shapes are a function of the key, too
+            self._plans[key] = planned(factors, keep)
+        plan, variables = self._plans[key]
         return Found(network, plan, variables, plan.run([f.values for f in factors]))
 
     def _network(

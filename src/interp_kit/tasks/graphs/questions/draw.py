@@ -66,12 +66,13 @@ def draw_questions(model: PrintedModel, n: int, rules: Rules, rng: np.random.Gen
 
 
 def sampled(model: PrintedModel, rng: np.random.Generator) -> Iterator[list[int]]:
-    """Worlds drawn from the printed model, without end."""
+    """Worlds drawn from the printed model, without end; each ends in one more random number, below 2**31."""
     order = topological(model.parents)
     tables = [table.reshape(-1, table.shape[-1]).cumsum(1) for table in model.counts]
     while True:
-        world = np.zeros((WORLDS, len(order)), dtype=np.int64)
+        world = np.zeros((WORLDS, len(order) + 1), dtype=np.int64)
         noise = rng.integers(HUNDRED, size=world.shape)
+        world[:, -1] = rng.integers(2**31, size=WORLDS)
         for v in order:
             row = np.zeros(WORLDS, dtype=np.int64)
             for p in model.parents[v]:
@@ -93,9 +94,7 @@ def _of_kind(
     candidates = [*zip(rows.tolist(), zip(*(column.tolist() for column in columns), strict=True), strict=True)]
     of = np.minimum(depths.ancestor_depth, len(BUCKETS) - 1)
     buckets = [rng.permutation(np.flatnonzero(of == depth)).tolist() for depth in np.unique(of)]
-    return _in_turn(
-        [_of_depth(kind, [candidates[i] for i in chosen], solver, rules, rng, worlds) for chosen in buckets]
-    )
+    return _in_turn([_of_depth(kind, [candidates[i] for i in chosen], solver, rules, worlds) for chosen in buckets])
 
 
 def _of_depth(
@@ -103,7 +102,6 @@ def _of_depth(
     candidates: Sequence[tuple[list[int], tuple[int, int, int, bool]]],
     solver: Solver,
     rules: Rules,
-    rng: np.random.Generator,
     worlds: Iterator[list[int]],
 ) -> Iterator[Drawn]:
     """Different questions of one kind and depth that the rules allow."""
@@ -113,9 +111,9 @@ def _of_depth(
             world = next(worlds)
             given, changed = {v: world[v] for v in z}, {}
             if level == "interventional":
-                changed[x] = int(rng.integers(cards[x]))
+                changed[x] = world[-1] % cards[x]
             elif level == "counterfactual":  # another value than it had in the world that is observed in part
-                changed[x] = (world[x] + int(rng.integers(1, max(cards[x], 2)))) % cards[x]
+                changed[x] = (world[x] + 1 + world[-1] % max(cards[x] - 1, 1)) % cards[x]
             key = (y, *given.items(), *changed.items())
             if key in seen:
                 continue

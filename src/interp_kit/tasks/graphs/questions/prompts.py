@@ -5,7 +5,7 @@ printed is random, so that neither tells the topological order.
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -83,15 +83,20 @@ class Printer:
             blocks.append((f"{name}: {values}", [f"{model.names[p]} -> {name}" for p in of], "\n".join(rows)))
         return blocks
 
+    @cached_property
+    def _edges(self) -> list[str]:
+        return [edge for _, several, _ in self._blocks for edge in several]
+
     def problem(self, question: Question, reference: str, rng: np.random.Generator) -> str:
         """The model in random order, the mechanism if the question needs one, and the question."""
-        order = rng.permutation(len(self._blocks)).tolist()
-        edges = [edge for _, several, _ in self._blocks for edge in several]
+        edges = self._edges
+        draws = rng.random(len(self._blocks) + len(edges)).tolist()
+        order = sorted(range(len(self._blocks)), key=draws.__getitem__)
+        of_edges = sorted(range(len(edges)), key=draws[len(order) :].__getitem__)
         parts = [
             "A causal model over discrete variables. Each variable depends directly on its parents only.",
             "Variables and their values:\n" + "\n".join([self._blocks[v][0] for v in order[::-1]]),
-            "Edges, from parent to child:\n"
-            + (", ".join([edges[i] for i in rng.permutation(len(edges)).tolist()]) or "none"),
+            "Edges, from parent to child:\n" + (", ".join([edges[i] for i in of_edges]) or "none"),
             "Probabilities of the values of each variable, in the order of its values, given its parents:\n"
             + "\n".join([self._blocks[v][2] for v in order]),
         ]
@@ -102,20 +107,24 @@ class Printer:
 
     def instruction(self, question: Question, reference: str, variant: str) -> str:
         """How to answer, in one of the VARIANTS."""
-        count = self._cards[question.target]
-        form, words = FORMS[reference]
-        form = form.format(form=", ".join(f"p{value}" for value in range(count)))
-        words = words.format(values=", ".join(map(str, range(count))))
-        if variant == "answer-only":
-            return f"Reply with one line and nothing else: {form} with {words}."
-        last = f"End with a line of the form {form} with {words}."
-        if variant == "generic":
-            return f"Think step by step. {last}"
-        return f"{METHODS[question.level]} {last}"
+        return _instruction(question.level, self._cards[question.target], reference, variant)
 
     def completion(self, reference: str, answer: tuple[int, ...] | int) -> str:
         """The right reply to the answer-only variant. answer: hundredths, or the value for argmax and sample."""
         return f"ANSWER {reference_text(reference, answer)}"
+
+
+@lru_cache
+def _instruction(level: str, count: int, reference: str, variant: str) -> str:
+    form, words = FORMS[reference]
+    form = form.format(form=", ".join(f"p{value}" for value in range(count)))
+    words = words.format(values=", ".join(map(str, range(count))))
+    if variant == "answer-only":
+        return f"Reply with one line and nothing else: {form} with {words}."
+    last = f"End with a line of the form {form} with {words}."
+    if variant == "generic":
+        return f"Think step by step. {last}"
+    return f"{METHODS[level]} {last}"
 
 
 def reference_text(reference: str, answer: tuple[int, ...] | int) -> str:
