@@ -43,8 +43,11 @@ def min_fill(graph: Graph[V], last: Collection[V] = ()) -> tuple[list[V], int]:
 
 def _missing(near: Sequence[int], i: int) -> tuple[int, int]:
     """Twice the pairs of i's neighbours that are not neighbours of each other, and the number of neighbours."""
-    count = near[i].bit_count()
-    return sum([count - 1 - (near[j] & near[i]).bit_count() for j in _bits(near[i])]), count
+    around = near[i]
+    count = around.bit_count()
+    if count < 2:
+        return 0, count
+    return sum([count - 1 - (near[j] & around).bit_count() for j in _bits(around)]), count
 
 
 def _bits(mask: int) -> list[int]:

@@ -7,7 +7,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from interp_kit.tasks.graphs.data.config import GraphsConfig
@@ -28,7 +27,7 @@ def replies(prompts: list[str], folder: Path) -> list[str]:
 
 
 def rows_of(config: GraphsConfig, count: int) -> list[dict[str, Any]]:
-    return pa.concat_tables([graph_rows(config, "train", number) for number in range(count)]).to_pylist()
+    return [row for number in range(count) for row in graph_rows(config, "train", number)]
 
 
 def check(rows: list[dict[str, Any]], prompt: str, folder: Path) -> Counter[tuple[str, str | None]]:
@@ -69,7 +68,7 @@ def test_the_reader_is_right_on_ten_thousand_questions(tmp_path: Path) -> None:
     config = GraphsConfig(graphs=(300, 1, 1), questions=(48, 1, 1))
     rows: list[dict[str, Any]] = []
     for number in range(400):
-        rows += graph_rows(config, "train", number).to_pylist()
+        rows += graph_rows(config, "train", number)
         if len(rows) >= 10_000:
             break
     counts = check(rows[:10_000], "prompt_generic", tmp_path)

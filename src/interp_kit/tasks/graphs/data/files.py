@@ -14,7 +14,7 @@ from interp_kit.core.files import cannot_write, check_writable, replacing, write
 from interp_kit.core.parallel import in_processes
 from interp_kit.tasks.graphs.data.classes import count_classes
 from interp_kit.tasks.graphs.data.config import SPLITS, GraphsConfig, as_json
-from interp_kit.tasks.graphs.data.rows import graph_rows, schema
+from interp_kit.tasks.graphs.data.rows import as_table, graph_rows, schema
 from interp_kit.tasks.graphs.questions.formal import KINDS
 
 CHUNK = 8  # Graphs that a worker makes at a time.
@@ -120,7 +120,7 @@ def _parents(n: int, edges: Sequence[Sequence[str]]) -> list[list[int]]:
 
 def _tables(work: tuple[GraphsConfig, str, tuple[int, ...]]) -> pa.Table:
     config, split, numbers = work
-    return pa.concat_tables([graph_rows(config, split, number) for number in numbers]).combine_chunks()
+    return as_table(config, [row for number in numbers for row in graph_rows(config, split, number)])
 
 
 def _paths(config: GraphsConfig, out: Path, shard: Shard) -> dict[str, Path]:

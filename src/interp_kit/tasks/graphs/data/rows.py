@@ -5,6 +5,7 @@ of shards changes a row.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,13 @@ def draw_graph(config: GraphsConfig, split: str, rng: np.random.Generator) -> tu
     )
 
 
-def graph_rows(config: GraphsConfig, split: str, number: int) -> pa.Table:
+def as_table(config: GraphsConfig, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table of the schema."""
+    columns = {name: [row[name] for row in rows] for name in schema(config).names}
+    return pa.Table.from_pydict(columns, schema=schema(config))
+
+
+def graph_rows(config: GraphsConfig, split: str, number: int) -> list[dict[str, Any]]:
     """The rows of one graph, a question each."""
     place = SPLITS.index(split)
     rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(place, number)))
@@ -80,8 +87,7 @@ def graph_rows(config: GraphsConfig, split: str, number: int) -> pa.Table:
     for i, one in enumerate(drawn):
         row = {**same, "id": f"{config.name}-{split}-{number:05d}-{i:04d}", "number": i, "shuffle": order[i]}
         rows.append(row | _row(config, model, printer, one, rng))
-    columns = {field.name: [row[field.name] for row in rows] for field in schema(config)}
-    return pa.Table.from_pydict(columns, schema=schema(config))
+    return rows
 
 
 def _model_columns(model: PrintedModel) -> dict[str, str]:
