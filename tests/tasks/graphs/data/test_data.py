@@ -3,7 +3,6 @@
 import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import networkx
 import numpy as np
@@ -17,8 +16,9 @@ from interp_kit.tasks.graphs.data.config import SPLITS, GraphsConfig, read_confi
 from interp_kit.tasks.graphs.data.files import generate, merge
 from interp_kit.tasks.graphs.data.rows import draw_graph, graph_rows, schema
 from interp_kit.tasks.graphs.questions.verifier import score
+from interp_kit.tasks.graphs.shapes import classes
 
-SMALL = GraphsConfig(graphs=(5, 3, 3), questions=(8, 6, 4))
+SMALL = GraphsConfig(graphs=(6, 3, 3), questions=(8, 6, 4))
 
 
 def relabelled(parents: list[tuple[int, ...]], rng: np.random.Generator) -> list[list[int]]:
@@ -30,20 +30,16 @@ def relabelled(parents: list[tuple[int, ...]], rng: np.random.Generator) -> list
 
 
 def test_fingerprints_are_those_of_isomorphism_classes() -> None:
-    """Same for renamed graphs; and of 146 classes of five variables, no two are taken for one by the exact count."""
+    """The same for renamed graphs, and different for each of the 146 classes that five variables have."""
     rng = np.random.default_rng(0)
-    drawn = [default_dag(5, rng) if i % 2 else erdos_renyi_dag(6, 0.4, rng) for i in range(120)]
+    drawn = [default_dag(5, rng) if i % 2 else erdos_renyi_dag(6, 0.4, rng) for i in range(60)]
     for parents in drawn:
         other = relabelled(parents, rng)
         assert fingerprint(parents) == fingerprint(other)
         assert isomorphic(parents, other)
-    by_name: dict[str, list[Any]] = {}
-    for parents in drawn:
-        by_name.setdefault(fingerprint(parents), []).append(parents)
-    for (a, left), (b, right) in itertools.combinations(by_name.items(), 2):
-        assert a != b
-        assert not isomorphic(left[0], right[0])
-    assert count_classes((fingerprint(p), p) for p in drawn) >= len(by_name)
+    every = [[[int(p) for p in of if p >= 0] for of in parents] for parents in classes().parents]
+    assert len({fingerprint(parents) for parents in every}) == len(every) == 146
+    assert count_classes((fingerprint(parents), parents) for parents in every * 2) == 146
 
 
 def test_graphs_that_refinement_cannot_tell_apart_are_counted_apart_and_split_together() -> None:
@@ -84,7 +80,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_no_two_graphs_of_different_splits_are_isomorphic(whole: Path) -> None:
     sets = {split: graphs_of(whole, split) for split in SPLITS}
-    assert {split: len(found) for split, found in sets.items()} == {"train": 5, "val": 3, "test": 3}
+    assert {split: len(found) for split, found in sets.items()} == {"train": 6, "val": 3, "test": 3}
     for a, b in itertools.combinations(SPLITS, 2):
         for left, right in itertools.product(sets[a], sets[b]):
             assert not networkx.is_isomorphic(left, right)
@@ -111,15 +107,27 @@ def test_many_drawn_graphs_keep_to_their_split() -> None:
 
 def test_any_number_of_workers_and_shards_gives_the_same_bytes(whole: Path, tmp_path: Path) -> None:
     generate(SMALL, tmp_path / "two", jobs=2, progress=False)
-    for count in (2, 7):
-        for i in range(count):
-            generate(SMALL, tmp_path / f"{count}", shard=(i, count), jobs=1, progress=False)
-        merge(SMALL, tmp_path / f"{count}", count)
-    expected = contents(whole)
-    for name in ("two", "2", "7"):
-        assert contents(tmp_path / name) == expected
-    part = pq.read_table(tmp_path / "2" / "train-00001-of-00002.parquet").to_pandas()
-    assert set(part["graph"]) == {1, 3}
+    for i in range(4):  # the last has no graph of val and test
+        generate(SMALL, tmp_path / "shards", shard=(i, 4), jobs=1, progress=False)
+    merge(SMALL, tmp_path / "shards", 4)
+    assert contents(tmp_path / "two") == contents(tmp_path / "shards") == contents(whole)
+    part = pq.read_table(tmp_path / "shards" / "train-00001-of-00004.parquet").to_pandas()
+    assert set(part["graph"]) == {1, 5}
+
+
+@pytest.mark.slow
+def test_the_default_data_set_is_the_same_from_1_2_and_4_workers_and_from_5_shards(tmp_path: Path) -> None:
+    config = GraphsConfig()
+    for jobs in (1, 2, 4):
+        generate(config, tmp_path / f"{jobs}", jobs=jobs, progress=False)
+    for i in range(5):
+        generate(config, tmp_path / "shards", shard=(i, 5), jobs=1, progress=False)
+    merge(config, tmp_path / "shards", 5)
+    for name in ("2", "4", "shards"):
+        assert contents(tmp_path / name) == contents(tmp_path / "1")
+    sets = {split: graphs_of(tmp_path / "1", split) for split in SPLITS}
+    for a, b in itertools.combinations(SPLITS, 2):
+        assert not any(networkx.is_isomorphic(*pair) for pair in itertools.product(sets[a], sets[b]))
 
 
 def test_rows_hold_what_is_needed_to_answer_them_again(whole: Path) -> None:
