@@ -128,45 +128,43 @@ def renumbered(scopes: Iterable[Scope], keep: Sequence[int]) -> tuple[dict[int, 
 @lru_cache(maxsize=2**14)
 def _planned(scopes: tuple[Scope, ...], shapes: tuple[Scope, ...], keep: Scope, order: Scope | None) -> Plan:
     sizes = {v: size for scope, shape in zip(scopes, shapes, strict=True) for v, size in zip(scope, shape, strict=True)}
-    everything = interaction(scopes)
-    chosen = min_fill(everything, keep)[0] if order is None else order
-    left, count = dict(enumerate(scopes)), len(scopes)
+    chosen = min_fill(interaction(scopes), keep)[0] if order is None else order
+    left, entries = dict(enumerate(scopes)), [math.prod(shape) for shape in shapes]
     steps: list[Step] = []
     products = sums = width = 0
     for v in [*chosen, None]:
-        touched = {number: scope for number, scope in left.items() if v is None or v in scope}
-        together = keep if v is None else tuple(dict.fromkeys(u for scope in _ranked(touched, sizes) for u in scope[1]))
-        joined, cost = _joined(_ranked(touched, sizes), together, sizes)
-        axis = None if v is None else together.index(v)
-        after = tuple(u for u in together if u != v)
-        steps.append(Step(joined, after, axis))
+        touched = [number for number, scope in left.items() if v is None or v in scope]
+        touched.sort(key=entries.__getitem__)  # smallest first
+        own = [left.pop(number) for number in touched]
+        together = keep if v is None else tuple(dict.fromkeys([u for scope in own for u in scope]))
+        size = math.prod([sizes[u] for u in together])
+        if size > LARGEST or len(together) > 32:
+            raise ValueError(
+                f"elimination needs a factor of {len(together)} variables with {size} entries: expected at most"
+                f" {LARGEST} and 32 variables; ask about a sparser graph, or give another order"
+            )
+        joined, cost = _joined(touched, own, together, sizes)
+        after = together if v is None else tuple([u for u in together if u != v])
+        steps.append(Step(joined, after, None if v is None else together.index(v)))
+        left[len(entries)] = after
+        entries.append(size if v is None else size // sizes[v])
         products += cost
-        sums += 0 if v is None else math.prod(sizes[u] for u in after) * (sizes[v] - 1)
+        sums += 0 if v is None else size - entries[-1]
         width = max(width, len(together) - 1)
-        left = {number: scope for number, scope in left.items() if number not in touched}
-        left[count + len(steps) - 1] = after
     return Plan(tuple(chosen), tuple(steps), products, sums, width)
 
 
-def _ranked(touched: dict[int, Scope], sizes: dict[int, int]) -> list[tuple[int, Scope]]:
-    """The factors, smallest first."""
-    return sorted(touched.items(), key=lambda item: math.prod(sizes[v] for v in item[1]))
-
-
 def _joined(
-    touched: list[tuple[int, Scope]], scope: Scope, sizes: dict[int, int]
+    numbers: Sequence[int], scopes: Sequence[Scope], together: Scope, sizes: dict[int, int]
 ) -> tuple[tuple[tuple[int, Scope, Scope], ...], int]:
-    """How each factor is multiplied into one over `scope`, and the multiplications that it takes."""
-    size = math.prod(sizes[v] for v in scope)
-    if size > LARGEST or len(scope) > 32:
-        raise ValueError(
-            f"elimination needs a factor of {len(scope)} variables with {size} entries: expected at most {LARGEST} and"
-            " 32 variables; ask about a sparser graph, or give another order"
-        )
-    found, cost, covered = [], 0, set()
-    for i, (number, own) in enumerate(touched):
-        axes = tuple(own.index(v) for v in scope if v in own)
-        found.append((number, axes, tuple(sizes[v] if v in own else 1 for v in scope)))
-        covered |= set(own)
-        cost += math.prod(sizes[v] for v in covered) if i else 0
+    """How each factor is multiplied into one over `together`, and the multiplications that it takes."""
+    found, cost, size = [], 0, 1
+    covered: set[int] = set()
+    for i, (number, scope) in enumerate(zip(numbers, scopes, strict=True)):
+        axes = tuple([scope.index(v) for v in together if v in scope])
+        found.append((number, axes, tuple([sizes[v] if v in scope else 1 for v in together])))
+        for v in scope:
+            size *= 1 if v in covered else sizes[v]
+        covered.update(scope)
+        cost += size if i else 0
     return tuple(found), cost

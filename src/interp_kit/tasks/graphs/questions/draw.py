@@ -89,6 +89,8 @@ def _of_kind(
     rows = combinations(graph.n, level, 0 if level == "interventional" else rules.observed, rules.include, rng)
     if "disconnected" not in rules.include:
         rows = rows[graph.connected(level, rows[:, 0], rows[:, 1:-1], rows[:, -1])]
+    if "lookups" not in rules.include and level != "counterfactual":
+        rows = rows[_not_read_off(rows, level, graph)]
     depths = graph.depths(level, rows[:, 0], rows[:, 1:-1], rows[:, -1])
     columns = (depths.ancestor_depth, depths.ancestor_size, depths.longest_path_depth, depths.on_path)
     candidates = [*zip(rows.tolist(), zip(*(column.tolist() for column in columns), strict=True), strict=True)]
@@ -148,6 +150,13 @@ def _all_combinations(n: int, level: str, observed: int, include: tuple[str, ...
     sets = list(itertools.combinations(range(n), observed))
     rows = np.array([(x, *z, y) for x in range(n) for z in sets for y in range(n)])
     return _allowed(rows, level, include)
+
+
+def _not_read_off(rows: np.ndarray, level: str, graph: Graph) -> np.ndarray:
+    """(k,) False if all parents of the target are known and nothing else is: a row of its table is the answer."""
+    parents = np.array([of[0] if len(of) == 1 else -1 for of in graph.parents])[rows[:, -1]]
+    known = rows[:, 0] if level == "interventional" else rows[:, 1]
+    return (known != parents) | (level == "observational" and rows.shape[1] > 3)
 
 
 def _allowed(rows: np.ndarray, level: str, include: tuple[str, ...]) -> np.ndarray:
