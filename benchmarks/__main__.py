@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from benchmarks import cost, memory
 from benchmarks.decoding import decoding
+from benchmarks.graphs import graphs
 from benchmarks.harvest import harvesting
 from benchmarks.measure import HEADER
 from benchmarks.patching import cells, patching, ranking
@@ -22,7 +23,7 @@ from benchmarks.probes import probing
 from interp_kit.core.files import write_text
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-PARTS = {part.__name__: part for part in (patching, ranking, cells, decoding, harvesting, probing)}
+PARTS = {part.__name__: part for part in (patching, ranking, cells, decoding, harvesting, probing, graphs)}
 
 
 def processor() -> str:

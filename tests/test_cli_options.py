@@ -34,6 +34,7 @@ WORK = {
     "interp_kit.training.sft": ("train_sft",),
     "interp_kit.registry.tasks": ("task", "made"),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
+    "interp_kit.tasks.graphs.data.files": ("generate", "merge"),
     "interp_kit.studies.boolean.command": ("main",),
     "interp_kit.studies.culture.command": ("main",),
     "interp_kit.studies.audit.command": ("main",),
@@ -46,6 +47,7 @@ BESIDE: dict[tuple[str, str], list[str]] = {
     ("edges", "seed"): ["--faithfulness"],
     ("ablate", "k"): ["second-model"],
     ("sae", "k"): ["--width", "64"],
+    **{("generate", name): ["graphs"] for name in ("shard", "merge", "jobs", "progress")},
 }
 NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
@@ -64,7 +66,7 @@ OTHERS: dict[str, Any] = {
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
     "edges by": "position",
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
-    "data": Path("{}/train.jsonl"),
+    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5,
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
@@ -72,6 +74,8 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("edges", "faithfulness"): lambda old, new: _called(new) - _called(old) == {"halves", "faithfulness"},
     ("edges", "top"): lambda old, new: (old["top 0"], new["top 0"]) == (4, 2),
     ("ablate", "k"): lambda old, new: (old["jaccard k"], new["jaccard k"]) == (5, 3),
+    ("generate", "shard"): lambda old, new: (old["generate shard"], new["generate shard"]) == ((0, 1), (1, 4)),
+    ("generate", "merge"): lambda old, new: _called(new) == {"merge"} and new["merge 2"] == 5,
     ("generate", "omit"): lambda old, new: new["splits omit"] - old["splits omit"] == {(1, 1, 1, 1, 1)},
     ("train", "task"): lambda old, new: (old["made 0"], new["made 0"]) == ("BooleanTask", "InductionTask"),
     ("train", "equations"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"equations": {"newA": "A ^ C"}}),
@@ -135,7 +139,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
-        "read_split": [],
+        "read_split": [], "generate": [], "merge": [],
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)
@@ -161,7 +165,9 @@ def options() -> list[tuple[str, "Field[Any]"]]:
         for name, kind in COMMANDS.items()
         for field in fields(kind)
         if field.name not in (*WRITTEN, "model", "models", "config") and field.default is not MISSING
-        and (name, field.name) not in (("sae", "out"), ("generate", "out"), *((bare, "progress") for bare in NO_BAR))
+        and (name, field.name) not in (
+            ("sae", "out"), ("generate", "out"), ("generate", "task"), *((bare, "progress") for bare in NO_BAR)
+        )
     ]  # fmt: skip
 
 

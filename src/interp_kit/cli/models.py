@@ -1,9 +1,10 @@
 """Commands that make data and models, and load and test them."""
 
+import re
 from dataclasses import dataclass, field
 from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -14,23 +15,59 @@ from interp_kit.studies.culture.training.config import CultureConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Write the data files of the boolean task (as `causal-experiment --generate`)."""
+    """Write data files: of the boolean task (as `causal-experiment --generate`), or questions about causal graphs."""
 
+    task: Annotated[Literal["boolean", "graphs"], tyro.conf.Positional] = "boolean"
+    """boolean or graphs"""
     out: Path = Path("dataset")
-    """the folder that gets train.jsonl, valid.jsonl and test.jsonl"""
+    """the folder that gets train.jsonl, valid.jsonl and test.jsonl (graphs: .parquet files and manifest.json)"""
     omit: str = ""
-    """inputs to leave out, '1,1,1,1,1;0,0,0,0,0'"""
+    """boolean: inputs to leave out, '1,1,1,1,1;0,0,0,0,0'"""
     seed: int = 42
-    """of the draws"""
+    """boolean: of the draws"""
+    config: Path | None = None
+    """graphs: a YAML file of the fields of GraphsConfig; default: its defaults"""
+    shard: str = ""
+    """graphs: i/n, to make the i-th of n shards only, counted from 0"""
+    merge: int = 0
+    """graphs: make one data set of this many shards in the folder"""
+    jobs: int | None = None
+    """graphs: processes; default: one a core, at most four"""
+    progress: Progress = PROGRESS
 
     def execute(self) -> None:
+        given = [name for name in _OF_BOOLEAN + _OF_GRAPHS if getattr(self, name) != getattr(Generate, name)]
+        foreign = [f"--{name}" for name in given if (name in _OF_GRAPHS) != (self.task == "graphs")]
+        if foreign:
+            raise ValueError(f"{' and '.join(foreign)} cannot be given with the task {self.task}; leave it out")
+        for path in self._graphs() if self.task == "graphs" else self._boolean():
+            print(path)
+
+    def _boolean(self) -> list[Path]:
         from interp_kit.tasks.boolean import BooleanTask
         from interp_kit.tasks.boolean.dataset import parse_omissions, splits, write_splits
 
         task = BooleanTask()
         omitted = parse_omissions(self.omit, len(task.inputs))
-        for path in write_splits(task, self.out, splits(task, omit=omitted, seed=self.seed)):
-            print(path)
+        return write_splits(task, self.out, splits(task, omit=omitted, seed=self.seed))
+
+    def _graphs(self) -> list[Path]:
+        from interp_kit.tasks.graphs.data.config import GraphsConfig, read_config
+        from interp_kit.tasks.graphs.data.files import WHOLE, generate, merge
+
+        config = GraphsConfig() if self.config is None else read_config(self.config)
+        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", self.shard)
+        if self.shard and found is None:
+            raise ValueError(f"--shard is {self.shard!r}; expected i/n, as in 0/4 for the first of four")
+        if self.merge:
+            if self.shard:
+                raise ValueError("--shard and --merge cannot be given together; make all shards, then merge them")
+            return merge(config, self.out, self.merge)
+        shard = WHOLE if found is None else (int(found[1]), int(found[2]))
+        return generate(config, self.out, shard=shard, jobs=self.jobs, progress=self.progress)
+
+
+_OF_BOOLEAN, _OF_GRAPHS = ("omit", "seed"), ("config", "shard", "merge", "jobs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,11 +5,13 @@ one *twin factor* T[pa, v, pa', v'] per variable: the probability that it is v u
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
+from interp_kit.core.config import check_choice, check_number
 from interp_kit.tasks.graphs.elimination import Factor
-from interp_kit.tasks.graphs.models import DiscreteModel, topological
+from interp_kit.tasks.graphs.models import DiscreteModel
 
 MECHANISMS = ("selectors", "uniform")
 
@@ -19,7 +21,8 @@ def twin_factor(table: np.ndarray, mechanism: str) -> np.ndarray:
 
     selectors: one independent draw per assignment of the parents, so v' is v if the assignments agree and independent
     of it if not. uniform: one uniform number per variable, read by inverse CDF in the order of the values, so the
-    probability is the overlap of two intervals. Raises ValueError for another mechanism.
+    probability is the overlap of two intervals. A table of integers whose rows have one sum gives integers, a constant
+    times the probabilities. Raises ValueError for another mechanism.
     """
     if mechanism not in MECHANISMS:
         raise ValueError(f"no mechanism {mechanism!r}: expected one of {', '.join(MECHANISMS)}")
@@ -27,52 +30,55 @@ def twin_factor(table: np.ndarray, mechanism: str) -> np.ndarray:
     rows = table.reshape(-1, values)
     if mechanism == "selectors":
         twin = rows[:, :, None, None] * rows
-        same = np.arange(len(rows))
-        twin[same, :, same, :] = rows[:, :, None] * np.eye(values)
+        same, one = np.arange(len(rows)), rows[0].sum()
+        twin[same, :, same, :] = one * rows[:, :, None] * np.eye(values, dtype=rows.dtype)
     else:
         high = rows.cumsum(1)
-        high[:, -1] = 1
-        low = np.concatenate([np.zeros((len(rows), 1)), high[:, :-1]], axis=1)
+        if high.dtype == float:
+            high[:, -1] = 1
+        low = np.concatenate([np.zeros((len(rows), 1), high.dtype), high[:, :-1]], axis=1)
         twin = np.minimum(high[:, :, None, None], high) - np.maximum(low[:, :, None, None], low)
         twin = np.maximum(twin, 0)
     return twin.reshape(*table.shape, *table.shape)
 
 
-def descendants(model: DiscreteModel, of: Mapping[int, int]) -> set[int]:
-    """Variables that are in `of` or have an ancestor in it."""
-    found = set(of)
-    for v in topological(model.parents):
-        if found & set(model.parents[v]):
-            found.add(v)
-    return found
+def clamped(model: DiscreteModel, noise: Mapping[str, Any], mechanism: str) -> DiscreteModel:
+    """The model with the noise of some variables held, so that their parents decide them.
 
+    Args:
+        model: A discrete model.
+        noise: Of each such variable: for "uniform" a number from 0 to below 1; for "selectors" the value that was drawn
+            for each assignment of its parents, as an array with their axes (a number if it has none).
+        mechanism: "selectors" or "uniform".
 
-def twin_families(
-    model: DiscreteModel, copies: Mapping[int, int], changed: Mapping[int, int], relevant: set[int], mechanism: str
-) -> list[Factor]:
-    """The factors of the twin network over its relevant variables.
-
-    copies: variable -> number of its copy in the other world, for the descendants of `changed` (variable -> value
-    there); other variables are the same in both worlds. The copies of changed variables are sure.
+    Raises:
+        ValueError: for unknown names, another mechanism, a number out of range, and draws of another shape, or of
+            values that the variable has not or that have probability 0.
     """
-    factors = []
-    for v, parents in enumerate(model.parents):
-        table, here = model.tables[v], (*parents, v)
-        there = tuple(copies.get(u, u) for u in here)
-        if v in copies and v not in changed and {v, copies[v]} <= relevant:
-            factors.append(_shared((*here, *there), twin_factor(table, mechanism)))
+    check_choice("mechanism", mechanism, MECHANISMS)
+    tables = list(model.tables)
+    for name, held in noise.items():
+        v = model.number(name)
+        table = model.tables[v]
+        if mechanism == "uniform":
+            check_number(f"the noise of {name}", held, least=0, below=1)
+            drawn = np.minimum((table.cumsum(-1) <= held).sum(-1), table.shape[-1] - 1)
         else:
-            if v in relevant:
-                factors.append(Factor(here, table))
-            if v in copies and copies[v] in relevant:
-                sure = v in changed
-                factors.append(
-                    Factor((copies[v],), np.eye(table.shape[-1])[changed[v]]) if sure else Factor(there, table)
+            drawn = np.asarray(held)
+            if drawn.shape != table.shape[:-1] or drawn.dtype.kind not in "iu":
+                raise ValueError(
+                    f"the noise of {name} has shape {drawn.shape} and type {drawn.dtype}: expected integers of shape"
+                    f" {table.shape[:-1]}, one per assignment of its parents"
                 )
-    return factors
+            if drawn.min() < 0 or drawn.max() >= table.shape[-1]:
+                raise ValueError(f"the noise of {name} holds values other than 0 to {table.shape[-1] - 1}")
+            if not np.take_along_axis(table, drawn[..., None], -1).all():
+                raise ValueError(f"the noise of {name} holds a value that has probability 0 in its row")
+        tables[v] = np.eye(table.shape[-1])[drawn]
+    return DiscreteModel(model.names, model.parents, tuple(tables))
 
 
-def _shared(scope: tuple[int, ...], values: np.ndarray) -> Factor:
+def merged(scope: tuple[int, ...], values: np.ndarray) -> Factor:
     """The factor with the diagonal taken over axes of the same variable."""
     for v in scope:
         while (places := [i for i, u in enumerate(scope) if u == v])[1:]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 
-from interp_kit.tasks.graphs.counterfactual import MECHANISMS, descendants, twin_families
-from interp_kit.tasks.graphs.elimination import Elimination, Factor, eliminate
+from interp_kit.tasks.graphs.counterfactual import MECHANISMS
+from interp_kit.tasks.graphs.elimination import Elimination, carried_out
+from interp_kit.tasks.graphs.inference import Inference, Network
 from interp_kit.tasks.graphs.models import DiscreteModel
-from interp_kit.tasks.graphs.treewidth import interaction, treewidth
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Answer:
 
     targets: their names; distribution: one axis per target; evidence: probability of what was given, 1 if nothing;
     elimination: its order and factors, by number into `names` (copies in the counterfactual world end in `*`);
-    families: scopes of the network's factors before evidence was entered.
+    network: the factors that it needs, before evidence was entered.
     """
 
     targets: tuple[str, ...]
@@ -26,7 +25,7 @@ class Answer:
     evidence: float
     elimination: Elimination
     names: tuple[str, ...]
-    families: tuple[tuple[int, ...], ...]
+    network: Network
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -38,10 +37,15 @@ class Answer:
         """(names of its axes, values) of each intermediate factor, the last one over the targets, not normalised."""
         return tuple((tuple(self.names[v] for v in f.scope), f.values) for f in self.elimination.factors)
 
-    @cached_property
+    @property
+    def families(self) -> tuple[tuple[int, ...], ...]:
+        """Scopes of the network's factors before evidence was entered."""
+        return self.network.scopes
+
+    @property
     def treewidth(self) -> int:
         """Exact treewidth of the moralised graph of the ancestors of targets and evidence."""
-        return treewidth(interaction(self.families))
+        return self.network.treewidth
 
 
 def query(
@@ -78,41 +82,16 @@ def query(
         raise ValueError(f"mechanism is {mechanism!r}: tables do not say it, expected one of {', '.join(MECHANISMS)}")
     if counterfactual is None and mechanism is not None:
         raise ValueError(f"mechanism is {mechanism!r}, but only a counterfactual needs one: leave it out")
-    asked = [model.number(name) for name in targets]
+    asked = tuple(model.number(name) for name in targets)
     fixed, seen, changed = (model.assignment(values) for values in (do, given, counterfactual))
     for v in fixed.keys() & seen.keys():
         if fixed[v] != seen[v]:
             raise ValueError(f"{model.names[v]} is observed as {seen[v]} and set to {fixed[v]}: that cannot be")
-    world = model.mutilated(fixed)
-    n = len(model.names)
-    copies = {v: n + v for v in descendants(world, changed)} if changed else {}
-    keep = [copies.get(v, v) for v in asked]
-    relevant = _ancestors(world, copies, changed, {*keep, *seen})
-    families = twin_families(world, copies, changed, relevant, mechanism or "")
-    known = fixed | seen | {copies[v]: value for v, value in changed.items()}
-    held = {v: value for v, value in known.items() if v not in keep}
-    factors = [family.at(held) for family in families]
-    factors += [Factor((v,), np.eye(model.cardinalities[v])[seen[v]]) for v in keep if v in seen]
-    found = eliminate(factors, keep)
-    total = float(found.result.values.sum())
+    found = Inference(model).ask(asked, fixed, seen, changed, mechanism)
+    done = carried_out(found.plan, found.variables, found.factors)
+    total = float(done.result.values.sum())
     if not total > 0:
         words = ", ".join(f"{name} = {value}" for name, value in (given or {}).items())
         raise ValueError(f"the evidence {words} has probability 0: nothing follows from it")
     names = (*model.names, *(f"{name}*" for name in model.names))
-    scopes = tuple(family.scope for family in families)
-    return Answer(targets, found.result.values / total, total, found, names, scopes)
-
-
-def _ancestors(model: DiscreteModel, copies: Mapping[int, int], changed: Mapping[int, int], of: set[int]) -> set[int]:
-    """`of` and its ancestors in the twin network."""
-    original = {copy: v for v, copy in copies.items()}
-    found, edge = set(), set(of)
-    while edge:
-        v = edge.pop()
-        found.add(v)
-        if v in original:
-            parents = () if original[v] in changed else model.parents[original[v]]
-            edge |= {copies.get(p, p) for p in parents} - found
-        else:
-            edge |= set(model.parents[v]) - found
-    return found
+    return Answer(targets, done.result.values / total, total, done, names, found.network)

@@ -1,6 +1,6 @@
 """Orders of elimination and the exact treewidth of a graph, as {vertex: neighbours}."""
 
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 V = TypeVar("V", bound=Hashable)
@@ -18,18 +18,45 @@ def interaction(scopes: Iterable[Collection[V]]) -> Graph:
     return graph
 
 
-def min_fill(graph: Graph, last: Collection[V] = ()) -> tuple[list[V], int]:
+def min_fill(graph: Graph[V], last: Collection[V] = ()) -> tuple[list[V], int]:
     """All vertices but `last`, at each step the one whose removal joins the fewest pairs (ties: fewest neighbours, then
     the first), and the width: most neighbours at removal."""
-    graph = {v: set(near) for v, near in graph.items()}
-    left, order, width = [v for v in graph if v not in last], [], 0
+    names = list(graph)
+    place = {v: i for i, v in enumerate(names)}
+    near = [sum(1 << place[u] for u in graph[v]) for v in names]  # sets as bits
+    cost = [_missing(near, i) for i in range(len(names))]
+    left, order, width = [i for i, v in enumerate(names) if v not in last], [], 0
     while left:
-        v = min(left, key=lambda v: (_fill(graph, v), len(graph[v])))
-        width = max(width, len(graph[v]))
-        _remove(graph, v)
-        left.remove(v)
-        order.append(v)
+        i = min(left, key=cost.__getitem__)
+        around, joins = near[i], cost[i][0] > 0
+        width = max(width, around.bit_count())
+        left.remove(i)
+        order.append(names[i])
+        changed = around
+        for j in _bits(around):
+            near[j] = (near[j] | around) & ~(1 << i | 1 << j)
+            changed |= near[j] if joins else 0
+        for j in _bits(changed & ~(1 << i)):
+            cost[j] = _missing(near, j)
     return order, width
+
+
+def _missing(near: Sequence[int], i: int) -> tuple[int, int]:
+    """Twice the pairs of i's neighbours that are not neighbours of each other, and the number of neighbours."""
+    around = near[i]
+    count = around.bit_count()
+    if count < 2:
+        return 0, count
+    return sum([count - 1 - (near[j] & around).bit_count() for j in _bits(around)]), count
+
+
+def _bits(mask: int) -> list[int]:
+    found = []
+    while mask:
+        low = mask & -mask
+        found.append(low.bit_length() - 1)
+        mask ^= low
+    return found
 
 
 def treewidth(graph: Graph) -> int:
@@ -40,6 +67,8 @@ def treewidth(graph: Graph) -> int:
 
 def _treewidth(graph: Graph) -> int:
     best = min_fill(graph)[1]
+    if best <= 2:  # min-fill is exact on forests, and what is no forest has 2 or more
+        return best
     seen: dict[frozenset, int] = {}
 
     def search(rest: Graph, width: int) -> None:
