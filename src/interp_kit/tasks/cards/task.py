@@ -80,8 +80,8 @@ class CardsTask(AbstractTask):
         return {"split": self.split.name, "cards": self.format.cards, "most": self.most}
 
     def meaning(self) -> dict[str, Any]:
-        """The vocabulary and what each rule says; which deals are drawn is no part of it."""
-        return {"vocabulary": list(self.vocabulary), "rules": [[rule.name, rule.text()] for rule in self.rules]}
+        """The vocabulary alone: a prompt states its rule in words, so another set of rules gives no token a new sense."""
+        return {"vocabulary": list(self.vocabulary)}
 
     def enumerate(self) -> list[Example]:
         """Raises ValueError: there are more deals than can be listed."""
