@@ -8,7 +8,8 @@ import torch
 from interp_kit.core.files import read_json
 from interp_kit.models.checkpoints import load
 from interp_kit.tasks.boolean import BooleanTask
-from interp_kit.training.sft import ExampleDataset, SFTConfig, new_gpt2, train_sft
+from interp_kit.training.rows import ExampleDataset
+from interp_kit.training.sft import SFTConfig, new_gpt2, train_sft
 
 TINY = SFTConfig(d_model=32, n_layers=1, n_heads=2, n_ctx=32, dropout=0.0, epochs=1.0, learning_rate=5e-3)
 

@@ -1,75 +1,32 @@
-"""Supervised training of a small GPT-2 from scratch, through transformers.Trainer."""
+"""Supervised training of a small GPT-2, from scratch or from a checkpoint, through transformers.Trainer."""
 
+import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_kit.core.config import check_choice, check_count, check_flag, check_number, expect, to_mapping
+from interp_kit.core.config import check_flag, expect, to_mapping
 from interp_kit.core.example import Example
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.identity import Identity, fingerprint
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.inputs import check_length
+from interp_kit.models.checkpoints import checkpoint_root, digest_of, read_description, read_manifest, verify_entry
+from interp_kit.models.gpt2 import fetch, read_gpt2
+from interp_kit.training.resume import close_work, open_work
+from interp_kit.training.rows import ExampleDataset, TextRows
+from interp_kit.training.sft_config import SFTConfig
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
+    from interp_kit.training.trainer import SFTTrainer
 
 KIND = "trained model"
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """A GPT-2 and how it is trained. The defaults are the documented recipe of the boolean task.
-
-    n_ctx: positions of the model; loss_on: every token of the text, or the completion alone; seed: initialisation, data
-    order and dropout. Raises ValueError naming an option that describes no model or no training.
-    """
-
-    d_model: int = 128
-    n_layers: int = 4
-    n_heads: int = 4
-    n_ctx: int = 64
-    dropout: float = 0.1
-    epochs: float = 3.0
-    learning_rate: float = 5e-4
-    batch_size: int = 16
-    weight_decay: float = 0.0
-    loss_on: Literal["all", "completion"] = "all"
-    seed: int = 42
-
-    def __post_init__(self) -> None:
-        for option in ("d_model", "n_layers", "n_heads", "n_ctx", "batch_size"):
-            check_count(option, getattr(self, option))
-        if self.d_model % self.n_heads:
-            raise ValueError(f"d_model is {self.d_model}; expected a multiple of n_heads, which is {self.n_heads}")
-        check_number("dropout", self.dropout, least=0, below=1)
-        check_number("epochs", self.epochs, above=0)
-        check_number("learning_rate", self.learning_rate, above=0)
-        check_number("weight_decay", self.weight_decay, least=0)
-        check_choice("loss_on", self.loss_on, ("all", "completion"))
-        check_count("seed", self.seed, least=0, most=2**32 - 1)
-
-
-class ExampleDataset(torch.utils.data.Dataset):
-    """Examples as padded rows of token ids with labels; -100 where there is no loss."""
-
-    def __init__(self, task: AbstractTask, examples: Sequence[Example], loss_on: Literal["all", "completion"]) -> None:
-        batch = task.batch(examples)
-        start = batch.prompt_length if loss_on == "completion" else torch.zeros_like(batch.prompt_length)
-        learnt = batch.mask & (torch.arange(batch.tokens.shape[1]) >= start[:, None])
-        self.tokens, self.mask = batch.tokens, batch.mask.long()
-        self.labels = batch.tokens.masked_fill(~learnt, -100)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        return {"input_ids": self.tokens[i], "attention_mask": self.mask[i], "labels": self.labels[i]}
 
 
 def new_gpt2(task: AbstractTask, config: SFTConfig) -> "GPT2LMHeadModel":
@@ -87,84 +44,154 @@ def new_gpt2(task: AbstractTask, config: SFTConfig) -> "GPT2LMHeadModel":
             resid_pdrop=config.dropout,
             embd_pdrop=config.dropout,
             attn_pdrop=config.dropout,
+            initializer_range=config.initializer_range,
             bos_token_id=task.pad,
             eos_token_id=task.pad,
         )
     )
 
 
+def folder_of(start: str | Path) -> Path:
+    """The folder of a checkpoint by name in `checkpoints/` (verified), path or hub id.
+
+    Raises:
+        CheckpointError: There is none, or a shipped one was changed.
+    """
+    entry = read_manifest().get(str(start))
+    if entry is None:
+        return fetch(start)
+    folder = checkpoint_root() / entry.path
+    verify_entry(entry, folder, f"checkpoint {str(start)!r}")
+    return folder
+
+
+def started_gpt2(task: AbstractTask, config: SFTConfig, start: str | Path) -> "GPT2LMHeadModel":
+    """The GPT-2 of a checkpoint, to be trained on.
+
+    Raises:
+        CheckpointError: No such checkpoint, or a damaged one.
+        ValueError: It has another vocabulary or learned another task, or the config describes another network.
+    """
+    from transformers import set_seed
+
+    folder = folder_of(start)
+    set_seed(config.seed)
+    model = read_gpt2(folder)
+    if model.config.vocab_size != len(task.vocabulary):
+        raise ValueError(
+            f"{start} has {model.config.vocab_size} tokens, {task.name} has {len(task.vocabulary)}; start from a"
+            " checkpoint of the task's own tokenizer"
+        )
+    description = read_description(folder)
+    if description is not None:
+        mine = Identity(task.name, fingerprint(task.describe()))
+        theirs = Identity(description["name"], fingerprint(description))
+        if theirs.differs(mine):
+            raise ValueError(f"{start} learned the task {theirs}, these examples are of {mine}")
+    names = {"d_model": "n_embd", "n_layers": "n_layer", "n_heads": "n_head", "n_ctx": "n_positions"}
+    for option, key in {**names, "dropout": "resid_pdrop"}.items():
+        found, asked = getattr(model.config, key), getattr(config, option)
+        if found != asked:
+            raise ValueError(f"{option} is {asked}, but {start} has {found}; give the config that value")
+    return model.train()
+
+
 @torch.inference_mode(False)  # training needs gradients, whatever the caller does
 def train_sft(
     task: AbstractTask,
-    examples: Sequence[Example],
+    examples: Sequence[Example] | TextRows,
     output: str | Path,
     config: SFTConfig | None = None,
     *,
-    validation: Sequence[Example] | None = None,
+    validation: Sequence[Example] | TextRows | None = None,
+    start: str | Path | None = None,
+    work: str | Path | None = None,
     device: str | None = None,
     progress: bool = PROGRESS,
 ) -> Path:
-    """Train on `examples` and write OUTPUT as a Hugging Face directory with tokenizer; returns OUTPUT.
+    """Train a GPT-2 and write OUTPUT as a Hugging Face directory with tokenizer.
 
     The folder appears only when training is complete. `training.json` in it holds the config, the number of examples
-    and of distinct ones, and the losses. Raises ValueError for no examples or texts longer than the context; OSError,
-    before training, for a folder that holds anything but a model that was trained there before.
-    """
-    expect("task", task, AbstractTask, "as interp_kit.task(name) gives")
-    expect("examples", examples, (list, tuple), "as task.sample(n, seed) gives")
-    for given, option in ((examples, "examples"), (validation or (), "validation")):
-        for example in given:
-            expect(f"one of {option}", example, Example, "as task.sample(n, seed) gives")
-    config = SFTConfig() if config is None else config
-    expect("config", config, SFTConfig)
-    check_flag("progress", progress)
-    check_folder(output, KIND)
-    from transformers import Trainer, TrainingArguments
+    and of distinct ones, and the losses.
 
+    Args:
+        task: What is learned; its vocabulary is the tokenizer's.
+        examples: Of the task, or their arrays.
+        output: The folder to write.
+        config: The network and its training.
+        validation: Examples whose loss and accuracy are logged, and by which the best weights are chosen.
+        start: Checkpoint to continue from (name, path or hub id), with a fresh optimizer; None starts from scratch.
+        work: Folder for unfinished work: a killed run that is called again goes on from there. It is removed at the
+            end. None keeps none.
+        device: "cpu", or None for what torch finds.
+        progress: Show a progress bar.
+
+    Returns:
+        OUTPUT.
+
+    Raises:
+        ValueError: No examples, texts longer than the context, a start that does not fit, or keep="best" without
+            validation.
+        OSError: Before training, if OUTPUT holds anything but a model that was trained there before, or WORK anything
+            but this run.
+        FloatingPointError: The loss is not finite.
+    """
+    config = _checked(task, examples, validation, config, progress)
+    check_folder(output, KIND)
     data = ExampleDataset(task, examples, config.loss_on)
     check_length(data.tokens.shape[1], config.n_ctx)
-    model = new_gpt2(task, config)
+    held_out = ExampleDataset(task, validation, config.loss_on) if validation else None
+    model = new_gpt2(task, config) if start is None else started_gpt2(task, config, start)
+    origin = None if start is None else {"name": str(start), "sha256": digest_of(folder_of(start))}
+    run = {
+        "task": task.name,
+        "description": task.describe(),
+        "config": to_mapping(config),
+        "start": origin,
+        "examples": len(data),
+        "distinct_examples": data.rows.distinct,
+    }
+    from interp_kit.training.trainer import build_trainer
+
     with replacing_directory(output, KIND) as aside:
-        trainer = Trainer(
-            model=model,
-            args=TrainingArguments(
-                output_dir=str(aside / "trainer"),
-                num_train_epochs=config.epochs,
-                per_device_train_batch_size=config.batch_size,
-                per_device_eval_batch_size=256,
-                learning_rate=config.learning_rate,
-                weight_decay=config.weight_decay,
-                seed=config.seed,
-                use_cpu=(device == "cpu"),
-                save_strategy="no",
-                eval_strategy="epoch" if validation else "no",
-                logging_steps=250,
-                report_to=[],
-                disable_tqdm=not progress,
-                dataloader_pin_memory=False,
-            ),
-            train_dataset=data,
-            eval_dataset=ExampleDataset(task, validation, config.loss_on) if validation else None,
+        held = Path(work) if work is not None else aside / "trainer"
+        latest = open_work(
+            held, {**run, "data": data.rows.digest, "validation": held_out.rows.digest if held_out else None}
         )
-        outcome = trainer.train()
+        trainer = build_trainer(
+            model, config, held, data, held_out, device=device, progress=progress, keep=work is not None
+        )
+        outcome = trainer.train(resume_from_checkpoint=str(latest) if latest else None)
         if not torch.isfinite(torch.tensor(outcome.training_loss)):
             raise FloatingPointError(f"training diverged: loss {outcome.training_loss} (seed {config.seed})")
         model.save_pretrained(aside)
         task.tokenizer().save_pretrained(aside)  # pyright: ignore[reportAttributeAccessIssue]
-        write_json(
-            aside / "training.json",
-            {
-                "task": task.name,
-                "description": task.describe(),
-                "config": to_mapping(config),
-                "examples": len(examples),
-                "distinct_examples": len({example.tokens for example in examples}),
-                "history": [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row],
-            },
-        )
-        trainer_files = aside / "trainer"
-        if trainer_files.exists():
-            import shutil
-
-            shutil.rmtree(trainer_files)
+        write_json(aside / "training.json", {**run, **_history(trainer)})
+        if work is None:
+            shutil.rmtree(held)
+    if work is not None:
+        close_work(Path(work))
     return Path(output)
+
+
+def _checked(
+    task: object, examples: object, validation: object, config: SFTConfig | None, progress: object
+) -> SFTConfig:
+    expect("task", task, AbstractTask, "as interp_kit.task(name) gives")
+    expect("examples", examples, (list, tuple, TextRows), "as task.sample(n, seed) gives")
+    for given, option in ((examples, "examples"), (validation or (), "validation")):
+        for example in () if isinstance(given, TextRows) else given:  # pyright: ignore[reportGeneralTypeIssues]
+            expect(f"one of {option}", example, Example, "as task.sample(n, seed) gives")
+    config = SFTConfig() if config is None else config
+    expect("config", config, SFTConfig)
+    check_flag("progress", progress)
+    if config.keep == "best" and not validation:
+        raise ValueError("keep is 'best', but there is no validation; give validation examples, or keep 'last'")
+    return config
+
+
+def _history(trainer: "SFTTrainer") -> dict[str, Any]:
+    found: dict[str, Any] = {"steps": trainer.state.global_step}
+    if trainer.sft.keep == "best":
+        found |= {"kept_step": trainer.state.best_global_step, "kept_accuracy": trainer.state.best_metric}
+    return {**found, "history": [row for row in trainer.state.log_history if "loss" in row or "eval_loss" in row]}

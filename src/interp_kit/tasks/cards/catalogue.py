@@ -21,8 +21,10 @@ from interp_kit.tasks.cards.rules import (
     STYLES,
     SUM_GREATER_THAN_4,
     VALUES,
+    Clause,
     Rule,
     by_name,
+    combined,
     difference,
     single,
 )
@@ -30,21 +32,33 @@ from interp_kit.tasks.cards.rules import (
 NEW_COLOURS = (difference("GREEN", "YELLOW"),)
 COMPOSITIONAL = (difference("RED", "BLUE", "> 4", "<= 3"),)
 CLASSIFICATION = (RED_MINUS_BLUE.classified(0), SUM_GREATER_THAN_4.classified(15), ODD_MINUS_EVEN.classified(0))
-_UNPAIRED = ({"RED", "BLUE"}, {"GREEN", "YELLOW"})  # colours whose difference is tested, in either order
-_OPPOSED = tuple(pair for pair in permutations(COLOURS, 2) if set(pair) not in _UNPAIRED)
+_UNTRAINED = (("RED", "BLUE"), ("GREEN", "YELLOW"))  # an ID rule, and the difference that is tested
+_PAIRS = tuple(permutations(COLOURS, 2))
 _TESTS = ("> 4", "<= 3", "even", "odd")
-SUPPORT = (
+_OPPOSITE = (("> 4", "<= 3"), ("<= 3", "> 4"), ("even", "odd"), ("odd", "even"))
+SUPPORT_SINGLE = (
     *(single(colour) for colour in COLOURS),
+    *(combined(Clause(-1, colour)) for colour in COLOURS),
     *(single(None, test) for test in ("<= 3", "> 6", "even", "odd")),
     *(single(colour, None, "count") for colour in COLOURS),
     *(single(c, t) for c in COLOURS for t in _TESTS if (c, t) not in (("RED", "> 4"), ("BLUE", "<= 3"))),
-    *(difference(*pair) for pair in _OPPOSED),
-    *(difference(a, b, "> 4", "<= 3") for a, b in _OPPOSED if a != "RED" and b != "BLUE"),
 )
+SUPPORT_PAIRS = (
+    *(difference(*pair) for pair in _PAIRS if pair not in _UNTRAINED),
+    *(combined(Clause(-1, b), Clause(1, a)) for a, b in _PAIRS if (a, b) not in _UNTRAINED),
+    *(combined(Clause(1, a), Clause(1, b)) for a, b in _PAIRS if {a, b} != {"GREEN", "YELLOW"}),
+)
+SUPPORT_TESTED_PAIRS = tuple(
+    rule
+    for pair in _PAIRS
+    for tests in _OPPOSITE
+    if (rule := difference(*pair, *tests)) and not set(rule.clauses) & set(COMPOSITIONAL[0].clauses)
+)
+SUPPORT = (*SUPPORT_SINGLE, *SUPPORT_PAIRS, *SUPPORT_TESTED_PAIRS)
 SUPPORT_CLASSIFIED = (
     *(single(colour).classified(5) for colour in COLOURS),
     *(single(None, test).classified(15) for test in ("even", "odd")),
-    *(difference(*pair).classified(0) for pair in _OPPOSED),
+    *(difference(*pair).classified(0) for pair in (("RED", "GREEN"), ("YELLOW", "BLUE"))),
 )
 RULES = (*IN_DISTRIBUTION, *NEW_COLOURS, *COMPOSITIONAL, *CLASSIFICATION, *SUPPORT, *SUPPORT_CLASSIFIED)
 SHARES = 1000  # of all pairs of a rule and its cards
@@ -160,14 +174,20 @@ def _names(rules: Sequence[Rule]) -> tuple[str, ...]:
 
 
 _ID = _names(IN_DISTRIBUTION)
-_LONG_SUPPORT = tuple(rule for rule in SUPPORT if len(rule.clauses) == 2 or rule.clauses[0].test)
+_LONG = tuple(rule for rule in SUPPORT if len(rule.clauses) == 2 or rule.clauses[0].test)
 TRAIN = Split(
     "train",
     (
-        Part(_ID, (1, 6), weight=0.60),
-        Part(_names(SUPPORT), (1, 6), STYLES, weight=0.26),
-        Part(_names(SUPPORT_CLASSIFIED), (1, 6), weight=0.08),
-        Part(_names(_LONG_SUPPORT), (10, 15), STYLES, weight=0.06),
+        Part((RED_MINUS_BLUE.name,), (1, 6), weight=0.17),
+        Part((SUM_GREATER_THAN_4.name,), (1, 6), weight=0.11),
+        Part((ODD_MINUS_EVEN.name,), (1, 6), weight=0.28),
+        Part(_names(SUPPORT_PAIRS), (1, 6), weight=0.11),
+        Part(_names(SUPPORT_PAIRS), (1, 6), STYLES, weight=0.05),
+        Part(_names(SUPPORT_TESTED_PAIRS), (1, 6), weight=0.06),
+        Part(_names(SUPPORT_TESTED_PAIRS), (1, 6), STYLES, weight=0.03),
+        Part(_names(SUPPORT_SINGLE), (1, 6), STYLES, weight=0.09),
+        Part(_names(SUPPORT_CLASSIFIED), (1, 6), weight=0.03),
+        Part(_names(_LONG), (10, 15), STYLES, weight=0.07),
     ),
     shares=(300, 999),
 )
@@ -177,8 +197,13 @@ SPLITS = {
         TRAIN,
         Split("val", (Part(_ID),), (0, 29)),
         Split("id_test", (Part(_ID),), (30, 79), differs="nothing: the rules and numbers of cards of training"),
-        Split("ood_new_colors", (Part(_names(NEW_COLOURS)),), (80, 129), differs="colours not combined in training"),
-        Split("ood_compositional", (Part(_names(COMPOSITIONAL)),), (130, 179), differs="colours with new tests"),
+        Split("ood_new_colors", (Part(_names(NEW_COLOURS)),), (80, 129), differs="a difference of colours that is new"),
+        Split(
+            "ood_compositional",
+            (Part(_names(COMPOSITIONAL)),),
+            (130, 179),
+            differs="two clauses known with the other sign only",
+        ),
         Split("ood_paraphrase", (Part(_ID, styles=STYLES[1:]),), (180, 229), differs="the rules in other words"),
         Split("ood_length_shift", (Part(_ID, (10, 15)),), (230, 279), (-30, 50), "10 to 15 cards under these rules"),
         Split("ood_classification", (Part(_names(CLASSIFICATION)),), (280, 299), differs="BIG or SMALL"),

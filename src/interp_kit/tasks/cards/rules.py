@@ -171,6 +171,15 @@ def difference(plus: str, minus: str, test: str | None = None, minus_test: str |
     return Rule(name, (Clause(1, plus, test), Clause(-1, minus, minus_test)))
 
 
+def combined(*clauses: Clause) -> Rule:
+    """The total of these clauses, named by them: "minus_red_plus_blue_even"."""
+    parts = []
+    for clause in clauses:
+        of = f"{clause.colour.lower() if clause.colour else 'all'}{_suffix(clause.test)}"
+        parts.append(f"{'plus' if clause.weight > 0 else 'minus'}_{of}")
+    return Rule("_".join(parts), clauses)
+
+
 def single(colour: str | None = None, test: str | None = None, aggregate: str = "sum") -> Rule:
     """The sum (or the count) of the cards that pass one clause."""
     name = f"{aggregate}{'_' + colour.lower() if colour else ''}{_suffix(test)}"

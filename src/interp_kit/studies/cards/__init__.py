@@ -1,0 +1,1 @@
+"""Cards: does supervised fine-tuning memorise where reinforcement learning generalises, down to the circuit?"""

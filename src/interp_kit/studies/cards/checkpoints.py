@@ -1,0 +1,147 @@
+"""Recipe of the shipped card models: S0, its two SFT continuations and the small-data arms, three seeds each.
+
+`python -m interp_kit.studies.cards.checkpoints --work runs/cards` trains what is missing (about 40 CPU-minutes in all;
+a killed run goes on where it was) and writes `checkpoints/cards`, their evaluations and their entries in the manifest.
+"""
+
+import copy
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+
+from interp_kit.core.files import write_json
+from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.parallel import in_processes
+from interp_kit.core.program import ended
+from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
+from interp_kit.models.gpt2 import read_gpt2
+from interp_kit.studies.cards.evaluate import evaluate_cards
+from interp_kit.studies.cards.recipe import FOLDER, Arm, arms
+from interp_kit.studies.cards.sft import rows_of
+from interp_kit.tasks.cards import CardsTask
+from interp_kit.tasks.cards.dataset import CardsConfig
+
+KIND = "packaged checkpoint"
+RECIPE = "interp_kit.studies.cards.checkpoints"
+EVALUATIONS = "evaluations.json"  # beside the models: name -> evaluation
+
+
+def train(arm: Arm, work: Path) -> Path:
+    """Train one arm into WORK/<name>; a finished one is kept, an unfinished one goes on."""
+    from interp_kit.training.sft import train_sft
+
+    out = work / arm.name
+    if out.exists():
+        return out
+    task, val = CardsTask("train"), CardsTask("val")
+    config = arm.config(out, None if arm.start is None else work / arm.start)
+    return train_sft(
+        task,
+        rows_of(task, arm.deals()),
+        out,
+        config.training,
+        validation=rows_of(val, val.deals(CardsConfig().val, 0)),
+        start=config.start,
+        work=out.with_name(f"{out.name}.work"),
+        device="cpu",
+        progress=False,
+    )
+
+
+def train_all(chosen: Sequence[Arm], work: Path, jobs: int = 1) -> None:
+    """Train the arms that WORK does not hold yet, `jobs` at a time, those that others continue first."""
+    for first in (True, False):
+        now = [arm for arm in chosen if (arm.start is None) == first]
+        in_processes(partial(train, work=work), now, jobs, name="models", progress=True)
+
+
+def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dict[str, Entry]:
+    """Write the trained arms to ROOT/cards in the smallest exact form, measure what was written, and enter it."""
+    entries: dict[str, Entry] = {}
+    evaluations: dict[str, Any] = {}
+    for arm in chosen:
+        name = f"{FOLDER}/{arm.name}"
+        dtype = _store(work / arm.name, root / name)
+        found = evaluate_cards(load(root / name), trained_on=arm.deals()).to_json() | {"model": name}
+        evaluations[name] = found
+        metrics: dict[str, Any] = {"dtype": dtype}
+        for split, score in found["splits"].items():
+            metrics[f"accuracy, {split}"] = {"value": round(score["accuracy"], 4), "n": score["n"]}
+        entries[name] = Entry(
+            path=name,
+            sha256=weights_hash(root / name),
+            task="cards",
+            recipe=RECIPE,
+            seed=arm.seed,
+            initialisation=f"gpt2-64x2x4-cards-seed{arm.seed}",
+            revision=revision,
+            metrics=metrics,
+            files=deciding_files(root / name),
+        )
+    kept = {name: entry for name, entry in read_manifest(root).items() if name not in entries}
+    write_manifest({**kept, **entries}, root)
+    write_json(root / FOLDER / EVALUATIONS, evaluations)
+    return entries
+
+
+def _store(source: Path, target: Path) -> str:
+    """Store one model in float16 where no answer's argmax changes, else in float32; its dtype."""
+    task = CardsTask("id_test")
+    model = read_gpt2(source)
+    half = copy.deepcopy(model).half().float()
+    tokens = torch.as_tensor(task.encode(task.deals(1000, 1))[0])
+    with torch.inference_mode():
+        same = torch.equal(model(tokens).logits.argmax(-1), half(tokens).logits.argmax(-1))
+    with replacing_directory(target, KIND) as aside:
+        (model.half() if same else model).save_pretrained(aside)
+        task.tokenizer().save_pretrained(aside)
+        shutil.copy(source / "training.json", aside / "training.json")
+    return "float16" if same else "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Train the card models that are missing, and write them as checkpoints."""
+
+    work: Path = Path("runs/cards")
+    """folder of training, which resumes there"""
+    out: Path = Path("checkpoints")
+    """folder of the checkpoints and their manifest"""
+    only: tuple[str, ...] = ()
+    """kinds of arms: s0, sft, sft-reordered, small-100, …; default: all"""
+    jobs: int = 1
+    """models trained at a time, one thread each"""
+    revision: str = "unknown"
+    """of the code that trained them, for the manifest"""
+    no_package: bool = False
+    """train only"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command."""
+
+    def work() -> None:
+        options = tyro.cli(Options, args=argv, prog="python -m interp_kit.studies.cards.checkpoints")
+        kinds = sorted({arm.kind for arm in arms()})
+        if unknown := sorted(set(options.only) - set(kinds)):
+            raise ValueError(f"--only names {', '.join(unknown)}; the arms are {', '.join(kinds)}")
+        chosen = [arm for arm in arms() if not options.only or arm.kind in options.only]
+        for arm in chosen:
+            check_folder(options.out / FOLDER / arm.name, KIND)
+        torch.set_num_threads(1)
+        train_all(chosen, options.work, options.jobs)
+        if not options.no_package:
+            for name, entry in package(chosen, options.work, options.out, options.revision).items():
+                print(name, entry.metrics)
+
+    return ended("cards-checkpoints", work)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

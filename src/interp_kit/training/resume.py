@@ -1,0 +1,70 @@
+"""A work folder of transformers.Trainer: which of its checkpoints are whole, and of which training they are."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from interp_kit.core.files import cannot_write, read_json, write_json
+
+RUN = "run.json"  # what is trained there; a work folder without it is not ours
+PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+STATE = "trainer_state.json"  # written last
+
+
+def open_work(folder: Path, run: dict[str, Any]) -> Path | None:
+    """Prepare the work folder of a training run and return the checkpoint to go on from, None for a fresh start.
+
+    Checkpoints that a killed process left in parts are removed.
+
+    Args:
+        folder: The work folder; new, empty, or of the same run.
+        run: What is trained, as JSON values.
+
+    Raises:
+        OSError: The folder holds something else, or another run.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise cannot_write(folder, NotADirectoryError("it is a file"))
+    if not (folder / RUN).exists():
+        if folder.exists() and any(folder.iterdir()):
+            raise cannot_write(folder, FileExistsError("it holds other files; name a new folder for unfinished work"))
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RUN, run)
+        return None
+    found = read_json(folder / RUN)
+    if found != run:
+        known = found if isinstance(found, dict) else {}
+        differ = [key for key in {**run, **known} if run.get(key) != known.get(key)]
+        raise cannot_write(
+            folder, FileExistsError(f"it holds another training run (other {', '.join(differ)}); name another folder")
+        )
+    return _latest_whole(folder)
+
+
+def _latest_whole(folder: Path) -> Path | None:
+    whole = []
+    for path in folder.glob("checkpoint-*"):
+        if _is_whole(path):
+            whole.append(path)
+        else:
+            shutil.rmtree(path)
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _is_whole(path: Path) -> bool:
+    if not all((path / name).is_file() for name in (*PARTS, STATE)):
+        return False
+    try:
+        read_json(path / STATE)
+    except ValueError:
+        return False
+    return True
+
+
+def close_work(folder: Path) -> None:
+    """Remove what a finished run left in its work folder, and the folder if nothing else is in it."""
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    (folder / RUN).unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
