@@ -1,0 +1,1 @@
+"""Reinforcement learning of any task whose completions can be verified."""
