@@ -5,6 +5,7 @@ All tests of trl stand here, because importing it costs ten seconds.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,9 +46,9 @@ def prompts(n: int) -> VerifiedPrompts:
 
 
 def answers(completion: str, answer: int) -> float:
-    """A reward that an untrained model earns often enough to learn: any number that is even."""
-    text = completion.strip()
-    return float(text.lstrip("-").isdigit() and int(text) % 2 == 0)
+    """A reward that an untrained model earns often enough to learn: whatever begins with an even number."""
+    number = re.match(r" -?\d+", completion)
+    return float(number is not None and int(number[0]) % 2 == 0)
 
 
 def trained(start: Path, out: Path, n: int = 24, reward=answers, **options) -> dict:
@@ -86,7 +87,9 @@ def test_trl_scores_as_the_policy_does_without_padding(start: Path, tmp_path: Pa
     model = read_gpt2(start)
     model.config._name_or_path = str(start)
     trainer = build_trainer(TASK, prompts(8), model, TRLConfig(**SMALL), tmp_path, answers, 1, device="cpu")
-    short, long = ([*e.tokens[: e.prompt_length]] for e in sorted(TASK.sample(50, 1), key=lambda e: len(e.tokens))[::49])
+    short, long = (
+        [*e.tokens[: e.prompt_length]] for e in sorted(TASK.sample(50, 1), key=lambda e: len(e.tokens))[::49]
+    )
     written = [[60, TASK.pad], [61, 62]]
     pad = [TASK.pad] * (len(long) - len(short))
     tokens = torch.tensor([[*pad, *short, *written[0]], [*long, *written[1]]])
@@ -102,8 +105,8 @@ def test_trl_scores_as_the_policy_does_without_padding(start: Path, tmp_path: Pa
 def test_every_loss_trains_and_writes_a_folder(start: Path, tmp_path: Path) -> None:
     first = {}
     for loss in ("dapo", "grpo", "dr_grpo", "cispo", "rloo"):
-        found = trained(start, tmp_path / loss, 16, loss=loss, beta=0.0)
-        assert [line["step"] for line in found["history"]] == [1, 2]
+        found = trained(start, tmp_path / loss, 8, loss=loss, beta=0.0)
+        assert [line["step"] for line in found["history"]] == [1]
         first[loss] = found["history"][0]
         assert first[loss]["reward"] == pytest.approx(first["dapo"]["reward"])  # the same samples
         assert 0 < first[loss]["reward"] < 1
@@ -154,15 +157,17 @@ def test_an_interrupted_run_leaves_no_folder_and_goes_on_to_the_same_weights(sta
 
 
 def test_a_diverging_run_is_an_error_and_leaves_no_folder(start: Path, tmp_path: Path) -> None:
-    with pytest.raises(FloatingPointError, match="diverged at step 1 .seed 3"):
-        trained(start, tmp_path / "out", reward=lambda completion, _: float("inf") * len(completion), seed=3)
+    with pytest.raises(FloatingPointError, match=r"diverged .*step 1.* .seed 3"):
+        trained(start, tmp_path / "out", learning_rate=1e30, seed=3)
+    with pytest.raises(ValueError, match=r"a reward of '.*' is nan; expected a finite number"):
+        trained(start, tmp_path / "other", reward=lambda *_: float("nan"))
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "ppo"}, "loss is 'ppo'; expected one of dapo, grpo, dr_grpo, cispo, rloo"),
         ({"samples": 1}, "samples is 1; expected a whole number of 2 or more"),
         ({"longest": 1}, "longest is 1"),
         ({"batch_size": 0}, "batch_size is 0"),
@@ -170,7 +175,6 @@ def test_a_diverging_run_is_an_error_and_leaves_no_folder(start: Path, tmp_path:
         ({"beta": -0.1}, "beta is -0.1"),
         ({"flat": 1.0}, "flat is 1.0"),
         ({"seed": -1}, "seed is -1"),
-        ({"optimiser": "sgd"}, "optimiser is 'sgd'"),
     ],
 )
 def test_a_config_that_describes_no_training_is_one_error(options, message: str) -> None:

@@ -8,6 +8,7 @@ both are hooked here. Several processes (`accelerate launch`) share a step.
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,7 @@ def train_trl(
             share, or a start that does not fit.
         OSError: Before training, if OUTPUT holds anything but a model that was trained there before, or WORK anything
             but this run.
-        FloatingPointError: A weight is not finite.
+        FloatingPointError: A weight, or a logit that is sampled from, is not finite.
     """
     config = TRLConfig() if config is None else config
     expect("task", task, AbstractTask, "as interp_kit.task(name) gives")
@@ -209,7 +210,15 @@ def train_trl(
     configs = copy.deepcopy((model.config, model.generation_config))
     model.config._name_or_path = str(folder)  # trl loads its reference model from there
     trainer = build_trainer(task, prompts, model, config, work, reward, steps, device=device, progress=progress)
-    trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(latest) if latest else None)
+    except RuntimeError as error:
+        if "probability tensor" not in str(error):  # torch's, of a distribution that cannot be sampled
+            raise
+        step = trainer.state.global_step
+        raise FloatingPointError(
+            f"training diverged after step {step}: no finite logits (seed {config.seed})"
+        ) from error
     if state.is_main_process:
         history = [_line(row, config) for row in trainer.state.log_history if "reward" in row]
         cost = {"forwards_a_prompt": config.forwards, "backwards_a_prompt": config.samples}
@@ -329,6 +338,8 @@ def _reward_function(reward: Callable[[str, int], float]) -> Callable[..., list[
     ) -> list[float]:
         found = [float(reward(text, right)) for text, right in zip(completions, answer, strict=True)]
         for name, value in zip(group, found, strict=True):
+            if not math.isfinite(value):
+                raise ValueError(f"a reward of {name!r} is {value}; expected a finite number")
             log_metric(f"{SUCCESS}{name}", float(value >= 1))
         return found
 
@@ -352,7 +363,9 @@ def _steps(
 ) -> int:
     """Steps of the training. Raises ValueError if there is none that the model and the processes can do."""
     if len(prompts.text) < config.batch_size:
-        raise ValueError(f"{len(prompts.text)} prompts make no batch of {config.batch_size}; give more, or smaller ones")
+        raise ValueError(
+            f"{len(prompts.text)} prompts make no batch of {config.batch_size}; give more, or smaller ones"
+        )
     if config.batch_size % processes:
         raise ValueError(f"batch_size is {config.batch_size}; expected a multiple of the {processes} processes")
     ids = task.tokenizer()(list(prompts.text))["input_ids"]  # pyright: ignore[reportCallIssue]
