@@ -7,11 +7,11 @@ from typing import Any
 from interp_kit.core.files import cannot_write, read_json, write_json
 
 RUN = "run.json"  # what is trained there; a work folder without it is not ours
-PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin")
+PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "training_args.bin")
 STATE = "trainer_state.json"  # written last
 
 
-def open_work(folder: Path, run: dict[str, Any]) -> Path | None:
+def open_work(folder: Path, run: dict[str, Any], processes: int = 1) -> Path | None:
     """Prepare the work folder of a training run and return the checkpoint to go on from, None for a fresh start.
 
     Checkpoints that a killed process left in parts are removed.
@@ -19,6 +19,7 @@ def open_work(folder: Path, run: dict[str, Any]) -> Path | None:
     Args:
         folder: The work folder; new, empty, or of the same run.
         run: What is trained, as JSON values.
+        processes: That train together; each keeps a random state of its own in a checkpoint.
 
     Raises:
         OSError: The folder holds something else, or another run.
@@ -38,21 +39,22 @@ def open_work(folder: Path, run: dict[str, Any]) -> Path | None:
         raise cannot_write(
             folder, FileExistsError(f"it holds another training run (other {', '.join(differ)}); name another folder")
         )
-    return _latest_whole(folder)
+    return _latest_whole(folder, processes)
 
 
-def _latest_whole(folder: Path) -> Path | None:
+def _latest_whole(folder: Path, processes: int) -> Path | None:
     whole = []
     for path in folder.glob("checkpoint-*"):
-        if _is_whole(path):
+        if _is_whole(path, processes):
             whole.append(path)
         else:
             shutil.rmtree(path)
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def _is_whole(path: Path) -> bool:
-    if not all((path / name).is_file() for name in (*PARTS, STATE)):
+def _is_whole(path: Path, processes: int) -> bool:
+    random = ["rng_state.pth"] if processes == 1 else [f"rng_state_{i}.pth" for i in range(processes)]
+    if not all((path / name).is_file() for name in (*PARTS, *random, STATE)):
         return False
     try:
         read_json(path / STATE)

@@ -65,6 +65,21 @@ def folder_of(start: str | Path) -> Path:
     return folder
 
 
+def check_start(task: AbstractTask, start: str | Path, folder: Path, vocab_size: int) -> None:
+    """Raises ValueError if the model in `folder` has another vocabulary than the task, or learned another task."""
+    if vocab_size != len(task.vocabulary):
+        raise ValueError(
+            f"{start} has {vocab_size} tokens, {task.name} has {len(task.vocabulary)}; start from a"
+            " checkpoint of the task's own tokenizer"
+        )
+    description = read_description(folder)
+    if description is not None:
+        mine = Identity(task.name, fingerprint(task.describe()))
+        theirs = Identity(description["name"], fingerprint(description))
+        if theirs.differs(mine):
+            raise ValueError(f"{start} learned the task {theirs}, these examples are of {mine}")
+
+
 def started_gpt2(task: AbstractTask, config: SFTConfig, start: str | Path) -> "GPT2LMHeadModel":
     """The GPT-2 of a checkpoint, to be trained on.
 
@@ -77,17 +92,7 @@ def started_gpt2(task: AbstractTask, config: SFTConfig, start: str | Path) -> "G
     folder = folder_of(start)
     set_seed(config.seed)
     model = read_gpt2(folder)
-    if model.config.vocab_size != len(task.vocabulary):
-        raise ValueError(
-            f"{start} has {model.config.vocab_size} tokens, {task.name} has {len(task.vocabulary)}; start from a"
-            " checkpoint of the task's own tokenizer"
-        )
-    description = read_description(folder)
-    if description is not None:
-        mine = Identity(task.name, fingerprint(task.describe()))
-        theirs = Identity(description["name"], fingerprint(description))
-        if theirs.differs(mine):
-            raise ValueError(f"{start} learned the task {theirs}, these examples are of {mine}")
+    check_start(task, start, folder, model.config.vocab_size)
     names = {"d_model": "n_embd", "n_layers": "n_layer", "n_heads": "n_head", "n_ctx": "n_positions"}
     for option, key in {**names, "dropout": "resid_pdrop"}.items():
         found, asked = getattr(model.config, key), getattr(config, option)
