@@ -80,7 +80,7 @@ class CardsTask(AbstractTask):
         return {"split": self.split.name, "cards": self.format.cards, "most": self.most}
 
     def meaning(self) -> dict[str, Any]:
-        """The vocabulary alone: a prompt states its rule in words, so another set of rules gives no token a new sense."""
+        """The vocabulary alone: a prompt states its rule in words, so other rules give no token another sense."""
         return {"vocabulary": list(self.vocabulary)}
 
     def enumerate(self) -> list[Example]:
