@@ -23,7 +23,8 @@ from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.verifier import Reward
 from interp_kit.training.rl import trl_run
 from interp_kit.training.rl.policy import Policy
-from interp_kit.training.rl.trl_run import TRLConfig, VerifiedPrompts, build_trainer, train_trl
+from interp_kit.training.rl.trl_config import TRLConfig, VerifiedPrompts
+from interp_kit.training.rl.trl_run import build_trainer, train_trl
 
 TASK = CardsTask("train")
 SMALL = {"batch_size": 8, "samples": 4, "log_every": 1, "save_every": 1, "warm_up": 0}
@@ -147,7 +148,7 @@ def test_an_interrupted_run_leaves_no_folder_and_goes_on_to_the_same_weights(sta
     with pytest.raises(KeyboardInterrupt):
         trained(start, tmp_path / "cut", reward=fails)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(OSError, match="another training run .other config"):
+    with pytest.raises(OSError, match=r"another training run .other config"):
         trained(start, tmp_path / "cut", learning_rate=0.1)
     resumed = trained(start, tmp_path / "cut")
     assert resumed["history"] == whole["history"]

@@ -20,7 +20,8 @@ from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.deals import Deals
 from interp_kit.tasks.cards.text import answer_text
 from interp_kit.tasks.cards.verifier import Reward
-from interp_kit.training.rl.trl_run import TRLConfig, VerifiedPrompts, train_trl
+from interp_kit.training.rl.trl_config import TRLConfig, VerifiedPrompts
+from interp_kit.training.rl.trl_run import train_trl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,10 @@ def run(options: Options) -> Path:
     """Train as the options say, and return the folder of the trained model."""
     o, seed = options, options.training.seed
     task = CardsTask(o.split)
-    if o.split == "train":
-        deals = continuation_deals(seed).take(np.arange(o.prompts))
-    else:
-        deals = task.deals(o.prompts, seed)
+    read = continuation_deals(seed).take(np.arange(o.prompts)) if o.split == "train" else task.deals(o.prompts, seed)
     return train_trl(
         task,
-        prompts_of(task, deals),
+        prompts_of(task, read),
         o.start,
         o.out,
         o.training,
