@@ -32,10 +32,18 @@ SMALL = {"batch_size": 8, "samples": 4, "log_every": 1, "save_every": 1, "warm_u
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A start model in which positions matter: at GPT-2's own initialisation they hardly do."""
+    """A weak model of the card game in which positions matter: at GPT-2's own initialisation they hardly do."""
     torch.manual_seed(0)
     size = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 40, "vocab_size": len(TASK.vocabulary)}
     model = GPT2LMHeadModel(GPT2Config(**size, initializer_range=0.7, bos_token_id=TASK.pad, eos_token_id=TASK.pad))
+    tokens, lengths = (torch.as_tensor(part) for part in TASK.encode(TASK.deals(64, 1)))
+    labels = tokens.masked_fill(torch.arange(tokens.shape[1]) < lengths[:, None], -100)
+    labels = labels.masked_fill(torch.arange(tokens.shape[1]) > lengths[:, None] + 1, -100)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(100):  # until most completions are a number and end-of-text
+        optimiser.zero_grad()
+        model(tokens, labels=labels).loss.backward()
+        optimiser.step()
     folder = tmp_path_factory.mktemp("start") / "s0"
     model.save_pretrained(folder)
     write_json(folder / "training.json", {"description": TASK.describe()})
@@ -219,7 +227,7 @@ COMMAND = ["-m", "interp_kit.studies.cards.rl_trl"]
 def arguments(start: Path, out: Path, prompts: int) -> list[str]:
     options = {"--prompts": prompts, "--batch-size": 8, "--samples": 4, "--save-every": 2, "--log-every": 1}
     flat = [str(part) for pair in options.items() for part in pair]
-    return ["--start", str(start), "--out", str(out), *flat, "--split", "id_test", "--device", "cpu"]
+    return ["--start", str(start), "--out", str(out), *flat, "--format-bonus", "0.5", "--device", "cpu"]
 
 
 @pytest.mark.slow
@@ -237,21 +245,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(start: Path, tmp_path: Path) -
     assert main(arguments(start, whole, 320)) == 0
     a, b = weights(killed), weights(whole)
     assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert any(not torch.equal(value, b[name]) for name, value in weights(start).items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(start: Path, tmp_path: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     out = tmp_path / "out"
     subprocess.run([sys.executable, *launch, *COMMAND, *arguments(start, out, 48)], check=True, timeout=300)
     found = json.loads((out / "training.json").read_text())
     assert (found["processes"], found["steps"]) == (2, 6)
     assert abs(found["history"][0]["kl"]) < 1e-5
-    assert set().union(*(line["success"] for line in found["history"])) <= {
-        "red_minus_blue", "sum_greater_than_4", "odd_minus_even",
-    }  # fmt: skip
+    assert all(0 < line["reward"] < 1.5 for line in found["history"])
     moved = weights(out)
     assert any(not torch.equal(moved[name], value) for name, value in weights(start).items())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

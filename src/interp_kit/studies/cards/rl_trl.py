@@ -1,6 +1,6 @@
 """An RL arm of the card game at trl's cost: `python -m interp_kit.studies.cards.rl_trl --start S0 --out FOLDER`.
 
-It reads the same prompts, in number and content, as the other continuations of S0 of its seed.
+It reads the first of the prompts that all continuations of S0 of its seed read.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,11 @@ from interp_kit.training.rl.trl_run import train_trl
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train a policy of the card game through trl, from a checkpoint; `accelerate launch` shares it among processes."""
+    """Train a policy of the card game through trl, from a checkpoint.
+
+    `accelerate launch --multi_gpu --num_processes 2 -m interp_kit.studies.cards.rl_trl …` shares it among processes; on
+    CPUs too, with `--device cpu` (but without accelerate's `--cpu`, which starts one process unless there is MPI).
+    """
 
     start: str
     """folder of the start model, a Hugging Face GPT-2 of the card game"""
