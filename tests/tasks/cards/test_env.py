@@ -103,7 +103,7 @@ def test_rules_and_splits_are_options_of_an_episode() -> None:
         TextGameEnv("id_test", ["green_minus_yellow"])
     with pytest.raises(ValueError, match="cards has no split 'test'"):
         TextGameEnv("test")
-    with pytest.raises(ValueError, match="format_bonus is 1.0"):
+    with pytest.raises(ValueError, match="format_bonus is 1"):
         TextGameEnv(format_bonus=1.0)
 
 

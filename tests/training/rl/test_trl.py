@@ -23,7 +23,8 @@ from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.verifier import Reward
 from interp_kit.training.rl import trl_run
 from interp_kit.training.rl.policy import Policy
-from interp_kit.training.rl.trl_run import TRLConfig, VerifiedPrompts, build_trainer, train_trl
+from interp_kit.training.rl.trl_config import TRLConfig, VerifiedPrompts
+from interp_kit.training.rl.trl_run import build_trainer, train_trl
 
 TASK = CardsTask("train")
 SMALL = {"batch_size": 8, "samples": 4, "log_every": 1, "save_every": 1, "warm_up": 0}
@@ -31,10 +32,18 @@ SMALL = {"batch_size": 8, "samples": 4, "log_every": 1, "save_every": 1, "warm_u
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A start model in which positions matter: at GPT-2's own initialisation they hardly do."""
+    """A weak model of the card game in which positions matter: at GPT-2's own initialisation they hardly do."""
     torch.manual_seed(0)
     size = {"n_layer": 1, "n_head": 2, "n_embd": 16, "n_positions": 40, "vocab_size": len(TASK.vocabulary)}
     model = GPT2LMHeadModel(GPT2Config(**size, initializer_range=0.7, bos_token_id=TASK.pad, eos_token_id=TASK.pad))
+    tokens, lengths = (torch.as_tensor(part) for part in TASK.encode(TASK.deals(64, 1)))
+    labels = tokens.masked_fill(torch.arange(tokens.shape[1]) < lengths[:, None], -100)
+    labels = labels.masked_fill(torch.arange(tokens.shape[1]) > lengths[:, None] + 1, -100)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=0.01)
+    for _ in range(100):  # until most completions are a number and end-of-text
+        optimiser.zero_grad()
+        model(tokens, labels=labels).loss.backward()
+        optimiser.step()
     folder = tmp_path_factory.mktemp("start") / "s0"
     model.save_pretrained(folder)
     write_json(folder / "training.json", {"description": TASK.describe()})
@@ -147,7 +156,7 @@ def test_an_interrupted_run_leaves_no_folder_and_goes_on_to_the_same_weights(sta
     with pytest.raises(KeyboardInterrupt):
         trained(start, tmp_path / "cut", reward=fails)
     assert not (tmp_path / "cut").exists()
-    with pytest.raises(OSError, match="another training run .other config"):
+    with pytest.raises(OSError, match=r"another training run .other config"):
         trained(start, tmp_path / "cut", learning_rate=0.1)
     resumed = trained(start, tmp_path / "cut")
     assert resumed["history"] == whole["history"]
@@ -218,7 +227,7 @@ COMMAND = ["-m", "interp_kit.studies.cards.rl_trl"]
 def arguments(start: Path, out: Path, prompts: int) -> list[str]:
     options = {"--prompts": prompts, "--batch-size": 8, "--samples": 4, "--save-every": 2, "--log-every": 1}
     flat = [str(part) for pair in options.items() for part in pair]
-    return ["--start", str(start), "--out", str(out), *flat, "--split", "id_test", "--device", "cpu"]
+    return ["--start", str(start), "--out", str(out), *flat, "--format-bonus", "0.5", "--device", "cpu"]
 
 
 @pytest.mark.slow
@@ -236,21 +245,20 @@ def test_a_killed_run_goes_on_to_the_same_weights(start: Path, tmp_path: Path) -
     assert main(arguments(start, whole, 320)) == 0
     a, b = weights(killed), weights(whole)
     assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert any(not torch.equal(value, b[name]) for name, value in weights(start).items())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
 
 
 @pytest.mark.slow
 def test_two_processes_train_one_model(start: Path, tmp_path: Path) -> None:
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     out = tmp_path / "out"
     subprocess.run([sys.executable, *launch, *COMMAND, *arguments(start, out, 48)], check=True, timeout=300)
     found = json.loads((out / "training.json").read_text())
     assert (found["processes"], found["steps"]) == (2, 6)
     assert abs(found["history"][0]["kl"]) < 1e-5
-    assert set().union(*(line["success"] for line in found["history"])) <= {
-        "red_minus_blue", "sum_greater_than_4", "odd_minus_even",
-    }  # fmt: skip
+    assert all(0 < line["reward"] < 1.5 for line in found["history"])
     moved = weights(out)
     assert any(not torch.equal(moved[name], value) for name, value in weights(start).items())
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,6 +1,6 @@
 """An RL arm of the card game at trl's cost: `python -m interp_kit.studies.cards.rl_trl --start S0 --out FOLDER`.
 
-It reads the same prompts, in number and content, as the other continuations of S0 of its seed.
+It reads the first of the prompts that all continuations of S0 of its seed read.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,17 @@ from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.deals import Deals
 from interp_kit.tasks.cards.text import answer_text
 from interp_kit.tasks.cards.verifier import Reward
-from interp_kit.training.rl.trl_run import TRLConfig, VerifiedPrompts, train_trl
+from interp_kit.training.rl.trl_config import TRLConfig, VerifiedPrompts
+from interp_kit.training.rl.trl_run import train_trl
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Train a policy of the card game through trl, from a checkpoint; `accelerate launch` shares it among processes."""
+    """Train a policy of the card game through trl, from a checkpoint.
+
+    `accelerate launch --multi_gpu --num_processes 2 -m interp_kit.studies.cards.rl_trl …` shares it among processes; on
+    CPUs too, with `--device cpu` (but without accelerate's `--cpu`, which starts one process unless there is MPI).
+    """
 
     start: str
     """folder of the start model, a Hugging Face GPT-2 of the card game"""
@@ -64,13 +69,10 @@ def run(options: Options) -> Path:
     """Train as the options say, and return the folder of the trained model."""
     o, seed = options, options.training.seed
     task = CardsTask(o.split)
-    if o.split == "train":
-        deals = continuation_deals(seed).take(np.arange(o.prompts))
-    else:
-        deals = task.deals(o.prompts, seed)
+    read = continuation_deals(seed).take(np.arange(o.prompts)) if o.split == "train" else task.deals(o.prompts, seed)
     return train_trl(
         task,
-        prompts_of(task, deals),
+        prompts_of(task, read),
         o.start,
         o.out,
         o.training,

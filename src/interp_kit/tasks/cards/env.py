@@ -1,6 +1,7 @@
 """The card game as a gymnasium environment: one prompt, one answer in text, one reward.
 
-`gymnasium.make("interp_kit.tasks.cards.env:interp_kit/Cards-v0", split="id_test")` makes it too. Kept out of `interp_kit.tasks.cards`, which needs no gymnasium.
+`gymnasium.make("interp_kit.tasks.cards.env:interp_kit/Cards-v0", split="id_test")` makes it too. It is kept out of
+`interp_kit.tasks.cards`, which needs no gymnasium.
 """
 
 import string
@@ -21,7 +22,7 @@ from interp_kit.tasks.cards.task import MOST, CardsTask
 from interp_kit.tasks.cards.text import answer_text
 from interp_kit.tasks.cards.verifier import Reward, parse
 
-ID = "interp_kit/Cards-v0"
+ID, ENTRY_POINT = "interp_kit/Cards-v0", "interp_kit.tasks.cards.env:TextGameEnv"
 LONGEST_PROMPT, LONGEST_ACTION = 600, 32  # characters
 OPTIONS = ("split", "rules")
 
@@ -57,7 +58,7 @@ class TextGameEnv(gymnasium.Env[str, str]):
         self.action_space = Text(LONGEST_ACTION, min_length=0, charset=string.printable)
         self.reward = Reward(format_bonus)
         given = {"split": split, "rules": rules, "catalogue": catalogue, "format_bonus": format_bonus, "most": most}
-        self.spec = EnvSpec(ID, entry_point=TextGameEnv, kwargs=given)  # without one, check_env warns
+        self.spec = EnvSpec(ID, entry_point=ENTRY_POINT, kwargs=given)  # without one, check_env warns
         self._catalogue, self._most = tuple(catalogue), most
         self._split, self._rules = split, rules
         self.task = self._task(split, rules)
@@ -138,4 +139,4 @@ def _restricted(split: Split, rules: Sequence[str]) -> Split:
     return replace(split, parts=tuple(parts))
 
 
-gymnasium.register(ID, entry_point="interp_kit.tasks.cards.env:TextGameEnv")
+gymnasium.register(ID, entry_point=ENTRY_POINT)

@@ -1,23 +1,19 @@
-"""Reinforcement learning with a verifier through trl: GRPO (Shao et al. 2024) with its losses, and RLOO (Ahmadian et al.
-2024), with completions of any length.
+"""Reinforcement learning with a verifier through trl, with completions of any length: GRPO (Shao et al. 2024) with its
+losses, and RLOO (Ahmadian et al. 2024).
 
 trl scores GPT-2 at wrong positions under left padding, in the policy and in the reference model, which it loads itself;
 both are hooked here. Several processes (`accelerate launch`) share a step.
 """
 
 import copy
-import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp_kit.core.config import check_choice, check_count, check_flag, check_number, expect, to_mapping
-from interp_kit.core.example import Example
+from interp_kit.core.config import check_flag, expect, to_mapping
 from interp_kit.core.files import write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.showing import PROGRESS
@@ -28,118 +24,16 @@ from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.training.optimisers import MuonWithAdamW, rate
 from interp_kit.training.resume import close_work, open_work
 from interp_kit.training.rl.policy import hook_positions
+from interp_kit.training.rl.trl_config import TRLConfig, VerifiedPrompts
 from interp_kit.training.sft import KIND, check_start, folder_of
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
-    from trl import GRPOTrainer, RLOOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.rloo_trainer import RLOOTrainer
 
-Loss = Literal["dapo", "grpo", "dr_grpo", "cispo", "rloo"]
 CISPO_CLIP = 5.0  # trl's default of 0.2 would scale every on-policy gradient of CISPO by 0.2
 SUCCESS = "success/"
-
-
-@dataclass(frozen=True)
-class TRLConfig:
-    """Policy gradient through trl, with several sampled completions per prompt.
-
-    Attributes:
-        loss: A loss type of trl's GRPO, or "rloo". "dr_grpo" does not divide advantages by their deviation.
-        samples: Completions per prompt.
-        batch_size: Prompts per step, of all processes together. Below 256 completions most of a step is overhead.
-        temperature: Of sampling, and of the probabilities that are learnt.
-        longest: Most tokens of a completion, the end-of-text included.
-        beta: Weight of the KL divergence from the start model; 0 neither uses nor measures it.
-        epochs: Passes over the prompts.
-        optimiser: "adamw" on everything; or "muon": Muon on the matrices of the blocks, AdamW on the rest.
-        learning_rate: Of AdamW.
-        matrix_learning_rate: Of Muon.
-        warm_up: Steps over which the rates rise.
-        flat: Share of the steps after which they fall to 0.
-        clip: Greatest norm of the gradient.
-        log_every: Steps between lines of the history.
-        save_every: Steps between checkpoints from which a killed run goes on.
-        seed: Order of the prompts, and samples.
-
-    Raises:
-        ValueError: An option that describes no training.
-    """
-
-    loss: Loss = "dapo"
-    samples: int = 8
-    batch_size: int = 128
-    temperature: float = 1.0
-    longest: int = 2
-    beta: float = 0.02
-    epochs: int = 1
-    optimiser: Literal["adamw", "muon"] = "muon"
-    learning_rate: float = 0.0003
-    matrix_learning_rate: float = 0.002
-    warm_up: int = 20
-    flat: float = 0.4
-    clip: float = 1.0
-    log_every: int = 10
-    save_every: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_choice("loss", self.loss, get_args(Loss))
-        check_choice("optimiser", self.optimiser, ("adamw", "muon"))
-        for option in ("samples", "longest"):  # one sample has none to compare with; one token cannot end an answer
-            check_count(option, getattr(self, option), least=2)
-        for option in ("batch_size", "epochs", "log_every", "save_every"):
-            check_count(option, getattr(self, option))
-        check_count("warm_up", self.warm_up, least=0)
-        for option in ("temperature", "learning_rate", "matrix_learning_rate", "clip"):
-            check_number(option, getattr(self, option), above=0)
-        check_number("beta", self.beta, least=0)
-        check_number("flat", self.flat, least=0, below=1)
-        check_count("seed", self.seed, least=0, most=2**32 - 1)
-
-    @property
-    def forwards(self) -> int:
-        """Runs of a prompt through a model: to sample, to learn, for the reference, and RLOO's own score."""
-        return self.samples * (2 + (self.beta > 0) + (self.loss == "rloo"))
-
-
-@dataclass(frozen=True)
-class VerifiedPrompts:
-    """What is learnt from.
-
-    Attributes:
-        text: Each prompt.
-        answer: The right answer of each, as the verifier takes it.
-        group: What each is counted under in the history, such as its rule or its distribution.
-
-    Raises:
-        ValueError: No prompts, or columns of other lengths.
-    """
-
-    text: tuple[str, ...]
-    answer: tuple[int, ...]
-    group: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        if not self.text or not len(self.text) == len(self.answer) == len(self.group):
-            sizes = ", ".join(str(len(column)) for column in (self.text, self.answer, self.group))
-            raise ValueError(f"prompts have {sizes} texts, answers and groups; expected as many of each, at least one")
-
-    @classmethod
-    def of_examples(
-        cls, task: AbstractTask, examples: Sequence[Example], group: Callable[[Example], str]
-    ) -> "VerifiedPrompts":
-        """The prompts of examples; their answers are those of the task's first field."""
-        decode, field = task.tokenizer().decode, task.fields[0].name  # pyright: ignore[reportAttributeAccessIssue]
-        return cls(
-            tuple(decode(list(example.tokens[: example.prompt_length])) for example in examples),
-            tuple(int(example.labels[field]) for example in examples),
-            tuple(group(example) for example in examples),
-        )
-
-    @property
-    def digest(self) -> str:
-        """sha256 of all three columns."""
-        return hashlib.sha256(json.dumps([self.text, self.answer, self.group]).encode()).hexdigest()
 
 
 @torch.inference_mode(False)  # training needs gradients, whatever the caller does
@@ -261,11 +155,12 @@ def build_trainer(
     from datasets import Dataset
     from torch.optim.lr_scheduler import LambdaLR
     from transformers import PrinterCallback
-    from trl import GRPOTrainer, RLOOTrainer
+    from trl.trainer.grpo_trainer import GRPOTrainer
+    from trl.trainer.rloo_trainer import RLOOTrainer
 
     c = config
-    tokenizer = task.tokenizer()
-    tokenizer.padding_side = "left"  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer: Any = task.tokenizer()
+    tokenizer.padding_side = "left"
     if c.optimiser == "muon":
         optimiser = MuonWithAdamW(model, c.matrix_learning_rate, c.learning_rate)
     else:
@@ -290,7 +185,8 @@ def build_trainer(
 
 def _arguments(c: TRLConfig, folder: Path, steps: int, device: str | None, progress: bool) -> Any:
     from accelerate import PartialState
-    from trl import GRPOConfig, RLOOConfig
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.rloo_config import RLOOConfig
 
     completions = c.batch_size * c.samples // PartialState().num_processes
     options: dict[str, Any] = {
@@ -330,18 +226,18 @@ def _arguments(c: TRLConfig, folder: Path, steps: int, device: str | None, progr
     )
 
 
-def _reward_function(reward: Callable[[str, int], float]) -> Callable[..., list[float]]:
+def _reward_function(reward: Callable[[str, int], float]) -> Callable[..., list[float | None]]:
     """The reward as trl calls it; counts right answers by group."""
 
     def verified(
         completions: list[str], answer: list[int], group: list[str], log_metric: Callable[..., None], **_: Any
-    ) -> list[float]:
+    ) -> list[float | None]:
         found = [float(reward(text, right)) for text, right in zip(completions, answer, strict=True)]
         for name, value in zip(group, found, strict=True):
             if not math.isfinite(value):
                 raise ValueError(f"a reward of {name!r} is {value}; expected a finite number")
             log_metric(f"{SUCCESS}{name}", float(value >= 1))
-        return found
+        return [*found]
 
     return verified
 
