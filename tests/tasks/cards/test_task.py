@@ -221,7 +221,7 @@ def test_the_reward_is_one_for_the_right_answer_alone() -> None:
 def test_unknown_names_are_refused() -> None:
     for make, word in (
         (lambda: CardsTask("test"), "'test'"),
-        (lambda: CardsTask(cards="halves"), "'halves'"),
+        (lambda: CardsTask(cards="halves"), "halves"),
         (lambda: CardsTask("ood_length_shift", most=6), "ood_length_shift"),
         (lambda: CardsTask(rules=RULES[:1]), "sum_greater_than_4"),
         (lambda: CardsTask().example("red_minus_blue", []), "1 to 15 cards"),

@@ -27,6 +27,7 @@ from interp_kit.tasks.cards.dataset import CardsConfig
 
 KIND = "packaged checkpoint"
 RECIPE = "interp_kit.studies.cards.checkpoints"
+TESTS = CardsConfig(test=1000)  # deals per split
 EVALUATIONS = "evaluations.json"  # beside the models: name -> evaluation
 
 
@@ -44,7 +45,7 @@ def train(arm: Arm, work: Path) -> Path:
         rows_of(task, arm.deals()),
         out,
         config.training,
-        validation=rows_of(val, val.deals(CardsConfig().val, 0)),
+        validation=rows_of(val, val.deals(TESTS.val, TESTS.seed)),
         start=config.start,
         work=out.with_name(f"{out.name}.work"),
         device="cpu",
@@ -73,7 +74,7 @@ def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dic
             for file in sorted((work / arm.name).iterdir()):
                 if not file.name.startswith("."):  # the mark of the folder
                     shutil.copy(file, aside)
-        found = evaluate_cards(load(root / name), trained_on=arm.deals()).to_json() | {"model": name}
+        found = evaluate_cards(load(root / name), TESTS, trained_on=arm.deals()).to_json() | {"model": name}
         evaluations[name] = found
         metrics: dict[str, Any] = {"dtype": "float32"}
         for split, score in found["splits"].items():

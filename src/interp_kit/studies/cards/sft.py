@@ -133,7 +133,7 @@ def run_sft(task_config: CardsConfig, training_config: CardsSFTConfig) -> tuple[
 class Options:
     """Train a model of the card game and measure it on every split."""
 
-    data: Annotated[CardsConfig, tyro.conf.arg(name="")] = field(default_factory=CardsConfig)
+    data: CardsConfig = field(default_factory=CardsConfig)
     run: Annotated[CardsSFTConfig, tyro.conf.arg(name="")]
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from interp_kit.core.config import check_choice, check_seed
 from interp_kit.tasks.cards.catalogue import SPLITS
 from interp_kit.tasks.cards.task import CardsTask
-from interp_kit.tasks.cards.text import answer_text
+from interp_kit.tasks.cards.text import CARDS_AS, answer_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,7 +26,7 @@ class CardsConfig:
         cards: "whole" (one token per card) or "split" (two).
 
     Raises:
-        ValueError: A size below 1.
+        ValueError: A size below 1, a seed below 0, or another way of writing cards.
     """
 
     train: int = 150_000
@@ -39,6 +40,8 @@ class CardsConfig:
             size = getattr(self, name)
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1")
+        check_seed(self.seed)
+        check_choice("cards", self.cards, CARDS_AS)
 
     def size(self, split: str) -> int:
         """How many examples a split gets."""

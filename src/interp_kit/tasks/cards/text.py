@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from interp_kit.core.config import check_choice
 from interp_kit.tasks.cards.deals import BIG, SMALL, Deals
 from interp_kit.tasks.cards.rules import COLOURS, STYLES, VALUES, Rule
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT = "<|endoftext|>"
+CARDS_AS = ("whole", "split")  # one token per card, or two
 RULE, CARDS, ANSWER = "Rule:", "\nCards:", "\n\nAnswer:"
 _PIECE = re.compile(rf"\n(?:{'|'.join(COLOURS)}) \d|Rule:|\nCards:|\n\nAnswer:| -?\d+| [A-Za-z]+|[.,]|<\|endoftext\|>")
 _SPLIT_PIECE = re.compile(_PIECE.pattern.replace(r") \d|", ")|", 1))
@@ -51,8 +53,7 @@ class TextFormat:
     """
 
     def __init__(self, rules: Sequence[Rule], most: int, cards: str = "whole") -> None:
-        if cards not in ("whole", "split"):
-            raise ValueError(f"cards is {cards!r}; it must be 'whole' or 'split'")
+        check_choice("cards", cards, CARDS_AS)
         self.rules, self.most, self.cards = tuple(rules), most, cards
         self.limit = most * max(max(VALUES), max(int(abs(rule.worth).max()) for rule in rules))
         self.pieces = tuple(dict.fromkeys(self._pieces()))
