@@ -128,7 +128,7 @@ def renumbered(scopes: Iterable[Scope], keep: Sequence[int]) -> tuple[dict[int, 
 @lru_cache(maxsize=2**14)
 def _planned(scopes: tuple[Scope, ...], shapes: tuple[Scope, ...], keep: Scope, order: Scope | None) -> Plan:
     sizes = {v: size for scope, shape in zip(scopes, shapes, strict=True) for v, size in zip(scope, shape, strict=True)}
-    chosen = min_fill(interaction(scopes), keep)[0] if order is None else order
+    chosen = _order(scopes, keep) if order is None else order
     left, entries = dict(enumerate(scopes)), [math.prod(shape) for shape in shapes]
     steps: list[Step] = []
     products = sums = width = 0
@@ -152,6 +152,12 @@ def _planned(scopes: tuple[Scope, ...], shapes: tuple[Scope, ...], keep: Scope, 
         sums += 0 if v is None else size - entries[-1]
         width = max(width, len(together) - 1)
     return Plan(tuple(chosen), tuple(steps), products, sums, width)
+
+
+@lru_cache(maxsize=2**14)
+def _order(scopes: tuple[Scope, ...], keep: Scope) -> Scope:
+    """Of the variables to sum, by min-fill; shapes have no part in it."""
+    return tuple(min_fill(interaction(scopes), keep)[0])
 
 
 def _joined(
