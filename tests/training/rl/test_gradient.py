@@ -40,7 +40,8 @@ def test_on_one_batch_it_is_trls(loss: Any, advantage: Any, tmp_path: Path) -> N
     task = CardsTask("train")
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=len(task.vocabulary), n_positions=48, n_embd=16, n_layer=1, n_head=2,
-                        bos_token_id=task.pad, eos_token_id=task.pad, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)  # fmt: skip
+                        bos_token_id=task.pad, eos_token_id=task.pad, resid_pdrop=0, embd_pdrop=0,
+                        attn_pdrop=0)  # fmt: skip
     start = GPT2LMHeadModel(config).eval()
     start.save_pretrained(tmp_path / "start")
     tokenizer = task.tokenizer()
