@@ -21,9 +21,11 @@ from interp_kit.core.program import ended
 from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
 from interp_kit.studies.cards.evaluate import evaluate_cards
 from interp_kit.studies.cards.recipe import FOLDER, Arm, arms
+from interp_kit.studies.cards.rl import facts, prompts_of
 from interp_kit.studies.cards.sft import rows_of
 from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.dataset import CardsConfig
+from interp_kit.training.rl.config import RLConfig
 
 KIND = "packaged checkpoint"
 RECIPE = "interp_kit.studies.cards.checkpoints"
@@ -33,11 +35,18 @@ EVALUATIONS = "evaluations.json"  # beside the models: name -> evaluation
 
 def train(arm: Arm, work: Path) -> Path:
     """Train one arm into WORK/<name>; a finished one is kept, an unfinished one goes on."""
+    from interp_kit.training.rl.shared_prompt import train_shared_prompt
     from interp_kit.training.sft import train_sft
 
     out = work / arm.name
     if out.exists():
         return out
+    if arm.method == "rl":
+        task = CardsTask("train")
+        return train_shared_prompt(
+            work / str(arm.start), prompts_of(task, arm.deals()), out, RLConfig(seed=arm.seed),
+            tokenizer=task.tokenizer(), facts=facts(task), progress=False,
+        )  # fmt: skip
     task, val = CardsTask("train"), CardsTask("val")
     config = arm.config(out, None if arm.start is None else work / arm.start)
     return train_sft(

@@ -14,11 +14,15 @@ So a prompt of trl costs 13.3 times, one of the shared-prompt loop 1.3 times, th
 BUDGET (both currencies of RL), and RL with as many prompts as SFT, at whatever that costs. All continuations read the
 same prompts: those of `continuation_deals(seed)`, in order, as many as they have budget for. Their number was chosen
 from one pilot run (seed 0, 320,000 prompts from scratch) as what brings SFT to 0.95 on each of the three rules.
+What was then seen: the reference is run only where the divergence is told, one step in 25, as it is no part of the loss
+(beta 0); so a prompt of the shared-prompt loop cost 3.0, and RL used three quarters of its budget.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from interp_kit.studies.cards.sft import CardsSFTConfig, deals_of
 from interp_kit.tasks.cards import CardsTask
@@ -48,6 +52,7 @@ class Arm:
         order: Seed of the data order, if another than `seed`.
         epochs: Passes over the prompts.
         distinct: No prompt twice.
+        method: "sft", or "rl" by the loop that shares a prompt's forward pass.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Arm:
     order: int | None = None
     epochs: float = 1.0
     distinct: bool = False
+    method: Literal["sft", "rl"] = "sft"
 
     @property
     def kind(self) -> str:
@@ -66,7 +72,7 @@ class Arm:
     def deals(self) -> Deals:
         """Its training deals."""
         if self.start is not None:
-            return continuation_deals(self.seed)
+            return continuation_deals(self.seed).take(np.arange(self.prompts))
         return deals_of(CardsTask("train"), self.prompts, self.seed, distinct=self.distinct)
 
     def config(self, out: Path, start: Path | None) -> CardsSFTConfig:
@@ -94,6 +100,7 @@ def arms() -> list[Arm]:
         for arm in (
             Arm(f"sft-seed{s}", s, CONTINUED, start=f"s0-seed{s}"),
             Arm(f"sft-reordered-seed{s}", s, CONTINUED, start=f"s0-seed{s}", order=1000 + s),
+            Arm(f"rl-seed{s}", s, BUDGET // SHARED_COST, start=f"s0-seed{s}", method="rl"),
         )
     ]
     return [*starts, *continued, *small]

@@ -59,6 +59,11 @@ def prompts_of(task: CardsTask, deals: Deals, format_bonus: float = 0.0) -> Prom
     return Prompts(tokens, length, of, [task.rules[rule].name for rule in deals.rule.tolist()])
 
 
+def facts(task: CardsTask) -> dict[str, Any]:
+    """What training.json says of the task."""
+    return {"task": task.name, "description": task.describe(), "split": task.split.name}
+
+
 def run_rl(
     task_config: CardsConfig, training_config: CardsRLConfig, init_checkpoint: str | Path
 ) -> tuple[Path, dict[str, Any]]:
@@ -97,7 +102,7 @@ def train_on(
         t.out,
         t.training,
         tokenizer=task.tokenizer(),
-        facts={"task": task.name, "description": task.describe(), "split": t.split},
+        facts=facts(task),
         work=t.work,
         progress=t.progress,
     )
