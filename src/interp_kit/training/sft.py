@@ -156,12 +156,12 @@ def train_sft(
         "examples": len(data),
         "distinct_examples": data.rows.distinct,
     }
-    from interp_kit.training.trainer import build_trainer
-
+    digests = [rows and rows.rows.digest for rows in (data, held_out)]
     with replacing_directory(output, KIND) as aside:
         held = Path(work) if work is not None else aside / "trainer"
-        digests = [rows and rows.rows.digest for rows in (data, held_out)]
         latest = open_work(held, {**run, "data": digests})
+        from interp_kit.training.trainer import build_trainer
+
         trainer = build_trainer(
             model, config, held, data, held_out, device=device, progress=progress, keep=work is not None
         )

@@ -25,6 +25,7 @@ class SFTTrainer(Trainer):
         """See Trainer."""
         if self.optimizer is None and self.sft.optimiser == "muon":
             c = self.sft
+            assert isinstance(self.model, torch.nn.Module)
             self.optimizer = MuonWithAdamW(self.model, c.matrix_learning_rate, c.learning_rate, c.weight_decay)
         return super().create_optimizer(model)
 
@@ -75,7 +76,7 @@ def build_trainer(
 ) -> SFTTrainer:
     """The trainer of a run. keep: write checkpoints into `folder`, so that a killed run goes on."""
     best = config.keep == "best"
-    stepwise = {"eval_steps": config.check_every, "save_steps": config.check_every} if config.check_every else {}
+    between = config.check_every or 500  # Trainer's default, unused where it checks once per epoch
     every = "steps" if config.check_every else "epoch"
     return SFTTrainer(
         config,
@@ -102,7 +103,8 @@ def build_trainer(
             disable_tqdm=not progress,
             dataloader_pin_memory=False,
             remove_unused_columns=False,
-            **stepwise,
+            eval_steps=between,
+            save_steps=between,
         ),
         data_collator=_first,
         train_dataset=data,

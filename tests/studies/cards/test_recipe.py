@@ -134,9 +134,12 @@ def test_packaging_writes_models_evaluations_and_manifest(
 def test_curves_count_prompts_from_initialisation(tmp_path: Path) -> None:
     history = [{"loss": 1.0, "step": 5}, {"eval_accuracy": 0.5, "step": 10}, {"eval_accuracy": 0.75, "step": 20}]
     continued = next(arm for arm in arms() if arm.name == "sft-seed1")
-    assert curve(continued, history, 128) == ([recipe.START + 1280, recipe.START + 2560], [0.5, 0.75])
+    assert curve(continued, history, 128.0) == ([recipe.START + 1280, recipe.START + 2560], [0.5, 0.75])
     (tmp_path / "s0-seed0").mkdir()
-    write_json(tmp_path / "s0-seed0" / "training.json", {"history": history, "config": {"batch_size": 100}})
+    write_json(
+        tmp_path / "s0-seed0" / "training.json",
+        {"history": history, "examples": 250, "steps": 30, "config": {"epochs": 12.0}},
+    )
     line = plot_curves(tmp_path).lines[0]
     assert line.get_xdata().tolist() == [1.0, 2.0]
     assert line.get_ydata().tolist() == [0.5, 0.75]

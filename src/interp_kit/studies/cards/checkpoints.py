@@ -14,11 +14,20 @@ from typing import Any
 import torch
 import tyro
 
-from interp_kit.core.files import write_json
+from interp_kit.core.files import read_json, write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
-from interp_kit.models.checkpoints import Entry, deciding_files, load, read_manifest, weights_hash, write_manifest
+from interp_kit.models.checkpoints import (
+    TRAINING,
+    Entry,
+    deciding_files,
+    digest_of,
+    load,
+    read_manifest,
+    weights_hash,
+    write_manifest,
+)
 from interp_kit.studies.cards.evaluate import evaluate_cards
 from interp_kit.studies.cards.recipe import FOLDER, Arm, arms
 from interp_kit.studies.cards.rl import facts, prompts_of
@@ -29,7 +38,7 @@ from interp_kit.training.rl.config import RLConfig
 
 KIND = "packaged checkpoint"
 RECIPE = "interp_kit.studies.cards.checkpoints"
-TESTS = CardsConfig(test=1000)  # deals per split
+TESTS = CardsConfig(test=400)  # deals per split
 EVALUATIONS = "evaluations.json"  # beside the models: name -> evaluation
 
 
@@ -76,18 +85,16 @@ def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dic
     Weights stay in float32: differences between arms are what is studied.
     """
     entries: dict[str, Entry] = {}
-    evaluations: dict[str, Any] = {}
+    path = root / FOLDER / EVALUATIONS
+    evaluations: dict[str, Any] = read_json(path) if path.exists() else {}
     for arm in chosen:
         name = f"{FOLDER}/{arm.name}"
-        with replacing_directory(root / name, KIND) as aside:
-            for file in sorted((work / arm.name).iterdir()):
-                if not file.name.startswith("."):  # the mark of the folder
-                    shutil.copy(file, aside)
-        found = evaluate_cards(load(root / name), TESTS, trained_on=arm.deals()).to_json() | {"model": name}
-        evaluations[name] = found
+        _store(arm, work / arm.name, root)
+        found = evaluate_cards(load(root / name), TESTS, trained_on=arm.deals())
+        evaluations[name] = found.to_json() | {"model": name}
         metrics: dict[str, Any] = {"dtype": "float32"}
-        for split, score in found["splits"].items():
-            metrics[f"accuracy, {split}"] = {"value": round(score["accuracy"], 4), "n": score["n"]}
+        for split, score in found.splits.items():
+            metrics[f"accuracy, {split}"] = {"value": round(score.accuracy, 4), "n": score.n}
         entries[name] = Entry(
             path=name,
             sha256=weights_hash(root / name),
@@ -101,8 +108,20 @@ def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dic
         )
     kept = {name: entry for name, entry in read_manifest(root).items() if name not in entries}
     write_manifest({**kept, **entries}, root)
-    write_json(root / FOLDER / EVALUATIONS, evaluations)
+    write_json(path, dict(sorted(evaluations.items())))
     return entries
+
+
+def _store(arm: Arm, source: Path, root: Path) -> None:
+    """Copy a trained arm, naming the arm that it continues by its checkpoint."""
+    with replacing_directory(root / FOLDER / arm.name, KIND) as aside:
+        for file in sorted(source.iterdir()):
+            if not file.name.startswith("."):  # the mark of the folder
+                shutil.copy(file, aside)
+        if arm.start is not None:
+            start = f"{FOLDER}/{arm.start}"
+            facts = read_json(aside / TRAINING)
+            write_json(aside / TRAINING, facts | {"start": {"name": start, "sha256": digest_of(root / start)}})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 AIM = 0.95
 
 
-def curve(arm: Arm, history: Sequence[Mapping[str, Any]], batch_size: int) -> tuple[list[int], list[float]]:
+def curve(arm: Arm, history: Sequence[Mapping[str, Any]], per_step: float) -> tuple[list[float], list[float]]:
     """Prompts read since initialisation, and validation accuracy, at each validation of an arm.
 
     Args:
         arm: The arm.
         history: Of its `training.json`.
-        batch_size: Prompts per step.
+        per_step: Prompts per step, on average over an epoch.
     """
     found = [(int(row["step"]), float(row["eval_accuracy"])) for row in history if "eval_accuracy" in row]
     before = sum(other.prompts for other in arms() if other.name == arm.start)
-    return [before + step * batch_size for step, _ in found], [accuracy for _, accuracy in found]
+    return [before + step * per_step for step, _ in found], [accuracy for _, accuracy in found]
 
 
 def plot_curves(folder: str | Path, ax: "Axes | None" = None) -> "Axes":
@@ -45,7 +45,8 @@ def plot_curves(folder: str | Path, ax: "Axes | None" = None) -> "Axes":
         if not path.exists():
             continue
         facts = read_json(path)
-        x, y = curve(arm, facts["history"], facts["config"]["batch_size"])
+        read = facts["examples"] * facts["config"]["epochs"]
+        x, y = curve(arm, facts["history"], read / facts["steps"])
         label = None if arm.kind in shown else arm.kind
         colour = COLOURS[kinds.index(arm.kind) % len(COLOURS)]
         ax.plot([value / 1000 for value in x], y, color=colour, linewidth=1, alpha=0.8, label=label)

@@ -28,7 +28,7 @@ from interp_kit.tasks.cards.verifier import parse
 
 WRITTEN = 2  # tokens: an answer and end-of-text; any third one would make the completion no answer
 BINS = 10  # of confidence, for the expected calibration error
-KNOWN = 20_000  # training deals in which the nearest neighbour is looked for
+KNOWN = 5_000  # training deals in which the nearest neighbour is looked for
 ON_TRAIN = 2_000  # training deals on which accuracy is measured
 TESTED = tuple(name for name in SPLITS if name not in ("train", "val"))
 
