@@ -42,6 +42,7 @@ KINDS = (START, SFT, AGAIN, RL, RL_TRL, *SMALL)
 INSIDE = (START, SFT, AGAIN, RL)  # the kinds that are looked into
 ID, OOD = "id_test", tuple(name for name in TESTED if name != "id_test")
 ROWS = 256  # deals an analysis reads
+TRAINED_ON = 5000  # training deals, at most, in which the nearest neighbour is looked for
 TESTS = 1000  # deals of each split that accuracy is measured on
 TOP, TOP_NEURONS = 4, 25  # of 10 heads and MLPs, and of 512 neurons
 CARDS = 5  # of the deals that probes and pairs are made of, so that every text has the same positions
@@ -132,6 +133,8 @@ def evaluated(name: str) -> CardsEvaluation:
     """Accuracy of one model, also on what it was trained on where its recipe is known."""
     known = {model_of(arm.kind, arm.seed): arm for arm in arms()}
     trained_on = known[name].deals() if name in known else None
+    if trained_on is not None:
+        trained_on = trained_on.take(np.arange(min(len(trained_on), TRAINED_ON)))
     return evaluate_cards(load(name), CardsConfig(test=TESTS), trained_on=trained_on)
 
 
