@@ -174,20 +174,15 @@ def overlap_table(study: "Study") -> pd.DataFrame:
 def _importance(study: "Study") -> Section:
     frame = overlap_table(study)
     between = frame[frame["comparison"].str.contains("^(?:s0|sft|rl)[a-z-]* ~ ") & (frame["of"] == "neurons")]
-    means = between.groupby("comparison", sort=False)["jaccard"]
-    level = float(between["chance"].mean())
+    names = list(dict.fromkeys(between["comparison"]))
+    shared = [between.loc[between["comparison"] == name, "jaccard"].to_numpy() for name in names]
+    ends = tuple(np.array([reduce(one) for one in shared]) for reduce in (np.mean, np.min, np.max))
     axes = intervals(
-        list(means.groups),
-        {
-            "mean over seeds (bars: lowest to highest)": (
-                means.mean().to_numpy(),
-                means.min().to_numpy(),
-                means.max().to_numpy(),
-            )
-        },
+        names,
+        {"mean over seeds (bars: lowest to highest)": (ends[0], ends[1], ends[2])},
         title="The most important neurons on id_test, shared by two arms",
         x_label="Jaccard index",
-        reference={"chance within a layer": level},
+        reference={"chance within a layer": float(np.mean(between["chance"]))},
         limits=(-0.02, 1.02),
     )
     first = study.inside[f"cards/{words.SFT}-seed{study.seeds[0]}"].importance

@@ -95,7 +95,7 @@ class Study:
     Attributes:
         evaluations: Model -> accuracy on every split.
         inside: Model -> what was measured inside; of the kinds in INSIDE.
-        overlaps: (comparison, seed) -> Jaccard of heads and MLPs, and of neurons.
+        overlaps: (comparison, seed) -> Jaccard of heads and MLPs, and between arms of neurons too.
         diffs: (receiver kind, donor kind, seed, split) -> which parts carry the difference in behaviour.
         features: Kind -> features of a sparse autoencoder, by distribution; of the first seed.
         seeds: Of the models.
@@ -103,7 +103,7 @@ class Study:
 
     evaluations: dict[str, CardsEvaluation]
     inside: dict[str, Inside]
-    overlaps: dict[tuple[str, int], tuple[JaccardResult, JaccardResult]]
+    overlaps: dict[tuple[str, int], tuple[JaccardResult, ...]]
     diffs: dict[tuple[str, str, int, str], ModelDiffResult]
     features: dict[str, FeatureShift]
     seeds: tuple[int, ...]
@@ -187,7 +187,8 @@ def compared(inside: dict[str, Inside], seeds: Sequence[int]) -> dict[tuple[str,
         for kind, one in here.items():
             for split in OOD:
                 found[f"{kind}: {ID} ~ {split}", seed] = (_overlap(one.importance[ID], one.importance[split], TOP),)
-            found[f"{kind}: neurons, id ~ ood", seed] = (_overlap(*one.neurons.values(), TOP_NEURONS),)
+            neurons = _overlap(one.neurons[ID], one.neurons["ood"], TOP_NEURONS)
+            found[f"{kind}: neurons, id ~ ood", seed] = (neurons,)
         for a, b in ((SFT, AGAIN), (SFT, RL), (START, SFT), (START, RL)):
             if a in here and b in here:
                 heads = _overlap(here[a].importance[ID], here[b].importance[ID], TOP)
@@ -233,4 +234,4 @@ def study(seeds: Sequence[int] = SEEDS, *, jobs: int | None = None, progress: bo
     features = {kind: next(done) for kind in shifts}
     evaluations = {name: next(done) for name in names}
     diffs = {end: next(done) for end in ends}
-    return Study(evaluations, inside, compared(inside, seeds), diffs, features, tuple(seeds))  # pyright: ignore[reportArgumentType]
+    return Study(evaluations, inside, compared(inside, seeds), diffs, features, tuple(seeds))

@@ -205,7 +205,7 @@ def how_it_adds(study: "Study") -> tuple[str, ...]:
         frame = frame[frame["accuracy"].notna()]
         if frame.empty:
             continue
-        best = frame.loc[frame["accuracy"].idxmax()]
+        best = frame.iloc[int(np.argmax(frame["accuracy"]))]
         said.append(
             f"{variable}: best at {best['site']} of layer {best['layer']}, {best['position']}: {best['accuracy']:.2f}"
             f" [{best['low']:.2f}, {best['high']:.2f}] of answers become what do({variable}) makes of them (n ="
