@@ -154,7 +154,10 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         {
             **dict.fromkeys(("n_layers", "n_heads", "n_ctx", "batch_size"), COUNTS), "d_model": (*COUNTS, 7),
             "dropout": (-0.1, 1, NAN, True), "epochs": POSITIVE, "learning_rate": POSITIVE,
-            "weight_decay": (-1, NAN, True), "loss_on": WORDS, "seed": (*FROM_0, 2**32),
+            "weight_decay": (-1, NAN, True), "loss_on": WORDS, "seed": (*FROM_0, 2**32), "optimiser": WORDS,
+            **dict.fromkeys(("matrix_learning_rate", "clip", "initializer_range"), POSITIVE), "keep": WORDS,
+            "flat": (-0.1, 1, NAN, True), "warm_up": FROM_0, "check_every": FROM_0,
+            "data_seed": tuple(one for one in (*FROM_0, 2**32) if one is not None),
         },
     ),
     "InterchangeConfig": (
