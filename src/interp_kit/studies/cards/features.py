@@ -45,7 +45,7 @@ def feature_shift(name: str) -> FeatureShift:
     model = load(name)
     tested = [split for split in SPLITS.values() if split.name not in ("train", "val")]
     mixed = CardsTask(Split("all tests", tuple(part for split in tested for part in split.parts)))
-    config = SAEConfig(architecture="topk", width=256, k=8, training_samples=400_000, max_examples=6000)
+    config = SAEConfig(architecture="topk", width=256, k=8, training_samples=200_000, max_examples=6000)
     sae = train_sae(model, mixed, site="resid_post.0", config=config, progress=False)
     known = _active(model, sae, ID, seed=21)
     found = {split.name: _active(model, sae, split.name, seed=22) for split in tested}
