@@ -24,6 +24,7 @@ from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.models.checkpoints import weights_hash
 from interp_kit.models.gpt2 import read_gpt2
+from interp_kit.models.tensor_files import read_torch
 from interp_kit.training.optimisers import MuonWithAdamW, rate
 from interp_kit.training.rl.config import RLConfig
 from interp_kit.training.rl.objective import Objective, advantages, objective
@@ -217,7 +218,7 @@ def _open(
         raise cannot_write(folder, FileExistsError("it holds another training run; name another folder"))
     if not (folder / STATE).exists():
         return 0, []
-    state = torch.load(folder / STATE, weights_only=True, map_location="cpu")
+    state = read_torch(folder / STATE, "a state of training")
     model.load_state_dict(state["model"])
     optimiser.load_state_dict(state["optimiser"])
     return int(state["step"]), json.loads(state["history"])
