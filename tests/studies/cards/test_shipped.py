@@ -44,6 +44,8 @@ def test_starts_are_weak_and_continuations_are_not() -> None:
             assert 0.5 <= accuracy <= 0.7
         elif "/sft-" in name:
             assert accuracy >= 0.95
+        elif "/rl-" in name:
+            assert 0.7 < accuracy < 0.85
         else:
             assert accuracy < 0.3
             assert entry.metrics["accuracy, train"]["value"] >= 0.99

@@ -77,7 +77,8 @@ def test_gains_are_paired_by_seed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sft", "why"), [((0.97, 0.99, 0.98), "too easy"), ((0.5, 0.11, 0.5), "no better than"), ((0.6, 0.6, 0.6), "")]
+    ("sft", "why"),
+    [((0.97, 0.99, 0.98), "at its ceiling in one seed"), ((0.5, 0.11, 0.5), "no better than"), ((0.6, 0.6, 0.6), "")],
 )
 def test_a_split_that_cannot_tell_is_named(sft: Any, why: str) -> None:
     refused = informative(arms((0.8, 0.8, 0.8), sft))
@@ -91,7 +92,7 @@ def test_without_rl_nothing_is_compared() -> None:
 
 
 def test_what_is_learnt_and_memorised() -> None:
-    assert "sft answers every rule of training in at least 0.970" in learnt(arms((0.8, 0.8, 0.8)))
+    assert "sft reaches 0.95 on every rule in every seed: the lowest is 0.970 (sum)" in learnt(arms((0.8, 0.8, 0.8)))
     assert "sft: 0.99 on its training prompts, 0.98 on new ones" in memorised(arms((0.8, 0.8, 0.8)))
 
 
