@@ -48,7 +48,8 @@ ARMS = (
 @dataclass(frozen=True)
 class Settings:
     """form: "direct" or "trace"; graphs, questions: graphs per step and network, questions on each; seconds: wall
-    time of training, without set-up and evaluation; warmup: steps; flat: part of the time before the rates fall
+    time of training, without set-up and evaluation; steps: how many in place of a time, which makes a run
+    repeatable; warmup: steps; flat: part of the time before the rates fall
     linearly to 0; curriculum: part of the time until the deepest questions come in; evaluated: questions of the test
     split; checked: questions whose labels are compared with the task's before training."""
 
@@ -56,6 +57,7 @@ class Settings:
     graphs: int = 256
     questions: int = 8
     seconds: float = 480.0
+    steps: int | None = None
     warmup: int = 100
     flat: float = 0.5
     curriculum: float = 0.12
@@ -73,6 +75,10 @@ class Settings:
     def block(self) -> int:
         """Tokens of a question with its completion and end."""
         return len(layout.QUERY) + (len(layout.TRACE) if self.trace else 0) + 2
+
+    def part(self, step: int, seconds: float) -> float:
+        """The part of training that is over after `step` steps and `seconds`."""
+        return seconds / self.seconds if self.steps is None else step / self.steps
 
 
 def batch(
@@ -120,14 +126,14 @@ def train(arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, 
     step, spoken, saved = 0, 0.0, start
     sums = torch.zeros(2, len(arms), device=device)
     count = 0
-    while (part := (time.monotonic() - start) / settings.seconds) < 1:
+    while (part := settings.part(step, time.monotonic() - start)) < 1:
         loss, accuracy = forward(*batch(generator, arms, settings, packed, part, rng))
         loss.sum().backward()
         falling = min(1.0, (1 - part) / (1 - settings.flat))
         optimiser.step(min(1.0, (step + 1) / settings.warmup) * falling)
         step, count = step + 1, count + 1
         sums += torch.stack([loss.detach(), accuracy])
-        if step % 10 == 0 and part * settings.seconds - spoken >= min(5, settings.seconds / 20):
+        if step % 10 == 0 and time.monotonic() - start - spoken >= min(5, settings.seconds / 20):
             mean = (sums / count).tolist()
             spoken = time.monotonic() - start
             curve.append({"seconds": round(spoken, 2), "step": step, "loss": mean[0], "accuracy": mean[1]})
@@ -184,6 +190,7 @@ def main() -> None:
     parser.add_argument("--form", choices=("direct", "trace"), required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--steps", type=int, default=None, help="in place of a time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--graphs", type=int, default=256)
     parser.add_argument("--questions", type=int, default=8)
@@ -194,7 +201,7 @@ def main() -> None:
     arms = tuple(arm for arm in ARMS if arm.name in chosen.arms)
     settings = replace(
         Settings(), form=chosen.form, graphs=chosen.graphs, questions=chosen.questions, seconds=chosen.seconds,
-        evaluated=chosen.evaluated,
+        steps=chosen.steps, evaluated=chosen.evaluated,
     )  # fmt: skip
     train(arms, settings, chosen.out, chosen.device, compiled=chosen.compile)
 
