@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit study-cards test test-slow check bench notebooks clean
+.PHONY: setup report audit study-cards study-graphs test test-slow check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -23,6 +23,9 @@ audit: setup
 
 study-cards: setup
 	$(BIN)/interp-kit study cards
+
+study-graphs: setup
+	$(BIN)/interp-kit study graphs
 
 # the slow tests are proofs of minutes: `make test-slow` runs them, and so does CI
 PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -79,15 +79,17 @@ class Circuits:
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """The study of one family of tasks, recomputed from the checkpoints, as a page. cards: does supervised fine-tuning
-    memorise where reinforcement learning generalises?"""
+    memorise where reinforcement learning generalises? graphs: does a model that answers causal questions at once
+    compute what another writes down?"""
 
-    family: Annotated[Literal["cards"], tyro.conf.Positional]
+    family: Annotated[Literal["cards", "graphs"], tyro.conf.Positional]
     out: Path | None = None
     """the page; default: reports/<family>.html"""
     jobs: Jobs = None
     progress: Progress = PROGRESS
 
     def execute(self) -> None:
-        from interp_kit.studies.cards.command import main as run
+        from importlib import import_module
 
+        run = import_module(f"interp_kit.studies.{self.family}.command").main
         print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))

@@ -18,6 +18,7 @@ from interp_kit.analysis.causal.interchange import InterchangeResult, interchang
 from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
 from interp_kit.analysis.comparison.model_diffing import ModelDiffResult, diff_models
+from interp_kit.analysis.dictionaries.feature_shift import FeatureShift
 from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.parallel import in_processes
@@ -28,7 +29,7 @@ from interp_kit.models.checkpoints import read_manifest
 from interp_kit.registry.models import load
 from interp_kit.studies.cards.activity import Activity, activity
 from interp_kit.studies.cards.evaluate import TESTED, CardsEvaluation, evaluate_cards
-from interp_kit.studies.cards.features import FeatureShift, feature_shift
+from interp_kit.studies.cards.features import feature_shift
 from interp_kit.studies.cards.recipe import arms
 from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.catalogue import COMPOSITIONAL, NEW_COLOURS, Part, Split

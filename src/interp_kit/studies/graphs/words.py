@@ -1,0 +1,186 @@
+"""What the figures of the study support, in sentences. Each depends on the numbers: other models get other words."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from interp_kit.studies.graphs.accuracy import GraphsEvaluation
+    from interp_kit.studies.graphs.study import Inside, Study
+
+DIRECT, TRACE = "direct", "trace"
+TRAINED = (0, 1, 2)
+CARRIES = 0.5  # from which share an exchange is called one that carries the variable
+KEEPS = 0.9  # share of controls that must keep their answer
+
+
+def cells(evaluation: "GraphsEvaluation", split: str = "test") -> pd.DataFrame:
+    """The rows of one split."""
+    frame = evaluation.to_frame()
+    return frame[frame["split"] == split]
+
+
+def ahead(study: "Study", form: str) -> str:
+    """At which kinds and depths a model beats the better of both baselines, on graphs never seen."""
+    frame = cells(study.evaluations[form])
+    trained = frame[frame["depth"].isin(TRAINED)]
+    beats, level = trained[trained["above_low"] > 0], trained[trained["above_high"] < 0]
+    undecided = len(trained) - len(beats) - len(level)
+    names = [f"{kind} {depth}" for kind, depth in zip(level["kind"], level["depth"], strict=True)]
+    behind = f", behind at {', '.join(names)}" if names else ""
+    between = f", undecided at {undecided}" if undecided else ""
+    return (
+        f"The {form} model beats the better of both baselines at {len(beats)} of {len(trained)} kinds and depths that it"
+        f" was trained on{behind}{between} (95 % intervals over classes of graphs)."
+    )
+
+
+def deeper(study: "Study", form: str) -> str:
+    """How far a model goes beyond its depths."""
+    parts = []
+    for kind in ("do", "see"):
+        last, new = (study.evaluations[form].accuracy("test", kind, depth) for depth in (TRAINED[-1], TRAINED[-1] + 1))
+        row = cells(study.evaluations[form])
+        row = row[(row["kind"] == kind) & (row["depth"] == TRAINED[-1] + 1)].iloc[0]
+        above = "above" if row["above_low"] > 0 else "below" if row["above_high"] < 0 else "not distinguishable from"
+        best = max(row["majority"], row["own_rows"])
+        parts.append(
+            f"{kind}: {last.short()} at depth {TRAINED[-1]}, {new.short()} at depth {TRAINED[-1] + 1}, {above} the"
+            f" better baseline ({best:.2f})"
+        )
+    return f"Deeper than trained, the {form} model: {'; '.join(parts)}."
+
+
+def unseen(study: "Study", form: str) -> str:
+    """Graphs never seen against graphs of training, at depths of training."""
+    means = {}
+    for split in ("train", "test"):
+        frame = cells(study.evaluations[form], split)
+        means[split] = float(frame[frame["depth"].isin(TRAINED)]["accuracy"].mean())
+    return (
+        f"On graphs never seen the {form} model is right in {means['test']:.2f}, on those of training in"
+        f" {means['train']:.2f} (mean over kinds and depths)."
+    )
+
+
+def against(study: "Study") -> str:
+    """Trace against direct, by depth."""
+    parts = []
+    for kind in ("do", "see"):
+        for depth in (*TRAINED, TRAINED[-1] + 1):
+            direct, trace = (study.evaluations[form].accuracy("test", kind, depth) for form in (DIRECT, TRACE))
+            if trace.low > direct.high or direct.low > trace.high:
+                first = TRACE if trace.low > direct.high else DIRECT
+                parts.append(f"{kind} {depth}: {first} ({trace.value:.2f} with a trace, {direct.value:.2f} without)")
+    if not parts:
+        return "At no kind and depth do the intervals of the trace and the direct model part."
+    return "Where the intervals of the two models part: " + "; ".join(parts) + "."
+
+
+def follows(study: "Study") -> str:
+    """Whether the trace model uses what it writes."""
+    o = study.overwritten
+    verdict = (
+        "The answer follows what is written"
+        if o.follows.low > max(o.keeps.high, CARRIES)
+        else "The answer does not follow what is written"
+        if o.follows.high < o.keeps.low
+        else "Whether the answer follows what is written is undecided"
+    )
+    return (
+        f"{verdict}: with two entries of one factor swapped, {o.follows.short()} of answers are what follows from them,"
+        f" {o.keeps.short()} stay as they were (n = {o.follows.n} {o.follows.unit}); not overwritten,"
+        f" {o.untouched.short()} are right."
+    )
+
+
+def carried(inside: "Inside") -> tuple[str, ...]:
+    """Where the steps of the chain stand, by exchange."""
+    solved, asked = inside.chain
+    if not inside.exchanged:
+        return (f"{inside.model} solves {solved} of {asked} chain questions: too few to exchange a step.",)
+    said = []
+    for mediator, found in inside.exchanged.items():
+        frame = found.to_frame()
+        clean = frame[frame["kept"] >= KEEPS]
+        frame = clean if len(clean) else frame
+        best = frame.iloc[int(np.nanargmax(frame["accuracy"]))]
+        verdict = "stands alone" if best["low"] > CARRIES and best["kept"] >= KEEPS else "does not stand alone"
+        said.append(
+            f"{inside.model}, {mediator}: it {verdict} at one place of the residual stream. The best that moves at most"
+            f" {1 - KEEPS:.0%} of controls is layer {best['layer']}, {best['position']}: {best['accuracy']:.2f}"
+            f" [{best['low']:.2f}, {best['high']:.2f}] of answers become what do({mediator}) makes of them"
+            f" (n = {best['n']}), {best['kept']:.2f} of controls stay."
+        )
+    return tuple(said)
+
+
+def readable(inside: "Inside") -> str:
+    """Where steps are more readable than from the tokens, and from an untrained network."""
+    frame = inside.probes.to_frame()
+    frame = frame.assign(more=frame["score"] - np.fmax(np.fmax(frame["raw_tokens"], frame["untrained"]), 0))
+    parts = []
+    for label, rows in frame[frame["more"].notna()].groupby("label", sort=False):
+        best = rows.loc[rows["more"].idxmax()]
+        parts.append(
+            f"{label}: R² {best['score']:.2f} at {best['cell']}, {best['position']}, against"
+            f" {max(best['raw_tokens'], best['untrained'], 0):.2f} from tokens or an untrained network"
+        )
+    return f"{inside.model}, most readable above the baselines: {'; '.join(parts)}."
+
+
+def parts_shared(inside: "Inside") -> str:
+    """Overlap of the most important parts between kinds and depths."""
+    said = [f"{a} ~ {b}: {found.index[0]:.2f} (chance {found.stratified[0]:.2f})"
+            for (a, b), found in inside.overlaps.items()]  # fmt: skip
+    return f"{inside.model}, Jaccard of the most important parts: {'; '.join(said)}."
+
+
+def arms_gain(study: "Study") -> pd.DataFrame:
+    """One row an objective: gain on the start, mean over kinds and depths of training and at depth 3, over seeds."""
+    from interp_kit.studies.cards.words import over_seeds
+
+    start, rows = cells(study.evaluations[DIRECT]), []
+    groups: dict[str, list[pd.DataFrame]] = {}
+    for name, evaluation in study.arms.items():
+        objective = name.split("direct-", 1)[1].rsplit("-seed", 1)[0]
+        groups.setdefault(objective, []).append(cells(evaluation))
+    for objective, frames in groups.items():
+        row: dict[str, object] = {"objective": objective, "seeds": len(frames)}
+        for what, depths in (("depths 0 to 2", TRAINED), ("depth 3", (TRAINED[-1] + 1,))):
+            before = float(start[start["depth"].isin(depths)]["accuracy"].mean())
+            gain = over_seeds(np.array([f[f["depth"].isin(depths)]["accuracy"].mean() - before for f in frames]))
+            row |= {f"gain, {what}": gain.value, f"low, {what}": gain.low, f"high, {what}": gain.high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def arms_said(study: "Study") -> str:
+    """What the objectives did."""
+    frame = arms_gain(study)
+    if frame.empty:
+        return "No model trained on with another objective is there."
+    parts = [
+        f"{row['objective']} {row['gain, depths 0 to 2']:+.3f} [{row['low, depths 0 to 2']:+.3f},"
+        f" {row['high, depths 0 to 2']:+.3f}] at depths 0 to 2, {row['gain, depth 3']:+.3f} [{row['low, depth 3']:+.3f},"
+        f" {row['high, depth 3']:+.3f}] at depth 3"
+        for _, row in frame.iterrows()
+    ]
+    return (
+        f"The direct model trained on, same prompts and rates, gain over the start ({frame['seeds'].min()} seeds): "
+        + ("; ".join(parts) + ".")
+    )
+
+
+def findings(study: "Study") -> tuple[str, ...]:
+    """For the head of the page."""
+    return (
+        *(ahead(study, form) for form in study.evaluations),
+        against(study),
+        follows(study),
+        *carried(study.inside[DIRECT])[:2],
+        *(deeper(study, form) for form in study.evaluations),
+        arms_said(study),
+        "One network of each form: what holds of these two may not hold of others trained from another seed.",
+    )
