@@ -1,10 +1,10 @@
 """The direct model trained on with three objectives and nothing else different: cross-entropy of the answer, and policy
 gradients for the strict and for the soft reward.
 
-All three start from the shipped direct model, and read the same prompts in the same order, once, at the same rates: what
-differs between them is the objective. Rewards are those of the verifier of written answers, for a token that is an
-amount: 0.2 for the form, and 0.8 if it is right (strict), or 0.8 (1 - TVD) (soft), where TVD is the distance of the two
-probabilities.
+All three start from the shipped direct model, and read the same prompts in the same order, once, at the same rates:
+what differs between them is the objective. Rewards are those of the verifier of written answers, for a token that is an
+amount: 0.2 for the form, and 0.8 if it is right (strict), or 0.8 (1 - TVD) (soft), where TVD is the distance of the
+two probabilities.
 """
 
 from dataclasses import dataclass
@@ -109,5 +109,6 @@ def train(arm: Arm, start: Path, out: Path) -> Path:
     return train_shared_prompt(
         start, prompts_of(worlds, arm.objective.removeprefix("grpo-")), out,
         RLConfig(batch_size=BATCH, seed=arm.seed, **RATES), tokenizer=task.tokenizer(),
-        facts={"task": task.name, "description": task.describe(), "objective": arm.objective}, work=work, progress=False,
+        facts={"task": task.name, "description": task.describe(), "objective": arm.objective},
+        work=work, progress=False,
     )  # fmt: skip

@@ -1,5 +1,5 @@
-"""Does a model follow the trace that it writes? One factor of a right trace is overwritten, the model goes on from there,
-and its answer is compared with what follows from the factor and with what was right before.
+"""Does a model follow the trace that it writes? One factor of a right trace is overwritten, the model goes on from
+there, and its answer is compared with what follows from the factor and with what was right before.
 
 After Lanham et al. (2023, arXiv:2307.13702), who add mistakes to a chain of thought; here what follows is exact.
 """

@@ -97,8 +97,8 @@ def _chain(study: "Study") -> Section:
         parts += [Figure(r.plot(), r.caption()) for r in one.exchanged.values()]
         parts += [Table(r.to_frame(), f"{one.model}, {mediator}", folded=True) for mediator, r in one.exchanged.items()]
     text = (
-        "On the chain b, d, a, c with the question do b ? c, elimination computes P(d), then P(a), then the answer. If a"
-        " place of the network holds P(d), copying it from another question must give the answer that do(P(d)) gives.",
+        "On the chain b, d, a, c with the question do b ? c, elimination computes P(d), then P(a), then the answer. If"
+        " a place of the network holds P(d), copying it from another question must give the answer of do(P(d)).",
         *(sentence for one in study.inside.values() for sentence in words.carried(one)),
     )
     return Section("Are the steps used inside?", text, tuple(parts))

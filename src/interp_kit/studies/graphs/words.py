@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from interp_kit.core.stats import over_seeds
+
 if TYPE_CHECKING:
     from interp_kit.studies.graphs.accuracy import GraphsEvaluation
     from interp_kit.studies.graphs.study import Inside, Study
@@ -31,8 +33,8 @@ def ahead(study: "Study", form: str) -> str:
     behind = f", behind at {', '.join(names)}" if names else ""
     between = f", undecided at {undecided}" if undecided else ""
     return (
-        f"The {form} model beats the better of both baselines at {len(beats)} of {len(trained)} kinds and depths that it"
-        f" was trained on{behind}{between} (95 % intervals over classes of graphs)."
+        f"The {form} model beats the better of both baselines at {len(beats)} of {len(trained)} kinds and depths of its"
+        f" training{behind}{between} (95 % intervals over classes of graphs)."
     )
 
 
@@ -139,8 +141,6 @@ def parts_shared(inside: "Inside") -> str:
 
 def arms_gain(study: "Study") -> pd.DataFrame:
     """One row an objective: gain on the start, mean over kinds and depths of training and at depth 3, over seeds."""
-    from interp_kit.studies.cards.words import over_seeds
-
     start, rows = cells(study.evaluations[DIRECT]), []
     groups: dict[str, list[pd.DataFrame]] = {}
     for name, evaluation in study.arms.items():
@@ -162,15 +162,15 @@ def arms_said(study: "Study") -> str:
     if frame.empty:
         return "No model trained on with another objective is there."
     parts = [
-        f"{row['objective']} {row['gain, depths 0 to 2']:+.3f} [{row['low, depths 0 to 2']:+.3f},"
-        f" {row['high, depths 0 to 2']:+.3f}] at depths 0 to 2, {row['gain, depth 3']:+.3f} [{row['low, depth 3']:+.3f},"
-        f" {row['high, depth 3']:+.3f}] at depth 3"
+        f"{row['objective']} "
+        + ", ".join(
+            f"{row[f'gain, {of}']:+.3f} [{row[f'low, {of}']:+.3f}, {row[f'high, {of}']:+.3f}] at {of}"
+            for of in ("depths 0 to 2", "depth 3")
+        )
         for _, row in frame.iterrows()
     ]
-    return (
-        f"The direct model trained on, same prompts and rates, gain over the start ({frame['seeds'].min()} seeds): "
-        + ("; ".join(parts) + ".")
-    )
+    seeds = f"{frame['seeds'].min()} seeds"
+    return f"The direct model trained on, same prompts and rates, gain over the start ({seeds}): {'; '.join(parts)}."
 
 
 def findings(study: "Study") -> tuple[str, ...]:
