@@ -1,0 +1,48 @@
+"""`make verl-check`: what a CPU can show of the files for verl, in an environment of verl's own (.venv-verl).
+
+Makes a small data set, writes the files, and lets verl itself read them: its option parser every setting of the three
+launch scripts, its data sets both parquets, its reward manager both reward files. Not shown: rollout and training, which
+need GPUs.
+"""
+
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+
+from interp_kit.tasks.graphs.data.config import GraphsConfig
+from interp_kit.tasks.graphs.data.files import generate
+from interp_kit.training.verl import write_verl
+
+VERL = "verl==0.9.1"
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+HOME = ROOT / ".venv-verl"
+
+
+def python() -> Path:
+    """The interpreter of verl's environment, which is made if it is not there."""
+    made = HOME / "bin" / "python"
+    if not (HOME / ".installed").exists():
+        venv.create(HOME, with_pip=True)
+        torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "torch==" in line)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", torch], check=True)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", VERL, torch], check=True)
+        (HOME / ".installed").touch()
+    return made
+
+
+def main() -> int:
+    """Run every check; the exit status is 1 if one fails."""
+    interpreter = python()
+    with tempfile.TemporaryDirectory() as folder:
+        data, out = Path(folder) / "data", Path(folder) / "verl"
+        generate(GraphsConfig(graphs=(8, 4, 4), questions=(8, 4, 4)), data, progress=False)
+        write_verl(data, out)
+        found = subprocess.run([interpreter, HERE / "inside.py", out], check=False)
+    return found.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
