@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit study-cards study-graphs test test-slow check bench notebooks clean
+.PHONY: setup report audit study-cards study-graphs test test-slow check verl-check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,10 @@ check: setup
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+# makes an environment for verl (several gigabytes); says what a CPU can show of the files for it
+verl-check: setup
+	$(BIN)/python tests/training/verl/check.py
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -56,4 +60,4 @@ docs/boolean_routes.png: report
 	cp reports/boolean_figures/figure_02.png $@
 
 clean:
-	rm -rf $(VENV) build dist reports .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-verl build dist reports .pytest_cache .ruff_cache .hypothesis

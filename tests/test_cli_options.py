@@ -35,6 +35,7 @@ WORK = {
     "interp_kit.registry.tasks": ("task", "made"),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
     "interp_kit.tasks.graphs.data.files": ("generate", "merge"),
+    "interp_kit.training.verl": ("write_verl",),
     "interp_kit.studies.boolean.command": ("main",),
     "interp_kit.studies.culture.command": ("main",),
     "interp_kit.studies.audit.command": ("main",),
@@ -54,8 +55,10 @@ REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
     "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
+    "verl": ["{}/data", "--out", "{}/verl"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
+    "preset": "long", "variant": "specific",
     "task": "induction", "device": "cpu:0", "labels": ("newA", "sum1"), "sites": ("z", "mlp_out"),
     "positions": ("D", "newB"),
     "permutations": 7, "seed": 11, "variable": "newA", "target": "newC", "hold": ("A", "B"), "completion": "clean",
@@ -139,7 +142,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
-        "read_split": [], "generate": [], "merge": [],
+        "read_split": [], "generate": [], "merge": [], "write_verl": [],
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)

@@ -13,6 +13,7 @@ from interp_kit.core.program import ended
 # One frozen dataclass a command; nothing heavy is imported before a command runs.
 Command = (
     Annotated[models.Generate, tyro.conf.subcommand("generate")]
+    | Annotated[models.Verl, tyro.conf.subcommand("verl")]
     | Annotated[models.Train, tyro.conf.subcommand("train")]
     | Annotated[models.Test, tyro.conf.subcommand("test")]
     | Annotated[models.Load, tyro.conf.subcommand("load")]

@@ -71,6 +71,26 @@ _OF_BOOLEAN, _OF_GRAPHS = ("omit", "seed"), ("config", "shard", "merge", "jobs")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Verl:
+    """Write what verl needs to train a large model on graph questions: parquets, reward files and launch scripts."""
+
+    data: Annotated[Path, tyro.conf.Positional]
+    """a folder that `interp-kit generate graphs` wrote"""
+    out: Path
+    """the folder that gets the files"""
+    preset: Literal["classic", "long"] = "classic"
+    """lengths, steps and reward: 8 replies of 1,024 tokens, soft; or 32 of 4,096, strict"""
+    variant: Literal["generic", "specific"] = "generic"
+    """the prompt of RL"""
+
+    def execute(self) -> None:
+        from interp_kit.training.verl import write_verl
+
+        for path in write_verl(self.data, self.out, preset=self.preset, variant=self.variant):
+            print(path)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train:
     """Train a small GPT-2 on a task from scratch."""
 

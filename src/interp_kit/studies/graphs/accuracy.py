@@ -2,6 +2,7 @@
 baselines that do not reason. Intervals are over isomorphism classes of graphs."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from interp_kit.tasks.graphs.task import CompactGraphsTask
 
 KINDS = ("do", "see")
 BASELINES = ("majority", "own_rows")
-KNOWN = 20_000  # training questions of which the most frequent answer is taken
+KNOWN = 10_000  # training questions of which the most frequent answer is taken
 UNIT_OF = "classes of graphs"
 
 
@@ -174,12 +175,17 @@ def completions(model: HookedModel, form: str, worlds: Worlds, given: np.ndarray
 
 
 def _baselines(worlds: Worlds, truth: Solution) -> dict[str, np.ndarray]:
+    majority = _commonest()[worlds.kind, truth.structure.depth]
+    return dict(zip(BASELINES, (majority, truth.rows), strict=True))
+
+
+@cache
+def _commonest() -> np.ndarray:
+    """(kind, depth) the most frequent answer among training questions."""
     known = draw(KNOWN, np.random.default_rng(derive_seed(0, "graphs majority")), SPLITS[0])
     theirs = solve(known)
-    majority = np.zeros(len(worlds), dtype=int)
-    for kind in range(len(KINDS)):
-        for depth in DEPTHS:
-            of = (known.kind == kind) & (theirs.structure.depth == depth)
-            here = (worlds.kind == kind) & (truth.structure.depth == depth)
-            majority[here] = np.bincount(theirs.answer[of]).argmax()
-    return dict(zip(BASELINES, (majority, truth.rows), strict=True))
+    answers = np.zeros((len(KINDS), len(DEPTHS)), dtype=int)
+    for kind, depth in np.ndindex(answers.shape):
+        here = (known.kind == kind) & (theirs.structure.depth == DEPTHS[depth])
+        answers[kind, depth] = np.bincount(theirs.answer[here]).argmax()
+    return answers
