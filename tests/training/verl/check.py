@@ -1,8 +1,8 @@
 """`make verl-check`: what a CPU can show of the files for verl, in an environment of verl's own (.venv-verl).
 
-Makes a small data set, writes the files, and lets verl itself read them: its option parser every setting of the three
-launch scripts, its data sets both parquets, its reward manager both reward files. Not shown: rollout and training, which
-need GPUs.
+Makes a small data set, writes the files, and lets verl read them: its option parser every setting of the three
+launch scripts, its data sets both parquets, its reward manager both reward files. Not shown: rollout and training,
+which need GPUs.
 """
 
 import subprocess

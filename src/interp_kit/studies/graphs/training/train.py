@@ -108,11 +108,16 @@ def losses(
     return loss.sum((1, 2)) / weight.sum((1, 2)), hit.sum((1, 2)) / is_answer.sum((1, 2))
 
 
-def train(arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, compiled: bool) -> None:
-    """Train, evaluate and write."""
+def train(
+    arms: tuple[Arm, ...], settings: Settings, out: Path, device: str, *, compiled: bool, start_from: Path | None = None
+) -> None:
+    """Train, evaluate and write. start_from: weights that `save` wrote, of either form, with networks of these
+    names."""
     out.mkdir(parents=True, exist_ok=True)
     shape = Shape(vocabulary=len(layout.VOCABULARY), positions=N_SLOT + settings.block)
     stack = Stack(shape, [arm.seed for arm in arms]).to(device)
+    if start_from is not None:
+        read(stack, arms, start_from)
     generator = Generator("train", DEPTHS, device)
     rng = torch.Generator(device).manual_seed(settings.seed + 1)
     print(f"labels equal to numpy's on {check_labels(generator, settings.checked, rng)} questions", flush=True)
@@ -184,6 +189,22 @@ def save(stack: Stack, arms: tuple[Arm, ...], settings: Settings, out: Path) -> 
             save_file(state, aside, metadata={"shape": json.dumps(asdict(stack.shape))})
 
 
+@torch.no_grad()
+def read(stack: Stack, arms: tuple[Arm, ...], path: Path) -> None:
+    """Put weights that `save` wrote into the networks of the same names; of longer texts, the first positions.
+
+    Raises ValueError if the file has no network of a name.
+    """
+    from safetensors.torch import load_file
+
+    state = load_file(path)
+    for i, arm in enumerate(arms):
+        for name, value in stack.named().items():
+            if f"{arm.name}/{name}" not in state:
+                raise ValueError(f"{path} has no {arm.name}/{name}: expected weights of the networks {arms}")
+            value[i] = state[f"{arm.name}/{name}"][: value.shape[1]]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -197,13 +218,20 @@ def main() -> None:
     parser.add_argument("--evaluated", type=int, default=8192)
     parser.add_argument("--arms", nargs="*", default=[arm.name for arm in ARMS], choices=[arm.name for arm in ARMS])
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--start", type=Path, default=None, help="weights to go on from, of either form")
+    parser.add_argument("--rate", type=float, default=None, help="of Muon, in place of the arms' own")
+    parser.add_argument("--flat", type=float, default=Settings.flat)
+    parser.add_argument("--curriculum", type=float, default=Settings.curriculum)
     chosen = parser.parse_args()
     arms = tuple(arm for arm in ARMS if arm.name in chosen.arms)
+    if chosen.rate is not None:
+        arms = tuple(replace(arm, rate=chosen.rate) for arm in arms)
     settings = replace(
         Settings(), form=chosen.form, graphs=chosen.graphs, questions=chosen.questions, seconds=chosen.seconds,
         steps=chosen.steps, evaluated=chosen.evaluated,
+        flat=chosen.flat, curriculum=chosen.curriculum,
     )  # fmt: skip
-    train(arms, settings, chosen.out, chosen.device, compiled=chosen.compile)
+    train(arms, settings, chosen.out, chosen.device, compiled=chosen.compile, start_from=chosen.start)
 
 
 if __name__ == "__main__":
