@@ -149,7 +149,13 @@ def train(
                 saved = time.monotonic()
     save(stack, arms, settings, out)
     settled = {"settings": asdict(settings), "arms": [asdict(arm) for arm in arms], "shape": asdict(shape)}
-    settled |= {"steps": step, "torch": torch.__version__, "device": device, "curve": curve}
+    settled |= {
+        "start": None if start_from is None else str(start_from),
+        "steps": step,
+        "torch": torch.__version__,
+        "device": device,
+        "curve": curve,
+    }
     write_json(out / f"{settings.form}.json", settled)
     held_out = {split: Generator(split, DEPTHS[-1:], device) for split in SPLITS if split != "train"}
     settled["accuracy"] = evaluate(
