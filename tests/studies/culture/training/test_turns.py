@@ -374,6 +374,35 @@ def test_the_second_grid_has_the_weight_of_a_hint(tmp_path: Path, monkeypatch: p
     assert weight.count_nonzero() == 32 * 200
 
 
+def test_the_hint_is_smaller_in_the_second_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = steps_at_once(monkeypatch)
+    for _ in range(3):
+        turn(CultureConfig(**{**SMALL, "budget": 96, "hint": 1.0, "late_hint": 0.25}), 0, tmp_path)
+    assert [(seen, float(weight[0, 102])) for seen, _, weight, _ in given] == [(0, 1.0), (32, 1.0), (64, 0.25)]
+
+
+def test_a_schedule_by_time_ends_when_that_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes a second, but for the first of a turn, in which a process may compile."""
+    given, now = steps_at_once(monkeypatch), [0.0]
+
+    def clock() -> float:
+        now[0] += 0.5  # looked at twice a step
+        return now[0]
+
+    monkeypatch.setattr(rotation, "_evaluate", lambda config, id, learner, *_: dataclasses.replace(
+        point(id, learner.seen, 0.0), spent=learner.spent
+    ))  # fmt: skip
+    monkeypatch.setattr(rotation.time, "monotonic", clock)
+    config = CultureConfig(**{**SMALL, "turn": 100, "seconds": 2.0, "finish": 0.5})
+    points = [turn(config, 0, tmp_path) for _ in range(2)]
+    assert [p.spent for p in points] == [1.5, 2.0]
+    assert [p.seen for p in points] == [100, 150]  # budget, of 96, does not count
+    assert [whole > 0 for *_, whole in given] == [False, False, False, True, True, True]
+    assert not rotation._finished(config, points[0])
+    assert rotation._finished(config, points[1])
+    assert (Learner.load(tmp_path / "gpt_000.state").spent, rotation._finished(config, None)) == (2.0, False)
+
+
 def test_what_is_answered_wrongly_is_noted_by_task_and_structure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

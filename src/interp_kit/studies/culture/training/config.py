@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from interp_kit.core.config import check_choice, check_count, check_number
+from interp_kit.core.config import check_choice, check_count, check_flag, check_number
 from interp_kit.tasks.culture.grids import NOISE
 
 
@@ -73,8 +73,11 @@ class CultureConfig:
                 check_count(option, number, least=0)
             if len(set(numbers)) < len(numbers):
                 raise ValueError(f"{option} is {numbers}; name each model once")
-        for option in ("budget", "turn", "tested", "threads", "shards", "processes"):
-            check_count(option if option != "processes" else "workers", getattr(self, option))
+        for option in ("budget", "turn", "tested", "threads", "shards"):
+            check_count(option, getattr(self, option))
+        if self.workers is not None:
+            check_count("workers", self.workers)
+        check_flag("compiled", self.compiled)
         for option in ("quizzes", "max_fail", "seed"):
             check_count(option, getattr(self, option), least=0)
         for option in ("noise", "focus", "finish", "making", "share", "smudge", "threshold"):
