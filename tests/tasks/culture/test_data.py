@@ -46,9 +46,10 @@ def test_rows_are_quizzes_with_their_rule(folder: Path, made: np.ndarray) -> Non
     quizzes = grids.check(tokens[:, 1:])
     assert np.bincount(grids.structure_of(quizzes)).min() > CONFIG.n / 5
     assert len(np.bincount(grids.structure_of(quizzes))) == len(grids.EVALUATED)
-    third = (grids.reconfigure(quizzes, 0) != made[:, None]).reshape(3, -1, 4, 101)[:, label == 8].any(-1)
-    assert not third[:, :, [0, 1, 3]].any(-1).all(0).any()  # all but the third grid are those of one that was made
-    clean = np.isin(grids.structure_of(quizzes), (2, 3)) & (label == TASKS.index("frame"))
+    without_noise = np.isin(grids.structure_of(quizzes), (2, 3))
+    learnt = grids.reconfigure(quizzes[without_noise & (label == 8)], 0)
+    assert np.unique(learnt, axis=0).tolist() == np.unique(made, axis=0).tolist()
+    clean = without_noise & (label == TASKS.index("frame"))
     assert clean.sum() > 100
     some = quizzes[clean][:40]
     solution = solve(grids.reconfigure(some, 0), grids.structure_of(some))
@@ -75,7 +76,7 @@ def test_it_is_read_by_label(folder: Path) -> None:
     path = folder / "culture-00002-of-00003.parquet"
     kept = path.read_bytes()
     path.unlink()
-    with pytest.raises(ValueError, match="culture-00002-of-00003.parquet is missing: make all shards first"):
+    with pytest.raises(ValueError, match=r"culture-00002-of-00003\.parquet is missing: make all shards first"):
         by_label(folder)
     path.write_bytes(kept)
 
