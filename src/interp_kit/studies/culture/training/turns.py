@@ -77,7 +77,8 @@ def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None =
         distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=config.shards)
     products = torch.get_float32_matmul_precision()
     try:
-        torch.set_float32_matmul_precision("high")  # TF32, on a GPU
+        if torch.device(config.device).type != "cpu":
+            torch.set_float32_matmul_precision("high")  # TF32
         return _turn(config, id, directory, rank if meeting is not None else 0)
     finally:
         # both hold for the whole process, which may have other work
