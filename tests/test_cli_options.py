@@ -79,6 +79,7 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("edges", "top"): lambda old, new: (old["top 0"], new["top 0"]) == (4, 2),
     ("ablate", "k"): lambda old, new: (old["jaccard k"], new["jaccard k"]) == (5, 3),
     ("generate", "shard"): lambda old, new: (old["generate shard"], new["generate shard"]) == ((0, 1), (1, 4)),
+    ("generate", "quizzes"): lambda old, new: (old["generate made"], new["generate made"]) == (None, []),
     ("generate", "merge"): lambda old, new: _called(new) == {"merge"} and new["merge 2"] == 5,
     ("generate", "omit"): lambda old, new: new["splits omit"] - old["splits omit"] == {(1, 1, 1, 1, 1)},
     ("train", "task"): lambda old, new: (old["made 0"], new["made 0"]) == ("BooleanTask", "InductionTask"),

@@ -62,7 +62,7 @@ class Generate:
         return write_splits(task, self.out, splits(task, omit=omitted, seed=self.seed))
 
     def _graphs(self) -> list[Path]:
-        from interp_kit.core.shards import parse_shard
+        from interp_kit.core.parallel import parse_shard
         from interp_kit.tasks.graphs.data.config import GraphsConfig, read_config
         from interp_kit.tasks.graphs.data.files import generate, merge
 
@@ -75,7 +75,7 @@ class Generate:
         return generate(config, self.out, shard=shard, jobs=self.jobs, progress=self.progress)
 
     def _culture(self) -> list[Path]:
-        from interp_kit.core.shards import parse_shard
+        from interp_kit.core.parallel import parse_shard
         from interp_kit.tasks.culture.data import CultureDataConfig, generate
 
         config, shard, made = CultureDataConfig(self.n, self.noise, self.seed), parse_shard(self.shard), None

@@ -17,9 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from interp_kit.core.config import check_count, check_number, check_seed
-from interp_kit.core.files import check_writable, read_json, replacing, write_json
-from interp_kit.core.parallel import in_processes
-from interp_kit.core.shards import WHOLE, Shard, check_new, check_shard, numbered
+from interp_kit.core.files import check_new, check_writable, read_json, replacing, write_json
+from interp_kit.core.parallel import WHOLE, Shard, check_shard, in_processes, numbered
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS, draw_worlds
 

@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -225,7 +226,7 @@ def read_curve(directory: str | Path) -> list[Point]:
 
 def _checked(point: Point, where: str) -> Point:
     """The point. Raises ValueError naming a number in it that cannot be."""
-    shares = {"accuracy": point.accuracy, "greedy": point.greedy, "revived": point.revived}
+    shares: dict[str, Any] = {"accuracy": point.accuracy, "greedy": point.greedy, "revived": point.revived}
     shares |= {"by_task": point.by_task, "by_structure": point.by_structure}
     if point.right is not None:
         shares["right"] = point.right

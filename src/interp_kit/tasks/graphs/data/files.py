@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interp_kit.core.files import replacing, write_json
-from interp_kit.core.parallel import in_processes
-from interp_kit.core.shards import WHOLE, Shard, check_new, check_shard, numbered
+from interp_kit.core.files import check_new, replacing, write_json
+from interp_kit.core.parallel import WHOLE, Shard, check_shard, in_processes, numbered
 from interp_kit.tasks.graphs.data.classes import count_classes
 from interp_kit.tasks.graphs.data.config import SPLITS, GraphsConfig, as_json
 from interp_kit.tasks.graphs.data.rows import as_table, graph_rows, schema
