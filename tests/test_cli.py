@@ -126,14 +126,19 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
     asked: list[tuple[CultureConfig, Path]] = []
     monkeypatch.setattr(rotation, "train", lambda config, out: asked.append((config, out)))
     others = CultureConfig(
-        ids=(4, 5), preset="deep", budget=1, turn=2, tested=3, noise=0.1, focus=0.2, hint=0.3, finish=0.4, making=0.5,
-        share=0.6, smudge=0.7, rest=0.8, threshold=0.9, quizzes=6, makers=(7, 8), max_fail=2, seed=9, device="cpu:0",
-        precision="bfloat16", threads=10, workers=11, shards=12,
+        ids=(4, 5), preset="fast", budget=1, seconds=1.5, turn=2, tested=3, noise=0.1, focus=0.2, hint=0.3,
+        late_hint=0.4, finish=0.4, making=0.5, share=0.6, smudge=0.7, rest=0.8, threshold=0.9, quizzes=6,
+        makers=(7, 8), max_fail=2, seed=9, device="cpu:0", precision="bfloat16", threads=10, workers=11,
+        compiled=False, shards=12,
     )  # fmt: skip
     assert all(getattr(others, f.name) != getattr(CultureConfig(), f.name) for f in fields(CultureConfig))
     flags = []
     for name, value in asdict(others).items():
-        flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+        option = name.replace("_", "-")
+        if value is False:
+            flags.append(f"--no-{option}")
+        else:
+            flags += [f"--{option}", *map(str, value if isinstance(value, tuple) else [value])]
     assert main(["train-culture", "--out", str(tmp_path), *flags]) == 0
     assert main(["train-culture", "--out", str(tmp_path)]) == 0
     assert asked == [(others, tmp_path), (CultureConfig(), tmp_path)]

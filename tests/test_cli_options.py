@@ -36,6 +36,8 @@ WORK = {
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
     "interp_kit.tasks.graphs.data.files": ("generate", "merge"),
     "interp_kit.training.verl": ("write_verl",),
+    "interp_kit.tasks.culture.data": ("generate",),
+    "interp_kit.studies.culture.training.quiz_making": ("load_quizzes",),
     "interp_kit.studies.boolean.command": ("main",),
     "interp_kit.studies.culture.command": ("main",),
     "interp_kit.studies.audit.command": ("main",),
@@ -49,6 +51,7 @@ BESIDE: dict[tuple[str, str], list[str]] = {
     ("ablate", "k"): ["second-model"],
     ("sae", "k"): ["--width", "64"],
     **{("generate", name): ["graphs"] for name in ("shard", "merge", "jobs", "progress")},
+    **{("generate", name): ["culture"] for name in ("n", "noise", "quizzes")},
 }
 NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
@@ -69,7 +72,8 @@ OTHERS: dict[str, Any] = {
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
     "edges by": "position",
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
-    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5,
+    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "n": 7, "noise": 0.5,
+    "quizzes": Path("{}/c_quizzes.pth"),
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
@@ -78,6 +82,7 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("edges", "top"): lambda old, new: (old["top 0"], new["top 0"]) == (4, 2),
     ("ablate", "k"): lambda old, new: (old["jaccard k"], new["jaccard k"]) == (5, 3),
     ("generate", "shard"): lambda old, new: (old["generate shard"], new["generate shard"]) == ((0, 1), (1, 4)),
+    ("generate", "quizzes"): lambda old, new: (old["generate made"], new["generate made"]) == (None, []),
     ("generate", "merge"): lambda old, new: _called(new) == {"merge"} and new["merge 2"] == 5,
     ("generate", "omit"): lambda old, new: new["splits omit"] - old["splits omit"] == {(1, 1, 1, 1, 1)},
     ("train", "task"): lambda old, new: (old["made 0"], new["made 0"]) == ("BooleanTask", "InductionTask"),
@@ -142,7 +147,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
-        "read_split": [], "generate": [], "merge": [], "write_verl": [],
+        "read_split": [], "generate": [], "merge": [], "write_verl": [], "load_quizzes": ([], []),
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)

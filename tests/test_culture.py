@@ -202,6 +202,26 @@ def test_generate_writes_what_the_structure_asks_for(folder: Path) -> None:
         culture.generate(model, np.zeros((1, 404), int))
 
 
+def test_the_words_of_the_original(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    pushed: list[tuple[list[str], str]] = []
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "push_to_hub", lambda self, repo: pushed.append((sorted(self.get_vocab()), repo))
+    )
+    tokenizer = culture.create_tokenizer("hexadecimal", push_to_hub="someone/quizzes")
+    assert pushed == [(sorted([*"0123456789aXY", "f_X", "f_Y", "[UNK]", "[PAD]"]), "someone/quizzes")]
+    tokenizer.save_pretrained(tmp_path)
+    for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
+        assert one("0 X 0 a f_X 9 Y f_Y A 10").input_ids == [0, 11, 0, 10, 12, 9, 13, 14, 15, 15]
+        assert (one.unk_token_id, one.pad_token_id, one.model_max_length) == (15, 16, 405)
+        assert one.decode([0, 11, 0, 10], skip_special_tokens=True) == "0 X 0 a"
+    assert culture.create_tokenizer().get_vocab()["f_B"] == 14
+    assert len(pushed) == 1
+    with pytest.raises(ValueError, match="words is 'octal'; expected one of decimal, hexadecimal"):
+        culture.create_tokenizer("octal")
+
+
 def test_the_tokenizer_spells_quizzes_and_pads_with_no_colour() -> None:
     tokenizer = culture.create_tokenizer()
     row = quizzes(1)[0].tolist()

@@ -171,11 +171,11 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "CultureConfig": (
         lambda h, o: CultureConfig(**o),
         {
-            **dict.fromkeys(("budget", "turn", "tested", "threads", "workers", "shards"), COUNTS),
-            **dict.fromkeys(("quizzes", "max_fail", "seed"), FROM_0),
+            **dict.fromkeys(("budget", "turn", "tested", "threads", "shards"), COUNTS), "workers": COUNTS[:-1],
+            **dict.fromkeys(("quizzes", "max_fail", "seed"), FROM_0), "compiled": FLAGS,
             **dict.fromkeys(("noise", "focus", "finish", "making", "share", "smudge", "threshold"), SHARES),
-            "hint": (-1, NAN), "rest": (-1, NAN), "ids": ((0, 0), (-1,), (0.5,)), "makers": ((1, 1),),
-            "precision": WORDS,
+            **dict.fromkeys(("hint", "late_hint", "rest", "seconds"), (-1, NAN)), "precision": WORDS,
+            "ids": ((0, 0), (-1,), (0.5,)), "makers": ((1, 1),),
         },
     ),
     "attention_lags": (

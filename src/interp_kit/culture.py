@@ -25,6 +25,8 @@ _EXPORTS = {
     "generate": "interp_kit.studies.culture.models",
     "create_tokenizer": "interp_kit.studies.culture.models",
     "run_tests": "interp_kit.studies.culture.quiz_tests",
+    "quiz_diff_mask": "interp_kit.tasks.culture.grids",
+    "by_label": "interp_kit.tasks.culture.data",
     "repr_grid": "interp_kit.tasks.culture.figures",
     "plot_quizzes": "interp_kit.tasks.culture.figures",
 }
@@ -38,8 +40,10 @@ if TYPE_CHECKING:
     from interp_kit.studies.culture.models import load_hooked as load_hooked
     from interp_kit.studies.culture.models import load_quizzes as load_quizzes
     from interp_kit.studies.culture.quiz_tests import run_tests as run_tests
+    from interp_kit.tasks.culture.data import by_label as by_label
     from interp_kit.tasks.culture.figures import plot_quizzes as plot_quizzes
     from interp_kit.tasks.culture.figures import repr_grid as repr_grid
+    from interp_kit.tasks.culture.grids import quiz_diff_mask as quiz_diff_mask
 
 
 def __getattr__(name: str) -> Any:

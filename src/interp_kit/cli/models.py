@@ -1,7 +1,7 @@
 """Commands that make data and models, and load and test them."""
 
-import re
 from dataclasses import dataclass, field
+from itertools import chain
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,32 +15,42 @@ from interp_kit.studies.culture.training.config import CultureConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Generate:
-    """Write data files: of the boolean task (as `causal-experiment --generate`), or questions about causal graphs."""
+    """Write data files: of the boolean task (as `causal-experiment --generate`), questions about causal graphs, or grid
+    quizzes."""
 
-    task: Annotated[Literal["boolean", "graphs"], tyro.conf.Positional] = "boolean"
-    """boolean or graphs"""
+    task: Annotated[Literal["boolean", "graphs", "culture"], tyro.conf.Positional] = "boolean"
+    """boolean, graphs or culture"""
     out: Path = Path("dataset")
-    """the folder that gets train.jsonl, valid.jsonl and test.jsonl (graphs: .parquet files and manifest.json)"""
+    """the folder that gets train.jsonl, valid.jsonl and test.jsonl (the others: .parquet files and manifest.json)"""
     omit: str = ""
     """boolean: inputs to leave out, '1,1,1,1,1;0,0,0,0,0'"""
     seed: int = 42
-    """boolean: of the draws"""
+    """boolean, culture: of the draws"""
     config: Path | None = None
     """graphs: a YAML file of the fields of GraphsConfig; default: its defaults"""
+    n: int = 1_000_000
+    """culture: rows"""
+    noise: float = 0.05
+    """culture: share of a prompt's cells drawn anew"""
+    quizzes: Path | None = None
+    """culture: a c_quizzes.pth; what models made is then one more label, beside the rules, with as many rows"""
     shard: str = ""
-    """graphs: i/n, to make the i-th of n shards only, counted from 0"""
+    """graphs, culture: i/n, to make the i-th of n shards only, counted from 0"""
     merge: int = 0
     """graphs: make one data set of this many shards in the folder"""
     jobs: int | None = None
-    """graphs: processes; default: one a core, at most four"""
+    """graphs, culture: processes; default: one a core, at most four"""
     progress: Progress = PROGRESS
 
     def execute(self) -> None:
-        given = [name for name in _OF_BOOLEAN + _OF_GRAPHS if getattr(self, name) != getattr(Generate, name)]
-        foreign = [f"--{name}" for name in given if (name in _OF_GRAPHS) != (self.task == "graphs")]
+        given = [
+            name for name in sorted({*chain(*_OPTIONS.values())}) if getattr(self, name) != getattr(Generate, name)
+        ]
+        foreign = [f"--{name}" for name in given if name not in _OPTIONS[self.task]]
         if foreign:
             raise ValueError(f"{' and '.join(foreign)} cannot be given with the task {self.task}; leave it out")
-        for path in self._graphs() if self.task == "graphs" else self._boolean():
+        made = {"boolean": self._boolean, "graphs": self._graphs, "culture": self._culture}[self.task]()
+        for path in made:
             print(path)
 
     def _boolean(self) -> list[Path]:
@@ -52,22 +62,35 @@ class Generate:
         return write_splits(task, self.out, splits(task, omit=omitted, seed=self.seed))
 
     def _graphs(self) -> list[Path]:
+        from interp_kit.core.parallel import parse_shard
         from interp_kit.tasks.graphs.data.config import GraphsConfig, read_config
-        from interp_kit.tasks.graphs.data.files import WHOLE, generate, merge
+        from interp_kit.tasks.graphs.data.files import generate, merge
 
         config = GraphsConfig() if self.config is None else read_config(self.config)
-        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", self.shard)
-        if self.shard and found is None:
-            raise ValueError(f"--shard is {self.shard!r}; expected i/n, as in 0/4 for the first of four")
+        shard = parse_shard(self.shard)
         if self.merge:
             if self.shard:
                 raise ValueError("--shard and --merge cannot be given together; make all shards, then merge them")
             return merge(config, self.out, self.merge)
-        shard = WHOLE if found is None else (int(found[1]), int(found[2]))
         return generate(config, self.out, shard=shard, jobs=self.jobs, progress=self.progress)
 
+    def _culture(self) -> list[Path]:
+        from interp_kit.core.parallel import parse_shard
+        from interp_kit.tasks.culture.data import CultureDataConfig, generate
 
-_OF_BOOLEAN, _OF_GRAPHS = ("omit", "seed"), ("config", "shard", "merge", "jobs")
+        config, shard, made = CultureDataConfig(self.n, self.noise, self.seed), parse_shard(self.shard), None
+        if self.quizzes is not None:
+            from interp_kit.studies.culture.training.quiz_making import load_quizzes
+
+            made = load_quizzes(self.quizzes)[0]
+        return generate(config, self.out, made=made, shard=shard, jobs=self.jobs, progress=self.progress)
+
+
+_OPTIONS = {
+    "boolean": ("omit", "seed"),
+    "graphs": ("config", "shard", "merge", "jobs"),
+    "culture": ("n", "noise", "quizzes", "seed", "shard", "jobs"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,14 @@ def check_writable(path: str | Path) -> Path:
     _check_file(path)
     check_parent(path, path)
     return path
+
+
+def check_new(paths: Iterable[Path]) -> None:
+    """Raise OSError, before work begins, if one of the files is there already or cannot be written."""
+    for path in paths:
+        if path.exists():
+            raise cannot_write(path, FileExistsError("it is there already; remove it, or name another folder"))
+        check_writable(path)
 
 
 def _check_file(path: Path) -> None:

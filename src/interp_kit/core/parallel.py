@@ -2,11 +2,12 @@
 
 Here they run in joblib's own worker processes (loky). Under `joblib.parallel_config(backend="dask")`, or "ray", the
 same jobs go to that cluster. The workers of this machine end with their parent, also if it is killed, and leave Ctrl-C
-to it.
+to it. Jobs that share nothing, on many machines, take a shard each: a pair (i, n), the i-th of n, counted from 0.
 """
 
 import ctypes
 import os
+import re
 import signal
 import sys
 import threading
@@ -23,14 +24,38 @@ from typing import Any, Generic, TypeVar
 from loguru import logger
 from threadpoolctl import threadpool_limits
 
+from interp_kit.core.config import check_count
 from interp_kit.core.showing import bar, show_no_bars
 
 Work = TypeVar("Work")
 Done = TypeVar("Done")
 
+Shard = tuple[int, int]
+WHOLE: Shard = (0, 1)
+MOST_SHARDS = 99_999
 IDLE_SECONDS = 60  # that a worker waits for more work
 PR_SET_PDEATHSIG = 1  # of prctl, in <linux/prctl.h>
 LOST = "a worker process was lost, perhaps for lack of memory: fewer jobs at a time need less"
+
+
+def check_shard(shard: Shard) -> None:
+    """Raise ValueError if there is no such shard."""
+    index, count = shard
+    check_count("the number of shards", count, 1, MOST_SHARDS)
+    check_count("the shard", index, 0, count - 1)
+
+
+def parse_shard(text: str) -> Shard:
+    """The shard of an option such as "0/4"; WHOLE for no text. Raises ValueError for any other."""
+    found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", text)
+    if text and found is None:
+        raise ValueError(f"--shard is {text!r}; expected i/n, as in 0/4 for the first of four")
+    return WHOLE if found is None else (int(found[1]), int(found[2]))
+
+
+def numbered(index: int, count: int) -> str:
+    """The end of a name, of the index-th of `count` files."""
+    return f"-{index:05d}-of-{count:05d}"
 
 
 def processes(jobs: int | None) -> int:

@@ -11,9 +11,10 @@ from interp_kit.models.checkpoints import checkpoint_root, read_manifest
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, load_mygpt, save_mygpt
 from interp_kit.studies.culture.checkpoints import _argmax, _quizzes, package
 from interp_kit.studies.culture.models import load_culture
+from interp_kit.studies.culture.training.config import CultureConfig
 from interp_kit.studies.culture.training.learner import Learner
 from interp_kit.studies.culture.training.presets import PRESETS
-from interp_kit.studies.culture.training.turns import Point
+from interp_kit.studies.culture.training.turns import Point, model_seed
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
 
@@ -50,6 +51,23 @@ def test_weights_that_half_precision_would_change_are_kept_whole(tmp_path: Path)
     assert entry.metrics["dtype"] == "float32"
 
 
+def test_a_model_in_half_precision_is_copied_as_it_is(tmp_path: Path) -> None:
+    """With what its run found last; its seed is that of the run and its number."""
+    source, root = tmp_path / "run", tmp_path / "out"
+    model = save_mygpt(MyGPT(SIZES, seed=0), 0.625, source / "gpt_003.pth", dtype=torch.float16)
+    shares = {"by_task": {"Cell": 0.5}, "by_structure": {"whole": 0.5}, "right": None, "seconds": 9.0, "spent": 9.5}
+    points = [Point(3, seen, 0.1, accuracy, 0.75, **shares) for seen, accuracy in ((8, 0.5), (16, 0.625))]
+    (source / "curve.jsonl").write_text("".join(json.dumps(dataclasses.asdict(p)) + "\n" for p in points))
+    (source / "config.json").write_text(json.dumps(dataclasses.asdict(CultureConfig(ids=(3,), tested=64, seed=2026))))
+    entry = package(source, root, origin="somewhere")["culture/gpt_003"]
+    assert (root / "culture" / "gpt_003.pth").read_bytes() == model.read_bytes()
+    assert entry.seed == model_seed(2026, 3) != 3
+    assert entry.metrics == {
+        "dtype": "float16", "quizzes seen": 16, "seconds of training": 9.5, "origin": "somewhere",
+        "sampled, noise 0.05": {"value": 0.625, "n": 64}, "greedy, noise 0.05": {"value": 0.75, "n": 64},
+    }  # fmt: skip
+
+
 def test_nothing_to_package(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no gpt_NNN\.pth"):
         package(tmp_path, tmp_path / "out")
@@ -66,7 +84,7 @@ def test_shipped_models_are_what_the_manifest_says(name: str) -> None:
     assert isinstance(model, MyGPT)
     path = checkpoint_root() / entry.path
     assert path.stat().st_size < 8_000_000
-    noisy, clean = _quizzes(64)
+    noisy, clean = _quizzes(32)
     from interp_kit.studies.culture.training.forward import answers
 
     sampled = answers(model, noisy, clean)[1].mean()

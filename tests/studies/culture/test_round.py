@@ -1,9 +1,9 @@
-"""A round of culture: it goes on where it was stopped, and what it keeps holds the rule when that is worked out again,
-in the shipped round too."""
+"""A round of culture: it goes on where it was stopped, and what it keeps holds the rule, worked out again."""
 
 import hashlib
 import json
 import shutil
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import torch
 from matplotlib.text import Text
 
 from interp_kit.core.identity import derive_seed
-from interp_kit.models.checkpoints import checkpoint_root, checksum, provenance
+from interp_kit.models.checkpoints import checksum, provenance
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.reports.plotting import figure_of
 from interp_kit.studies.culture import round as recipe
 from interp_kit.studies.culture.models import load_culture
 from interp_kit.studies.culture.round import EVIDENCE, culture_round, main, picture, summary
 from interp_kit.studies.culture.training import quiz_making as making
-from interp_kit.studies.culture.training.quiz_making import QUIZZES, Agreement, load_quizzes, save_quizzes
+from interp_kit.studies.culture.training.quiz_making import QUIZZES, Agreement, load_quizzes, save_quizzes, save_round
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import sample_worlds
 
@@ -179,10 +179,17 @@ def test_what_is_no_round_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shipped_round(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("shipped")
-    for name in (QUIZZES, EVIDENCE):
-        shutil.copy(checkpoint_root() / "culture" / name, out / name)
+def whole_round(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine quizzes that four judges keep, one of whom is lost at each."""
+    out = tmp_path_factory.mktemp("whole")
+    quizzes = sample_worlds(9, np.random.default_rng(3)).quizzes().astype(np.int64)
+    p = np.where(np.arange(9)[:, None] % 4 == np.arange(4), 0.25, 0.9921875)
+    found = {
+        "rule": asdict(Agreement()), "seed": 1, "judging seed": 2, "maker": "m" * 64, "made at a time": 200,
+        "judges": {f"culture/gpt_{k:03d}": f"{k}" * 64 for k in range(4)}, "made": 400, "judged": 300, "p": p.tolist(),
+    }  # fmt: skip
+    save_round(out / QUIZZES, quizzes)
+    recipe._write(out, found, quizzes)
     return out
 
 
@@ -227,13 +234,13 @@ DAMAGE: dict[str, tuple[Any, str]] = {
 
 def nan_in(out: Path) -> None:
     text = (out / EVIDENCE).read_text()
-    (out / EVIDENCE).write_text(text.replace("0.9939211311559234", "NaN"))
+    (out / EVIDENCE).write_text(text.replace("0.9921875", "NaN", 1))
 
 
 @pytest.mark.parametrize("name", DAMAGE)
-def test_a_damaged_round_is_refused_by_name(shipped_round: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_round_is_refused_by_name(whole_round: Path, tmp_path: Path, name: str) -> None:
     damage, message = DAMAGE[name]
-    out = shutil.copytree(shipped_round, tmp_path / "round")
+    out = shutil.copytree(whole_round, tmp_path / "round")
     damage(out)
     for read in (summary, picture):
         with pytest.raises(ValueError, match=message) as caught:
@@ -250,30 +257,28 @@ def test_a_judge_named_twice_counts_once(folder: Path, tmp_path: Path, capsys: p
     assert capsys.readouterr().out.startswith(f"{tmp_path / EVIDENCE}\n")
 
 
-def test_the_shipped_round_holds_the_rule_worked_out_again() -> None:
+def test_a_round_holds_the_rule_worked_out_again(folder: Path, tmp_path: Path) -> None:
     """By a loop over judges, rounds, structures and quizzes, from the definition."""
-    folder = checkpoint_root() / "culture"
-    quizzes, evidence = kept(folder)
+    rule, maker = Agreement(sure=0.5, lost=0.25, max_fail=4, rounds=2), folder / "maker" / "gpt_004.pth"
+    culture_round(maker, tmp_path, checkpoint_dir=folder, rule=rule, seed=5, made=3, most=3)
+    quizzes, evidence = kept(tmp_path)
     models = load_culture([int(name.rpartition("_")[2]) for name in evidence["judges"]], folder)
     assert [provenance(model).sha256 for model in models] == list(evidence["judges"].values())
     assert len({quiz.tobytes() for quiz in quizzes}) == len(quizzes) == len(evidence["p"]) > 0
-    p = np.zeros((len(quizzes), len(models)))
+    log_p = np.full((len(quizzes), len(models), rule.rounds), 0.0)
     for (row, quiz), (m, model) in product(enumerate(quizzes), enumerate(models)):
         rng = np.random.default_rng(derive_seed(evidence["judging seed"], "noise", quiz.astype(np.uint8).tobytes()))
-        for _ in range(evidence["rule"]["rounds"]):
-            chance = 1.0
+        for turn in range(rule.rounds):
             for structure in ("A f_A B f_B", "f_A A f_B B"):
                 clean = grids.reconfigure(quiz[None], grids.structure(structure))
                 read = grids.add_noise(clean, grids.noisy_cells(grids.structure(structure)), rng, grids.NOISE)
                 with torch.inference_mode():
-                    probabilities = model(torch.as_tensor(read).long())[0, -100:].double().softmax(-1)
-                chance *= float(probabilities[torch.arange(100), torch.as_tensor(clean[0, -100:]).long()].prod())
-            p[row, m] += chance / evidence["rule"]["rounds"]
+                    log_probs = model(torch.as_tensor(read).long())[0, -100:].double().log_softmax(-1)
+                log_p[row, m, turn] += float(log_probs[torch.arange(100), torch.as_tensor(clean[0, -100:])].sum())
     recorded = np.array(evidence["p"])
-    np.testing.assert_allclose(p, recorded, atol=1e-3)
-    p = recorded
-    assert ((p >= 0.95) | (p <= 0.5)).all()
-    assert ((p <= 0.5).sum(1) == 1).all()
+    assert (recorded > 0).all()  # tiny, but numbers that can be compared
+    np.testing.assert_allclose(np.log(recorded), np.log(np.exp(log_p).mean(-1)), atol=1e-3)
+    assert ((recorded >= rule.sure) | (recorded <= rule.lost)).all()
     cells = grids.split(quizzes)
     assert (cells[:, 0] != cells[:, 1]).any(1).all()
     assert (cells[:, 2] != cells[:, 3]).any(1).all()

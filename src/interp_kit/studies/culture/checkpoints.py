@@ -10,54 +10,66 @@ from typing import Any
 import numpy as np
 import torch
 
-from interp_kit.core.files import replacing
+from interp_kit.core.config import from_mapping
+from interp_kit.core.files import read_json, replacing
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.program import ended
 from interp_kit.models.checkpoints import Entry, read_manifest, weights_hash, write_manifest
 from interp_kit.models.mygpt import MyGPT, load_mygpt, save_mygpt
 from interp_kit.studies.culture.models import FOLDER, MODEL
 from interp_kit.studies.culture.round import EVIDENCE
+from interp_kit.studies.culture.training.config import CultureConfig
+from interp_kit.studies.culture.training.draws import quiz_batch
 from interp_kit.studies.culture.training.forward import answers
 from interp_kit.studies.culture.training.learner import Learner
 from interp_kit.studies.culture.training.quiz_making import QUIZZES
-from interp_kit.studies.culture.training.turns import quiz_batch, read_curve
+from interp_kit.studies.culture.training.turns import RUN, model_seed, read_curve
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
 
 
-def package(source: str | Path, root: str | Path, revision: str = "unknown", n: int = 512) -> dict[str, Entry]:
+def package(
+    source: str | Path, root: str | Path, revision: str = "unknown", n: int = 512, *, origin: str = ""
+) -> dict[str, Entry]:
     """Write every model of a training folder to ROOT/culture, with its curve and its entry in the manifest.
 
     Weights are stored in float16 where that changes no argument of the maximum over the answers of n quizzes; the
     accuracy stored with a model, and in its entry, is that of the stored weights on those quizzes (with noise, mean
-    probability of a right sample). Its seed is that of its training state, or its number where there is none. Raises
-    ValueError for a folder without models.
+    probability of a right sample). A model that is in float16 already is copied as it is, with what the last evaluation
+    of its run found. The seed is that of its training state, else what the run's config.json makes of its number, else
+    its number. origin: in words, where and how it was trained. Raises ValueError for a folder without models.
     """
     source, folder = Path(source), Path(root) / FOLDER
     entries: dict[str, Entry] = {}
-    points = read_curve(source)
+    points = {point.id: point for point in read_curve(source)}
+    run = from_mapping(CultureConfig, read_json(source / RUN)) if (source / RUN).exists() else None
     for path in sorted(source.glob("gpt_*.pth")):
         match = MODEL.fullmatch(path.name)
         if match is None:
             continue
-        model, _ = load_mygpt(path)
+        id, target = int(match[1]), folder / path.name
+        point, state = points.get(id), path.with_suffix(".state")
+        model, accuracy = load_mygpt(path)
         half = copy.deepcopy(model).half().float()
-        noisy, clean = _quizzes(n)
-        same = _argmax(model, noisy).equal(_argmax(half, noisy))
-        stored = half if same else model
-        greedy, sampled = answers(stored, noisy, clean)
-        dtype = torch.float16 if same else torch.float32
-        target = folder / path.name
-        save_mygpt(stored, float(sampled.mean()), target, dtype=dtype)
-        state = path.with_suffix(".state")
-        seed = Learner.load(state).seed if state.exists() else int(match[1])
-        seen = [point.seen for point in points if point.id == int(match[1])]
+        if run and point and all(map(torch.equal, model.parameters(), half.parameters())):
+            stored, dtype, greedy, asked = half, torch.float16, point.greedy, run.tested
+        else:
+            noisy, clean = _quizzes(n)
+            same = _argmax(model, noisy).equal(_argmax(half, noisy))
+            stored, dtype = (half, torch.float16) if same else (model, torch.float32)
+            right, sampled = answers(stored, noisy, clean)
+            accuracy, greedy, asked = float(sampled.mean()), float(right.mean()), n
+        save_mygpt(stored, accuracy, target, dtype=dtype)
+        seed = Learner.load(state).seed if state.exists() else model_seed(run.seed, id) if run else id
         metrics: dict[str, Any] = {
             "dtype": str(dtype).removeprefix("torch."),
-            "quizzes seen": seen[-1] if seen else None,
-            "sampled, noise 0.05": {"value": round(float(sampled.mean()), 4), "n": n},
-            "greedy, noise 0.05": {"value": round(float(greedy.mean()), 4), "n": n},
+            "quizzes seen": point.seen if point else None,
+            "seconds of training": point.spent if point else None,
+            "sampled, noise 0.05": {"value": round(accuracy, 4), "n": asked},
+            "greedy, noise 0.05": {"value": round(greedy, 4), "n": asked},
         }
+        if origin:
+            metrics["origin"] = origin
         entries[f"{FOLDER}/gpt_{match[1]}"] = Entry(
             path=f"{FOLDER}/{path.name}",
             sha256=weights_hash(target),
@@ -100,8 +112,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("source", type=Path, help="the folder that `interp-kit train-culture` wrote")
     parser.add_argument("--out", type=Path, default=Path("checkpoints"))
     parser.add_argument("--revision", default="unknown", help="of the code that trained them")
+    parser.add_argument("--origin", default="", help="in words, where and how they were trained")
     options = parser.parse_args(argv)
-    for name, entry in package(options.source, options.out, options.revision).items():
+    for name, entry in package(options.source, options.out, options.revision, origin=options.origin).items():
         print(name, entry.metrics)
     return 0
 

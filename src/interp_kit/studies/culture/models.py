@@ -30,10 +30,10 @@ from interp_kit.models.gpt2 import HUB_ID
 from interp_kit.models.hooked_model import HookedModel, attach
 from interp_kit.models.mygpt import MyGPT, load_mygpt
 from interp_kit.models.tensor_files import CheckpointError
-from interp_kit.registry.tasks import task
 from interp_kit.studies.culture.training import quiz_making as making
 from interp_kit.studies.culture.training.quiz_making import QUIZZES
 from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.task import build_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -133,9 +133,23 @@ def load_quizzes(checkpoint_dir: str | Path | None = None) -> Quizzes:
     return Quizzes(*making.load_quizzes(_file(QUIZZES, checkpoint_dir)))
 
 
-def create_tokenizer() -> "PreTrainedTokenizerFast":
-    """A tokenizer of quizzes, for axes and texts; its padding token is none of the tokens of a quiz."""
-    made: Any = task("culture").tokenizer()
+def create_tokenizer(words: str = "decimal", *, push_to_hub: str | None = None) -> "PreTrainedTokenizerFast":
+    """Make a tokenizer of quizzes, for axes and texts. Its padding token is none of the tokens of a quiz.
+
+    Args:
+        words: "decimal" for 0 … 10 and A, f_A, B, f_B; unknown text is an error. "hexadecimal" for the original's
+            0 … a and X, f_X, Y, f_Y, with [UNK] = 15 (and [PAD] = 16 for its padding, which was "0", as white is).
+        push_to_hub: Id of a hub repository that it is pushed to, by the tokenizer's own method of that name.
+
+    Returns:
+        The tokenizer. The same ids as in quizzes; at most 405 of them.
+
+    Raises:
+        ValueError: There are no such words.
+    """
+    made = build_tokenizer(words)
+    if push_to_hub is not None:
+        made.push_to_hub(push_to_hub)
     return made
 
 

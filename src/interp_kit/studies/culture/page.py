@@ -11,7 +11,7 @@ from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.stats import mean_interval
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
-from interp_kit.studies.culture.curve import AIM, LEAST, plot_curve, quizzes_to_reach, schedule_ends
+from interp_kit.studies.culture.curve import plot_curve
 from interp_kit.studies.culture.scores import CultureTests
 from interp_kit.studies.culture.study import DIRECTED
 from interp_kit.studies.culture.training.turns import Point
@@ -112,23 +112,11 @@ def _scores_section(scores: CultureTests, curve: Sequence[Point]) -> Section:
 def _curve_figure(curve: Sequence[Point]) -> tuple[Figure, ...]:
     if not curve:
         return ()
-    guesses = []
-    for id in sorted({point.id for point in curve}):
-        of_model = [point for point in curve if point.id == id]
-        if len(schedule_ends(of_model)) >= LEAST and np.isfinite(reached := quizzes_to_reach(of_model, AIM)):
-            guesses.append(f"gpt_{id:03d} at {reached / 1e6:.2g}")
-    guess = ""
-    if guesses:
-        guess = (
-            f" It would reach {AIM} with {', '.join(guesses)} million quizzes: a guess from three points or a few more,"
-            " between which the networks may have grown."
-        )
     return (
         Figure(
             plot_curve(curve),
             "Learning curves: mean probability that a sampled answer is right, and share of greedy answers that are, on"
-            " the same fresh quizzes at every evaluation, with noise. The learning rate falls to 0 at the end of each"
-            f" schedule, and rises again with the next. Dotted: a power law through the ends of schedules.{guess}",
+            " the same fresh quizzes at every evaluation, with noise. The learning rate falls to 0 at the end.",
         ),
     )
 

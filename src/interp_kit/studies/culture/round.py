@@ -1,12 +1,8 @@
 """A round of culture: quizzes that one model makes and others keep, with the evidence beside them.
 
-`python -m interp_kit.studies.culture.round --maker runs/maker/gpt_004.pth --out runs/round` writes `c_quizzes.pth`, in
-the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were made, and each
-judge's probability of solving each quiz, with a checksum of both. It goes on where it was stopped. The shipped round,
-whose summary and picture come at once as it is complete:
-
-    python -m interp_kit.studies.culture.round --maker checkpoints/culture/maker/gpt_004.pth --seed 21 --most 11200 \\
-        --out checkpoints/culture --rows 0 3 6 --picture docs/culture_made.png
+`python -m interp_kit.studies.culture.round --maker checkpoints/culture/gpt_004.pth --out runs/round` writes
+`c_quizzes.pth`, in the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were
+made, and each judge's probability of solving each quiz, with a checksum of both. It goes on where it was stopped.
 """
 
 import argparse

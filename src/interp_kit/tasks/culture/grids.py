@@ -157,6 +157,27 @@ def noisy_cells(structure: int | NDArray[np.integer]) -> NDArray[np.bool_]:
     return cells_of(np.array([s.noisy for s in STRUCTURES])[structure])
 
 
+def quiz_diff_mask(quizzes: Tokens) -> NDArray[np.bool_]:
+    """True on the cells whose colour differs from that of the same cell in the grid before, as the quiz has them.
+
+    Args:
+        quizzes: (n, 404) quizzes in any structure, or (n, 405) with the 0 before them; or one row.
+
+    Returns:
+        The mask, of the same shape. Markers and the first grid have nothing before them and are False.
+
+    Raises:
+        ValueError: They are no quizzes.
+    """
+    tokens = np.asarray(quizzes)
+    rows = np.atleast_2d(tokens)
+    shift = int(rows.shape[-1] == LENGTH + 1 and not rows[:, 0].any())
+    quarters = check(rows[:, shift:]).reshape(-1, len(GRIDS), QUARTER)
+    mask = np.zeros(quarters.shape, bool)
+    mask[:, 1:, 1:] = quarters[:, 1:, 1:] != quarters[:, :-1, 1:]
+    return np.pad(mask.reshape(-1, LENGTH), ((0, 0), (shift, 0))).reshape(tokens.shape)
+
+
 def add_noise(
     quizzes: NDArray[Integer], where: NDArray[np.bool_], rng: np.random.Generator, p: float = NOISE
 ) -> NDArray[Integer]:

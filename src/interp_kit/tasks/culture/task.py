@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from interp_kit.core.config import check_names, check_number, one_or_more
+from interp_kit.core.config import check_choice, check_names, check_number, one_or_more
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask, check_sample
@@ -140,7 +140,7 @@ class CultureTask(AbstractTask):
 
     def tokenizer(self) -> "PreTrainedTokenizerFast":
         """One token a word, "0" … "10" and the four markers, ids as in `vocabulary`; "pad" has the id behind them."""
-        return _build_tokenizer()
+        return build_tokenizer()
 
     def _names(self, order: int) -> dict[str, int]:
         quarters = [*STRUCTURES[order].order[:3], self.answer]
@@ -225,13 +225,31 @@ def _text(tokens: Sequence[int]) -> str:
     return "\n".join(" ".join(line) for line in lines)
 
 
+# In the original, text is of hexadecimal words and X, Y stand for A, B. Its padding and its first token were "0", which
+# is also white: here padding is a token of its own, and "0" no special one, so that decoding keeps white cells.
+WORDS = {
+    "decimal": (*CultureTask.vocabulary, "pad"),
+    "hexadecimal": (*"0123456789a", "X", "f_X", "Y", "f_Y", "[UNK]", "[PAD]"),
+}
+
+
 @cache
-def _build_tokenizer() -> "PreTrainedTokenizerFast":
-    """Words between spaces and line ends. Unknown text is an error, not <unk>."""
+def build_tokenizer(words: str = "decimal") -> "PreTrainedTokenizerFast":
+    """Words between spaces and line ends. Unknown text is an error, or in "hexadecimal", as in the original, [UNK].
+
+    Raises:
+        ValueError: There are no such words.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    ids = {word: i for i, word in enumerate((*CultureTask.vocabulary, "pad"))}
-    tokenizer = Tokenizer(models.WordLevel(vocab=ids, unk_token="<not in the task's vocabulary>"))
+    check_choice("words", words, WORDS)
+    listed, special = WORDS[words], {"pad_token": WORDS[words][-1]}
+    unknown = "[UNK]" if "[UNK]" in listed else "<not in the task's vocabulary>"
+    if "[UNK]" in listed:
+        special["unk_token"] = "[UNK]"
+    tokenizer = Tokenizer(models.WordLevel(vocab={word: i for i, word in enumerate(listed)}, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="pad", clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, model_max_length=1 + 4 * QUARTER, **special
+    )

@@ -90,55 +90,6 @@ def test_raising_the_probability_of_the_whole_answer(
         assert grads[name] == pytest.approx(parameter.grad, abs=1e-6), name
 
 
-def test_a_deeper_network_begins_as_the_shallow_one_and_learns_in_every_block(quizzes: torch.Tensor) -> None:
-    learner, weight = Learner(TINY, seed=1, budget=1000), weights((False, True, False, True), 8)
-    for _ in range(3):
-        learner.step(quizzes, quizzes, weight)
-    deep = learner.deepened(5)
-    assert (len(deep.model.blocks), deep.preset.n_layers, deep.seen) == (5, 5, learner.seen)
-    assert torch.equal(deep.model(quizzes), learner.model(quizzes))
-    before = {name: p.detach().clone() for name, p in deep.model.named_parameters()}
-    for _ in range(2):
-        deep.step(quizzes, quizzes, weight)
-    for name, p in deep.model.named_parameters():
-        assert not torch.equal(p, before[name]), name
-    with pytest.raises(ValueError, match="5 layers cannot be deepened to 5"):
-        deep.deepened(5)
-
-
-@pytest.mark.parametrize(("optimiser", "precision"), [("muon", "float32"), ("muon", "bfloat16"), ("adam", "float32")])
-def test_a_deeper_network_goes_on_where_the_shallow_one_stood(
-    quizzes: torch.Tensor, optimiser: str, precision: str
-) -> None:
-    """Its next step has the same loss, at the same precision, of all that the shallow one was told."""
-    preset = dataclasses.replace(TINY, optimiser=optimiser)
-    learner = Learner(preset, seed=3, budget=1000, precision=precision, micro_batch=3)
-    weight = weights((False, True, False, True), 8) * torch.rand(8, 404, generator=torch.Generator().manual_seed(3))
-    for _ in range(3):
-        learner.step(quizzes, quizzes, weight)
-    learner.right[2, 1] = 0.5
-    deep = learner.deepened(3)
-    assert (deep.seed, deep.budget, deep.micro_batch, deep.rate()) == (3, 1000, 3, learner.rate())
-    assert np.array_equal(deep.right, learner.right)
-    learner.right[2, 1] = 0.75
-    assert deep.right[2, 1] == 0.5
-    assert deep.step(quizzes, quizzes, weight)[0] == learner.step(quizzes, quizzes, weight)[0]
-
-
-@pytest.mark.parametrize(("old", "new"), [(1, 3), (2, 3), (2, 5), (4, 6), (3, 8)])
-def test_new_blocks_stand_evenly_between_and_behind_the_old_ones(old: int, new: int) -> None:
-    learner = Learner(dataclasses.replace(TINY, n_layers=old), seed=1, budget=10)
-    for block in learner.model.blocks:
-        torch.nn.init.normal_(block.w_o)
-    silent = [not block.w_o.any() for block in learner.deepened(new).model.blocks]
-    kept = [layer for layer, nothing in enumerate(silent) if not nothing]
-    assert len(kept) == old
-    assert kept[0] == 0
-    spans = np.diff([*kept, new])
-    assert spans.max() - spans.min() <= 1
-    assert spans[-1] == spans.max()
-
-
 def test_gradients_in_bfloat16_are_near_and_weights_stay_whole(
     quizzes: torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

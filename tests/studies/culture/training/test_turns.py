@@ -19,7 +19,7 @@ from interp_kit.studies.culture.training import turns as rotation
 from interp_kit.studies.culture.training.config import CultureConfig
 from interp_kit.studies.culture.training.learner import Learner
 from interp_kit.studies.culture.training.quiz_making import Agreement, save_quizzes
-from interp_kit.studies.culture.training.turns import Point, quiz_batch, read_curve, train, turn
+from interp_kit.studies.culture.training.turns import Point, read_curve, train, turn
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.world import TASKS
 
@@ -35,49 +35,6 @@ if __name__ == "__main__":
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
     return load_mygpt(path)[0].state_dict()
-
-
-def test_batches_are_noisy_where_the_structure_says_and_true_elsewhere() -> None:
-    structure = np.arange(200) % len(grids.STRUCTURES)
-    noisy, clean = quiz_batch(np.arange(200) % 8, structure, np.random.default_rng(0), 0.5)
-    differs = noisy != clean
-    assert not differs[~grids.noisy_cells(structure)].any()
-    assert 0.4 < differs[grids.noisy_cells(structure)].mean() < 0.5  # half are drawn anew, one in eleven as it was
-    assert grids.structure_of(clean).tolist() == structure.tolist()
-
-
-def test_the_first_grid_is_smudged_where_quizzes_are_made_and_nowhere_else() -> None:
-    structure = np.arange(200) % len(grids.STRUCTURES)
-    noisy, clean = quiz_batch(np.arange(200) % 8, structure, np.random.default_rng(0), 0.0, 0.5)
-    makes, first = ~np.isin(structure, grids.EVALUATED), slice(1, grids.QUARTER)
-    differs = noisy != clean
-    assert 0.4 < differs[makes, first].mean() < 0.5
-    differs[makes, first] = False
-    assert not differs.any()
-
-
-def test_draws_follow_what_is_still_wrong() -> None:
-    right = np.ones((len(TASKS), len(grids.STRUCTURES)))
-    right[3, 1] = 0.0
-    task, structure = rotation._draw(20_000, right, 0.8, 0.0, np.random.default_rng(0))
-    share = ((task == 3) & (structure == 1)).mean()
-    assert share == pytest.approx(0.8 + 0.2 / 32, abs=0.01)
-    assert set(structure) == set(grids.EVALUATED)
-    _, structure = rotation._draw(20_000, right, 0.0, 0.3, np.random.default_rng(0))
-    assert (~np.isin(structure, grids.EVALUATED)).mean() == pytest.approx(0.3, abs=0.01)
-
-
-def test_weights_of_the_loss() -> None:
-    weight = rotation._weight_of(np.array([0, 4]), 0.1)
-    assert (weight[0, 1:101] == np.float32(0.1)).all()
-    assert (weight[0, 102:202] == 1).all()
-    assert (weight[0, 203:303] == np.float32(0.1)).all()
-    assert (weight[0, 304:] == 1).all()
-    assert (weight[1, 203:303] == 1).all()  # the structure that makes quizzes writes three grids
-    last = rotation._weight_of(np.array([0, 4]), 0.0, 0.0)
-    assert last[0].nonzero()[0].tolist() == list(range(304, 404))
-    assert last[1].sum() == 300
-    assert set(weight[0, ::101]) == {np.float32(0.1)}
 
 
 @pytest.mark.slow
@@ -347,26 +304,18 @@ def test_files_that_no_training_wrote_are_kept(tmp_path: Path, name: str, text: 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"preset": "18K"}, "no preset '18K'; there are fast, deep, 17K"),
+        ({"preset": "18K"}, "no preset '18K'; there are wide, fast, 17K"),
         ({"ids": ()}, "needs a model"),
         ({"turn": 0}, "turn is 0"),
         ({"shards": 2, "workers": 1}, "a worker for each shard"),
         ({"precision": "float16"}, "precision is 'float16'"),
-        ({"finish": 0.1, "making": 0.1}, "not for both"),
+        ({"finish": 0.1, "making": 0.1}, "finish is 0.1 and making 0.1; set one of them to 0"),
     ],
 )
 def test_bad_configs(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(CultureConfig(**{**SMALL, **options}), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-def test_a_model_goes_on_with_more_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(rotation.PRESETS, "17K deep", dataclasses.replace(rotation.PRESETS["17K"], n_layers=3))
-    before = turn(CultureConfig(**{**SMALL, "budget": 32}), 0, tmp_path)
-    after = turn(CultureConfig(**{**SMALL, "budget": 64, "preset": "17K deep"}), 0, tmp_path)
-    assert (before.seen, after.seen) == (32, 64)
-    assert len(load_mygpt(tmp_path / "gpt_000.pth")[0].blocks) == 3
 
 
 def test_the_end_of_a_budget_is_for_the_whole_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +374,35 @@ def test_the_second_grid_has_the_weight_of_a_hint(tmp_path: Path, monkeypatch: p
     assert weight.count_nonzero() == 32 * 200
 
 
+def test_the_hint_is_smaller_in_the_second_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = steps_at_once(monkeypatch)
+    for _ in range(3):
+        turn(CultureConfig(**{**SMALL, "budget": 96, "hint": 1.0, "late_hint": 0.25}), 0, tmp_path)
+    assert [(seen, float(weight[0, 102])) for seen, _, weight, _ in given] == [(0, 1.0), (32, 1.0), (64, 0.25)]
+
+
+def test_a_schedule_by_time_ends_when_that_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step takes a second, but for the first of a turn, in which a process may compile."""
+    given, now = steps_at_once(monkeypatch), [0.0]
+
+    def clock() -> float:
+        now[0] += 0.5  # looked at twice a step
+        return now[0]
+
+    monkeypatch.setattr(rotation, "_evaluate", lambda config, id, learner, *_: dataclasses.replace(
+        point(id, learner.seen, 0.0), spent=learner.spent
+    ))  # fmt: skip
+    monkeypatch.setattr(rotation.time, "monotonic", clock)
+    config = CultureConfig(**{**SMALL, "turn": 100, "seconds": 2.0, "finish": 0.5})
+    points = [turn(config, 0, tmp_path) for _ in range(2)]
+    assert [p.spent for p in points] == [1.5, 2.0]
+    assert [p.seen for p in points] == [100, 150]  # budget, of 96, does not count
+    assert [whole > 0 for *_, whole in given] == [False, False, False, True, True, True]
+    assert not rotation._finished(config, points[0])
+    assert rotation._finished(config, points[1])
+    assert (Learner.load(tmp_path / "gpt_000.state").spent, rotation._finished(config, None)) == (2.0, False)
+
+
 def test_what_is_answered_wrongly_is_noted_by_task_and_structure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,13 +416,6 @@ def test_what_is_answered_wrongly_is_noted_by_task_and_structure(
     assert right[:, 1].any()
     right[:, 1] = 0
     assert not right.any()
-
-
-def test_a_deeper_state_is_not_cut_down(tmp_path: Path) -> None:
-    deep = dataclasses.replace(rotation.PRESETS["17K"], n_layers=3)
-    Learner(deep, seed=0, budget=32).save(tmp_path / "gpt_000.state")
-    with pytest.raises(ValueError, match=r"gpt_000\.state is of .*n_layers=3.*not of preset '17K'"):
-        turn(CultureConfig(**SMALL), 0, tmp_path)
 
 
 def test_a_state_of_another_preset_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """A MyGPT forward over quizzes: the grids that a loss is of, with gradients, and how right its answers are, without."""
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,17 +12,39 @@ from interp_kit.models.mygpt import Block, MyGPT
 from interp_kit.studies.culture.training.attention_kernel import causal_attention
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER
 
+RunBlock = Callable[[Block, Tensor, list[int]], Tensor]
 
-def logits_of(model: MyGPT, tokens: Tensor, quarters: list[int], *, kernel: bool) -> Tensor:
+
+def logits_of(model: MyGPT, tokens: Tensor, quarters: list[int], *, run: RunBlock) -> Tensor:
     """(batch, 101 * quarters, vocab) logits of those quarters of (batch, 404); the last block skips all others where it
-    can. kernel: whether blocks run by `causal_attention`, faster on a CPU, without dropout."""
+    can. run: how a block is run, see `block_runner`."""
     x = model.embed_tokens(tokens)
     every, last = list(range(len(GRIDS))), len(model.blocks) - 1
     for layer, block in enumerate(model.blocks):
         assert isinstance(block, Block)
-        wanted = quarters if layer == last else every
-        x = _through(block, x, wanted) if kernel else block(x, lambda y, wanted=wanted: quarters_of(y, wanted))
+        x = run(block, x, quarters if layer == last else every)
     return model.readout(x)
+
+
+def block_runner(*, kernel: bool = False, compiled: bool = False) -> RunBlock:
+    """A function that runs a block on (batch, 404, d_model) and gives those quarters of what comes out.
+
+    Args:
+        kernel: By `causal_attention`, faster on a CPU, without dropout.
+        compiled: By torch.compile, once for all blocks, with and without all quarters.
+    """
+    if kernel:
+        return _through
+    return _compiled() if compiled else _plain
+
+
+@cache
+def _compiled() -> RunBlock:
+    return torch.compile(_plain, dynamic=False)
+
+
+def _plain(block: Block, x: Tensor, quarters: list[int]) -> Tensor:
+    return Block.forward(block, x, lambda y: quarters_of(y, quarters))
 
 
 def quarters_of(x: Tensor, quarters: list[int]) -> Tensor:

@@ -2,47 +2,55 @@
 
 import math
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from interp_kit.core.files import replacing
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.mygpt import Block, MyGPT
 from interp_kit.models.tensor_files import CheckpointError, read_torch
-from interp_kit.studies.culture.training.forward import logits_of, quarters_of
+from interp_kit.studies.culture.training.forward import block_runner, logits_of, quarters_of
 from interp_kit.studies.culture.training.presets import GPTPreset
 from interp_kit.studies.culture.training.states import check_optimiser, checked_state
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, STRUCTURES
 from interp_kit.tasks.culture.world import TASKS
 from interp_kit.training.muon import Muon
 
+MEMORY = 0.01  # how much one answer moves the running share of right ones
+
 
 class Learner:
     """A model in training.
 
-    seen: quizzes so far; budget: quizzes in all, over which learning rates are scheduled; right: (task, structure) the
-    running share of training quizzes whose last grid was right. precision: of the passes forward and backward
-    ("float32", or "bfloat16" where the CPU has it); the weights that are learnt are float32 throughout. Where a process
-    group is up, its processes share every step: each has its own quizzes, all move by the mean of the gradients.
+    seen: quizzes so far; budget: quizzes in all, over which learning rates are scheduled; spent, seconds: of training
+    so far and in all, which stand in place of these where `seconds` is not 0; right: (task, structure) the running
+    share of training quizzes whose last grid was right. precision: of the passes forward and backward on a CPU
+    ("float32", or "bfloat16" where it has that); on a GPU they are in bfloat16 as autocast has it. The weights that are
+    learnt are float32 throughout. compiled: whether a GPU runs one compiled block in place of each. micro_batch:
+    quizzes of one pass; by default 4 on a CPU, elsewhere the whole batch. Where a process group is up, its processes
+    share every step: each has its own quizzes, all move by the mean of the gradients.
     """
 
     def __init__(
         self, preset: GPTPreset, *, seed: int, budget: int, device: str = "cpu", precision: str = "float32",
-        micro_batch: int = 4,
+        micro_batch: int | None = None,
     ) -> None:  # fmt: skip
         self.preset, self.seed, self.budget, self.device = preset, seed, budget, device
-        self.micro_batch = micro_batch
-        self.seen = 0
+        self.on_cpu = torch.device(device).type == "cpu"
+        self.micro_batch = micro_batch or (4 if self.on_cpu else preset.batch)
+        self.seen, self.spent, self.seconds, self.compiled = 0, 0.0, 0.0, False
         self.right = np.zeros((len(TASKS), len(STRUCTURES)))
         self.model = MyGPT(preset.network(), seed=seed, dropout=preset.dropout).to(device)
         if preset.optimiser == "muon":
             _quiet_start(self.model, preset.embedding_scale)
-        self._precision = torch.float32 if device != "cpu" or precision == "float32" else torch.bfloat16
+        self._precision = torch.bfloat16 if self.on_cpu and precision == "bfloat16" else torch.float32
         self._working = self.model if self._precision == torch.float32 else deepcopy(self.model).to(self._precision)
         self.optimisers = self._optimisers()
 
@@ -58,19 +66,30 @@ class Learner:
         )
         return [muon, adam]
 
+    def done(self, seen: int | None = None) -> float:
+        """The share of the schedule that is over, now or when `seen` quizzes are; by time always now."""
+        return self.spent / self.seconds if self.seconds else (self.seen if seen is None else seen) / self.budget
+
     def rate(self) -> float:
-        """The factor on the learning rates now: linear warm-up, 1, linear decay to 0 at the end of the budget."""
+        """The factor on the learning rates now: linear warm-up, 1, linear decay to 0 at the end of the schedule."""
         warm = min(1.0, (self.seen / self.preset.batch + 1) / max(1, self.preset.warm_up))
         if self.preset.decay == 0:
             return warm
-        return min(warm, max(0.0, (self.budget - self.seen) / (self.preset.decay * self.budget)))
+        return min(warm, max(0.0, (1 - self.done()) / self.preset.decay))
+
+    def note(
+        self, task: NDArray[np.integer], structure: NDArray[np.integer], correct: Tensor, counts: NDArray[np.bool_]
+    ) -> None:
+        """Move the running shares of right answers by those (n,) that count."""
+        for t, s, ok in zip(task[counts], structure[counts], correct.cpu().numpy()[counts], strict=True):
+            self.right[t, s] += (ok - self.right[t, s]) * MEMORY
 
     def step(
         self, tokens: Tensor, targets: Tensor, weight: Tensor, *, whole: float | int = 0.0
     ) -> tuple[float, Tensor]:
         """One update on quizzes `tokens` (batch, 404), as they are read (noisy), towards `targets`, each position with
-        its weight (batch, 404) in the loss. Gives the weighted mean loss, in nats, and (batch,) whether the last grid
-        was all right.
+        its weight (batch, 404) in the loss; best on the CPU, as parts are moved one by one. Gives the weighted mean
+        loss, in nats, and (batch,) whether the last grid was all right.
 
         whole: the share, in what is minimised, of the probability that a sampled last grid is not all right. As just
         one answer is right, its gradient is the policy gradient (Williams 1992) of reward 1 for that answer, exactly
@@ -79,24 +98,26 @@ class Learner:
         Raises FloatingPointError where the loss is not finite.
         """
         self.model.train()
-        everything = float(weight.sum())
-        total, right = 0.0, []
-        kernel = self.device == "cpu" and not self.preset.dropout
+        everything, total, right = float(on_host(weight.sum())), torch.zeros((), device=self.device), []
+        run = block_runner(kernel=self.on_cpu and not self.preset.dropout, compiled=self.compiled and not self.on_cpu)
         for part in range(0, len(tokens), self.micro_batch):
             rows = slice(part, part + self.micro_batch)
-            quarters = (weight[rows] > 0).unflatten(1, (len(GRIDS), QUARTER)).any(2).any(0).nonzero()[:, 0].tolist()
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.device != "cpu"):
-                logits = logits_of(self._working, tokens[rows], quarters, kernel=kernel)
-            target = quarters_of(targets[rows], quarters)
+            counts = on_host((weight[rows] > 0).unflatten(1, (len(GRIDS), QUARTER)).any(2).any(0))
+            quarters = [quarter for quarter, any_ in enumerate(counts) if any_]
+            read, truth, share = (x[rows].to(self.device) for x in (tokens, targets, weight))
+            target = quarters_of(truth.long(), quarters)
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=not self.on_cpu):
+                logits = logits_of(self._working, read.long(), quarters, run=run)
             each = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten(), reduction="none")
-            loss = each @ quarters_of(weight[rows], quarters).flatten() / everything
+            loss = each @ quarters_of(share, quarters).flatten() / everything
             goal = loss
             if whole:
                 nats = each.view_as(target)[:, -QUARTER + 1 :].sum(1)
                 goal = (1 - whole) * loss + whole * (1 - (-nats).exp()).sum() / everything
             goal.backward()
-            total += float(loss.detach())
+            total += loss.detach()
             right.append((logits[:, -QUARTER + 1 :].argmax(-1) == target[:, -QUARTER + 1 :]).all(1))
+        total = float(on_host(total))
         self._gather_gradients()
         if not math.isfinite(total):
             raise FloatingPointError(f"seed {self.seed}: the loss is {total} after {self.seen} quizzes")
@@ -151,7 +172,7 @@ class Learner:
         handles = [block.fc1.register_forward_hook(watch) for block in blocks]
         try:
             for rows in tokens.split(self.micro_batch):
-                self.model(rows)
+                self.model(rows.to(self.device).long())
         finally:
             for handle in handles:
                 handle.remove()
@@ -164,40 +185,17 @@ class Learner:
         for block, units in zip(blocks, dead, strict=True):
             width = block.fc1.in_features**-0.5
             fresh = (torch.rand(block.fc1.weight.shape, generator=generator, dtype=torch.float32) * 2 - 1) * width
-            block.fc1.weight[units] = fresh.to(block.fc1.weight)[units]
-            block.fc1.bias[units] = 0
-            block.fc2.weight[:, units] = 0
+            block.fc1.weight.copy_(torch.where(units[:, None], fresh.to(block.fc1.weight), block.fc1.weight))
+            block.fc1.bias.masked_fill_(units, 0)
+            block.fc2.weight.masked_fill_(units, 0)
             for optimiser in self.optimisers:
                 for parameter in (block.fc1.weight, block.fc1.bias, block.fc2.weight):
+                    of_fc1 = parameter is block.fc1.weight
                     for value in optimiser.state.get(parameter, {}).values():
                         if isinstance(value, Tensor) and value.shape == parameter.shape:
-                            (value.T if parameter is block.fc2.weight else value)[units] = 0
+                            value.masked_fill_(units[:, None] if of_fc1 else units, 0)
         self._refresh()
-        return float(dead.float().mean())
-
-    def deepened(self, n_layers: int) -> "Learner":
-        """A learner that computes the same with more layers: new blocks, which add nothing yet, stand evenly between
-        and behind the old ones. The momentum of the optimisers is not taken along.
-
-        Raises ValueError where there are as many layers already.
-        """
-        old = self.preset.n_layers
-        if n_layers <= old:
-            raise ValueError(f"a network of {old} layers cannot be deepened to {n_layers}")
-        preset = replace(self.preset, n_layers=n_layers)
-        precision = "float32" if self._precision == torch.float32 else "bfloat16"
-        deep = Learner(
-            preset, seed=self.seed, budget=self.budget, device=self.device, precision=precision,
-            micro_batch=self.micro_batch,
-        )  # fmt: skip
-        _silence(deep.model)
-        deep.model.embed.load_state_dict(self.model.embed.state_dict())
-        deep.model.readout.load_state_dict(self.model.readout.state_dict())
-        for layer, block in enumerate(self.model.blocks):
-            deep.model.blocks[layer * n_layers // old].load_state_dict(block.state_dict())
-        deep.seen, deep.right = self.seen, self.right.copy()
-        deep._refresh()
-        return deep
+        return float(on_host(dead.float().mean()))
 
     def save(self, path: str | Path) -> None:
         """Write everything that training goes on from, whole or not at all."""
@@ -206,6 +204,7 @@ class Learner:
             "seed": self.seed,
             "budget": self.budget,
             "seen": self.seen,
+            "spent": self.spent,
             "right": torch.as_tensor(self.right),
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -228,10 +227,15 @@ class Learner:
                 check_optimiser(optimiser, saved)
                 optimiser.load_state_dict(saved)
             learner._refresh()
-            learner.seen, learner.right = state["seen"], state["right"].numpy()
+            learner.seen, learner.spent, learner.right = state["seen"], state["spent"], state["right"].numpy()
         except Exception as error:
             raise CheckpointError(f"{path} is no training state that can be gone on from: {error}") from error
         return learner
+
+
+def on_host(value: Tensor) -> Any:
+    """What a tensor holds, as numbers; the one place at which the processor waits for a GPU."""
+    return value.tolist()
 
 
 def shards() -> int:

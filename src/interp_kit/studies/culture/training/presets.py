@@ -45,8 +45,8 @@ _ADAM = {
     "weight_decay": 0.0,
 }
 PRESETS = {
+    "wide": GPTPreset(192, 16, 768, 12, 4, matrix_lr=0.03, batch=192, warm_up=200),
     "fast": GPTPreset(),
-    "deep": GPTPreset(n_layers=6),
     "17K": GPTPreset(32, 32, 32, 2, 2, **_ADAM),
     "4M": GPTPreset(256, 32, 1024, 4, 6, **_ADAM),
     "37M": GPTPreset(512, 64, 2048, 8, 12, **_ADAM),

@@ -27,6 +27,9 @@ def checked_state(state: Any) -> dict[str, Any]:
     for name, least in (("seed", 0), ("budget", 1), ("seen", 0)):
         if type(state[name]) is not int or not least <= state[name] < 2**63:
             raise ValueError(f"{name} is {_shown(state[name])}, expected a whole number of at least {least}")
+    state = {"spent": 0.0} | state  # earlier versions did not count it
+    if type(state["spent"]) is not float or not 0 <= state["spent"] < math.inf:
+        raise ValueError(f"spent is {_shown(state['spent'])}, expected a number of seconds")
     right, shape = state["right"], (len(TASKS), len(STRUCTURES))
     if not isinstance(right, Tensor) or right.dtype != torch.float64 or right.shape != shape:
         raise ValueError(f"right is {_shown(right)}, expected {shape} shares in float64")

@@ -2,17 +2,23 @@
 
 `gpt_NNN.pth` is the model in the original's format, `gpt_NNN.state` what training goes on from, `curve.jsonl` holds one
 line a turn. A run that is killed goes on from the last turn of each model. Turns run in processes of one thread each:
-on a CPU two such processes train faster than one of two threads.
+on a CPU two such processes train faster than one of two threads, and on a GPU, which a small network does not fill, as
+many as there are models train side by side. Five like the shipped ones, on one GPU, by time:
+
+    interp-kit train-culture --out runs/culture --ids 0 1 2 3 --device cuda --seconds 400 --seed 2026
+    interp-kit train-culture --out runs/maker --ids 4 --device cuda --seconds 400 --seed 2026 --finish 0 --making 0.5 \\
+        --share 0.35 --smudge 0.02
 """
 
 import fcntl
 import json
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,14 +32,16 @@ from interp_kit.core.identity import derive_seed
 from interp_kit.core.parallel import Pool
 from interp_kit.models.mygpt import load_mygpt, save_mygpt
 from interp_kit.studies.culture.training.config import CultureConfig
+from interp_kit.studies.culture.training.draws import Chunk, draw_chunk, quiz_batch
 from interp_kit.studies.culture.training.forward import answers
 from interp_kit.studies.culture.training.learner import Learner
 from interp_kit.studies.culture.training.presets import PRESETS
 from interp_kit.studies.culture.training.quiz_making import QUIZZES, Agreement, agreed_quizzes, load_quizzes, save_round
 from interp_kit.tasks.culture import grids
-from interp_kit.tasks.culture.world import TASKS, draw_worlds
+from interp_kit.tasks.culture.world import TASKS
 
 WHOLE = 5 / 6
+RUN = "config.json"  # what was asked of a run
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,8 @@ class Point:
     loss: mean over the turn, in nats; None if the turn had no step left (its line was lost to a kill, and made anew).
     accuracy: mean probability that a sampled answer is right (the original's measure, exact); greedy: share of greedy
     answers that are; by_task, by_structure: accuracy; right: share of training answers that were, by task and
-    structure; seconds: of the turn; revived: mean share of hidden units that were off and began anew, each time.
+    structure, None where unrecorded; seconds: of the turn; revived: mean share of hidden units that were off and began
+    anew, each time; spent: seconds of training so far.
     """
 
     id: int
@@ -53,22 +62,10 @@ class Point:
     greedy: float
     by_task: dict[str, float]
     by_structure: dict[str, float]
-    right: list[list[float]]
+    right: list[list[float]] | None
     seconds: float
     revived: float = 0.0
-
-
-def quiz_batch(
-    task: NDArray[np.int64], structure: NDArray[np.int64], rng: np.random.Generator, noise: float, smudge: float = 0.0
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(n, 404) world quizzes as they are read, with noise on the prompt (`smudge` where quizzes are made: on the first
-    grid), and as they should be."""
-    clean = grids.reconfigure(draw_worlds(task, rng).quizzes(), structure)
-    noisy = grids.add_noise(clean, grids.noisy_cells(structure), rng, noise)
-    if smudge:
-        first = ~np.isin(structure, grids.EVALUATED)[:, None] & grids.cells_of(np.eye(len(grids.GRIDS), dtype=bool)[0])
-        noisy = grids.add_noise(noisy, first, rng, smudge)
-    return noisy, clean
+    spent: float = 0.0
 
 
 def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None = None, rank: int = 0) -> Point:
@@ -79,10 +76,15 @@ def turn(config: CultureConfig, id: int, directory: Path, meeting: Path | None =
     """
     if meeting is not None:
         distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=config.shards)
+    products = torch.get_float32_matmul_precision()
     try:
+        if torch.device(config.device).type != "cpu":
+            torch.set_float32_matmul_precision("high")  # TF32
         return _turn(config, id, directory, rank if meeting is not None else 0)
     finally:
-        torch.set_flush_denormal(False)  # it holds for the whole process, which may have other work
+        # both hold for the whole process, which may have other work
+        torch.set_float32_matmul_precision(products)
+        torch.set_flush_denormal(False)
         if meeting is not None:
             distributed.destroy_process_group()
 
@@ -94,55 +96,67 @@ def _turn(config: CultureConfig, id: int, directory: Path, rank: int) -> Point:
     state, curve = directory / f"gpt_{id:03d}.state", directory / "curve.jsonl"
     if state.exists():
         learner = Learner.load(state, config.device, config.precision)
-        learner.budget = config.budget
-        wanted, n_layers = PRESETS[config.preset], learner.preset.n_layers
-        if n_layers < wanted.n_layers and learner.preset == replace(wanted, n_layers=n_layers):
-            learner = learner.deepened(wanted.n_layers)
-        if learner.preset != wanted:
+        if learner.preset != PRESETS[config.preset]:
             raise ValueError(f"{state} is of {learner.preset}, not of preset {config.preset!r}")
     else:
-        seed = derive_seed(config.seed, "gpt", id) % 2**31
+        seed = model_seed(config.seed, id)
         learner = Learner(
             PRESETS[config.preset], seed=seed, budget=config.budget, device=config.device, precision=config.precision
         )
+    learner.budget, learner.seconds, learner.compiled = config.budget, config.seconds, config.compiled
     rng = np.random.default_rng(derive_seed(config.seed, "training", id, learner.seen, rank))
     torch.manual_seed(derive_seed(config.seed, "dropout", id, learner.seen))
-    made = load_quizzes(directory / QUIZZES)[0] if (directory / QUIZZES).exists() else np.zeros((0, grids.LENGTH), int)
-    losses, revived = [], []
-    last = min(learner.seen + config.turn, config.budget)
-    while learner.seen < last:
-        n = -(-min(64 * learner.preset.batch, last - learner.seen) // config.shards)
-        done = learner.seen / config.budget
-        making = done < config.making or done >= 1 - config.making
-        task, structure = _draw(n, learner.right, config.focus, config.share if making else 0.0, rng)
-        noisy, clean = quiz_batch(task, structure, rng, config.noise, config.smudge)
-        from_models = rng.random(n) < min(0.5, len(made) / config.turn)
-        if from_models.any():
-            chosen = made[rng.integers(len(made), size=int(from_models.sum()))]
-            clean[from_models] = grids.reconfigure(chosen, structure[from_models])
-            noisy[from_models] = grids.add_noise(
-                clean[from_models], grids.noisy_cells(structure[from_models]), rng, config.noise
-            )
-        weight = _weight_of(structure, config.rest if making else 0.0, config.hint)
-        whole = WHOLE if done >= 1 - config.finish else 0.0
-        if learner.preset.optimiser == "muon" and learner.rate() > 0.2:
-            revived.append(learner.revive(torch.as_tensor(noisy[:16], device=config.device).long()))
-        for rows in np.array_split(np.arange(n), max(1, n * config.shards // learner.preset.batch)):
-            tensors = [torch.as_tensor(x[rows], device=config.device) for x in (noisy, clean, weight)]
-            loss, correct = learner.step(tensors[0].long(), tensors[1].long(), tensors[2], whole=whole)
-            losses.append(loss)
-            for row, ok in zip(rows, correct.tolist(), strict=True):
-                if not from_models[row]:  # which are of no task
-                    t, s = task[row], structure[row]
-                    learner.right[t, s] += (ok - learner.right[t, s]) * 0.02
-    loss = float(np.mean(losses)) if losses else None
-    point = _evaluate(config, id, learner, loss, started, float(np.mean(revived or [0.0])))
+    known = load_quizzes(directory / QUIZZES)[0] if (directory / QUIZZES).exists() else np.zeros((0, grids.LENGTH), int)
+    loss, revived = _learn(config, learner, known, rng)
+    point = _evaluate(config, id, learner, loss, started, revived)
     if rank:
         return point
     save_mygpt(learner.model, point.accuracy, directory / f"gpt_{id:03d}.pth")
     learner.save(state)
     _append(curve, point)
     return point
+
+
+def model_seed(seed: int, id: int) -> int:
+    """The seed of a model's weights, of that of the run and its number."""
+    return derive_seed(seed, "gpt", id) % 2**31
+
+
+def _learn(
+    config: CultureConfig, learner: Learner, known: NDArray[np.int64], rng: np.random.Generator
+) -> tuple[float | None, float]:
+    """Take the steps of a turn. Gives the mean loss, None without a step, and the mean share of units that were off.
+
+    While a chunk of quizzes is learnt the next is drawn, by what was wrong when the former began, so that draws do not
+    depend on who is faster. The first step of a turn, in which a process may compile, does not count as time.
+    """
+    losses, revived, size = [], [], learner.preset.batch
+    last = learner.seen + config.turn if config.seconds else min(learner.seen + config.turn, config.budget)
+    with ThreadPoolExecutor(1) as background:
+
+        def draw(seen: int) -> Future[Chunk]:
+            n = -(-min(64 * size, last - seen) // config.shards)
+            return background.submit(draw_chunk, config, n, learner.right.copy(), learner.done(seen), known, rng)
+
+        ahead = draw(learner.seen) if learner.seen < last else None
+        while ahead is not None and learner.done() < 1:
+            chunk = ahead.result()
+            after = learner.seen + len(chunk) * config.shards
+            ahead = draw(after) if after < last else None
+            if learner.preset.optimiser == "muon" and learner.rate() > 0.2:
+                revived.append(learner.revive(torch.as_tensor(chunk.noisy[:16])))
+            for rows in np.array_split(np.arange(len(chunk)), max(1, len(chunk) * config.shards // size)):
+                if learner.done() >= 1:
+                    break
+                began, whole = time.monotonic(), WHOLE if learner.done() >= 1 - config.finish else 0.0
+                tokens, targets, weight = (
+                    torch.as_tensor(part[rows]) for part in (chunk.noisy, chunk.clean, chunk.weight)
+                )
+                loss, correct = learner.step(tokens, targets, weight, whole=whole)
+                learner.note(chunk.task[rows], chunk.structure[rows], correct, ~chunk.made[rows])
+                learner.spent += time.monotonic() - began if losses else 0.0
+                losses.append(loss)
+    return float(np.mean(losses)) if losses else None, float(np.mean(revived or [0.0]))
 
 
 def _append(curve: Path, point: Point) -> None:
@@ -158,29 +172,6 @@ def _append(curve: Path, point: Point) -> None:
         raise cannot_write(curve, error) from error
 
 
-def _draw(
-    n: int, right: NDArray[np.float64], focus: float, share: float, rng: np.random.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(n,) tasks and structures: uniform with weight 1 - focus, in proportion to the share of wrong answers with weight
-    focus; `share` of the quizzes in the structure that makes them."""
-    evaluated = list(grids.EVALUATED)
-    wrong = 1 - right[:, evaluated]
-    weight = (1 - focus) / wrong.size + focus * wrong / max(wrong.sum(), 1e-9)
-    task, at = np.divmod(rng.choice(wrong.size, size=n, p=(weight / weight.sum()).ravel()), len(evaluated))
-    structure = np.array(evaluated)[at]
-    if share:
-        makes = [k for k in range(len(grids.STRUCTURES)) if k not in evaluated]
-        structure = np.where(rng.random(n) < share, rng.choice(makes, size=n), structure)
-    return task, structure
-
-
-def _weight_of(structure: NDArray[np.int64], rest: float, hint: float = 1.0) -> NDArray[np.float32]:
-    """(n, 404) 1 on the last grid (on all three that are made, where quizzes are made), `hint` on the second, of which
-    its first can say much, `rest` elsewhere."""
-    second = grids.cells_of(np.array([False, True, False, False]))
-    return np.where(grids.predicted_cells(structure), 1.0, np.where(second, hint, rest)).astype(np.float32)
-
-
 def _evaluate(
     config: CultureConfig, id: int, learner: Learner, loss: float | None, started: float, revived: float
 ) -> Point:
@@ -191,7 +182,7 @@ def _evaluate(
     noisy, clean = (
         torch.as_tensor(x, device=config.device).long() for x in quiz_batch(task, structure, rng, config.noise)
     )
-    greedy, sampled = answers(learner.model, noisy, clean)
+    greedy, sampled = answers(learner.model, noisy, clean, 8 if learner.on_cpu else 256)
     return Point(
         id=id,
         seen=learner.seen,
@@ -205,6 +196,7 @@ def _evaluate(
         right=np.round(learner.right, 4).tolist(),
         seconds=time.monotonic() - started,
         revived=revived,
+        spent=learner.spent,
     )
 
 
@@ -227,20 +219,22 @@ def read_curve(directory: str | Path) -> list[Point]:
         where = f"{path}, line {number}"
         values = parse_json(line.replace(b'"loss": NaN', b'"loss": null'), where)  # earlier versions wrote it
         if isinstance(values, dict):
-            values.setdefault("revived", 0.0)  # nor this one
+            values = {"revived": 0.0, "spent": 0.0} | values  # nor these
         points.append(_checked(Point(**check_fields(Point, values, where)), where))
     return points
 
 
 def _checked(point: Point, where: str) -> Point:
     """The point. Raises ValueError naming a number in it that cannot be."""
-    shares = {"accuracy": point.accuracy, "greedy": point.greedy, "revived": point.revived}
-    shares |= {"by_task": point.by_task, "by_structure": point.by_structure, "right": point.right}
+    shares: dict[str, Any] = {"accuracy": point.accuracy, "greedy": point.greedy, "revived": point.revived}
+    shares |= {"by_task": point.by_task, "by_structure": point.by_structure}
+    if point.right is not None:
+        shares["right"] = point.right
     for name, share in shares.items():
         values = np.array(list(share.values()) if isinstance(share, dict) else share, dtype=object).ravel()
         if not len(values) or not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
             raise ValueError(f"{where}: {name} is {str(share)[:50]}, expected shares from 0 to 1")
-    for name in ("id", "seen", "seconds", "loss"):
+    for name in ("id", "seen", "seconds", "loss", "spent"):
         value = getattr(point, name)
         if value is not None and not 0 <= value < 1e300:
             raise ValueError(f"{where}: {name} is {str(value)[:20]}, expected a number of at least 0")
@@ -273,28 +267,26 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
     """
     if config.preset not in PRESETS:
         raise ValueError(f"no preset {config.preset!r}; there are {', '.join(PRESETS)}")
-    if not config.ids or min(config.budget, config.turn, config.shards) < 1 or config.workers < config.shards:
-        raise ValueError("training needs a model, a budget, a turn and a worker for each shard")
+    if not config.ids or config.processes < config.shards:
+        raise ValueError("training needs a model, and a worker for each shard")
     if config.tested < (least := len(TASKS) * len(grids.EVALUATED)):
         raise ValueError(f"tested is {config.tested}, it must be at least {least}: a quiz of each task and structure")
     if config.finish and config.making:
-        raise ValueError("the end of a budget is for `finish` or for `making`, not for both")
-    if config.precision not in ("float32", "bfloat16"):
-        raise ValueError(f"precision is {config.precision!r}, it must be 'float32' or 'bfloat16'")
+        raise ValueError(f"finish is {config.finish} and making {config.making}; set one of them to 0")
     directory = Path(directory)
     _check_out(config, directory)
     directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / "config.json", asdict(config))
+    write_json(directory / RUN, asdict(config))
     latest = {point.id: point for point in read_curve(directory)}
     running: dict[Future[Point], tuple[int, int]] = {}
     tried: dict[int, int] = {}  # what each model had seen at the last round
-    with TemporaryDirectory() as meetings, Pool(config.workers, config.threads) as pool:
+    with TemporaryDirectory() as meetings, Pool(config.processes, config.threads) as pool:
         while True:
             making = config.quizzes > 0 and not (directory / QUIZZES).exists() and passed(config, latest)
             making = making and all(latest[id].seen > tried.get(id, -1) for id in config.ids)
             for id in sorted(config.ids, key=lambda i: _strength(latest.get(i))):
-                open_ = not making and (id not in latest or latest[id].seen < config.budget)
-                free = len(running) + config.shards <= config.workers and id not in {i for i, _ in running.values()}
+                open_ = not making and not _finished(config, latest.get(id))
+                free = len(running) + config.shards <= config.processes and id not in {i for i, _ in running.values()}
                 if open_ and free:
                     seen = latest[id].seen if id in latest else 0
                     meeting = Path(meetings, f"{id}-{seen}") if config.shards > 1 else None
@@ -317,7 +309,7 @@ def train(config: CultureConfig, directory: str | Path, report: Callable[[Point]
 
 def _check_out(config: CultureConfig, directory: Path) -> None:
     """Raise OSError if a file that training would replace was not written by a training in this folder."""
-    path = check_writable(directory / "config.json")
+    path = check_writable(directory / RUN)
     former: set[int] = set()
     if path.exists():
         found = read_json(path)
@@ -328,6 +320,13 @@ def _check_out(config: CultureConfig, directory: Path) -> None:
         model = directory / f"gpt_{id:03d}.pth"
         if model.exists() and not model.with_suffix(".state").exists() and id not in former:
             raise cannot_write(model, FileExistsError("it was not trained in this folder; name another folder"))
+
+
+def _finished(config: CultureConfig, point: Point | None) -> bool:
+    """True if a model has all of its budget, or time, behind it."""
+    if point is None:
+        return False
+    return point.spent >= config.seconds if config.seconds else point.seen >= config.budget
 
 
 def _strength(point: Point | None) -> tuple[float, int]:

@@ -9,18 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from interp_kit.core.config import check_count
-from interp_kit.core.files import cannot_write, check_writable, replacing, write_json
-from interp_kit.core.parallel import in_processes
+from interp_kit.core.files import check_new, replacing, write_json
+from interp_kit.core.parallel import WHOLE, Shard, check_shard, in_processes, numbered
 from interp_kit.tasks.graphs.data.classes import count_classes
 from interp_kit.tasks.graphs.data.config import SPLITS, GraphsConfig, as_json
 from interp_kit.tasks.graphs.data.rows import as_table, graph_rows, schema
 from interp_kit.tasks.graphs.questions.formal import KINDS
 
 CHUNK = 8  # Graphs that a worker makes at a time.
-WHOLE = (0, 1)
-
-Shard = tuple[int, int]
 
 
 def generate(
@@ -48,11 +44,10 @@ def generate(
         ValueError: for a shard that is none, and too few classes of graphs for the splits.
         OSError: if one of the files is there already, or cannot be written; before the work begins.
     """
+    check_shard(shard)
     index, count = shard
-    check_count("the number of shards", count, 1, 99_999)
-    check_count("the shard", index, 0, count - 1)
     paths = _paths(config, Path(out), shard)
-    _check(paths)
+    check_new(paths.values())
     work = [
         (config, split, tuple(numbers[at : at + CHUNK]))
         for split, total in zip(SPLITS, config.graphs, strict=True)
@@ -72,9 +67,9 @@ def merge(config: GraphsConfig, out: str | Path, count: int) -> list[Path]:
         ValueError: if a shard is missing, or is of another config.
         OSError: if one of the files is there already, or cannot be written.
     """
-    check_count("the number of shards", count, 1, 99_999)
+    check_shard((0, count))
     paths = _paths(config, Path(out), WHOLE)
-    _check(paths)
+    check_new(paths.values())
     made = {}
     for split in paths:
         if split != "manifest":
@@ -126,16 +121,9 @@ def _tables(work: tuple[GraphsConfig, str, tuple[int, ...]]) -> pa.Table:
 def _paths(config: GraphsConfig, out: Path, shard: Shard) -> dict[str, Path]:
     """The files of a shard that has any graphs."""
     index, count = shard
-    part = "" if shard == WHOLE else f"-{index:05d}-of-{count:05d}"
+    part = "" if shard == WHOLE else numbered(index, count)
     present = [split for split, total in zip(SPLITS, config.graphs, strict=True) if total]
     return {split: out / f"{split}{part}.parquet" for split in present} | {"manifest": out / f"manifest{part}.json"}
-
-
-def _check(paths: dict[str, Path]) -> None:
-    for path in paths.values():
-        if path.exists():
-            raise cannot_write(path, FileExistsError("it is there already; remove it, or name another folder"))
-        check_writable(path)
 
 
 def _read(config: GraphsConfig, path: Path) -> pa.Table:
