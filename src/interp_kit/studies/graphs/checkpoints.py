@@ -45,7 +45,9 @@ from interp_kit.tasks.graphs.task import FORMS, CompactGraphsTask
 RECIPE = "interp_kit.studies.graphs.checkpoints"
 FOLDER = "graphs"
 NETWORK = "shallow0"  # trained on depths 0 to 2, so that depth 3 is new
-MEASURED = 2048  # questions
+MEASURED = 4096  # questions
+SHIPPED_SEEDS = (0,)  # of the arms; the others are measured, and in ARMS, but their weights are not shipped
+ARMS = "arms.json"  # beside the models: model -> rows of its evaluation, the start among them
 
 
 def from_run(run: Path, form: str, root: Path, revision: str) -> dict[str, Entry]:
@@ -72,6 +74,17 @@ def from_run(run: Path, form: str, root: Path, revision: str) -> dict[str, Entry
         source = package(run, Path(aside), [NETWORK])[0]
         task.tokenizer().save_pretrained(source)  # pyright: ignore[reportAttributeAccessIssue]
         return {f"{FOLDER}/{form}": _ship(source, form, form, facts, arm["seed"], root, revision)}
+
+
+def measured(chosen: Sequence[Arm], work: Path, root: Path) -> Path:
+    """Measure trained arms, and the model that they started from on the same questions, and write ROOT/graphs/ARMS."""
+    folders = {f"{FOLDER}/direct": root / FOLDER / "direct"}
+    folders |= {f"{FOLDER}/{arm.name}": work / arm.name for arm in chosen}
+    rows = {}
+    for name, folder in folders.items():
+        frame = evaluate_graphs(load(folder), splits=("test",), n=MEASURED).to_frame()
+        rows[name] = frame.drop(columns=["whole_trace"]).to_dict("records")
+    return write_json(root / FOLDER / ARMS, {"questions": MEASURED, "split": "test", "models": rows})
 
 
 def from_arm(arm: Arm, work: Path, root: Path, revision: str) -> dict[str, Entry]:
@@ -138,7 +151,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         jobs = [partial(train, arm, start, options.work / arm.name) for arm in chosen]
         in_processes(_call, jobs, options.jobs, name="models", progress=True)
         for arm in chosen:
-            entries |= from_arm(arm, options.work, options.out, options.revision)
+            if arm.seed in SHIPPED_SEEDS:
+                entries |= from_arm(arm, options.work, options.out, options.revision)
+        if chosen:
+            measured(chosen, options.work, options.out)
         write_manifest({**read_manifest(options.out), **entries}, options.out)
         for name, entry in entries.items():
             print(name, entry.metrics)

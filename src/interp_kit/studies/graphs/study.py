@@ -21,11 +21,12 @@ from interp_kit.analysis.dictionaries.sae import train_sae
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig
 from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.files import read_json
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.metrics import accuracy, log_probability
 from interp_kit.engine.sweep import sweep
-from interp_kit.models.checkpoints import read_manifest
+from interp_kit.models.checkpoints import checkpoint_root, read_manifest
 from interp_kit.registry.models import load
 from interp_kit.studies.graphs.accuracy import KINDS, GraphsEvaluation, evaluate_graphs
 from interp_kit.studies.graphs.chain import MEDIATORS, ChainTask
@@ -33,6 +34,7 @@ from interp_kit.studies.graphs.overwritten import Overwritten, overwritten
 from interp_kit.tasks.graphs.task import CompactGraphsTask
 
 DIRECT, TRACE = "direct", "trace"
+ARMS = "graphs/arms.json"  # below the folder of checkpoints
 MODELS = {DIRECT: "graphs/direct", TRACE: "graphs/trace"}  # form -> shipped checkpoint
 TRAINED = (0, 1, 2)  # depths of the training questions
 ASKED = {"test": 4096, "train": 1024}  # questions of graphs never seen, and of graphs seen in training
@@ -81,13 +83,14 @@ class Study:
         evaluations: Form -> accuracy by kind and depth.
         inside: Form -> what was measured inside.
         overwritten: What the trace model answers after a factor of its trace was overwritten.
-        arms: Model trained further -> its accuracy; see `studies.graphs.arms`.
+        arms: Model trained on with another objective, and its start -> accuracy by kind and depth, as
+            `studies.graphs.checkpoints` measured it; empty where it did not.
     """
 
     evaluations: dict[str, GraphsEvaluation]
     inside: dict[str, Inside]
     overwritten: Overwritten
-    arms: Mapping[str, GraphsEvaluation]
+    arms: Mapping[str, pd.DataFrame]
 
 
 def batch_of(form: str, cell: str, seed: int = 7, n: int = ROWS) -> TokenBatch:
@@ -172,11 +175,18 @@ def study(*, jobs: int | None = None, progress: bool = PROGRESS) -> Study:
     there = read_manifest()
     if missing := [name for name in MODELS.values() if name not in there]:
         raise ValueError(f"the study needs {', '.join(missing)}, which are no shipped checkpoints")
-    further = sorted(name for name in there if name.startswith(f"{MODELS[DIRECT]}-"))
     work: list[partial[Any]] = [partial(examined, form, name) for form, name in MODELS.items()]
     work += [partial(evaluated, form, MODELS[form]) for form in (TRACE, DIRECT)]
-    work += [partial(written_over, MODELS[TRACE]), *(partial(evaluated, DIRECT, name) for name in further)]
+    work.append(partial(written_over, MODELS[TRACE]))
     done = iter(in_processes(call, work, jobs, name="measurements", progress=progress))
     inside = {form: next(done) for form in MODELS}
     evaluations = {form: next(done) for form in (TRACE, DIRECT)}
-    return Study(evaluations, inside, next(done), dict(zip(further, done, strict=True)))
+    return Study(evaluations, inside, next(done), arms())
+
+
+def arms() -> dict[str, pd.DataFrame]:
+    """What was measured of the arms when they were packaged."""
+    path = checkpoint_root() / ARMS
+    if not path.exists():
+        return {}
+    return {name: pd.DataFrame(rows) for name, rows in read_json(path)["models"].items()}

@@ -141,11 +141,12 @@ def parts_shared(inside: "Inside") -> str:
 
 def arms_gain(study: "Study") -> pd.DataFrame:
     """One row an objective: gain on the start, mean over kinds and depths of training and at depth 3, over seeds."""
-    start, rows = cells(study.evaluations[DIRECT]), []
     groups: dict[str, list[pd.DataFrame]] = {}
-    for name, evaluation in study.arms.items():
-        objective = name.split("direct-", 1)[1].rsplit("-seed", 1)[0]
-        groups.setdefault(objective, []).append(cells(evaluation))
+    rows: list[dict[str, object]] = []
+    start = study.arms.get("graphs/direct", pd.DataFrame())
+    for name, frame in study.arms.items():
+        if "-seed" in name:
+            groups.setdefault(name.split("direct-", 1)[1].rsplit("-seed", 1)[0], []).append(frame)
     for objective, frames in groups.items():
         row: dict[str, object] = {"objective": objective, "seeds": len(frames)}
         for what, depths in (("depths 0 to 2", TRAINED), ("depth 3", (TRAINED[-1] + 1,))):
