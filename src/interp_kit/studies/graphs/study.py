@@ -12,6 +12,8 @@ from functools import partial
 from operator import call
 from typing import Any
 
+import pandas as pd
+
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.interchange import InterchangeResult, interchange
 from interp_kit.analysis.causal.patching import PatchingResult, patch
