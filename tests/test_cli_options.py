@@ -41,6 +41,7 @@ WORK = {
     "interp_kit.studies.circuits.study": ("main",),
     "interp_kit.studies.cards.command": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
+    "interp_kit.playground.page": ("write_playground",),
 }
 # What is needed beside an option for it to mean something, or to be allowed.
 BESIDE: dict[tuple[str, str], list[str]] = {
@@ -53,7 +54,7 @@ NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
-    "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
+    "playground": ["a-model"], "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "task": "induction", "device": "cpu:0", "labels": ("newA", "sum1"), "sites": ("z", "mlp_out"),

@@ -55,7 +55,7 @@ def test_random_configurations_are_computed_as_torch_does(
         text = {"tokens": tokens[0].tolist(), "names": list(batch.positions), "prompt": 10}
         shown, edits = draw(model, number, names=list(batch.positions)).many(2)
         models.append((model, None))
-        requests.append({"model": number, "do": "logits", "text": text})
+        requests.append({"model": number, "do": "logits", "text": text, "edits": []})
         requests.append({"model": number, "do": "logits", "text": text, "edits": shown})
         model = as_shown(model)
         wanted.append(model(tokens)[0])
@@ -119,7 +119,7 @@ def test_shipped_models_are_computed_as_torch_does(page: Any, draw: Any, names: 
             batch, other = task.batch([mine]), task.batch([theirs])
             here = {"model": number, "text": page.text(mine), "other": page.text(theirs)}
             shown, edits = draw(model, number, copy=other, names=list(mine.positions)).many(3)
-            requests += [{**here, "do": "logits"}, {**here, "do": "logits", "edits": shown}]
+            requests += [{**here, "do": "logits", "edits": []}, {**here, "do": "logits", "edits": shown}]
             wanted.append(model(batch.tokens)[0])
             with ik.editing(model, batch, edits):
                 wanted.append(model(batch.tokens)[0])
@@ -187,7 +187,7 @@ def test_a_rounded_model_is_shown_as_its_python_says(page: Any) -> None:
     task = ik.task_of(model)
     state = {"example": 3, "tokens": None, "other": 0, "otherTokens": None, "edits": []}
     text = page.text(task.enumerate()[3])
-    program, logits = page([(model, task)], [{"do": "python", "state": state}, {"do": "logits", "text": text}])
+    program, logits = page([(model, task)], [{"do": "python", "state": state}, {"do": "logits", "text": text, "edits": []}])
     ran: dict[str, Any] = {}
     exec(program, ran)
     assert "as_shown" in program

@@ -91,7 +91,7 @@ export function describeSource({ kind, factor, value, scale }) {
   if (kind === "Scale") return factor === -1 ? "flipped" : `× ${factor}`;
   if (kind === "Set") return `= ${shown}`;
   if (kind === "Add") return `+ ${scale === 1 ? "" : `${scale} × `}${shown}`;
-  return { Zero: "zero", Mean: "mean", Copy: "copied" }[kind] ?? String(kind);
+  return { Zero: "zero", Mean: "mean", Copy: "copied" }[kind] ?? "by an unknown source";
 }
 
 export function describe(edit) {

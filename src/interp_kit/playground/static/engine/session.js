@@ -121,19 +121,26 @@ export class Session {
 
   // The activation of a site at each position of a text: [(width,), …].
   activation(tokens, site, layer, pass = this.now) {
+    return this.activations(tokens, [[site, layer]], pass)[0];
+  }
+
+  // The same of several sites [site, layer], in one run.
+  activations(tokens, sites, pass = this.now) {
     const nodes = this.trie.nodes(tokens);
-    const found = new Map();
-    const watch = (at, l, batch, values) => {
-      if (at !== site || l !== layer) return;
+    const found = new Map(sites.map(([site, layer]) => [`${site}.${layer}`, new Map()]));
+    const watch = (site, layer, batch, values) => {
+      const rows = found.get(`${site}.${layer}`);
       const width = values.length / batch.length;
-      batch.forEach((node, i) => found.set(node, values.slice(i * width, (i + 1) * width)));
+      if (rows) batch.forEach((node, i) => rows.set(node, values.slice(i * width, (i + 1) * width)));
     };
+    const layers = sites.map(([, layer]) => layer ?? -1);
+    const [first, last] = [Math.min(...layers), Math.max(...layers)];
     const run =
       pass === this.base
-        ? new Pass(this.net, this.trie, { base: layer === null ? null : this.base, start: layer ?? 0, watch })
+        ? new Pass(this.net, this.trie, { base: first < 0 ? null : this.base, start: Math.max(0, first), watch })
         : this._again(pass, watch);
-    run.advance(nodes, (layer ?? 0) + 1);
-    return Array.from(nodes, (node) => found.get(node));
+    run.advance(nodes, last + 1);
+    return [...found.values()].map((rows) => Array.from(nodes, (node) => rows.get(node)));
   }
 
   // A run under the same edits that computes everything itself, so that all of it is seen.
