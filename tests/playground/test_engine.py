@@ -187,7 +187,8 @@ def test_a_rounded_model_is_shown_as_its_python_says(page: Any) -> None:
     task = ik.task_of(model)
     state = {"example": 3, "tokens": None, "other": 0, "otherTokens": None, "edits": []}
     text = page.text(task.enumerate()[3])
-    program, logits = page([(model, task)], [{"do": "python", "state": state}, {"do": "logits", "text": text, "edits": []}])
+    requests = [{"do": "python", "state": state}, {"do": "logits", "text": text, "edits": []}]
+    program, logits = page([(model, task)], requests)
     ran: dict[str, Any] = {}
     exec(program, ran)
     assert "as_shown" in program

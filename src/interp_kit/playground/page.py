@@ -60,6 +60,11 @@ def write_playground(model: HookedModel, path: str | Path, *, task: AbstractTask
     if task is not None:
         expect("task", task, AbstractTask, 'as interp_kit.task("boolean") gives')
     path = playground_path(path)
+    if task is not None and len(task.vocabulary) != model.cfg.d_vocab:
+        raise ValueError(
+            f"task {task.name!r} has {len(task.vocabulary)} tokens and the model {model.cfg.d_vocab}: ids do not mean"
+            " the same; name the task that the model learned"
+        )
     if task is None and provenance(model).task is not None:
         task = task_of(model)
     return write_text(path, signed(page(model, task), SIGNATURE))

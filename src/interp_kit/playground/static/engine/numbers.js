@@ -20,12 +20,14 @@ export function layerNorm(x, n, d, norm, eps) {
 }
 
 export function softmax(logits) {
+  const n = logits.length;
+  const out = new Float64Array(n);
   let top = -Infinity;
-  for (const value of logits) if (value > top) top = value;
-  const out = Float64Array.from(logits, (value) => Math.exp(value - top));
+  for (let i = 0; i < n; i++) if (logits[i] > top) top = logits[i];
   let sum = 0;
-  for (const value of out) sum += value;
-  return out.map((value) => value / sum);
+  for (let i = 0; i < n; i++) sum += out[i] = Math.exp(logits[i] - top);
+  for (let i = 0; i < n; i++) out[i] /= sum;
+  return out;
 }
 
 export function argmax(values) {
@@ -48,12 +50,24 @@ function erf(x) {
   return x >= 0 ? 1 - tail : tail - 1;
 }
 
-const tanhGelu = (x) => x / (1 + Math.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)));
+function tanhGelu(x) {
+  for (let i = 0; i < x.length; i++) {
+    const v = x[i];
+    x[i] = v / (1 + Math.exp(-1.5957691216057308 * (v + 0.044715 * v * v * v)));
+  }
+}
 
+// name -> a function that puts it on each number of an array, in place
 export const ACTIVATIONS = {
-  relu: (x) => (x > 0 ? x : 0),
-  silu: (x) => x / (1 + Math.exp(-x)),
-  gelu: (x) => 0.5 * x * (1 + erf(x * Math.SQRT1_2)),
+  relu(x) {
+    for (let i = 0; i < x.length; i++) if (x[i] < 0) x[i] = 0;
+  },
+  silu(x) {
+    for (let i = 0; i < x.length; i++) x[i] /= 1 + Math.exp(-x[i]);
+  },
+  gelu(x) {
+    for (let i = 0; i < x.length; i++) x[i] *= 0.5 * (1 + erf(x[i] * Math.SQRT1_2));
+  },
   gelu_new: tanhGelu,
   gelu_fast: tanhGelu,
   gelu_pytorch_tanh: tanhGelu,

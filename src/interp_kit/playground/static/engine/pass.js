@@ -32,9 +32,11 @@ export class Pass {
 
   // Compute the nodes, and those above them, up to layer `depth` (all by default).
   advance(nodes, depth = this.net.config.n_layers) {
-    const all = this.trie.closure(nodes).filter((node) => !(this.depth[node] >= depth));
+    const all = this.trie.open(nodes, (node) => this.depth[node] >= depth);
     if (!all.length) return;
-    for (const rows of [...this.resid, ...this.q, ...this.k, ...this.v]) rows.reserve(this.trie.size);
+    for (const tables of [this.resid, this.q, this.k, this.v]) {
+      for (const rows of tables.slice(this.start)) rows.reserve(this.trie.size);
+    }
     this._begin(all.filter((node) => this.depth[node] === undefined));
     for (let l = this.start; l < depth; l++) {
       const batch = all.filter((node) => this.depth[node] === l);
@@ -120,14 +122,11 @@ export class Pass {
     const x = this.resid[l].gather(nodes);
     if (this._visit("resid_pre", l, nodes, x)) this.resid[l].scatter(nodes, x);
     const qkv = kernel.product(layerNorm(x, n, d_model, layer.norm1, eps), n, layer.qkv, layer.qkvBias);
-    [this.q, this.k, this.v].forEach((tables, part) => {
-      const values = new Float32Array(n * heads);
-      for (let i = 0; i < n; i++) {
-        const from = (3 * i + part) * heads;
-        values.set(qkv.subarray(from, from + heads), i * heads);
-      }
-      this._visit("qkv"[part], l, nodes, values);
-      tables[l].scatter(nodes, values);
+    ["q", "k", "v"].forEach((site, part) => {
+      this[site][l].scatter(nodes, qkv, 3 * heads, part * heads);
+      if (!this._isVisited(site, l)) return;
+      const values = this[site][l].gather(nodes);
+      if (this._visit(site, l, nodes, values)) this[site][l].scatter(nodes, values);
     });
     const z = this._attention(l, nodes);
     this._visit("z", l, nodes, z);
@@ -135,8 +134,7 @@ export class Pass {
     this._visit("resid_mid", l, nodes, x);
     if (layer.into) {
       const hidden = kernel.product(layerNorm(x, n, d_model, layer.norm2, eps), n, layer.into, layer.intoBias);
-      const act = ACTIVATIONS[net.config.act_fn];
-      for (let i = 0; i < hidden.length; i++) hidden[i] = act(hidden[i]);
+      ACTIVATIONS[net.config.act_fn](hidden);
       this._visit("mlp_post", l, nodes, hidden);
       this._add(x, "mlp_out", l, nodes, kernel.product(hidden, n, layer.from, layer.fromBias));
     }
@@ -154,24 +152,17 @@ export class Pass {
     const { heads, config } = this.net;
     const { n_heads, d_head } = config;
     const z = new Float32Array(nodes.length * heads);
-    const sums = new Float64Array(d_head);
-    let weights = new Float64Array(64);
     const values = this.v[l].data;
-    nodes.forEach((node, i) => {
-      const path = this.trie.path[node];
-      const q = this.q[l].row(node);
-      if (weights.length < path.length) weights = new Float64Array(2 * path.length);
+    const longest = nodes.reduce((most, node) => Math.max(most, this.trie.path[node].length), 0);
+    const weights = new Float64Array(longest);
+    for (let i = 0; i < nodes.length; i++) {
+      const path = this.trie.path[nodes[i]];
+      const q = this.q[l].row(nodes[i]);
       for (let h = 0; h < n_heads; h++) {
         this._attend(l, h, q, path, weights);
-        sums.fill(0);
-        for (let j = 0; j < path.length; j++) {
-          const weight = weights[j];
-          const at = path[j] * heads + h * d_head;
-          for (let c = 0; c < d_head; c++) sums[c] += weight * values[at + c];
-        }
-        z.set(sums, i * heads + h * d_head);
+        mix(weights, path, values, heads, h * d_head, d_head, z, i * heads + h * d_head);
       }
-    });
+    }
     return z;
   }
 
@@ -182,11 +173,18 @@ export class Pass {
     const keys = this.k[l].data;
     const first = head * d_head;
     let top = -Infinity;
+    const { scale } = layers[l];
     for (let j = 0; j < path.length; j++) {
       const at = path[j] * heads + first;
-      let sum = 0;
-      for (let c = 0; c < d_head; c++) sum += q[first + c] * keys[at + c];
-      weights[j] = sum * layers[l].scale;
+      let a = 0, b = 0, d = 0, e = 0, c = 0; // four sums, which do not wait for each other
+      for (; c + 3 < d_head; c += 4) {
+        a += q[first + c] * keys[at + c];
+        b += q[first + c + 1] * keys[at + c + 1];
+        d += q[first + c + 2] * keys[at + c + 2];
+        e += q[first + c + 3] * keys[at + c + 3];
+      }
+      for (; c < d_head; c++) a += q[first + c] * keys[at + c];
+      weights[j] = (a + b + d + e) * scale;
       if (weights[j] > top) top = weights[j];
     }
     let total = 0;
@@ -194,8 +192,13 @@ export class Pass {
     for (let j = 0; j < path.length; j++) weights[j] /= total;
   }
 
+  _isVisited(site, layer) {
+    return this.watch !== null || this.edits.has(`${site}.${layer}`);
+  }
+
   // Make the edits of a site in place. True if there are any.
   _visit(site, layer, nodes, values) {
+    if (!this._isVisited(site, layer)) return false;
     const edits = this.edits.get(`${site}.${layer}`);
     const width = values.length / nodes.length;
     if (edits) {
@@ -205,5 +208,31 @@ export class Pass {
     }
     this.watch?.(site, layer, nodes, values);
     return Boolean(edits);
+  }
+}
+
+// out[to…] = the sum of a head's values (d_head of them, from `first` on in rows of `heads`) along a path, weighted.
+function mix(weights, path, values, heads, first, d_head, out, to) {
+  const n = path.length;
+  let c = 0;
+  for (; c + 3 < d_head; c += 4) {
+    let a = 0, b = 0, d = 0, e = 0;
+    for (let j = 0; j < n; j++) {
+      const w = weights[j];
+      const at = path[j] * heads + first + c;
+      a += w * values[at];
+      b += w * values[at + 1];
+      d += w * values[at + 2];
+      e += w * values[at + 3];
+    }
+    out[to + c] = a;
+    out[to + c + 1] = b;
+    out[to + c + 2] = d;
+    out[to + c + 3] = e;
+  }
+  for (; c < d_head; c++) {
+    let a = 0;
+    for (let j = 0; j < n; j++) a += weights[j] * values[path[j] * heads + first + c];
+    out[to + c] = a;
   }
 }

@@ -111,9 +111,8 @@ export class Session {
     const nodes = Array.from(this.trie.nodes(tokens));
     pass.advance(nodes);
     return Array.from({ length: n_layers + 1 }, (_, l) => {
-      const owner = (node) => (pass.base && (l < pass.start || this.trie.pos[node] < pass.from) ? pass.base : pass);
       const x = new Float32Array(nodes.length * this.net.config.d_model);
-      nodes.forEach((node, i) => x.set(owner(node).resid[l].row(node), i * this.net.config.d_model));
+      nodes.forEach((node, i) => x.set(this._keeper(pass, l, node).resid[l].row(node), i * this.net.config.d_model));
       const logits = pass.unembed(x, nodes.length);
       return nodes.map((_, i) => logits.subarray(i * d_vocab, (i + 1) * d_vocab));
     });
@@ -141,6 +140,31 @@ export class Session {
         : this._again(pass, watch);
     run.advance(nodes, last + 1);
     return [...found.values()].map((rows) => Array.from(nodes, (node) => rows.get(node)));
+  }
+
+  // The same at one position alone, with keys and values of those before it as they were kept.
+  activationsAt(tokens, position, sites, pass = this.now) {
+    const nodes = this.trie.nodes(tokens.slice(0, position + 1));
+    const found = new Map();
+    const run = this._again(pass, (site, layer, _, values) => found.set(`${site}.${layer}`, values));
+    const { n_layers } = this.net.config;
+    pass.advance(nodes);
+    for (let l = 0; l < n_layers; l++) {
+      for (const table of ["k", "v"]) {
+        run[table][l].reserve(this.trie.size);
+        for (const node of nodes.subarray(0, position)) {
+          run[table][l].copy(this._keeper(pass, l, node)[table][l], [node]);
+          run.depth[node] = n_layers;
+        }
+      }
+    }
+    run.advance([nodes[position]]);
+    return sites.map(([site, layer]) => found.get(`${site}.${layer}`));
+  }
+
+  // The run that holds what `pass` has of a node in a layer: what its edits do not reach is in its base.
+  _keeper(pass, layer, node) {
+    return pass.base && (layer < pass.start || this.trie.pos[node] < pass.from) ? pass.base : pass;
   }
 
   // A run under the same edits that computes everything itself, so that all of it is seen.

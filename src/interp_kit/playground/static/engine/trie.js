@@ -37,11 +37,14 @@ export class Trie {
     return last < 0 ? new Int32Array(0) : this.path[last];
   }
 
-  // The nodes and all above them, each once, in an order in which none stands before those above it.
-  closure(nodes) {
+  // The nodes and all above them up to those that are `done`, each once, none before one above it.
+  open(nodes, done) {
     const all = new Set();
-    for (const node of nodes) for (const above of this.path[node]) all.add(above);
-    return [...all].sort((a, b) => a - b); // a node is younger than its parent
+    for (const node of nodes) {
+      const path = this.path[node];
+      for (let i = path.length - 1; i >= 0 && !all.has(path[i]) && !done(path[i]); i--) all.add(path[i]);
+    }
+    return [...all].sort((x, y) => x - y); // a node is younger than its parent
   }
 }
 
@@ -67,14 +70,17 @@ export class Rows {
   // Rows of a batch, one after the other.
   gather(nodes) {
     const out = new Float32Array(nodes.length * this.width);
-    nodes.forEach((node, i) => out.set(this.row(node), i * this.width));
+    for (let i = 0; i < nodes.length; i++) out.set(this.row(nodes[i]), i * this.width);
     return out;
   }
 
-  // Put them back.
-  scatter(nodes, values) {
-    const { width } = this;
-    nodes.forEach((node, i) => this.row(node).set(values.subarray(i * width, (i + 1) * width)));
+  // Put rows of a batch into the table; they begin at `from` in rows of `stride` numbers.
+  scatter(nodes, values, stride = this.width, from = 0) {
+    const { width, data } = this;
+    for (let i = 0; i < nodes.length; i++) {
+      const at = i * stride + from;
+      data.set(values.subarray(at, at + width), nodes[i] * width);
+    }
   }
 
   copy(other, nodes) {

@@ -36,6 +36,7 @@ export class App {
 
   // Change the state, e.g. {edits}; the one before can be had back. True if it was possible.
   change(part, record = true) {
+    this.began = performance.now();
     const former = this.state;
     const wanted = { ...former, ...part };
     try {
@@ -94,6 +95,7 @@ export class App {
   }
 
   restore() {
+    this.began = performance.now();
     try {
       this.change(fromHash(location.hash, this.header), false);
     } catch (error) {
@@ -109,21 +111,26 @@ export class App {
 
   look(position) {
     this.position = position;
+    this.began = performance.now();
     this.refresh();
   }
 
   refresh() {
-    const start = performance.now();
     const { length } = this.text.tokens;
     if (this.position === null || this.position >= length) this.position = Math.max(0, this.text.prompt - 1);
     this.undoButton.disabled = !this.past.length;
     this.redoButton.disabled = !this.future.length;
-    for (const panel of this.panels) if (panel.element.open) panel.refresh();
-    this.time.textContent = `${Math.round(performance.now() - start)} ms`;
-    document.body.dataset.ready = String(Number(document.body.dataset.ready ?? 0) + 1);
+    for (const panel of this.panels) if (panel.side && panel.element.open) panel.refresh();
+    this.time.textContent = `${Math.round(performance.now() - this.began)} ms`;
+    clearTimeout(this.later); // the answer is drawn before what is below it is computed
+    this.later = setTimeout(() => {
+      for (const panel of this.panels) if (!panel.side && panel.element.open) panel.refresh();
+      document.body.dataset.ready = String(Number(document.body.dataset.ready ?? 0) + 1);
+    }, 0);
   }
 
-  // panels: {title, open, refresh(), content}. Closed ones are computed when they are opened.
+  // panels: {title, side, open, refresh(), content}. side: "left" or "right" of the top, none below it. Closed ones are
+  // computed when they are opened.
   mount(root, panels) {
     const { model, config, tensors, task } = this.header;
     const size = tensors.reduce((sum, t) => sum + t.shape.reduce((a, b) => a * b, 1), 0);
@@ -134,20 +141,26 @@ export class App {
     ];
     this.undoButton = button("Undo", () => this.undo());
     this.redoButton = button("Redo", () => this.redo());
-    this.time = h("span.time", { title: "Time of the last change to the last number on the page" });
+    this.time = h("span.time", { title: "Time from the last change to the new answer" });
     this.panels = panels.map((panel) => {
-      const element = h("details.panel", { open: panel.open, class: `panel ${panel.wide ? "wide" : ""}` },
+      const element = h("details.panel", { open: panel.open },
         h("summary", {}, h("h2", {}, panel.title)), panel.content);
-      element.addEventListener("toggle", () => element.open && panel.refresh());
+      let open = Boolean(panel.open);
+      element.addEventListener("toggle", () => {
+        if (element.open && !open) panel.refresh(); // the event also comes for panels that begin open
+        open = element.open;
+      });
       return { ...panel, element };
     });
+    const on = (side) => this.panels.filter((panel) => panel.side === side).map((panel) => panel.element);
     root.append(
       h("header", {}, h("h1", {}, model.name), h("p.facts", {}, facts.filter(Boolean).join(" · ")),
         h("div.bar", {}, this.undoButton, this.redoButton,
           button("Reset", () => this.change({ edits: [] }) && this.say("All edits are gone; Undo brings them back.")),
           button("Share", () => this.share()), this.time),
         this.status),
-      h("div.panels", {}, this.panels.map((panel) => panel.element)),
+      h("div.top", {}, h("div", {}, on("left")), h("div", {}, on("right"))),
+      h("div", {}, on(undefined)),
     );
     document.addEventListener("keydown", (event) => {
       if (!(event.ctrlKey || event.metaKey) || event.target.matches("input, select, textarea")) return;

@@ -20,7 +20,7 @@ export function editsPanel(app) {
     );
     form.refresh();
   };
-  return { title: "Edits", open: true, content: h("div", {}, none, list, form.content), refresh };
+  return { title: "Edits", side: "left", open: true, content: h("div", {}, none, list, form.content), refresh };
 }
 
 // Any activation edit that the kit has, chosen by names.

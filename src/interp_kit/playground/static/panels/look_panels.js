@@ -60,14 +60,14 @@ export function lensPanel(app) {
       }, shown(app.word(best)), columns.length === 1 ? ` ${percent(chances[best])}` : "");
     };
     content.replaceChildren(
-      h("p.note", {}, "The most probable next token, if the model stopped after a layer and unembedded there. Darker is surer."),
+      h("p.note", {}, "The most probable next token, if the model stopped after a layer and unembedded there. A fuller colour is surer."),
       h("div.scroll", { tabindex: 0 },
         h("table.net", {},
           h("thead", {}, h("tr", {}, h("td"), columns.map((i) => h("th", { scope: "col" }, h("span", {}, label(app, i)))))),
           h("tbody", {}, lens.map((row, l) => h("tr", {}, h("th", { scope: "row" }, stage(l)), columns.map((i) => cell(row[i])))).reverse()))),
     );
   };
-  return { title: "Residual stream, read by the logit lens", wide: true, content, refresh };
+  return { title: "Residual stream, read by the logit lens", content, refresh };
 }
 
 // Next tokens as a tree: each branch that the model gives at least LEAST, with what follows it.
@@ -111,5 +111,5 @@ export function treePanel(app) {
       h("ul", {}, first.map(item)),
     );
   };
-  return { title: "Tree of next tokens", content, refresh };
+  return { title: "Tree of next tokens", side: "left", content, refresh };
 }

@@ -25,8 +25,12 @@ export function networkPanel(app) {
     const { text, session } = app;
     const many = text.tokens.length > WIDEST;
     const columns = [null, ...(many ? [app.position] : text.tokens.keys())];
-    const values = session.activations(text.tokens, sites);
-    const former = show === "change" ? session.activations(text.tokens, sites, session.base) : null;
+    const read = (pass) =>
+      many
+        ? session.activationsAt(text.tokens, app.position, sites, pass).map((row) => ({ [app.position]: row }))
+        : session.activations(text.tokens, sites, pass);
+    const values = read(session.now);
+    const former = show === "change" ? read(session.base) : null;
     const at = new Map(sites.map(([site, layer], i) => [`${site}.${layer}`, i]));
     const size = (site, layer, head, position) => {
       const from = (rows, i) => {
@@ -40,6 +44,7 @@ export function networkPanel(app) {
         return Math.hypot(...mine.map((x, c) => x - theirs[c])) / (Math.hypot(...theirs) || 1);
       };
       if (position !== null) return norm(position);
+      if (many) return 0; // all positions would have to be computed again
       return text.tokens.reduce((sum, _, i) => sum + norm(i), 0) / text.tokens.length;
     };
     const blocks = Array.from({ length: config.n_layers }, (_, l) => layerTable(l, columns, size));
@@ -54,7 +59,7 @@ export function networkPanel(app) {
       h("p.note", {}, many
         ? "One column edits all positions, one the position that is looked at; choose another in the input."
         : "One column for each position, the first for all of them. Arrow keys move, Enter edits, Enter again takes it back."),
-      ...blocks.reverse(),
+      h("div.layers", {}, blocks.reverse()),
     );
   }
 
@@ -65,9 +70,11 @@ export function networkPanel(app) {
       ...(config.d_mlp === null ? [] : [["mlp_out", null, "MLP"]]), ["resid_post", null, "resid_post"],
     ];
     const edited = new Set(app.state.edits.map((e) => `${e.site} ${e.layer} ${e.head} ${e.position}`));
-    const grid = rows.map(([site, head, label]) => {
-      const sizes = columns.map((position) => size(site, l, head, position));
-      const top = show === "change" ? 1 : Math.max(...sizes, 1e-9);
+    const all = rows.map(([site, head]) => columns.map((position) => size(site, l, head, position)));
+    const most = (site) => Math.max(1e-9, ...all.flatMap((sizes, i) => (rows[i][0] === site ? sizes : [])));
+    const grid = rows.map(([site, head, label], number) => {
+      const sizes = all[number];
+      const top = show === "change" ? 1 : most(site);
       return columns.map((column, i) => {
         const position = column === null ? null : (text.names[column] ?? column);
         const place = `layer ${l} ${label} at ${position ?? "all positions"}`;
@@ -89,9 +96,9 @@ export function networkPanel(app) {
       h("thead", {}, h("tr", {}, h("td"), columns.map((column) => h("th", { scope: "col" }, h("span", {}, heading(column)))))),
       h("tbody", {}, rows.map(([, , label], i) => h("tr", {}, h("th", { scope: "row" }, label), grid[i].map((cell) => h("td", {}, cell))))));
     roving(table, grid);
-    return h("div.scroll", {}, table);
+    return h("div.scroll", { tabindex: -1 }, table);
   }
 
-  return { title: "Network", open: true, wide: true, content, refresh };
+  return { title: "Network", open: true, content, refresh };
 }
 

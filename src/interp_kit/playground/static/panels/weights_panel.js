@@ -164,5 +164,5 @@ export function weightsPanel(app) {
         : `Rows ${r0} to ${r1}, columns ${c0} to ${c1}: ${(r1 - r0 + 1) * (c1 - c0 + 1)} weights`;
   }
 
-  return { title: "Weights", wide: true, content: h("div", {}, tools, facts, frame, picked, actions), refresh };
+  return { title: "Weights", content: h("div", {}, tools, facts, frame, picked, actions), refresh };
 }

@@ -11,7 +11,8 @@ import { treePanel } from "../panels/look_panels.js";
 function written(app, pass) {
   const { task } = app.header;
   const { examples, fields } = task;
-  const rows = app.session.write(examples, { length: examples[0].tokens.length, pass });
+  const last = fields.map((field) => examples[0].names.indexOf(field.predict) + 1);
+  const rows = app.session.write(examples, { length: Math.max(...last) + 1, pass });
   return rows.map((row, i) =>
     Object.fromEntries(
       fields.map((field) => {
@@ -45,7 +46,7 @@ function inputPanel(app) {
     row("Copy from", app.state.other, (other) => app.change({ other, otherTokens: null })),
     h("p.note", {}, "Switch a bit. The second input is where “copy” takes activations from."),
   );
-  return { title: "Input", open: true, content, refresh };
+  return { title: "Input", side: "left", open: true, content, refresh };
 }
 
 function answerPanel(app) {
@@ -65,7 +66,7 @@ function answerPanel(app) {
       confidence(app),
     );
   };
-  return { title: "Answer", open: true, content, refresh };
+  return { title: "Answer", side: "left", open: true, content, refresh };
 }
 
 // How sure the model is of each field if the true text stands before it.
@@ -122,7 +123,7 @@ function worldsPanel(app) {
               fields.map(({ name }) => cell(i, name))))))),
     );
   };
-  return { title: `All ${examples.length} worlds, before and after`, open: true, content, refresh };
+  return { title: `All ${examples.length} worlds, before and after`, side: "right", open: true, content, refresh };
 }
 
 start((app) => [inputPanel(app), answerPanel(app), ...commonPanels(app, worldsPanel(app), treePanel(app))]);

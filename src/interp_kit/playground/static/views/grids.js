@@ -8,7 +8,7 @@ const COLOURS = [
   "#ffffff", "#d55e00", "#0072b2", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#332288", "#882255",
 ];
 const DARK = [1, 2, 3, 9, 10]; // colours on which white is read
-const SLICE = 12; // ms of writing between two looks at the page
+const SLICE = 80; // ms of writing between two looks at the page
 
 class Quiz {
   constructor(app) {
@@ -39,7 +39,8 @@ class Quiz {
       const slice = performance.now();
       while ((more = writer.step()) && performance.now() - slice < SLICE);
       busy += performance.now() - slice;
-      show(more ? "writing …" : `written in ${Math.round(performance.now() - began)} ms (${Math.round(busy)} ms of computing)`);
+      const took = `Written in ${Math.round(performance.now() - began)} ms (${Math.round(busy)} ms of computing)`;
+      show(more ? "Writing …" : took, more);
       await new Promise((done) => setTimeout(done));
       if (run !== this.run) return;
     }
@@ -93,15 +94,17 @@ function quizPanel(app) {
     else app.change({ tokens: tokens.map((old, i) => (i === at ? quiz.brush : old)) });
   }
 
-  function draw(note) {
+  // Every cell, or while the model writes those of the last grid.
+  function draw(note, writing = false) {
     finished = note;
     const { text } = app;
     const { written } = quiz;
-    const reads = quiz.reads();
+    const reads = writing ? [] : quiz.reads();
     const most = Math.max(...reads, 0.001);
     let wrong = 0;
     let likely = 0;
-    buttons.forEach((cells, g) =>
+    buttons.forEach((cells, g) => {
+      if (writing && g < quiz.grids - 1) return;
       cells.forEach((cell, i) => {
         const at = quiz.at(g, i);
         const last = g === quiz.grids - 1;
@@ -123,10 +126,10 @@ function quizPanel(app) {
         const extra = [last && chance !== undefined ? percent(chance) : "", off ? `true ${text.tokens[at]}` : "", reads[at] > 0.005 ? `read ${percent(reads[at])}` : ""];
         cell.title = [place, ...extra.filter(Boolean)].join(", ");
         cell.setAttribute("aria-label", cell.title);
-      }),
-    );
-    const truth = app.state.tokens ? "The quiz was painted, so its true answer is not known" : wrong ? `${wrong} of ${quiz.cells} cells are wrong` : "every cell written is right";
-    said.textContent = `${note}. ${truth}. Log-probability of what is written: ${likely.toFixed(2)}.`;
+      });
+    });
+    const truth = app.state.tokens ? "The quiz was painted, so its true answer is not known" : wrong ? `${wrong} of ${quiz.cells} cells are wrong` : "Every cell written is right";
+    said.textContent = `${note}. ${truth}. Log-probability of what is written: ${(likely || 0).toFixed(2).replace("-0.00", "0.00")}.`;
   }
 
   function renderTools() {
@@ -177,7 +180,7 @@ function quizPanel(app) {
   }
 
   const note = "Paint a cell of the three given grids; the model writes the fourth. Paler cells are less sure, a framed cell is wrong. Click a cell to see what the chosen head reads when the model writes it.";
-  return { title: "Quiz", open: true, wide: true, content: h("div", {}, h("p.note", {}, note), tools, board, said), refresh };
+  return { title: "Quiz", side: "left", open: true, content: h("div", {}, h("p.note", {}, note), tools, board, said), refresh };
 }
 
 start((app) => [quizPanel(app), ...commonPanels(app)]);

@@ -22,7 +22,7 @@ function inputPanel(app) {
       tokenEditor(app),
     );
   };
-  return { title: "Input", open: true, wide: true, content, refresh };
+  return { title: "Input", side: "left", open: true, content, refresh };
 }
 
 // The text, token by token; a click looks at one. Its shade is the probability that the model gave it.
@@ -89,7 +89,7 @@ export function answerPanel(app) {
             h("td", {}, at + 1 < text.tokens.length && !app.state.tokens ? h("code", {}, shown(app.word(text.tokens[at + 1]))) : "unknown"),
             best(former[at]), best(now[at]))))));
   };
-  return { title: "Answer", open: true, content, refresh };
+  return { title: "Answer", side: "right", open: true, content, refresh };
 }
 
 start((app) => [inputPanel(app), answerPanel(app), ...commonPanels(app, treePanel(app))]);
