@@ -140,7 +140,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "load": model, "task_of": task, "task": task, "made": task, "score_edges": scores(), "ablate": scores(),
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
-        "read_split": [], "generate": [], "merge": [],
+        "read_split": [], "generate": [], "merge": [], "write_playground": Path(),
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)

@@ -22,6 +22,7 @@ const actions = {
   patterns: (session, { text, layer, head }) => plain(session.patterns(text.tokens, layer, head)),
   lens: (session, { text }) => session.lens(text.tokens).map(plain),
   activation: (session, { text, site, layer }) => plain(session.activation(text.tokens, site, layer)),
+  at: (session, { text, sites, position }) => plain(session.activationsAt(text.tokens, position, sites)),
   python: (session, { state: shown }) => state.python(session.header, shown),
   restored: (session, { state: shown }) => state.fromHash(state.toHash(shown), session.header),
   hash: (session, { hash }) => state.fromHash(hash, session.header),

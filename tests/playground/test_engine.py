@@ -138,12 +138,16 @@ def test_what_is_looked_at_is_what_the_model_computes(page: Any, tiny_model: Any
     model, example = as_shown(tiny_model(5)), task.enumerate()[13]
     batch, text = task.batch([example]), page.text(example)
     shown = [{**EDIT, "site": "z", "layer": 0, "head": 1, "source": {"kind": "Scale", "factor": -2.0}}]
-    edit = ik.Edit("z", 0, ik.Scale(-2.0), head=1)
+    late = [{**EDIT, "site": "resid_mid", "layer": 1, "position": "newB?", "source": {"kind": "Scale", "factor": 3.0}}]
+    edits_of = [([], []), (shown, [ik.Edit("z", 0, ik.Scale(-2.0), head=1)])]
+    edits_of.append((late, [ik.Edit("resid_mid", 1, ik.Scale(3.0), position="newB?")]))
     looks = [{"do": "patterns", "layer": layer, "head": 1} for layer in (0, 1)] + [{"do": "lens"}]
     looks += [{"do": "activation", "site": "mlp_post", "layer": layer} for layer in (0, 1)]
-    requests = [{**look, "text": text, "edits": edits} for edits in ([], shown) for look in looks]
+    sites = [["z", 0], ["mlp_out", 1], ["resid_post", 1]]
+    looks += [{"do": "at", "sites": sites, "position": position} for position in (0, 7, 14)]
+    requests = [{**look, "text": text, "edits": edits} for edits, _ in edits_of for look in looks]
     found, wanted = page([(model, task)], requests), []
-    for edits in ([], [edit]):
+    for _, edits in edits_of:
         with ik.editing(model, batch, edits) if edits else torch.no_grad():
             _, cache = model.run_with_cache(batch.tokens)
         for layer in (0, 1):
@@ -152,6 +156,8 @@ def test_what_is_looked_at_is_what_the_model_computes(page: Any, tiny_model: Any
         stream = [cache["resid_pre", 0][0], cache["resid_pre", 1][0], cache["resid_post", 1][0]]
         wanted.append(torch.stack([model.unembed(model.ln_final(x[None]))[0] for x in stream]).tolist())
         wanted += [cache[f"blocks.{layer}.mlp.hook_post"][0].tolist() for layer in (0, 1)]
+        hooks = ("blocks.0.attn.hook_z", "blocks.1.hook_mlp_out", "blocks.1.hook_resid_post")
+        wanted += [[cache[hook][0, at].flatten().tolist() for hook in hooks] for at in (0, 7, 14)]
     for mine, theirs in zip(found, wanted, strict=True):
         for row, other in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(row, other, atol=1e-4)
@@ -211,7 +217,8 @@ def test_links_and_edits_that_mean_nothing_get_one_sentence(
 ) -> None:
     example = task.enumerate()[0]
     wrong = [
-        ({"site": "zz"}, "no such site"), ({"layer": None}, "layer is missing"), ({"layer": 9}, "layers 0 to 1"),
+        ({"site": "zz"}, "no such site"), ({"site": "constructor"}, "no such site"),
+        ({"layer": None}, "layer is missing"), ({"layer": 9}, "layers 0 to 1"),
         ({"head": 2}, "no such head"), ({"neuron": 8}, "entries 0 to 7"), ({"position": "zz"}, "no position zz"),
         ({"source": {"kind": "Scale", "factor": "2"}}, "finite"), ({"source": {"kind": "eval"}}, "none of"),
         ({"source": {"kind": "Set", "value": [1.0]}}, "or 8 of them"), ({"source": None}, "none of"),

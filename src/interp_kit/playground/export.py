@@ -131,9 +131,7 @@ def _task(task: AbstractTask, model: HookedModel) -> dict[str, Any]:
     examples, expression = shown_examples(task)
     fitting = [i for i, example in enumerate(examples) if len(example.tokens) <= model.cfg.n_ctx]
     if not fitting:
-        raise ValueError(
-            f"every example of {task.name} is longer than the model's context of {model.cfg.n_ctx} tokens"
-        )
+        raise ValueError(f"every example of {task.name} is longer than the model's context of {model.cfg.n_ctx} tokens")
     return {
         "name": task.name,
         "learned": provenance(model).task,

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 from interp_kit.core.config import expect
-from interp_kit.core.files import cannot_write, check_writable, write_text
-from interp_kit.core.signature import is_signed, signed
+from interp_kit.core.files import cannot_write, check_writable, is_signed, signed, write_text
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import provenance
 from interp_kit.models.hooked_model import HookedModel

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp_kit.core.config import expect
-from interp_kit.core.files import cannot_write, check_writable, write_text
+from interp_kit.core.files import cannot_write, check_writable, is_signed, signed, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import cell, html_table
-from interp_kit.core.signature import is_signed, signed
 from interp_kit.reports.plotting import figure_of, png
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ export function makeEdit(site, layer, source, { head = null, position = null, ne
   return { site, layer, head, position, neuron, region, source };
 }
 
-export const isWeight = (header, edit) => edit.site in header.weights;
+export const isWeight = (header, edit) => Object.hasOwn(header.weights, edit.site);
 
 // The sizes of the axes behind batch and pos at a site.
 export const axesOf = (header, site) =>
@@ -34,7 +34,7 @@ export function checkEdit(header, edit, text, other) {
   };
   const { config } = header;
   const weight = isWeight(header, edit);
-  if (!weight && !(edit.site in header.activations)) fail("the kit has no such site");
+  if (!weight && !Object.hasOwn(header.activations, edit.site)) fail("the kit has no such site");
   const layered = weight
     ? header.weights[edit.site].parameter.includes("{layer}")
     : !["embed", "pos_embed"].includes(edit.site);
