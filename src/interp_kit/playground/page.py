@@ -4,16 +4,19 @@ import base64
 import html
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from interp_kit.core.config import expect
 from interp_kit.core.files import cannot_write, check_writable, is_signed, signed, write_text
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import provenance
-from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_model
 from interp_kit.playground.bundle import bundle
 from interp_kit.playground.export import payload
 from interp_kit.registry.models import task_of
+
+if TYPE_CHECKING:
+    from interp_kit.models.hooked_model import HookedTransformer
 
 STATIC = Path(__file__).parent / "static"
 SIGNATURE = "<!-- interp_kit playground {} -->"
@@ -37,7 +40,7 @@ def playground_path(path: str | Path) -> Path:
     return path
 
 
-def write_playground(model: HookedModel, path: str | Path, *, task: AbstractTask | None = None) -> Path:
+def write_playground(model: "HookedTransformer", path: str | Path, *, task: AbstractTask | None = None) -> Path:
     """Write one HTML file that runs the model in the browser, with edits of its weights and activations.
 
     The page needs no server and no network. It computes with the weights rounded to float16.
@@ -69,7 +72,7 @@ def write_playground(model: HookedModel, path: str | Path, *, task: AbstractTask
     return write_text(path, signed(page(model, task), SIGNATURE))
 
 
-def page(model: HookedModel, task: AbstractTask | None) -> str:
+def page(model: "HookedTransformer", task: AbstractTask | None) -> str:
     """The page as one string."""
     header, weights = payload(model, task)
     view = "tokens" if task is None else header["task"]["view"]

@@ -17,6 +17,14 @@ export function h(what, attributes = {}, ...children) {
 
 export const button = (label, onclick, attributes = {}) => h("button", { type: "button", onclick, ...attributes }, label);
 
+// Put new children into an element; what had the focus there, by its number among what can have it, keeps it.
+export function redraw(container, ...children) {
+  const able = "button, select, input, canvas, summary, [tabindex]";
+  const number = [...container.querySelectorAll(able)].indexOf(document.activeElement);
+  container.replaceChildren(...children.flat().filter(Boolean));
+  if (number >= 0) container.querySelectorAll(able)[number]?.focus({ preventScroll: true });
+}
+
 // A labelled choice. options: [value, text] each.
 export function select(label, options, value, onchange) {
   const list = h(

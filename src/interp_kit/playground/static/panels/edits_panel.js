@@ -2,7 +2,7 @@
 
 import { describe, makeEdit } from "../engine/edits.js";
 import { python } from "../engine/state.js";
-import { button, h, number, select } from "./dom.js";
+import { button, h, number, redraw, select } from "./dom.js";
 
 export function editsPanel(app) {
   const list = h("ol.edits");
@@ -12,8 +12,7 @@ export function editsPanel(app) {
     const { edits } = app.state;
     none.hidden = edits.length > 0;
     const without = (i) => app.change({ edits: edits.filter((_, j) => j !== i) });
-    list.replaceChildren(
-      ...edits.map((edit, i) =>
+    redraw(list, ...edits.map((edit, i) =>
         h("li", {}, h("code", {}, describe(edit)), " ",
           button("Remove", () => without(i), { "aria-label": `Remove ${describe(edit)}` })),
       ),
@@ -37,8 +36,7 @@ function siteForm(app) {
     const layered = !["embed", "pos_embed"].includes(chosen.site);
     const count = (n) => Array.from({ length: n }, (_, i) => [i, i]);
     const names = app.text.names.map((name, i) => [name ?? i, name ?? i]);
-    fields.replaceChildren(
-      ...[
+    redraw(fields, ...[
         select("Site", Object.keys(header.activations).map((site) => [site, site]), chosen.site, set("site")),
         layered ? select("layer", count(header.config.n_layers), chosen.layer, set("layer")) : null,
         axes.length > 1 ? select("head", [["", "all"], ...count(header.config.n_heads)], chosen.head, set("head")) : null,

@@ -1,7 +1,7 @@
 // Panels that only look: attention of a head, and what the residual stream says (the logit lens), per position.
 
 import { argmax, softmax } from "../engine/numbers.js";
-import { h, paint, percent, select, sequential, shown } from "./dom.js";
+import { h, paint, percent, redraw, select, sequential, shown } from "./dom.js";
 
 const WIDEST = 48; // positions that are drawn; of longer texts, the one that is looked at
 
@@ -17,8 +17,7 @@ export function attentionPanel(app) {
       set(Number(value));
       refresh();
     };
-    content.replaceChildren(
-      h("div.bar", {},
+    redraw(content, h("div.bar", {},
         select("Layer", count(config.n_layers), layer, pick((v) => (layer = v))),
         select("head", count(config.n_heads), head, pick((v) => (head = v)))),
       app.text.tokens.length <= WIDEST ? matrix() : list(),
@@ -59,8 +58,7 @@ export function lensPanel(app) {
         title: top.map((t) => `${shown(app.word(t))} ${percent(chances[t])}`).join(", "),
       }, shown(app.word(best)), columns.length === 1 ? ` ${percent(chances[best])}` : "");
     };
-    content.replaceChildren(
-      h("p.note", {}, "The most probable next token, if the model stopped after a layer and unembedded there. A fuller colour is surer."),
+    redraw(content, h("p.note", {}, "The most probable next token, if the model stopped after a layer and unembedded there. A fuller colour is surer."),
       h("div.scroll", { tabindex: 0 },
         h("table.net", {},
           h("thead", {}, h("tr", {}, h("td"), columns.map((i) => h("th", { scope: "col" }, h("span", {}, label(app, i)))))),
@@ -106,8 +104,7 @@ export function treePanel(app) {
     };
     const start = session.trie.nodes(text.tokens.slice(0, text.prompt)).at(-1);
     const first = branch(start, 1, text.prompt);
-    content.replaceChildren(
-      h("p.note", {}, "What the model writes after the prompt. Percentages are of the whole branch; those under 2 % are left out."),
+    redraw(content, h("p.note", {}, "What the model writes after the prompt. Percentages are of the whole branch; those under 2 % are left out."),
       h("ul", {}, first.map(item)),
     );
   };

@@ -1,7 +1,7 @@
 // The network: layers x (heads, MLP, residual stream) x positions. A click edits, in the way that is chosen.
 
 import { makeEdit } from "../engine/edits.js";
-import { h, paint, roving, select, sequential, short } from "./dom.js";
+import { h, paint, redraw, roving, select, sequential, short } from "./dom.js";
 
 const WIDEST = 32; // positions that have a column each; of longer texts, the one that is looked at
 const TOOLS = {
@@ -49,8 +49,7 @@ export function networkPanel(app) {
     };
     const blocks = Array.from({ length: config.n_layers }, (_, l) => layerTable(l, columns, size));
     const tools = Object.entries(TOOLS).filter(([key]) => task || !["Mean", "Copy"].includes(key));
-    content.replaceChildren(
-      h("div.bar", {},
+    redraw(content, h("div.bar", {},
         select("A click will", tools.map(([key, [label]]) => [key, label]), tool, (value) => (tool = value)),
         select("Colour", [["size", "size of the activation"], ["change", "change by the edits"]], show, (value) => {
           show = value;
@@ -85,8 +84,7 @@ export function networkPanel(app) {
           onclick: () => {
             const had = app.state.edits.find((e) => e.site === site && e.layer === l && e.head === head && e.position === position);
             app.toggleEdit(had ?? makeEdit(site, l, TOOLS[tool][1](), { head, position }));
-            content.querySelector(`[aria-label="${CSS.escape(place)}"]`)?.focus();
-          },
+                      },
         }, is ? "●" : "");
       });
     });

@@ -1,7 +1,7 @@
 // Heat maps of weights. A cell or a dragged region is chosen; what is done to it is an edit with a mask.
 
 import { makeEdit, shapeOf } from "../engine/edits.js";
-import { button, diverging, h, number, select, short } from "./dom.js";
+import { button, diverging, h, number, redraw, select, short } from "./dom.js";
 
 const WINDOW = 512; // rows and columns that are drawn at once
 
@@ -50,8 +50,7 @@ export function weightsPanel(app) {
     const count = (n) => Array.from({ length: n }, (_, i) => [i, i]);
     view.row = Math.min(view.row, m.rows - 1);
     view.col = Math.min(view.col, m.cols - 1);
-    tools.replaceChildren(
-      ...[
+    redraw(tools, ...[
         select("Weight", sites.map((site) => [site, site]), view.site, set("site")),
         layered() ? select("layer", count(config.n_layers), view.layer, set("layer")) : null,
         m.perHead ? select("head", count(config.n_heads), view.head, set("head")) : null,
@@ -145,8 +144,7 @@ export function weightsPanel(app) {
 
   function renderActions(m) {
     const act = (label, source) => button(label, () => apply(m, source()), { disabled: !chosen });
-    actions.replaceChildren(
-      act("Flip sign", () => ({ kind: "Scale", factor: -1 })), act("Zero", () => ({ kind: "Zero" })),
+    redraw(actions, act("Flip sign", () => ({ kind: "Scale", factor: -1 })), act("Zero", () => ({ kind: "Zero" })),
       act("Double", () => ({ kind: "Scale", factor: 2 })),
       number("value", view.value, (value) => (view.value = value)),
       act("Set to value", () => ({ kind: "Set", value: view.value })),

@@ -4,7 +4,7 @@
 import { softmax } from "../engine/numbers.js";
 import { start } from "../panels/app.js";
 import { commonPanels } from "../panels/common.js";
-import { button, h, percent, shown } from "../panels/dom.js";
+import { button, h, percent, redraw, shown } from "../panels/dom.js";
 import { treePanel } from "../panels/look_panels.js";
 
 // What the model writes in every world: per example and field {token, chance}.
@@ -32,17 +32,14 @@ function inputPanel(app) {
     const flip = (name) => {
       const wanted = { ...labels, [name]: 1 - labels[name] };
       set(examples.findIndex((one) => inputs.every((input) => one.labels[input] === wanted[input])));
-      content.querySelector(`[aria-label="${label}: ${name}"]`)?.focus();
     };
     return h("div.bar", { role: "group", "aria-label": label }, h("span", {}, label),
       inputs.map((name) =>
         button(`${name} = ${labels[name]}`, () => flip(name), {
           class: "switch", role: "switch", "aria-checked": String(labels[name] === 1), "aria-label": `${label}: ${name}`,
-          "aria-pressed": String(labels[name] === 1),
         })));
   };
-  const refresh = () => content.replaceChildren(
-    row("Input", app.state.example, (example) => app.change({ example, tokens: null })),
+  const refresh = () => redraw(content, row("Input", app.state.example, (example) => app.change({ example, tokens: null })),
     row("Copy from", app.state.other, (other) => app.change({ other, otherTokens: null })),
     h("p.note", {}, "Switch a bit. The second input is where “copy” takes activations from."),
   );
@@ -56,8 +53,7 @@ function answerPanel(app) {
     const { former, now } = worlds(app);
     const cell = ({ token, chance, right }) =>
       h("td", { class: right ? "right" : "broke" }, h("code", {}, shown(app.word(token))), ` ${percent(chance)} ${right ? "✓" : "✗"}`);
-    content.replaceChildren(
-      h("table", {},
+    redraw(content, h("table", {},
         h("thead", {}, h("tr", {}, ["field", "true", "unedited", "under the edits"].map((x) => h("th", { scope: "col" }, x)))),
         h("tbody", {}, fields.map(({ name }) => {
           const [a, b] = [former[app.state.example][name], now[app.state.example][name]];
@@ -107,8 +103,7 @@ function worldsPanel(app) {
       return h("td", { class: kind, title: `true ${shown(app.word(a.true))}, unedited ${shown(app.word(a.token))}` },
         h("code", {}, shown(app.word(b.token))), b.right ? "" : " ✗");
     };
-    content.replaceChildren(
-      h("p", {}, h("b", {}, `${whole} of ${examples.length} worlds are right`), ` in every field. Computed in ${Math.round(app.worldsTime)} ms.`),
+    redraw(content, h("p", {}, h("b", {}, `${whole} of ${examples.length} worlds are right`), ` in every field. Computed in ${Math.round(app.worldsTime)} ms.`),
       h("p.note", {}, "✗ is wrong; orange broke by the edits, blue was mended by them. A click takes a world as the input."),
       h("div.scroll", { tabindex: 0 },
         h("table", {},

@@ -2,7 +2,7 @@
 
 import { start } from "../panels/app.js";
 import { commonPanels } from "../panels/common.js";
-import { button, h, number, percent, roving, select } from "../panels/dom.js";
+import { button, h, number, percent, redraw, roving, select } from "../panels/dom.js";
 
 const COLOURS = [
   "#ffffff", "#d55e00", "#0072b2", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#e69f00", "#999999", "#332288", "#882255",
@@ -70,8 +70,7 @@ function quizPanel(app) {
 
   function build() {
     const names = Array.from({ length: quiz.grids }, (_, g) => app.text.names[1 + g * quiz.quarter] ?? `grid ${g + 1}`);
-    board.replaceChildren(
-      ...names.map((name, g) => {
+    redraw(board, ...names.map((name, g) => {
         const last = g === quiz.grids - 1;
         const cells = Array.from({ length: quiz.cells }, (_, cell) => {
           const made = button("", () => (last ? app.look(quiz.at(g, cell) - 1) : painted(g, cell)));
@@ -140,8 +139,7 @@ function quizPanel(app) {
       shownOf = null;
       refresh();
     };
-    tools.replaceChildren(
-      h("div.bar", {},
+    redraw(tools, h("div.bar", {},
         select("Quiz", all, app.state.example, (i) => app.change({ example: Number(i), tokens: null })),
         select("Copy from", all, app.state.other, (i) => app.change({ other: Number(i), otherTokens: null })),
         app.state.tokens ? button("Its own cells again", () => app.change({ tokens: null })) : null,

@@ -3,7 +3,7 @@
 import { softmax } from "../engine/numbers.js";
 import { start } from "../panels/app.js";
 import { commonPanels } from "../panels/common.js";
-import { button, h, paint, percent, roving, select, sequential, shown } from "../panels/dom.js";
+import { button, h, paint, percent, redraw, roving, select, sequential, shown } from "../panels/dom.js";
 import { treePanel } from "../panels/look_panels.js";
 
 function inputPanel(app) {
@@ -12,8 +12,7 @@ function inputPanel(app) {
   const title = (i) => `${i + 1}: ${examples[i].tokens.slice(0, examples[i].prompt).map((t) => shown(app.word(t))).join("").slice(0, 60)}`;
   const refresh = () => {
     const all = examples.map((_, i) => [i, title(i)]);
-    content.replaceChildren(
-      examples.length
+    redraw(content, examples.length
         ? h("div.bar", {},
             select("Input", all, app.state.example, (i) => app.change({ example: Number(i), tokens: null })),
             select("Copy from", all, app.state.other, (i) => app.change({ other: Number(i), otherTokens: null })))
@@ -81,8 +80,7 @@ export function answerPanel(app) {
       const order = [...chances.keys()].sort((a, b) => chances[b] - chances[a]).slice(0, 3);
       return h("td", {}, order.map((token) => h("span.option", {}, h("code", {}, shown(app.word(token))), ` ${percent(chances[token])} `)));
     };
-    content.replaceChildren(
-      h("table", {},
+    redraw(content, h("table", {},
         h("thead", {}, h("tr", {}, ["asked", "true", "unedited", "under the edits"].map((x) => h("th", { scope: "col" }, x)))),
         h("tbody", {}, read.map(([name, at]) =>
           h("tr", {}, h("th", { scope: "row" }, name),
