@@ -107,7 +107,7 @@ class Draw:
         from interp_kit.engine.sites import ACTIVATIONS
 
         cfg = self.model.cfg
-        site = self.pick([s for s in ACTIVATIONS if not (cfg.attn_only and s.startswith("mlp"))])
+        site = self.pick([s for s in ACTIVATIONS if not (cfg.attn_only and s in ("mlp_out", "mlp_post", "resid_mid"))])
         axes = ACTIVATIONS[site][1]
         layer = None if site in ("embed", "pos_embed") else int(self.rng.integers(cfg.n_layers))
         head = int(self.rng.integers(cfg.n_heads)) if "head" in axes and self.rng.random() < 0.7 else None

@@ -49,12 +49,17 @@ def payload(model: HookedModel, task: AbstractTask | None) -> Payload:
         "format": FORMAT,
         "model": {"name": origin.name, "sha256": origin.sha256, "rounded": _is_rounded(model)},
         "config": _config(model),
-        "activations": {name: list(axes) for name, (_, axes) in ACTIVATIONS.items()},
+        "activations": {name: list(axes) for name, (_, axes) in ACTIVATIONS.items() if _has(model, name)},
         "weights": {name: {"parameter": template, "heads": heads} for name, (template, heads) in WEIGHTS.items()},
         "tensors": tensors,
         "task": None if task is None else _task(task, model),
     }
     return Payload(header, b"".join(parts))
+
+
+def _has(model: HookedModel, site: str) -> bool:
+    """Whether a model has an activation site: one without MLPs lacks what is between attention and MLP too."""
+    return not (model.cfg.attn_only and site in ("resid_mid", "mlp_out", "mlp_post"))
 
 
 def as_shown(model: HookedModel) -> Any:

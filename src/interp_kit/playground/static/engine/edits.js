@@ -34,7 +34,7 @@ export function checkEdit(header, edit, text, other) {
   };
   const { config } = header;
   const weight = isWeight(header, edit);
-  if (!weight && !Object.hasOwn(header.activations, edit.site)) fail("the kit has no such site");
+  if (!weight && !Object.hasOwn(header.activations, edit.site)) fail("the model has no such site");
   const layered = weight
     ? header.weights[edit.site].parameter.includes("{layer}")
     : !["embed", "pos_embed"].includes(edit.site);
@@ -45,7 +45,6 @@ export function checkEdit(header, edit, text, other) {
   const headed = weight ? header.weights[edit.site].heads : axesOf(header, edit.site).length > 1;
   if (edit.head !== null && !(headed && isCount(edit.head, config.n_heads))) fail("there is no such head");
   const shape = weight ? shapeOf(header, edit) : axesOf(header, edit.site);
-  if (shape.includes(null)) fail("the model has no MLP");
   const width = shape[shape.length - 1];
   if (edit.neuron !== null && !isCount(edit.neuron, width)) fail(`the last axis has entries 0 to ${width - 1}`);
   if (kind === "Scale" && !isNumber(edit.source.factor)) fail("factor must be a finite number");
