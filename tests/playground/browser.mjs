@@ -1,5 +1,5 @@
 // Opens a page in headless Chromium and does steps in it. stdin: {chromium, profile, url, width, height, dark, steps};
-// a step is {eval} (its value is an answer), {wait} (until it is true), {shot: file} or {open: url}. stdout: {answers,
+// a step is {do}, {eval} (its value is an answer), {wait} (until it is true), {shot: file} or {open: url}. stdout: {answers,
 // problems: what the console, the page or a timeout said, requests: every address that was asked for}.
 
 import { spawn } from "node:child_process";
@@ -67,6 +67,7 @@ try {
   for (const step of asked.steps) {
     if (step.open) await call("Page.navigate", { url: step.open });
     if (step.screen) await screen(step.screen);
+    if (step.do) await evaluate(step.do);
     if (step.eval) answers.push((await evaluate(step.eval)) ?? null);
     if (step.wait) {
       const end = Date.now() + (asked.patience ?? 120000);

@@ -14,7 +14,7 @@ import torch
 import interp_kit as ik
 from interp_kit.cli import main
 from interp_kit.playground.bundle import bundle
-from interp_kit.playground.export import LIMIT, payload
+from interp_kit.playground.export import LIMIT, payload, shown_examples
 from interp_kit.playground.page import STATIC, page
 
 HERE = Path(__file__).parent
@@ -139,7 +139,7 @@ EDITS = "[...document.querySelectorAll('.edits code')].map((c) => c.textContent)
 
 
 def step(do: str, ready: int) -> list[dict[str, str]]:
-    return [{"eval": f"void ({do})"}, {"wait": READY.format(ready)}]
+    return [{"do": f"void ({do})"}, {"wait": READY.format(ready)}]
 
 
 @pytest.mark.slow
@@ -153,9 +153,9 @@ def test_the_page_works_from_a_file_without_a_network(boolean: Path, browse: Cal
         {"wait": READY.format(1)}, {"eval": RIGHT},
         *step("document.querySelector('[aria-label=\"Input: B\"]').click()", 2),
         *step(f"{head}.click()", 3), {"eval": RIGHT}, {"eval": EDITS},
-        {"eval": "void (document.querySelectorAll('details').forEach((d) => d.open = true))"},
+        {"do": "void (document.querySelectorAll('details').forEach((d) => d.open = true))"},
         {"wait": f"{canvas}.onkeydown !== null"},
-        {"eval": f"void {canvas}.dispatchEvent({key.format('ArrowDown')})"},
+        {"do": f"void {canvas}.dispatchEvent({key.format('ArrowDown')})"},
         *step(f"{canvas}.dispatchEvent({key.format('Enter')})", 4), {"eval": EDITS},
         {"eval": "document.querySelector('.code').textContent"}, {"eval": "location.href"},
         *step(f"{undo}.click()", 5), {"eval": EDITS},
@@ -190,7 +190,7 @@ def test_a_culture_page_writes_the_grid_that_the_model_writes(
     cells = "[...document.querySelectorAll('.cells')].at(-1).innerText.split(/\\s+/).filter(Boolean).map(Number)"
     wait = {"wait": "Number(document.body?.dataset.written ?? 0) >= 1"}
     seen = browse(path, [wait, {"eval": cells}, {"eval": "document.documentElement.scrollWidth"}], width=400)
-    batch = task.batch(task.sample(1, 0))
+    batch = task.batch(shown_examples(task)[0][:1])
     free = torch.arange(405) >= batch.prompt_length[0]
     assert seen.problems == []
     assert seen.answers[0] == ik.decode(model, batch.tokens, free, progress=False).tokens[0, -100:].tolist()
