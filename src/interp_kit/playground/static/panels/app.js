@@ -97,7 +97,7 @@ export class App {
   restore() {
     this.began = performance.now();
     try {
-      this.change(fromHash(location.hash, this.header), false);
+      if (!this.change(fromHash(location.hash, this.header), false)) this.refresh();
     } catch (error) {
       this.say(error.message, true);
       this.refresh();
