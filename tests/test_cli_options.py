@@ -44,6 +44,7 @@ WORK = {
     "interp_kit.studies.circuits.study": ("main",),
     "interp_kit.studies.cards.command": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
+    "interp_kit.playground.page": ("write_playground",),
 }
 # What is needed beside an option for it to mean something, or to be allowed.
 BESIDE: dict[tuple[str, str], list[str]] = {
@@ -57,7 +58,7 @@ NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
-    "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
+    "playground": ["a-model"], "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
@@ -148,6 +149,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [], "generate": [], "merge": [], "write_verl": [], "load_quizzes": ([], []),
+        "write_playground": Path(),
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)

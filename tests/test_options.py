@@ -281,6 +281,10 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "pairs.halves": (lambda h, o: h.pairs.halves(**o), {"seed": FROM_0}),
     "Circuit.top": (lambda h, o: h.edges.top(**({"k": 1} | o)), {"k": (*COUNTS, 10**6), "signed": FLAGS}),
     "Circuit.take": (lambda h, o: h.edges.take(**o), {"index": ([0.5], [True], ["a"])}),
+    "write_playground": (
+        lambda h, o: ik.write_playground(h.model, **({"path": "never.html"} | o)),
+        {"path": ("never.txt",), "task": (InductionTask(),)},
+    ),
     "report": (lambda h, o: ik.report(h.ablated, **({"path": "never.html"} | o)), {"path": ("never.txt",)}),
 }  # fmt: skip
 CASES = [

@@ -58,6 +58,7 @@ if __name__ == "__main__":
     from interp_kit.studies.boolean.study import examine
     found = examine("boolean-gpt2", full=False)
     assert found.mechanism.verdict
+    assert main(["playground", "boolean-gpt2", "--out", "page/playground.html"]) == 0
     print(ik.report([found.evaluation, found.mechanism], "page/boolean.html"))
     for arguments in (["load", "culture/gpt_000"], ["culture-report"]):
         assert main(arguments) == 1

@@ -74,6 +74,7 @@ _EXPORTS = {
     "generate_under": "interp_kit.analysis.behaviour.generation",
     "CultureTask": "interp_kit.tasks.culture.task",
     "report": "interp_kit.reports.report",
+    "write_playground": "interp_kit.playground.page",
     "Edge": "interp_kit.models.circuit",
     "Circuit": "interp_kit.analysis.circuits.circuit",
     "score_edges": "interp_kit.analysis.circuits.edge_scores",
@@ -143,6 +144,7 @@ if TYPE_CHECKING:
     from interp_kit.models.circuit import Edge as Edge
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.models.planted import ground_truth as ground_truth
+    from interp_kit.playground.page import write_playground as write_playground
     from interp_kit.registry.models import load as load
     from interp_kit.registry.models import planted as planted
     from interp_kit.registry.models import task_of as task_of

@@ -17,6 +17,7 @@ Command = (
     | Annotated[models.Train, tyro.conf.subcommand("train")]
     | Annotated[models.Test, tyro.conf.subcommand("test")]
     | Annotated[models.Load, tyro.conf.subcommand("load")]
+    | Annotated[models.Playground, tyro.conf.subcommand("playground")]
     | Annotated[analyses.Probe, tyro.conf.subcommand("probe")]
     | Annotated[analyses.Patch, tyro.conf.subcommand("patch")]
     | Annotated[analyses.Interchange, tyro.conf.subcommand("interchange")]

@@ -243,3 +243,26 @@ class Load:
             write_json(self.json, facts)
         lines = "\n".join(f"{k}: {v}" for k, v in facts.items())
         print(dumps(facts, indent=2) if str(self.json) == "-" else lines)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Playground:
+    """Write one HTML file that runs a model in the browser: edit weights and activations, and watch."""
+
+    model: Annotated[Model, tyro.conf.Positional]
+    out: Path = Path("playground.html")
+    """the page; an unchanged playground page there is replaced, anything else is not"""
+    task: str | None = None
+    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learnt"""
+
+    def execute(self) -> None:
+        from interp_kit.playground.page import playground_path, write_playground
+        from interp_kit.registry.models import load, task_of
+        from interp_kit.registry.tasks import find
+
+        if self.task is not None:
+            find(self.task, "--task")
+        playground_path(self.out)
+        model = load(self.model)
+        page = write_playground(model, self.out, task=None if self.task is None else task_of(model, self.task))
+        print(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")

@@ -103,6 +103,20 @@ def write_json(path: str | Path, data: Any) -> Path:
     return write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+def signed(text: str, line: str) -> str:
+    """The text with a last line by which `is_signed` knows it, unless it was changed: `line` with a hash for `{}`."""
+    return f"{text}\n{line.format(hashlib.sha256(text.encode()).hexdigest())}\n"
+
+
+def is_signed(path: str | Path, line: str, limit: int = JSON_LIMIT) -> bool:
+    """Whether a file of at most `limit` bytes is as `signed` gave it with the same line."""
+    try:
+        text = read_bytes(path, limit).decode()
+    except ValueError:
+        return False
+    return text == signed(text.rpartition("\n" + line.partition("{}")[0])[0], line)
+
+
 def check_regular(path: str | Path, limit: int | None = None) -> Path:
     """Return the path if a regular file of at most `limit` bytes lies there: not a device, pipe or folder, which may
     have no end. Links are followed.

@@ -84,6 +84,11 @@ class AbstractTask(ABC):
     def sample(self, n: int, seed: int) -> list[Example]:
         """n examples drawn independently; the same seed gives the same examples."""
 
+    def playground(self) -> dict[str, Any]:
+        """How the playground page shows the task, as JSON values: `view` names a file in `playground/static/views`, and
+        what else it holds is for that view. By default the tokens of an example."""
+        return {"view": "tokens"}
+
     def tokenizer(self) -> object:
         """A Hugging Face tokenizer for the task's text, built offline; by default one that splits at spaces, with ids
         as in `vocabulary`."""

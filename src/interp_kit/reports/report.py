@@ -1,7 +1,6 @@
 """One self-contained HTML page, and the same in Markdown: every figure with its caption, n, interval and control."""
 
 import base64
-import hashlib
 import json
 import platform
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp_kit.core.config import expect
-from interp_kit.core.files import cannot_write, check_writable, read_bytes, write_text
+from interp_kit.core.files import cannot_write, check_writable, is_signed, signed, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import cell, html_table
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KIND = "set of figures"
+SIGNATURE = "[interp_kit]: # ({})"  # a Markdown link that nothing uses
 TEMPLATES = Path(__file__).parent / "templates"
 PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
 
@@ -40,7 +40,7 @@ def page_path(path: str | Path) -> Path:
         raise ValueError(f"a report is written to a .html file, not {path}")
     check_writable(path)
     text = check_writable(path.with_suffix(".md"))
-    if text.exists() and text.stat().st_size and not _is_signed(text):
+    if text.exists() and text.stat().st_size and not is_signed(text, SIGNATURE):
         raise cannot_write(
             text, FileExistsError("it is no page that was written here, or was changed since; move it, or name another")
         )
@@ -50,19 +50,6 @@ def page_path(path: str | Path) -> Path:
 
 def _figures_beside(path: Path) -> Path:
     return path.with_name(f"{path.stem}_figures")
-
-
-def _signed(text: str) -> str:
-    """The text with a last line by which `_is_signed` knows it, unless it was changed."""
-    return f"{text}\n[interp_kit]: # ({hashlib.sha256(text.encode()).hexdigest()})\n"  # a link that nothing uses
-
-
-def _is_signed(path: Path) -> bool:
-    try:
-        text = read_bytes(path).decode()
-    except ValueError:
-        return False
-    return text == _signed(text.rpartition("\n[interp_kit]: # ")[0])
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ class Report:
         with replacing_directory(folder, KIND) as aside:
             for name, figure in self._figures().items():
                 (aside / name).write_bytes(self._png(figure))
-        write_text(path.with_suffix(".md"), _signed(self.to_markdown(folder.name)))
+        write_text(path.with_suffix(".md"), signed(self.to_markdown(folder.name), SIGNATURE))
         return path
 
     def _png(self, figure: Figure) -> bytes:

@@ -15,7 +15,7 @@ from interp_kit.tasks.graphs.data.config import GraphsConfig
 from interp_kit.tasks.graphs.data.files import generate
 from interp_kit.training.verl import write_verl
 
-VERL = "verl==0.9.1"
+VERL = ("verl==0.9.1", "fastapi", "uvicorn")  # the last two are imported by its SFT trainer, and not required
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 HOME = ROOT / ".venv-verl"
@@ -28,7 +28,7 @@ def python() -> Path:
         venv.create(HOME, with_pip=True)
         torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "torch==" in line)
         subprocess.run([made, "-m", "pip", "install", "--quiet", torch], check=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", VERL, torch], check=True)
+        subprocess.run([made, "-m", "pip", "install", "--quiet", *VERL, torch], check=True)
         (HOME / ".installed").touch()
     return made
 

@@ -28,13 +28,14 @@ def launched(out: Path, script: str) -> str:
 
 def tokenizer(folder: Path):
     """A tokenizer of single letters with a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     letters = {chr(code): i for i, code in enumerate((*range(32, 127), 10))}
     letters |= {"<pad>": len(letters), "<unk>": len(letters) + 1, "<end>": len(letters) + 2}
     made = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.Split("", "isolated")  # pyright: ignore[reportAttributeAccessIssue]
+    made.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     fast = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", eos_token="<end>")
     fast.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     fast.save_pretrained(folder)

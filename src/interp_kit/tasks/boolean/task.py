@@ -78,6 +78,10 @@ class BooleanTask(AbstractTask):
         """The example of an input written as text, `"1,0,1,0,1"`. Raises ValueError saying what is wrong with it."""
         return self.examples([parse_input(text, len(self.inputs))])[0]
 
+    def playground(self) -> dict[str, Any]:
+        """See AbstractTask: inputs as switches, if all worlds are on the page."""
+        return {"view": "bits" if len(self.inputs) <= 6 else "tokens"}
+
     def intervene(self, example: Example, do: Mapping[str, int]) -> dict[str, int]:
         """Every variable of the example's world under do(variable = value). Raises ValueError for an unknown name, or
         a value that the variable cannot have."""

@@ -122,6 +122,10 @@ class CultureTask(AbstractTask):
         not describe one."""
         return worlds_of(labels)
 
+    def playground(self) -> dict[str, Any]:
+        """See AbstractTask: four grids, of which the last is written."""
+        return {"view": "grids", "side": SIDE, "colours": COLOURS, "grids": len(GRIDS)}
+
     def intervene(self, example: Example, do: Mapping[str, int]) -> dict[str, int]:
         """Every variable of the example's world under do(input = value), such as {"direction": 3}.
 
