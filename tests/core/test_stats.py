@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from interp_kit.core.stats import (
     WHOLE,
     Estimate,
+    clustered_mean,
     counted,
     expected_jaccard,
     jaccard,
@@ -322,3 +323,33 @@ def test_expected_jaccard_refuses(sizes: tuple[int, int, int]) -> None:
 def test_estimate_reads_with_n_and_interval() -> None:
     assert str(Estimate(0.5, 0.25, 0.75, 8, "inputs")) == "0.50 [0.25, 0.75] (n = 8 inputs)"
     assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seeds)"
+
+
+@pytest.mark.parametrize(("groups", "evenness", "rows"), [(36, 0.3, 600), (36, 3.0, 600), (10, 0.3, 600)])
+def test_clustered_intervals_cover_where_groups_differ_in_size(groups: int, evenness: float, rows: int) -> None:
+    """Groups differ in how hard they are, too; what an interval over rows would claim covers far less."""
+    rng, covered, naive = np.random.default_rng(4), [], []
+    for _ in range(600):
+        group = rng.choice(groups, size=rows, p=rng.dirichlet(np.full(groups, evenness)))
+        values = rng.random(rows) < rng.beta(4, 2, size=groups)[group]
+        found = clustered_mean(values, group, "groups")
+        covered.append(found.low <= 4 / 6 <= found.high)
+        naive.append(abs(found.value - 4 / 6) <= 1.96 * np.sqrt(found.value * (1 - found.value) / rows))
+    assert 0.90 <= np.mean(covered) <= 0.98
+    assert np.mean(naive) < 0.7
+
+
+def test_clustered_means_of_equal_groups_are_students_of_their_means() -> None:
+    rng = np.random.default_rng(0)
+    values, group = rng.normal(size=60), np.repeat(np.arange(12), 5)
+    found = clustered_mean(values, group, "groups")
+    means = values.reshape(12, 5).mean(1)
+    low, high = scipy.stats.t.interval(0.95, 11, loc=means.mean(), scale=scipy.stats.sem(means))
+    assert (found.value, found.low, found.high, found.n) == (*map(pytest.approx, (means.mean(), low, high)), 12)
+    alike = clustered_mean(np.ones(60), group, "groups", (0.0, 1.0))
+    assert (alike.value, alike.high) == (1.0, 1.0)
+    assert alike.low == pytest.approx(0.025 ** (1 / 12))
+    assert np.isnan(clustered_mean(np.full(60, 0.3), group, "groups").low)
+    assert np.isnan(clustered_mean(values, np.zeros(60), "groups").low)
+    with pytest.raises(ValueError, match="no groups"):
+        clustered_mean(np.zeros(0), np.zeros(0), "groups")

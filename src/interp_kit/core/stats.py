@@ -144,6 +144,38 @@ def mean_estimate(
     return Estimate(mean, float(np.maximum(low, bounds[0])), float(np.minimum(high, bounds[1])), n, unit)
 
 
+def clustered_mean(
+    values: np.ndarray, groups: np.ndarray, unit: str, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Estimate:
+    """The mean over rows, with an interval over the groups that they belong to, which may differ much in size.
+
+    Student's, from each group's summed residual, with the effective number of groups (Kish 1965), less one, as degrees
+    of freedom: a mean that hangs on two groups gets the interval of two, whatever the number of rows. It covers 0.93 to
+    0.96 where a few of 5 to 36 groups hold most rows (tests/core/test_stats.py). Rows that are all at one of `bounds`
+    get the exact interval of as many independent ones as there are effective groups; others without spread get none.
+
+    Raises ValueError for no rows.
+    """
+    values = np.asarray(values, dtype=float)
+    if len(values) == 0:
+        raise ValueError(f"no {unit} to average over")
+    _, index = np.unique(groups, return_inverse=True)
+    size = np.bincount(index)
+    mean, share = float(values.mean()), size / size.sum()
+    effective = float(1 / (share**2).sum())
+    residual = np.bincount(index, weights=values) - mean * size
+    if not np.ptp(values) and mean in bounds:
+        reach = (bounds[1] - bounds[0]) * (1 - 0.025 ** (1 / effective))
+        low, high = (mean, mean + reach) if mean == bounds[0] else (mean - reach, mean)
+        return Estimate(mean, low, high, len(size), unit)
+    variance = float((residual**2).sum()) / len(values) ** 2
+    if len(size) < 2 or variance < 1e-24:
+        return Estimate(mean, float("nan"), float("nan"), len(size), unit)
+    reach = float(stats.t.ppf(0.975, max(effective - 1, 1))) * np.sqrt(variance / (1 - 1 / effective))
+    low, high = float(np.clip(mean - reach, *bounds)), float(np.clip(mean + reach, *bounds))
+    return Estimate(mean, low, high, len(size), unit)
+
+
 class Difference(NamedTuple):
     """Mean over seeds with Student's 95 % interval, which for three seeds is wide: t = 4.30."""
 

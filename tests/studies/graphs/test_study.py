@@ -11,7 +11,7 @@ import pytest
 from interp_kit.models.checkpoints import Provenance
 from interp_kit.models.hooked_model import attach
 from interp_kit.studies.graphs import accuracy, overwritten
-from interp_kit.studies.graphs.accuracy import evaluate_graphs, share
+from interp_kit.studies.graphs.accuracy import evaluate_graphs
 from interp_kit.studies.graphs.arms import arms, prompts_of, questions, rewards, rows_of, train
 from interp_kit.studies.graphs.chain import MEDIATORS, ChainTask
 from interp_kit.studies.graphs.words import against, ahead, deeper, follows
@@ -88,20 +88,6 @@ def test_a_perfect_model_is_always_right_and_one_on_rows_is_right_as_often_as_th
 def test_questions_of_the_two_splits_share_no_class() -> None:
     graphs = [accuracy.class_of(draw(300, np.random.default_rng(0), split).parents) for split in ("train", "test")]
     assert not set(graphs[0].tolist()) & set(graphs[1].tolist())
-
-
-def test_intervals_of_shares_cover_over_classes() -> None:
-    """Classes differ in how hard they are and in how many questions they have."""
-    rng, covered, plain = np.random.default_rng(3), [], []
-    for _ in range(200):
-        graph = rng.choice(30, size=600, p=rng.dirichlet(np.full(30, 3.0)))
-        hard = rng.beta(4, 2, size=30)
-        found = share((rng.random(600) < hard[graph]), graph)
-        covered.append(found.low <= 4 / 6 <= found.high)
-        half = 1.96 * np.sqrt(found.value * (1 - found.value) / 600)
-        plain.append(abs(found.value - 4 / 6) <= half)
-    assert 0.91 <= np.mean(covered) <= 0.99
-    assert np.mean(plain) < 0.85  # what an interval over questions would claim
 
 
 def test_a_model_that_follows_its_trace_is_told_from_one_that_does_not(

@@ -99,6 +99,7 @@ def _chain(study: "Study") -> Section:
     text = (
         "On the chain b, d, a, c with the question do b ? c, elimination computes P(d), then P(a), then the answer. If"
         " a place of the network holds P(d), copying it from another question must give the answer of do(P(d)).",
+        "For the trace model, whose text holds its own later steps, the next factor is asked for, not the answer.",
         *(sentence for one in study.inside.values() for sentence in words.carried(one)),
     )
     return Section("Are the steps used inside?", text, tuple(parts))

@@ -45,7 +45,17 @@ TOP = 8  # of 36 heads and MLPs
 FEWEST = 16  # solved pairs, for a patching figure
 SOLVED = 0.5  # share of chain questions that a model must answer for an exchange to mean anything
 QUESTION = ("X", "x", "?", "Y", "=")
-WRITTEN = ("s1.f0", "s1.f1", "s2", "s2.f0", "s2.f1", "s3.f0", "s3.f1")
+# mediator -> field of the trace that follows from it first, and the places before that field, both entries together
+NEXT = {"P(d)": "s2.f0", "P(a)": "s3.f0"}
+BETWEEN = {
+    "P(d)": {"s1.f0, s1.f1": ("s1.f0", "s1.f1"), "s2": ("s2",), "s2.l1": ("s2.l1",)},
+    "P(a)": {
+        "s1.f0, s1.f1": ("s1.f0", "s1.f1"),
+        "s2.f0, s2.f1": ("s2.f0", "s2.f1"),
+        "s3": ("s3",),
+        "s3.l1": ("s3.l1",),
+    },
+}
 CELLS = {"do, depth 0": ("do", 0), "do, depth 2": ("do", 2), "see, depth 0": ("see", 0), "see, depth 2": ("see", 2)}
 AGAIN = "do, depth 2 again"  # other questions of one cell: the yardstick of all that is compared
 PAIRS = (("do, depth 2", AGAIN), ("do, depth 0", "do, depth 2"), ("see, depth 0", "see, depth 2"),
@@ -118,7 +128,6 @@ def written_over(name: str) -> Overwritten:
 def examined(form: str, name: str) -> Inside:
     """Look into one model."""
     model, chain = load(name), ChainTask(form)
-    positions = QUESTION if form == DIRECT else (*QUESTION, *WRITTEN)
     asked = chain.batch(chain.sample(4 * ROWS, 7))
     options: dict[str, Any] = {"kind": "mean", "metric": log_probability, "progress": False}
     importance = {cell: ablate(model, batch_of(form, cell), **options) for cell in (*CELLS, AGAIN)}
@@ -128,7 +137,7 @@ def examined(form: str, name: str) -> Inside:
         probes=probe(model, asked, (*MEDIATORS, "answer"), positions=QUESTION, repeats=1, control_repeats=0,
                      progress=False),
         chain=(int(solved.sum()), len(solved)),
-        exchanged=_exchanged(model, chain, positions) if solved.mean() >= SOLVED else {},
+        exchanged=_exchanged(model, chain) if solved.mean() >= SOLVED else {},
         importance=importance,
         overlaps={(a, b): jaccard(importance[a], importance[b], k=TOP, match="index", permutations=1000)
                   for a, b in PAIRS},
@@ -137,11 +146,19 @@ def examined(form: str, name: str) -> Inside:
     )  # fmt: skip
 
 
-def _exchanged(model: Any, chain: ChainTask, positions: tuple[str, ...]) -> dict[str, InterchangeResult]:
+def _exchanged(model: Any, chain: ChainTask) -> dict[str, InterchangeResult]:
+    """Exchange each mediator. What follows from it is the answer of the direct model, and the next factor of the trace:
+    behind that, the trace has the base's own value in its text."""
     base, source = (chain.sample(4 * ROWS, seed) for seed in (31, 32))
-    pairs = list(zip(base, source, strict=True))
-    options: dict[str, Any] = {"positions": positions, "pairs": pairs, "only_solved": True, "progress": False}
-    return {mediator: interchange(model, chain, mediator, "answer", **options) for mediator in MEDIATORS}
+    options: dict[str, Any] = {"pairs": list(zip(base, source, strict=True)), "only_solved": True, "progress": False}
+    found = {}
+    for mediator in MEDIATORS:
+        places = {name: (name,) for name in QUESTION}
+        target = "answer"
+        if chain.form == TRACE:
+            target, places = NEXT[mediator], places | BETWEEN[mediator]
+        found[mediator] = interchange(model, chain, mediator, target, positions=places, **options)
+    return found
 
 
 def _features(model: Any, form: str) -> FeatureShift:

@@ -112,7 +112,7 @@ def carried(inside: "Inside") -> tuple[str, ...]:
         said.append(
             f"{inside.model}, {mediator}: it {verdict} at one place of the residual stream. The best that moves at most"
             f" {1 - KEEPS:.0%} of controls is layer {best['layer']}, {best['position']}: {best['accuracy']:.2f}"
-            f" [{best['low']:.2f}, {best['high']:.2f}] of answers become what do({mediator}) makes of them"
+            f" [{best['low']:.2f}, {best['high']:.2f}] of what is predicted becomes what do({mediator}) makes of it"
             f" (n = {best['n']}), {best['kept']:.2f} of controls stay."
         )
     return tuple(said)
@@ -162,15 +162,16 @@ def arms_said(study: "Study") -> str:
     frame = arms_gain(study)
     if frame.empty:
         return "No model trained on with another objective is there."
-    parts = [
-        f"{row['objective']} "
-        + ", ".join(
-            f"{row[f'gain, {of}']:+.3f} [{row[f'low, {of}']:+.3f}, {row[f'high, {of}']:+.3f}] at {of}"
-            for of in ("depths 0 to 2", "depth 3")
-        )
-        for _, row in frame.iterrows()
-    ]
-    seeds = f"{frame['seeds'].min()} seeds"
+    parts = []
+    for _, row in frame.iterrows():
+        gains = []
+        for of in ("depths 0 to 2", "depth 3"):
+            low, high = row[f"low, {of}"], row[f"high, {of}"]
+            bracket = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
+            gains.append(f"{row[f'gain, {of}']:+.3f}{bracket} at {of}")
+        parts.append(f"{row['objective']} {', '.join(gains)}")
+    n = int(frame["seeds"].min())
+    seeds = "one seed, so no interval" if n == 1 else f"{n} seeds"
     return f"The direct model trained on, same prompts and rates, gain over the start ({seeds}): {'; '.join(parts)}."
 
 
