@@ -68,14 +68,15 @@ class Oracle:
 
     def row(self, term: T) -> float | None:
         """The table's entry, if the term is one."""
-        if len(term[0]) != 1:
+        if not self.is_row(term):
             return None
         (name, value), given = term[0][0], dict(term[1])
         v = self.model.names.index(name)
-        above = [self.model.names[p] for p in self.model.parents[v]]
-        if set(above) != set(given):
-            return None
-        return float(self.model.tables[v][(*(given[p] for p in above), value)])
+        return float(self.model.tables[v][(*(given[self.model.names[p]] for p in self.model.parents[v]), value)])
+
+    def is_row(self, term: T) -> bool:
+        names = self.model.names
+        return len(term[0]) == 1 and {names[p] for p in self.model.parents[names.index(term[0][0][0])]} == set(dict(term[1]))
 
 
 @dataclass
@@ -459,7 +460,7 @@ class _Writer:
             targets, given = targets[::-1], given[::-1]
         do = [p for p in self.base.oracle.do.items() if p not in given and p[0] not in dict(targets)]
         conditions = [self.pair(p) for p in given]
-        row = self.base.oracle.row(t) is not None
+        row = self.base.oracle.is_row(t)
         if do and not row and self.style < 2 and not any(p in self.base.oracle.do for p, _ in given):
             conditions += [("do(" if self.style == 0 else "") + self.pair(p) + (")" if self.style == 0 else "") for p in do]
         return f"P({', '.join(map(self.pair, targets))}{bar + ', '.join(conditions) if conditions else ''})"

@@ -5,15 +5,19 @@ Values that a trace has stated before stand for its terms from there on, so that
 earlier one does not count.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
+
 from interp_kit.tasks.graphs.questions import verifier
 from interp_kit.tasks.graphs.questions.formal import Question
 from interp_kit.tasks.graphs.questions.printed import PrintedModel
 from interp_kit.tasks.graphs.traces import formulas
+from interp_kit.tasks.graphs.traces.usual import usual_formulas
 from interp_kit.tasks.graphs.traces.expressions import (
     Expression,
     Number,
@@ -325,7 +329,7 @@ class _Step:
     def _valued(self, term: Term, later: Expression) -> tuple[str, str, bool] | None:
         """A term, and straight after it its value or the calculation of it."""
         number, row, known = number_of(later), self.reader.plain[0].row(term), self._known(term)
-        near = DIGITS if row is not None else TOLERANCE
+        near = TOLERANCE if row is None and isinstance(later, Number) else DIGITS
         if not known or any(abs(number - one) <= near for one in (*known, *(() if row is None else (row,)))):
             return None
         if row is not None and isinstance(later, Number):
@@ -334,42 +338,46 @@ class _Step:
         if isinstance(later, Number):
             if self.worlds[0].key(term) in self.stated:
                 return COPY, "", False
+            if any(isinstance(formula, Term) for formula in self._usual(term)):
+                return COPY, "", False  # under the intervention it is a row of its table
             if self.reader.errors:
                 return None
             if observed is not None and abs(observed - number) <= DIGITS:
                 return FORMULA, formulas.INTERVENTION, False
             return OTHER, "", False
-        return self._bare(term, later, number, observed)
+        return self._bare(term, later, number)
 
-    def _bare(
-        self, term: Term, later: Expression, number: float, observed: float | None
-    ) -> tuple[str, str, bool] | None:
-        """A calculation without its formula, and not of the right value: the sum over the parents is what it is held
-        against."""
-        canonical = self._canonical(term)
+    def _bare(self, term: Term, later: Expression, number: float) -> tuple[str, str, bool] | None:
+        """A calculation without its formula, and not of the right value: it is held against the usual formulas."""
         parts = later.parts if isinstance(later, Operation) and later.kind == "+" else (later,)
-        leaves = [p for p in (self._pool_misses(part) for part in parts) if p]
-        if leaves:
-            return COPY, "", False
-        if canonical is not None:
-            expected = [value(part, self._best) for part in canonical]
-            left = list(expected)
+        usual = self._usual(term)
+        for formula in usual:
+            addends = formula.parts if isinstance(formula, Operation) and formula.kind == "+" else ()
+            left = [v for addend in addends if (v := _maybe(addend, self._best)) is not None]
             for part in parts:
-                hit = next((e for e in left if abs(e - number_of(part)) <= DIGITS), None)
+                hit = next((v for v in left if abs(v - number_of(part)) <= DIGITS / 10), None)
                 if hit is None:
                     break
                 left.remove(hit)
             else:
-                if left:
+                if any(left):
                     return FORMULA, formulas.MARGINALISATION, False
-            if len(parts) == len(canonical):
-                whole = Operation("+", canonical) if len(canonical) > 1 else canonical[0]
-                missed = aligned(whole, later, self._fits)
-                if missed is not None:
-                    return (COPY, "", False) if missed else None
+        for formula in usual:
+            missed = aligned(formula, later, self._fits)
+            if missed is not None and len(missed) < 2:
+                return (COPY, "", False) if missed else None
+        if any(abs(number - one) <= TOLERANCE for one in self._known(term)):
+            return None
+        if any(self._pool_misses(part) for part in parts):
+            return COPY, "", False
+        observed = self._observed(term)
         if observed is not None and abs(observed - number) <= DIGITS:
             return FORMULA, formulas.INTERVENTION, False
         return None if self.reader.errors else (OTHER, "", False)
+
+    def _usual(self, term: Term) -> tuple[Expression, ...]:
+        asked = self.reader.question.target
+        return () if self._imagined(term) else usual_formulas(term, self.worlds, self.cards, asked)
 
     def _pool_misses(self, part: Expression) -> bool:
         """True if a number is none of the tables', none that was stated, and none of their complements."""
@@ -378,23 +386,6 @@ class _Step:
         return not all(
             x in (0, 1) or any(min(abs(x - p), abs(1 - x - p)) <= DIGITS for p in known) for x in numbers(part)
         )
-
-    def _canonical(self, term: Term) -> tuple[Expression, ...] | None:
-        """The addends of a term's sum over the parents of its target, which have to be independent or one."""
-        if len(term.targets) != 1 or term.given or term.do:
-            return None
-        model, (name, at) = self.reader.analyst.model, term.targets[0]
-        above = [model.names[p] for p in model.parents[model.names.index(name)]]
-        free = [p for p in above if p not in self.reader.do]
-        if not free or self._imagined(term):
-            return None
-        held = tuple((p, self.reader.do[p]) for p in above if p in self.reader.do)
-        rows = [Term(((name, at),), (*((p, None) for p in free), *held)), *(Term(((p, None),)) for p in free)]
-        total = Sum(tuple(free), Operation("*", tuple(rows)))
-        if formulas.holds(term, total, self.worlds, self.cards) is not True:
-            return None
-        whole = written_out(total, self.cards)
-        return whole.parts if isinstance(whole, Operation) and whole.kind == "+" else (whole,)
 
     def _best(self, term: Term) -> float:
         known = self._known(term)
@@ -451,10 +442,6 @@ def question_of(row: Mapping[str, Any]) -> tuple[PrintedModel, Question]:
 
     Raises ValueError for columns that cannot be read.
     """
-    import json
-
-    import numpy as np
-
     tables = json.loads(row["tables"])
     names = tuple(tables)
     parents = tuple(tuple(names.index(p) for p in table["parents"]) for table in tables.values())

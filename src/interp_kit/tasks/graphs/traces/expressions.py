@@ -186,8 +186,16 @@ def aligned(
     if not same or len(formula.parts) != len(numeric.parts):
         return None
     pairs = [aligned(f, n, fits) for f, n in zip(formula.parts, numeric.parts, strict=True)]
-    if formula.kind in "+*" and len(pairs) <= MOST_ALIGNED and any(pair is None or pair for pair in pairs):
-        pairs = _any_order(formula.parts, numeric.parts, fits)
+    found = _all(pairs)
+    if formula.kind in "+*" and len(pairs) <= MOST_ALIGNED and found != []:
+        other = _all(_any_order(formula.parts, numeric.parts, fits))
+        if found is None or (other is not None and len(other) < len(found)):
+            return other
+    return found
+
+
+def _all(pairs: list[list[tuple[Term, float]] | None]) -> list[tuple[Term, float]] | None:
+    """The pairs of all parts, None if one has none."""
     found: list[tuple[Term, float]] = []
     for pair in pairs:
         if pair is None:

@@ -60,7 +60,7 @@ def explained(
             one, other = left.bound(values), written_out(right, cards, values)
             if not holds(one, other, worlds, cards):
                 break
-        whole = _completed(one, other, cards)
+        whole = _completed(Term(one.targets, one.given, (*one.do, *worlds[0].do.items())), other, cards)
     except UndefinedError:
         return UNEXPLAINED
     if holds(one, whole, worlds, cards):

@@ -79,8 +79,9 @@ class World:
         if any(value is None or value >= cards[names.index(name)] for name, value in term.pairs):
             return float("nan")
         row = self.row(term)
-        if row is not None and term.targets[0][0] not in self.do:
-            return row
+        if row is not None:
+            (name, value), *_ = term.targets
+            return float(value == self.do[name]) if name in self.do else row
         do = {names.index(name): value for name, value in (*self.do.items(), *term.do) if value is not None}
         given, found = _joint(term.given, names), _joint(term.given + term.targets, names)
         if given is None:

@@ -97,6 +97,8 @@ def flat(line: str) -> str:
     """A line without LaTeX and Markdown; cells of a row of a table are joined by `=`."""
     line = _ENVIRONMENT.sub(" ", re.sub(r"\s+", " ", line))
     stripped = line.strip()
+    if not set(stripped) - set("|-: "):
+        return ""  # below the head of a table, or a rule
     if stripped.startswith("|") and stripped.endswith("|") and len(stripped) > 1:
         line = " = ".join(cell for cell in _cells(stripped[1:-1]) if cell.strip())
     line = _SUM.sub(lambda m: f" Σ⟦{m[1] or ''}⟧ ".replace("\\", " "), line)
@@ -193,7 +195,7 @@ def _joined(tokens: Iterator[_Token]) -> Iterator[_Token]:
             ended = True
             continue
         if ended and last is not None:
-            open_ = last.kind == "sign" and last.text in "=+*/-"
+            open_ = last.kind == "sign" and last.text in "=+*/"
             if not open_ and not (token.kind == "sign" and token.text in "=+*/"):
                 yield _Token("break", "", token.line)
         last, ended = token, False
