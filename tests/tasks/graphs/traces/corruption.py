@@ -76,7 +76,9 @@ class Oracle:
 
     def is_row(self, term: T) -> bool:
         names = self.model.names
-        return len(term[0]) == 1 and {names[p] for p in self.model.parents[names.index(term[0][0][0])]} == set(dict(term[1]))
+        return len(term[0]) == 1 and {names[p] for p in self.model.parents[names.index(term[0][0][0])]} == set(
+            dict(term[1])
+        )
 
 
 @dataclass
@@ -114,7 +116,9 @@ def case(rng: np.random.Generator, degenerate: bool = False, variables: int = 5)
         oracle = Oracle(model.model, at if level == "interventional" else {})
         if oracle.weight(at) < 0.02:
             continue
-        question = Question(level, target, at if level == "observational" else {}, {} if level == "observational" else at)
+        question = Question(
+            level, target, at if level == "observational" else {}, {} if level == "observational" else at
+        )
         steps = _steps(model, question, oracle, rng)
         if steps is None or sum(len(s.addends) for s in steps) > 60:
             continue
@@ -200,7 +204,9 @@ def _steps(model: PrintedModel, question: Question, oracle: Oracle, rng: np.rand
             for at in product(*(range(cards[p]) for p in free)):
                 here = {**do, **dict(zip(free, at, strict=True)), name: v}
                 joint = len(free) == 2 and not _independent(oracle, free, cards)
-                weights: list[T] = [(tuple((p, here[p]) for p in free), ())] if joint else [(((p, here[p]),), ()) for p in free]
+                weights: list[T] = (
+                    [(tuple((p, here[p]) for p in free), ())] if joint else [(((p, here[p]),), ()) for p in free]
+                )
                 addends.append([_row(model, name, here), *weights])
             steps.append(Step((((name, v),), ()), addends, over=tuple(free)))
 
@@ -261,7 +267,8 @@ def _assumed(base: Case, step: Step, rng: np.random.Generator) -> bool:
     joints = [t for a in step.addends for t in a if len(t[0]) == 2]
     if joints and step.over:
         step.addends = [
-            [part for t in a for part in ([((p,), t[1]) for p in t[0]] if len(t[0]) == 2 else [t])] for a in step.addends
+            [part for t in a for part in ([((p,), t[1]) for p in t[0]] if len(t[0]) == 2 else [t])]
+            for a in step.addends
         ]
     else:
         rows = sorted({(t[0][0][0], p) for a in step.addends for t in a for p, _ in t[1]})
@@ -306,7 +313,11 @@ def _observed(base: Case, step: Step, rng: np.random.Generator) -> bool:
     (x, at), seen = next(iter(q.set.items())), Oracle(base.model.model, {})
     above = [base.model.names[p] for p in base.model.parents[base.model.names.index(x)]]
     there = [{**dict(p for t in a for p in (*t[0], *t[1])), x: at} for a in step.addends]
-    if above and all(set(above) <= set(v) for v in there) and x in {p for a in step.addends for t in a for p, _ in t[1]}:
+    if (
+        above
+        and all(set(above) <= set(v) for v in there)
+        and x in {p for a in step.addends for t in a for p, _ in t[1]}
+    ):
         rows = [_row(base.model, x, v) for v in there]
         if all(abs(seen(r) - 1) < 0.02 for r in rows):
             return False
@@ -425,8 +436,10 @@ class _Writer:
         if self.template == "table":
             return "| " + " | ".join(p.replace("|", r"\|") for p in parts) + " |"
         if self.template == "prose":
-            return f"Then {parts[0]} is " + ", which is ".join(parts[1:-1]) + (
-                f", which gives {parts[-1]}." if len(parts) > 2 else f"{parts[-1]}."
+            return (
+                f"Then {parts[0]} is "
+                + ", which is ".join(parts[1:-1])
+                + (f", which gives {parts[-1]}." if len(parts) > 2 else f"{parts[-1]}.")
             )
         return ("- " if self.template != "terse" else "") + f"**{parts[0]}** = " + " = ".join(parts[1:])
 
@@ -443,7 +456,9 @@ class _Writer:
         latex, prose = self.template == "latex", self.template == "prose"
         if step.ratio:
             (top,), (below,) = addends
-            return rf"\frac{{{top}}}{{{below}}}" if latex else f"{top} divided by {below}" if prose else f"{top} / {below}"
+            return (
+                rf"\frac{{{top}}}{{{below}}}" if latex else f"{top} divided by {below}" if prose else f"{top} / {below}"
+            )
         times = r" \cdot " if latex else " times " if prose else " × " if self.template == "markdown" else " * "
         plus = " plus " if prose else " + "
         if swap:
@@ -462,7 +477,9 @@ class _Writer:
         conditions = [self.pair(p) for p in given]
         row = self.base.oracle.is_row(t)
         if do and not row and self.style < 2 and not any(p in self.base.oracle.do for p, _ in given):
-            conditions += [("do(" if self.style == 0 else "") + self.pair(p) + (")" if self.style == 0 else "") for p in do]
+            conditions += [
+                ("do(" if self.style == 0 else "") + self.pair(p) + (")" if self.style == 0 else "") for p in do
+            ]
         return f"P({', '.join(map(self.pair, targets))}{bar + ', '.join(conditions) if conditions else ''})"
 
     def pair(self, pair: tuple[str, int | None]) -> str:

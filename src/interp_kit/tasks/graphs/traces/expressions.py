@@ -112,7 +112,9 @@ def unbound(expression: Expression) -> set[str]:
     return set().union(*map(unbound, expression.parts)) if isinstance(expression, Operation) else set()
 
 
-def written_out(expression: Expression, cards: Mapping[str, int], values: Mapping[str, int] | None = None) -> Expression:
+def written_out(
+    expression: Expression, cards: Mapping[str, int], values: Mapping[str, int] | None = None
+) -> Expression:
     """The expression without signs of sums. values: of variables that have none.
 
     Raises UndefinedError for more addends than MOST_ADDENDS.

@@ -9,9 +9,7 @@ from interp_kit.tasks.graphs.traces.expressions import MOST_ADDENDS, Expression,
 from interp_kit.tasks.graphs.traces.lookup import World
 
 
-def usual_formulas(
-    term: Term, worlds: Sequence[World], cards: Mapping[str, int], asked: str
-) -> tuple[Expression, ...]:
+def usual_formulas(term: Term, worlds: Sequence[World], cards: Mapping[str, int], asked: str) -> tuple[Expression, ...]:
     """Formulas that are equal to a term by the graph: a ratio of a joint probability, the sum over the values of the
     question's target, over the parents, and over all ancestors of the product of their rows. asked: the target."""
     found: list[Expression] = []
