@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import product
 
 MOST_ADDENDS = 4096  # Of a sum that is written out.
+MOST_PAIRS = 20_000  # Parts of a formula and of numbers that are compared.
 MOST_ALIGNED = 64  # Parts of a sum or product that are matched in any order.
 
 Pairs = tuple[tuple[str, int | None], ...]
@@ -169,34 +170,67 @@ def _product(parts: tuple[Expression, ...], lookup: Lookup) -> float:
     return found
 
 
-def aligned(
-    formula: Expression, numeric: Expression, fits: Callable[[Term, float], bool]
-) -> list[tuple[Term, float]] | None:
+Fits = Callable[[Term, float], bool]
+Missed = list[tuple[Term, float]] | None
+
+
+def aligned(formula: Expression, numeric: Expression, fits: Fits) -> Missed:
     """Terms of a formula that do not fit the numbers put in for them; None if the two are not of one form.
 
-    Sums and products are matched in order, and if that does not fit, in any order.
+    Sums and products are matched in order, and if that does not fit, in any order. Forms that take more than MOST_PAIRS
+    comparisons are not matched.
     """
-    if isinstance(formula, Term):
-        try:
-            number = value(numeric, _no_terms)
-        except UndefinedError:
+    return _Alignment(fits).of(formula, numeric)
+
+
+class _Alignment:
+    """Compares each part of a formula with a part of the numbers at most once."""
+
+    def __init__(self, fits: Fits) -> None:
+        self.fits = fits
+        self.found: dict[tuple[int, int], Missed] = {}
+
+    def of(self, formula: Expression, numeric: Expression) -> Missed:
+        key = id(formula), id(numeric)
+        if key not in self.found:
+            self.found[key] = None  # also if there are too many
+            if len(self.found) <= MOST_PAIRS:
+                self.found[key] = self._compared(formula, numeric)
+        return self.found[key]
+
+    def _compared(self, formula: Expression, numeric: Expression) -> Missed:
+        if isinstance(formula, Term):
+            try:
+                number = value(numeric, _no_terms)
+            except UndefinedError:
+                return None
+            return [] if self.fits(formula, number) else [(formula, number)]
+        if isinstance(formula, Number):
+            return [] if isinstance(numeric, Number) and abs(numeric.value - formula.value) < 1e-9 else None
+        same = isinstance(formula, Operation) and isinstance(numeric, Operation) and formula.kind == numeric.kind
+        if not same or len(formula.parts) != len(numeric.parts):
             return None
-        return [] if fits(formula, number) else [(formula, number)]
-    if isinstance(formula, Number):
-        return [] if isinstance(numeric, Number) and abs(numeric.value - formula.value) < 1e-9 else None
-    same = isinstance(formula, Operation) and isinstance(numeric, Operation) and formula.kind == numeric.kind
-    if not same or len(formula.parts) != len(numeric.parts):
-        return None
-    pairs = [aligned(f, n, fits) for f, n in zip(formula.parts, numeric.parts, strict=True)]
-    found = _all(pairs)
-    if formula.kind in "+*" and len(pairs) <= MOST_ALIGNED and found != []:
-        other = _all(_any_order(formula.parts, numeric.parts, fits))
-        if found is None or (other is not None and len(other) < len(found)):
-            return other
-    return found
+        found = _all([self.of(f, n) for f, n in zip(formula.parts, numeric.parts, strict=True)])
+        if formula.kind in "+*" and len(formula.parts) <= MOST_ALIGNED and found != []:
+            other = self._any_order(formula.parts, numeric.parts)
+            if found is None or (other is not None and len(other) < len(found)):
+                return other
+        return found
+
+    def _any_order(self, formula: tuple[Expression, ...], numeric: tuple[Expression, ...]) -> Missed:
+        """Parts that fit are taken away, those left over are paired in order."""
+        left, rest = list(range(len(numeric))), []
+        for i, part in enumerate(formula):
+            here = [i, *left] if i in left else left
+            match = next((j for j in here if self.of(part, numeric[j]) == []), None)
+            if match is None:
+                rest.append(i)
+            else:
+                left.remove(match)
+        return _all([self.of(formula[i], numeric[j]) for i, j in zip(rest, left, strict=True)])
 
 
-def _all(pairs: list[list[tuple[Term, float]] | None]) -> list[tuple[Term, float]] | None:
+def _all(pairs: list[Missed]) -> Missed:
     """The pairs of all parts, None if one has none."""
     found: list[tuple[Term, float]] = []
     for pair in pairs:
@@ -204,22 +238,6 @@ def _all(pairs: list[list[tuple[Term, float]] | None]) -> list[tuple[Term, float
             return None
         found += pair
     return found
-
-
-def _any_order(
-    formula: tuple[Expression, ...], numeric: tuple[Expression, ...], fits: Callable[[Term, float], bool]
-) -> list[list[tuple[Term, float]] | None]:
-    """Parts that fit are taken away, those left over are paired in order."""
-    table = [[aligned(f, n, fits) for n in numeric] for f in formula]
-    left, rest = list(range(len(numeric))), []
-    for i in range(len(formula)):
-        here = [i, *left] if i in left else left
-        match = next((j for j in here if table[i][j] == []), None)
-        if match is None:
-            rest.append(i)
-        else:
-            left.remove(match)
-    return [table[i][j] for i, j in zip(rest, left, strict=True)]
 
 
 def _no_terms(term: Term) -> float:

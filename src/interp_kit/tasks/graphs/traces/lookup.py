@@ -10,7 +10,7 @@ from interp_kit.tasks.graphs.models import DiscreteModel
 from interp_kit.tasks.graphs.traces.expressions import Term, UndefinedError
 
 DRAWS = 3  # Other models on which a formula is tested.
-MOST_LOOKUPS = 20_000  # Terms that are looked up for one text.
+MOST_LOOKUPS = 100_000  # Terms that are looked up for one text.
 SEED = 20_26
 
 
@@ -66,9 +66,9 @@ class World:
         """The probability. Raises UndefinedError for a condition of probability 0, or a variable without a value."""
         if any(value is None for _, value in term.pairs):
             raise UndefinedError(f"{term} has a variable without a value")
+        self.budget.spend()
         key = self.key(term)
         if key not in self._known:
-            self.budget.spend()
             self._known[key] = self._look_up(term)
         if np.isnan(self._known[key]):
             raise UndefinedError(f"the condition of {term} has probability 0")

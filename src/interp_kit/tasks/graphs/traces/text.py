@@ -6,11 +6,12 @@ Every pass is linear in the length of the text, and nesting is bounded, so that 
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from interp_kit.tasks.graphs.traces.expressions import Expression, Number, Operation, Pairs, Sum, Term, operation
 from interp_kit.tasks.graphs.traces.flatten import flat
 
-LONGEST = 200_000  # Characters of a text that are read.
+LONGEST = 50_000  # Characters of a text that are read.
 LONGEST_TERM = 400
 DEEPEST = 40  # Parentheses inside of each other.
 MOST_CHAINS = 2000
@@ -39,8 +40,7 @@ class Segment:
     several: tuple[Expression, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Token:
+class _Token(NamedTuple):
     kind: str
     text: str
     line: int
@@ -181,10 +181,12 @@ def _split(run: list[_Token]) -> Iterator[tuple[Segment, ...]]:
 
 
 def _segment(tokens: list[_Token]) -> Segment | None:
-    while tokens and tokens[-1].kind == "sign" and tokens[-1].text == "(":
-        tokens = tokens[:-1]
-    while tokens and tokens[0].kind == "sign" and tokens[0].text == ")":
-        tokens = tokens[1:]
+    first, end = 0, len(tokens)
+    while end and tokens[end - 1].kind == "sign" and tokens[end - 1].text == "(":
+        end -= 1
+    while first < end and tokens[first].kind == "sign" and tokens[first].text == ")":
+        first += 1
+    tokens = tokens[first:end]
     if not tokens or len(tokens) > MOST_TOKENS or sum(token.text in "-/" for token in tokens) > DEEPEST:
         return None
     text = " ".join(token.text if token.kind != "sum" else f"sum[{token.text}]" for token in tokens)[:LONGEST_TERM]
