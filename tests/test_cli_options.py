@@ -41,6 +41,7 @@ WORK = {
     "interp_kit.studies.audit.command": ("main",),
     "interp_kit.studies.circuits.study": ("main",),
     "interp_kit.studies.cards.command": ("main",),
+    "interp_kit.studies.graphs.generation_command": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
 }
 # What is needed beside an option for it to mean something, or to be allowed.
@@ -56,6 +57,7 @@ REQUIRED = {
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
     "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
+    "traces": ["{}/generations.jsonl", "--questions", "{}/test.parquet"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "preset": "long", "variant": "specific",

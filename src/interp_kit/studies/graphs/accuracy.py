@@ -11,7 +11,7 @@ import torch
 
 from interp_kit.core.config import check_count, check_names, check_seed
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.stats import Estimate, ratio_interval
+from interp_kit.core.stats import Estimate, clustered_share
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import decode
 from interp_kit.models.hold import on_model
@@ -124,10 +124,7 @@ class GraphsEvaluation:
 
 def share(values: np.ndarray, graph: np.ndarray, bounds: tuple[float, float] = (0.0, 1.0)) -> Estimate:
     """The mean over questions, with an interval over the classes of graphs that they belong to."""
-    values = np.asarray(values, dtype=float)
-    mean, low, high = (float(part) for part in ratio_interval(values, np.ones(len(values)), groups=graph))
-    low, high = (float(np.clip(end, *bounds)) for end in (low, high))
-    return Estimate(mean, low, high, len(np.unique(graph)), UNIT_OF)
+    return clustered_share(values, graph, UNIT_OF, bounds)
 
 
 @on_model()

@@ -10,7 +10,7 @@ from interp_kit.tasks.graphs.models import DiscreteModel
 from interp_kit.tasks.graphs.traces.expressions import Term, UndefinedError
 
 DRAWS = 3  # Other models on which a formula is tested.
-MOST_LOOKUPS = 100_000  # Terms that are looked up for one text.
+MOST_LOOKUPS = 30_000  # Terms that are looked up for one text.
 SEED = 20_26
 
 

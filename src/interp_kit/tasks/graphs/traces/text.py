@@ -12,7 +12,7 @@ from interp_kit.tasks.graphs.traces.expressions import Expression, Number, Opera
 from interp_kit.tasks.graphs.traces.flatten import flat
 
 LONGEST = 50_000  # Characters of a text that are read.
-LONGEST_TERM = 400
+LONGEST_TERM = 200
 DEEPEST = 40  # Parentheses inside of each other.
 MOST_CHAINS = 2000
 MOST_TOKENS = 4000  # Of a segment.
