@@ -151,8 +151,8 @@ def analyse_generations(
     unknown = [g["id"] for g in generations if g["id"] not in questions]
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(generations)} generations are of unknown questions, as {unknown[0]!r}: expected ids"
-            f" of the questions' file, as {next(iter(questions), 'none')!r}"
+            f"{len(unknown)} of {len(generations)} generations are of unknown questions, as {unknown[0]!r}: expected"
+            f" ids of the questions' file, as {next(iter(questions), 'none')!r}"
         )
     analysts: dict[str, Analyst] = {}
     rows, distances = [], {}

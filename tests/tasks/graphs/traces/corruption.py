@@ -275,7 +275,7 @@ def _assumed(base: Case, step: Step, rng: np.random.Generator) -> bool:
         if not rows:
             return False
         name, parent = rows[int(rng.integers(len(rows)))]
-        if all(name in dict(base.oracle.do) for _ in (0,)):
+        if name in base.oracle.do:
             return False
         if parent in base.oracle.do:
             return False  # its condition says nothing where it is set
@@ -394,7 +394,6 @@ def rendered(base: Case, steps: list[Step], template: str, rng: np.random.Genera
     for step in steps:
         at.append(sum(line.count("\n") + 1 for line in lines) + 1)
         lines.append(write.step(step))
-    final: list[float] = []
     q, do = base.question, set(base.oracle.do.items())
     wanted = [(frozenset({(q.target, v)}), frozenset(q.given.items())) for v in range(len(base.answer))]
     have = {(frozenset(s.left[0]), frozenset(s.left[1]) - do): s.result for s in steps}

@@ -100,9 +100,13 @@ class Step:
         loose = self.state.loose
         return bool(loose) and any(t.do or loose & {n for n, _ in t.pairs} for t in terms(expression))
 
+    def _row(self, term: Term) -> float | None:
+        """The entry of its table if a term is one; in counterfactual questions, do(..) is of the imagined world."""
+        return None if self.state.loose and term.do else self.state.plain[0].row(term)
+
     def _true(self, term: Term) -> float | None:
         try:
-            return None if self._imagined(term) and self.worlds[0].row(term) is None else self.worlds[0](term)
+            return None if self._imagined(term) and self._row(term) is None else self.worlds[0](term)
         except UndefinedError:
             return None
 
@@ -121,7 +125,7 @@ class Step:
     def _fits(self, term: Term, number: float) -> bool:
         """True if a number may have been put in for a term. One that was stated is copied, so it is as stated."""
         known = self._known(term)
-        row = self.state.plain[0].row(term) is not None
+        row = self._row(term) is not None
         if not known:
             return True
         if row or self.worlds[0].key(term) not in self.stated:
@@ -130,7 +134,7 @@ class Step:
 
     def _valued(self, term: Term, later: Expression) -> tuple[str, str, bool] | None:
         """A term, and straight after it its value or the calculation of it."""
-        number, row, known = number_of(later), self.state.plain[0].row(term), self._known(term)
+        number, row, known = number_of(later), self._row(term), self._known(term)
         near = TOLERANCE if row is None and isinstance(later, Number) else DIGITS
         if not known or any(abs(number - one) <= near for one in (*known, *(() if row is None else (row,)))):
             return None
@@ -204,7 +208,7 @@ class Step:
             if observed is not None and abs(observed - put) <= DIGITS:
                 return FORMULA, formulas.INTERVENTION, True
         if missed:
-            if any(self.state.plain[0].row(t) is not None or self.worlds[0].key(t) in self.stated for t, _ in missed):
+            if any(self._row(t) is not None or self.worlds[0].key(t) in self.stated for t, _ in missed):
                 return COPY, "", False
             return None if self.state.errors else (OTHER, "", False)
         if missed == [] and not isinstance(later, Number):
