@@ -86,7 +86,7 @@ def page(found: Generations, examples: int = 2, seed: int = 0) -> Report:
     for system in found.systems:
         own = frame[frame["system"] == system].set_index("bucket").reindex(found.buckets)
         series[system] = (own["accuracy"].to_numpy(), own["low"].to_numpy(), own["high"].to_numpy())
-    first = intervals(found.buckets, series, x_label="accuracy", limits=(0, 1))
+    first = intervals(found.buckets, series, x_label="accuracy", limits=(0.0, 1.0))
     axes = new_axes()
     for i, system in enumerate(found.systems):
         axes.plot([float(t) for t in THRESHOLDS], found.curves[system], color=COLOURS[i % len(COLOURS)], label=system)
