@@ -32,7 +32,9 @@ def main(
         tables = {"accuracy": found.accuracies(), "curves": curves(found), "errors": found.errors()}
         tables |= {"strategies": found.strategies(), "difficulty": found.difficulty()}
         tables["generations"] = found.rows.drop(columns="text")
-        write_json(json_path, {name: json.loads(frame.to_json(orient="records")) for name, frame in tables.items()})
+        write_json(
+            json_path, {name: json.loads(frame.to_json(orient="records") or "[]") for name, frame in tables.items()}
+        )
     if out is not None:
         page(found, examples, seed).write(out)
     return text(found, examples, seed)

@@ -53,7 +53,7 @@ def read_questions(path: str | Path) -> dict[str, dict[str, Any]]:
     for where, row in _parquet(check_regular(path), OF_QUESTIONS):
         if row["id"] in questions:
             raise ValueError(f"{where}: the question {row['id']!r} is there twice")
-        questions[row["id"]] = row
+        questions[row["id"]] = dict(row)
     return questions
 
 

@@ -14,6 +14,7 @@ CAPTION = (
     " significantly different from it (paired sign-flip permutation test by graph, two-sided, 9,999 resamples,"
     " Holm-corrected within the column, p > .05)."
 )
+SHOWN = ("system", "id", "formal", "answer", "name", "kind", "line", "text")
 _LATEX = str.maketrans({
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
@@ -108,7 +109,7 @@ def page(found: Generations, examples: int = 2, seed: int = 0) -> Report:
         )),
         Section("Questions", (), (Figure(bars, "Questions by depth and level, each once."),)),
         Section("Examples", (), (
-            Table(shown[["system", "id", "formal", "answer", "name", "kind", "line", "text"]], "Drawn at random."),
+            Table(pd.DataFrame(shown, columns=list(SHOWN)), "Drawn at random."),
         )),
     )  # fmt: skip
     findings = tuple(f"{s}: {found.accuracy(s, ALL)} of answers are right." for s in found.systems)

@@ -44,11 +44,11 @@ class Generations:
     @property
     def buckets(self) -> list[str]:
         """The difficulty buckets that have questions, and all of them together."""
-        return [*(b for b in BUCKETS if (self.rows["bucket"] == b).any()), ALL]
+        return [*(b for b in BUCKETS if b in set(self.rows["bucket"])), ALL]
 
     def _cell(self, system: str, bucket: str) -> pd.DataFrame:
-        here = self.rows[self.rows["system"] == system]
-        return here if bucket == ALL else here[here["bucket"] == bucket]
+        here = self.rows["system"] == system
+        return pd.DataFrame(self.rows[here if bucket == ALL else here & (self.rows["bucket"] == bucket)])
 
     def accuracy(self, system: str, bucket: str = ALL) -> Estimate | None:
         """The share of right answers; None without questions."""
@@ -95,14 +95,16 @@ class Generations:
         order = [c for name in CLASSES for c in ([f"{name}: {k}" for k in KINDS] if name == "formula" else [name])]
         rows = []
         for system in self.systems:
-            here = self.rows["system"] == system
+            here = (self.rows["system"] == system).to_numpy()
+            graph, correct = self.rows["graph"].to_numpy()[here], self.rows["correct"].to_numpy(dtype=bool)[here]
             for name in order:
-                hit = (label == name)[here]
+                hit = np.array([found == name for found in label])[here]
                 if hit.any():
-                    one = clustered_share(hit.to_numpy(), self.rows["graph"][here].to_numpy(), UNIT)
+                    one = clustered_share(hit, graph, UNIT)
                     rows.append({
                         "system": system, "class": name, "share": one.value, "low": one.low, "high": one.high,
-                        "of right answers": float(hit[self.rows["correct"][here]].mean()), "n": int(hit.sum()),
+                        "share of right answers": float(hit[correct].mean()) if correct.any() else None,
+                        "n": int(hit.sum()),
                     })  # fmt: skip
         return pd.DataFrame(rows)
 

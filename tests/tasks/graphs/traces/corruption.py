@@ -301,7 +301,7 @@ def _differs(base: Case, step: Step) -> bool:
             _ = [base.oracle(t) for a in step.addends for t in a]
         except ZeroDivisionError:
             return False
-        found |= abs(got - other(step.left)) > 1e-6
+        found |= bool(abs(got - other(step.left)) > 1e-6)
     return found
 
 

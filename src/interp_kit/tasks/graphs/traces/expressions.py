@@ -207,8 +207,9 @@ class _Alignment:
             return [] if self.fits(formula, number) else [(formula, number)]
         if isinstance(formula, Number):
             return [] if isinstance(numeric, Number) and abs(numeric.value - formula.value) < 1e-9 else None
-        same = isinstance(formula, Operation) and isinstance(numeric, Operation) and formula.kind == numeric.kind
-        if not same or len(formula.parts) != len(numeric.parts):
+        if not isinstance(formula, Operation) or not isinstance(numeric, Operation):
+            return None
+        if formula.kind != numeric.kind or len(formula.parts) != len(numeric.parts):
             return None
         found = _all([self.of(f, n) for f, n in zip(formula.parts, numeric.parts, strict=True)])
         if formula.kind in "+*" and len(formula.parts) <= MOST_ALIGNED and found != []:

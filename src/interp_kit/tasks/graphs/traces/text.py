@@ -235,7 +235,7 @@ class _Parser:
         self.depth += 1
         if self.depth > DEEPEST:
             raise _UnreadableError
-        parts = [self._product()]
+        parts: list[Expression] = [self._product()]
         while sign := self._sign("+-"):
             right = self._product()
             if sign == "+":
@@ -246,7 +246,7 @@ class _Parser:
         return operation("+", parts)
 
     def _product(self) -> Expression:
-        found = [self._atom()]
+        found: list[Expression] = [self._atom()]
         while True:
             if sign := self._sign("*/"):
                 right = self._atom()
