@@ -43,6 +43,7 @@ WORK = {
     "interp_kit.studies.audit.command": ("main",),
     "interp_kit.studies.circuits.study": ("main",),
     "interp_kit.studies.cards.command": ("main",),
+    "interp_kit.studies.graphs.generation_command": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
     "interp_kit.playground.page": ("write_playground",),
 }
@@ -60,6 +61,7 @@ REQUIRED = {
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
     "playground": ["a-model"], "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
+    "traces": ["{}/generations.jsonl", "--questions", "{}/test.parquet"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
     "preset": "long", "variant": "specific",

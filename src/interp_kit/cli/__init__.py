@@ -31,6 +31,7 @@ Command = (
     | Annotated[studies.Audit, tyro.conf.subcommand("audit")]
     | Annotated[studies.Circuits, tyro.conf.subcommand("circuits")]
     | Annotated[studies.Study, tyro.conf.subcommand("study")]
+    | Annotated[studies.Traces, tyro.conf.subcommand("traces")]
 )
 
 

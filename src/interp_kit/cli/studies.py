@@ -93,3 +93,32 @@ class Study:
 
         run = import_module(f"interp_kit.studies.{self.family}.command").main
         print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traces:
+    """Accuracy of generations on causal-graph questions, and where their reasoning errs; no service is asked."""
+
+    generations: Annotated[Path, tyro.conf.Positional]
+    """JSON lines or .parquet with id (of the question), system and text"""
+    questions: Path
+    """a parquet file that `interp-kit generate graphs` wrote"""
+    out: Path | None = None
+    """write a page to this file (.html)"""
+    json: Path | None = None
+    """write all tables to this file as JSON, in place of any that is there"""
+    examples: int = 2
+    """random generations to show, per system"""
+    seed: int = 0
+    """of the examples"""
+    progress: Progress = PROGRESS
+
+    def execute(self) -> None:
+        from interp_kit.studies.graphs.generation_command import main as run
+
+        print(
+            run(
+                self.generations, self.questions, self.out, self.json,
+                examples=self.examples, seed=self.seed, progress=self.progress,
+            )
+        )  # fmt: skip

@@ -263,6 +263,52 @@ def permutation_p(observed: float, null: np.ndarray) -> float:
     return float((1 + np.sum(null >= observed - 1e-12)) / (1 + len(null)))
 
 
+RESAMPLES = 9999
+
+
+def sign_flip(
+    differences: np.ndarray, groups: np.ndarray | None = None, *, resamples: int = RESAMPLES, seed: int = 0
+) -> float:
+    """Two-sided p of paired differences by random changes of sign: under the null, the sum over an independent unit is
+    as likely as its opposite.
+
+    Args:
+        differences: (n,) of pairs.
+        groups: (n,) which independent unit each pair belongs to; its pairs change sign together. None: each to its own.
+        resamples: Number of random changes; p is at least 1 / (resamples + 1).
+        seed: Of them.
+
+    Returns:
+        p, 1 if all units are 0.
+
+    Raises:
+        ValueError: for no pair, values that are not finite, and groups of another length.
+    """
+    differences = np.asarray(differences, dtype=float)
+    if differences.ndim != 1 or not len(differences) or not np.isfinite(differences).all():
+        raise ValueError(f"the test needs one finite difference or more, got {differences!r}")
+    if groups is not None and len(groups) != len(differences):
+        raise ValueError(f"there are {len(groups)} groups of {len(differences)} differences: expected one each")
+    units = differences if groups is None else _by_group(differences, np.asarray(groups))
+    rng, null = np.random.default_rng(seed), []
+    for at in range(0, resamples, 1000):
+        signs = rng.integers(2, size=(min(1000, resamples - at), len(units))) * 2 - 1
+        null.append(np.abs(signs @ units))
+    scale = float(np.abs(units).sum()) or 1.0
+    return permutation_p(float(abs(units.sum())) / scale, np.concatenate(null) / scale)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """p values corrected for their number (Holm 1979), in the same order. A nan is left out of the count."""
+    values = np.asarray(p, dtype=float)
+    order = [i for i in np.argsort(values, kind="stable") if not np.isnan(values[i])]
+    corrected, largest = values.copy(), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * values[i]))
+        corrected[i] = largest
+    return corrected.tolist()
+
+
 def jaccard(a: set, b: set) -> float:
     """|a & b| / |a | b| (Jaccard 1912); 1 for two empty sets."""
     return len(a & b) / len(a | b) if a | b else 1.0

@@ -1,0 +1,1 @@
+"""Reasoning traces about causal-graph questions: where they err, and how, by exact inference alone."""
