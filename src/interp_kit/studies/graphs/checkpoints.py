@@ -84,7 +84,7 @@ def measured(chosen: Sequence[Arm], work: Path, root: Path) -> Path:
     rows = {}
     for name, folder in folders.items():
         frame = evaluate_graphs(load(folder), splits=("test",), n=MEASURED).to_frame()
-        rows[name] = json.loads(frame.drop(columns=["whole_trace"]).to_json(orient="records"))  # None for nan
+        rows[name] = json.loads(str(frame.drop(columns=["whole_trace"]).to_json(orient="records")))  # None for nan
     return write_json(root / FOLDER / ARMS, {"questions": MEASURED, "split": "test", "models": rows})
 
 
@@ -104,8 +104,8 @@ def _ship(source: Path, name: str, form: str, facts: Mapping[str, Any], seed: in
     path = root / FOLDER / name
     found = evaluate_graphs(load(path), form, splits=("test",), n=MEASURED).to_frame()
     metrics = {
-        f"accuracy, {row.kind}, depth {row.depth}": {"value": round(float(row.accuracy), 4), "n": int(row.n)}
-        for row in found.itertuples()
+        f"accuracy, {kind}, depth {depth}": {"value": round(float(accuracy), 4), "n": int(n)}
+        for kind, depth, accuracy, n in found[["kind", "depth", "accuracy", "n"]].to_numpy().tolist()
     }
     return Entry(
         path=f"{FOLDER}/{name}",

@@ -39,11 +39,12 @@ def accuracy_figure(study: "Study", ax: Axes | None = None) -> Axes:
     first = next(iter(frames.values()))
     names = [f"{kind}, depth {depth}" for kind, depth in zip(first["kind"], first["depth"], strict=True)]
     series = {
-        form: tuple(frame[column].to_numpy() for column in ("accuracy", "low", "high"))
+        form: (frame["accuracy"].to_numpy(), frame["low"].to_numpy(), frame["high"].to_numpy())
         for form, frame in frames.items()
     }
+    nowhere = np.full(len(first), np.nan)
     for column, name in (("own_rows", "Y's own rows"), ("majority", "majority answer")):
-        series[name] = (first[column].to_numpy(), *(np.full(len(first), np.nan),) * 2)
+        series[name] = (first[column].to_numpy(), nowhere, nowhere)
     return intervals(
         names, series, ax=ax, title="Accuracy on graphs never seen", x_label="share of right answers",
         limits=(-0.02, 1.02),
@@ -51,8 +52,8 @@ def accuracy_figure(study: "Study", ax: Axes | None = None) -> Axes:
 
 
 def _accuracy(study: "Study") -> Section:
-    n = {form: int(words.cells(e)["n"].sum()) for form, e in study.evaluations.items()}
-    classes = {form: int(words.cells(e)["classes"].max()) for form, e in study.evaluations.items()}
+    n = {form: int(words.cells(e)["n"].to_numpy().sum()) for form, e in study.evaluations.items()}
+    classes = {form: int(words.cells(e)["classes"].to_numpy().max()) for form, e in study.evaluations.items()}
     caption = (
         f"Share of right answers to new questions (n = {n[words.DIRECT]} a model) on graphs of classes not seen in"
         f" training, with 95 % intervals over up to {classes[words.DIRECT]} classes. Trained on depths 0 to 2; depth 3"

@@ -1,5 +1,6 @@
 """What the figures of the study support, in sentences. Each depends on the numbers: other models get other words."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +20,12 @@ KEEPS = 0.9  # share of controls that must keep their answer
 
 def cells(evaluation: "GraphsEvaluation", split: str = "test") -> pd.DataFrame:
     """The rows of one split."""
-    frame = evaluation.to_frame()
-    return frame[frame["split"] == split]
+    return evaluation.to_frame().query("split == @split")
+
+
+def mean_at(frame: pd.DataFrame, depths: Sequence[int]) -> float:
+    """Mean accuracy over the rows of these depths."""
+    return float(frame["accuracy"].to_numpy()[np.isin(frame["depth"].to_numpy(), list(depths))].mean())
 
 
 def ahead(study: "Study", form: str) -> str:
@@ -59,7 +64,7 @@ def unseen(study: "Study", form: str) -> str:
     means = {}
     for split in ("train", "test"):
         frame = cells(study.evaluations[form], split)
-        means[split] = float(frame[frame["depth"].isin(TRAINED)]["accuracy"].mean())
+        means[split] = mean_at(frame, TRAINED)
     return (
         f"On graphs never seen the {form} model is right in {means['test']:.2f}, on those of training in"
         f" {means['train']:.2f} (mean over kinds and depths)."
@@ -124,7 +129,7 @@ def readable(inside: "Inside") -> str:
     frame = frame.assign(more=frame["score"] - np.fmax(np.fmax(frame["raw_tokens"], frame["untrained"]), 0))
     parts = []
     for label, rows in frame[frame["more"].notna()].groupby("label", sort=False):
-        best = rows.loc[rows["more"].idxmax()]
+        best = rows.iloc[int(np.argmax(np.asarray(rows["more"])))]
         parts.append(
             f"{label}: R² {best['score']:.2f} at {best['cell']}, {best['position']}, against"
             f" {max(best['raw_tokens'], best['untrained'], 0):.2f} from tokens or an untrained network"
@@ -150,8 +155,7 @@ def arms_gain(study: "Study") -> pd.DataFrame:
     for objective, frames in groups.items():
         row: dict[str, object] = {"objective": objective, "seeds": len(frames)}
         for what, depths in (("depths 0 to 2", TRAINED), ("depth 3", (TRAINED[-1] + 1,))):
-            before = float(start[start["depth"].isin(depths)]["accuracy"].mean())
-            gain = over_seeds(np.array([f[f["depth"].isin(depths)]["accuracy"].mean() - before for f in frames]))
+            gain = over_seeds(np.array([mean_at(frame, depths) - mean_at(start, depths) for frame in frames]))
             row |= {f"gain, {what}": gain.value, f"low, {what}": gain.low, f"high, {what}": gain.high}
         rows.append(row)
     return pd.DataFrame(rows)
@@ -170,7 +174,7 @@ def arms_said(study: "Study") -> str:
             bracket = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
             gains.append(f"{row[f'gain, {of}']:+.3f}{bracket} at {of}")
         parts.append(f"{row['objective']} {', '.join(gains)}")
-    n = int(frame["seeds"].min())
+    n = int(frame["seeds"].to_numpy().min())
     seeds = "one seed, so no interval" if n == 1 else f"{n} seeds"
     return f"The direct model trained on, same prompts and rates, gain over the start ({seeds}): {'; '.join(parts)}."
 
