@@ -97,8 +97,8 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Traces:
-    """Accuracy of generations on causal-graph questions, and where their reasoning errs; no service is asked. Located
-    errors in prose, and of counterfactual questions, are often false alarms: check them by eye."""
+    """Accuracy of generations on causal-graph questions, and where their reasoning errs; no service is asked. In
+    free prose many errors are missed; of counterfactual questions the arithmetic alone is checked."""
 
     generations: Annotated[Path, tyro.conf.Positional]
     """JSON lines or .parquet with id (of the question), system and text"""

@@ -6,12 +6,13 @@ are these three distributions. Tables and x are all that differs, so every named
 question, and an activation of one can be copied into another.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from interp_kit.core.example import Example
 from interp_kit.core.identity import derive_seed
+from interp_kit.core.task import AbstractTask
 from interp_kit.tasks.graphs.compact import UNIT, Worlds, random_tables
 from interp_kit.tasks.graphs.layout import NAMES
 from interp_kit.tasks.graphs.structure import DO
@@ -59,17 +60,8 @@ class ChainTask(CompactGraphsTask):
         labels = super().intervene(example, entries)
         return labels | {name: labels[f"s{step}.f1"] for name, step in MEDIATORS.items()}
 
-    def _matching(
-        self,
-        variable: str,
-        target: str,
-        hold: Sequence[str] | None,
-        limit: int | None,
-        seed: int,
-        same_prompt_length: bool = False,
-    ) -> list[tuple[Example, Example]]:
-        """Pairs of independent questions on the chain, rather than counterfactuals that would leave it."""
-        return super(CompactGraphsTask, self)._matching(variable, target, hold, limit, seed, same_prompt_length)
+    # pairs of independent questions on the chain, not counterfactuals that would leave it
+    _matching = AbstractTask._matching
 
 
 def chain_worlds(n: int, rng: np.random.Generator) -> Worlds:

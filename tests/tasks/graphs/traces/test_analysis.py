@@ -132,6 +132,27 @@ def test_counterfactual_traces_are_held_to_what_their_notation_tells() -> None:
     assert _found(question, text.replace("0.1667", "0.25"), "[0.25, 0.75]").name == "calculation"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0.3 + 7.15e-05 + 2E-3 = 0.302",
+        "The probability of c = 0 given that b is 1 is 0.3",
+        "Given a is 0 and b is 1 is 0.3, so 0.3 * 0.5 = 0.15",
+    ],
+)
+def test_wordings_of_another_author_are_no_errors(text: str) -> None:
+    """Each was blamed once, found by texts that had no part in making the reader."""
+    assert _found(SEEN, f"{text}\nANSWER [0.30, 0.70]").name in ("none", "no numeric computation")
+    wrong = _found(SEEN, f"{text}\n0.3 * 0.5 + 1e-1 = 0.35\nANSWER [0.30, 0.70]")
+    assert [(e.name, e.line) for e in wrong.errors] == [("calculation", 2)]
+
+
+def test_terms_of_the_imagined_world_are_not_held_against_the_table() -> None:
+    question = Question("counterfactual", "c", {"c": 0, "a": 1}, {"b": 1}, "uniform")
+    found = _found(question, "P(a'=0 | b=0) = 0.95\nP(b=0 | a=0) = 0.9\nANSWER [0.25, 0.75]", "[0.25, 0.75]")
+    assert found.name == "none"
+
+
 def test_a_judge_is_asked_and_decides_nothing() -> None:
     found = Analyst(MODEL).analyse(SEEN, "[0.30, 0.70]", "P(a=0) = 0.1", lambda q, text: f"{q.target} {len(text)}")
     assert (found.name, found.judged) == ("copy", "c 12")

@@ -1,5 +1,6 @@
 """Where a trace errs, and how. No service is asked: terms are looked up by exact inference, formulas are tested as
-identities, arithmetic is done again."""
+identities, arithmetic is done again. Of a counterfactual question, whose terms may speak of either of two worlds, the
+arithmetic alone is checked."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -94,8 +95,7 @@ class Analyst:
 
     def _state(self, question: Question) -> State:
         do = dict(question.set) if question.level == "interventional" else {}
-        loose = self.below(question.set) if question.level == "counterfactual" else set()
-        return State(self.model, question, self.cards, do, self.worlds(do), self.worlds({}), loose)
+        return State(self.model, question, self.cards, do, self.worlds(do), self.worlds({}))
 
     def worlds(self, do: Mapping[str, int]) -> tuple[World, ...]:
         """The printed model and the others, under an intervention."""
@@ -103,15 +103,6 @@ class Analyst:
         if key not in self._worlds:
             self._worlds[key] = tuple(World(model, do, self.budget) for model in (self.model, *self._others))
         return self._worlds[key]
-
-    def below(self, of: Mapping[str, int]) -> set[str]:
-        """These variables and their descendants."""
-        names, found = self.model.names, set(of)
-        for _ in names:
-            found |= {
-                name for name, of in zip(names, self.model.parents, strict=True) if found & {names[p] for p in of}
-            }
-        return found
 
 
 def question_of(row: Mapping[str, Any]) -> tuple[PrintedModel, Question]:

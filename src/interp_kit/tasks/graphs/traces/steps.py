@@ -49,8 +49,7 @@ class State:
     """What is known while a text is read.
 
     do: the intervention that holds throughout; worlds: under it, the printed model first; plain: the same without it;
-    loose: variables whose terms may speak of either world of a counterfactual; stated: values that the text gave to
-    terms; errors: located so far.
+    stated: values that the text gave to terms; errors: located so far.
     """
 
     model: DiscreteModel
@@ -59,7 +58,6 @@ class State:
     do: Mapping[str, int]
     worlds: tuple[World, ...]
     plain: tuple[World, ...]
-    loose: set[str]
     stated: dict[object, float] = field(default_factory=dict)
     errors: list[Located] = field(default_factory=list)
 
@@ -77,6 +75,8 @@ class Step:
         if not one and not other:
             wrong = abs(number_of(earlier) - number_of(later)) > TOLERANCE
             return (CALCULATION, "", False) if wrong else None
+        if self.state.question.level == "counterfactual":
+            return None  # of which of its two worlds a term speaks, the notation of a trace does not tell
         if one and other:
             return self._formula(earlier, later)
         if not one or unbound(earlier):
@@ -86,8 +86,6 @@ class Step:
         return self._substituted(written_out(earlier, self.cards), later)
 
     def _formula(self, earlier: Expression, later: Expression) -> tuple[str, str, bool] | None:
-        if self._imagined(earlier) or self._imagined(later):
-            return None
         if formulas.holds(earlier, later, self.worlds, self.cards) is not False:
             return None
         if self.left is None:
@@ -95,18 +93,13 @@ class Step:
         kind = formulas.explained(self.left, later, self.worlds, self.state.plain, self.cards)
         return FORMULA, kind, False
 
-    def _imagined(self, expression: Expression) -> bool:
-        """True for terms whose value in the imagined world the notation of a trace does not tell."""
-        loose = self.state.loose
-        return bool(loose) and any(t.do or loose & {n for n, _ in t.pairs} for t in terms(expression))
-
     def _row(self, term: Term) -> float | None:
-        """The entry of its table if a term is one; in counterfactual questions, do(..) is of the imagined world."""
-        return None if self.state.loose and term.do else self.state.plain[0].row(term)
+        """The entry of its table if a term is one."""
+        return self.state.plain[0].row(term)
 
     def _true(self, term: Term) -> float | None:
         try:
-            return None if self._imagined(term) and self._row(term) is None else self.worlds[0](term)
+            return self.worlds[0](term)
         except UndefinedError:
             return None
 
@@ -182,8 +175,7 @@ class Step:
         return None if self.state.errors else (OTHER, "", False)
 
     def _usual(self, term: Term) -> tuple[Expression, ...]:
-        asked = self.state.question.target
-        return () if self._imagined(term) else usual_formulas(term, self.worlds, self.cards, asked)
+        return usual_formulas(term, self.worlds, self.cards, self.state.question.target)
 
     def _pool_misses(self, part: Expression) -> bool:
         """True if a number is none of the tables', none that was stated, and none of their complements."""

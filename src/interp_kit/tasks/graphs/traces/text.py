@@ -23,7 +23,8 @@ _WORDS = {
     "value": "", "of": "", "therefore": "", "also": "",
 }  # fmt: skip
 _TOKEN = re.compile(
-    r"(?P<term>(?<!\w)(?:Prob|Pr|P|p)\s*(?=\())|(?P<number>(?:\d{1,15}(?:\.\d{1,30})?|\.\d{1,30})(?:\s?%)?)(?!\w)"
+    r"(?P<term>(?<!\w)(?:Prob|Pr|P|p)\s*(?=\())"
+    r"|(?P<number>(?:\d{1,15}(?:\.\d{1,30})?|\.\d{1,30})(?:[eE][-+]?\d{1,3}(?!\w))?(?:\s?%)?)(?!\w)"
     r"|(?P<sum>Σ⟦[^⟧]*⟧)|(?P<sign>[-+*/=()\[\],])|(?P<word>[^\W\d][\w'’-]*)|(?P<space>\s+)|(?P<other>.)",
     re.DOTALL,
 )
@@ -158,8 +159,13 @@ def _pairs(text: str, known: Mapping[str, str]) -> Pairs | None:
 
 
 def _split(run: list[_Token]) -> Iterator[tuple[Segment, ...]]:
-    """The chains of tokens without a break: a segment that cannot be read, or a comma, ends one."""
+    """The chains of tokens without a break: a segment that cannot be read, or a comma, ends one.
+
+    Behind a left side that cannot be read a bare number says nothing of what follows: in "given that v0 is 1 is 0.6" it
+    is the value of a condition.
+    """
     chain: list[Segment] = []
+    headless = False
     part: list[_Token] = []
     depth = 0
     for token in [*run, _Token("end", "", 0)]:
@@ -169,8 +175,9 @@ def _split(run: list[_Token]) -> Iterator[tuple[Segment, ...]]:
             part.append(token)
             continue
         segment = _segment(part)
-        if segment is not None:
+        if segment is not None and not (headless and isinstance(segment.expression, Number)):
             chain.append(segment)
+        headless = segment is None
         if segment is None or at_end:
             if len(chain) > 1:
                 yield tuple(chain)
