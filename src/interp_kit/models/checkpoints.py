@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -14,6 +15,7 @@ from loguru import logger
 
 from interp_kit.core.config import from_mapping
 from interp_kit.core.files import check_regular, read_bytes, read_json, write_json
+from interp_kit.core.folders import replacing_directory
 from interp_kit.core.identity import Identity, check_description, fingerprint
 from interp_kit.models.convert import convert_gpt2, convert_mygpt
 from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
@@ -192,6 +194,19 @@ def weights_hash(path: str | Path) -> str:
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
     return found.hexdigest()
+
+
+def store(source: Path, target: Path, kind: str, facts: Mapping[str, Any] | None = None) -> None:
+    """Copy the visible files of a trained model's folder to the checkpoint `target`, whole or not at all.
+
+    kind: of the folder, see `core.folders`; facts: what training.json says in place of the source's.
+    """
+    with replacing_directory(target, kind) as aside:
+        for file in sorted(source.iterdir()):
+            if not file.name.startswith("."):  # the mark of the folder
+                shutil.copy(file, aside)
+        if facts is not None:
+            write_json(aside / TRAINING, dict(facts))
 
 
 def deciding_files(path: str | Path) -> dict[str, str]:

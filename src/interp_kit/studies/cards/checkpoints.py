@@ -4,7 +4,6 @@
 a killed run goes on where it was) and writes `checkpoints/cards`, their evaluations and their entries in the manifest.
 """
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ import torch
 import tyro
 
 from interp_kit.core.files import read_json, write_json
-from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.folders import check_folder
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.models.checkpoints import (
@@ -25,6 +24,7 @@ from interp_kit.models.checkpoints import (
     digest_of,
     load,
     read_manifest,
+    store,
     weights_hash,
     write_manifest,
 )
@@ -113,15 +113,12 @@ def package(chosen: Sequence[Arm], work: Path, root: Path, revision: str) -> dic
 
 
 def _store(arm: Arm, source: Path, root: Path) -> None:
-    """Copy a trained arm, naming the arm that it continues by its checkpoint."""
-    with replacing_directory(root / FOLDER / arm.name, KIND) as aside:
-        for file in sorted(source.iterdir()):
-            if not file.name.startswith("."):  # the mark of the folder
-                shutil.copy(file, aside)
-        if arm.start is not None:
-            start = f"{FOLDER}/{arm.start}"
-            facts = read_json(aside / TRAINING)
-            write_json(aside / TRAINING, facts | {"start": {"name": start, "sha256": digest_of(root / start)}})
+    """Ship a trained arm, naming the arm that it continues by its checkpoint."""
+    facts = None
+    if arm.start is not None:
+        start = f"{FOLDER}/{arm.start}"
+        facts = read_json(source / TRAINING) | {"start": {"name": start, "sha256": digest_of(root / start)}}
+    store(source, root / FOLDER / arm.name, KIND, facts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,6 @@ weights after 2,400 of its steps: from scratch it came no further in 4,000 (docs
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ import torch
 import tyro
 
 from interp_kit.core.files import read_json, write_json
-from interp_kit.core.folders import check_folder, replacing_directory
+from interp_kit.core.folders import check_folder
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.program import ended
 from interp_kit.models.checkpoints import (
@@ -35,6 +34,7 @@ from interp_kit.models.checkpoints import (
     digest_of,
     load,
     read_manifest,
+    store,
     weights_hash,
     write_manifest,
 )
@@ -96,12 +96,8 @@ def from_arm(arm: Arm, work: Path, root: Path, revision: str) -> dict[str, Entry
 
 
 def _ship(source: Path, name: str, form: str, facts: Mapping[str, Any], seed: int, root: Path, revision: str) -> Entry:
-    with replacing_directory(root / FOLDER / name, KIND) as folder:
-        for file in sorted(source.iterdir()):
-            if not file.name.startswith("."):  # the mark of the folder
-                shutil.copy(file, folder)
-        write_json(folder / TRAINING, dict(facts))
     path = root / FOLDER / name
+    store(source, path, KIND, facts)
     found = evaluate_graphs(load(path), form, splits=("test",), n=MEASURED).to_frame()
     metrics = {
         f"accuracy, {kind}, depth {depth}": {"value": round(float(accuracy), 4), "n": int(n)}
