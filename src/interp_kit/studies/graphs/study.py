@@ -33,6 +33,7 @@ from interp_kit.registry.models import load
 from interp_kit.studies.graphs.accuracy import KINDS, GraphsEvaluation, evaluate_graphs
 from interp_kit.studies.graphs.chain import MEDIATORS, ChainTask
 from interp_kit.studies.graphs.overwritten import Overwritten, overwritten
+from interp_kit.tasks.graphs.layout import QUERY
 from interp_kit.tasks.graphs.task import CompactGraphsTask
 
 DIRECT, TRACE = "direct", "trace"
@@ -148,7 +149,8 @@ def examined(form: str, name: str) -> Inside:
 
 def _exchanged(model: Any, chain: ChainTask) -> dict[str, InterchangeResult]:
     """Exchange each mediator. What follows from it is the answer of the direct model, and the next factor of the trace:
-    behind that, the trace has the base's own value in its text."""
+    behind that, the trace has the base's own value in its text. Places are inputs of layers: the first layer, too, may
+    read what is written."""
     base, source = (chain.sample(4 * ROWS, seed) for seed in (31, 32))
     options: dict[str, Any] = {"pairs": list(zip(base, source, strict=True)), "only_solved": True, "progress": False}
     found = {}
@@ -157,7 +159,7 @@ def _exchanged(model: Any, chain: ChainTask) -> dict[str, InterchangeResult]:
         target = "answer"
         if chain.form == TRACE:
             target, places = NEXT[mediator], places | BETWEEN[mediator]
-        found[mediator] = interchange(model, chain, mediator, target, positions=places, **options)
+        found[mediator] = interchange(model, chain, mediator, target, sites="resid_pre", positions=places, **options)
     return found
 
 
@@ -178,7 +180,7 @@ def _kinds(model: Any, form: str) -> PatchingResult | None:
     right = [sweep(model, side, [], accuracy("answer")).baseline[0] == 1 for side in (pairs.clean, pairs.corrupt)]
     if int((right[0] & right[1]).sum()) < FEWEST:
         return None
-    return patch(model, pairs, only_solved=True, progress=False)
+    return patch(model, pairs, positions=QUERY, only_solved=True, progress=False)
 
 
 def study(*, jobs: int | None = None, progress: bool = PROGRESS) -> Study:

@@ -114,9 +114,10 @@ def carried(inside: "Inside") -> tuple[str, ...]:
         frame = clean if len(clean) else frame
         best = frame.iloc[int(np.nanargmax(frame["accuracy"]))]
         verdict = "stands alone" if best["low"] > CARRIES and best["kept"] >= KEEPS else "does not stand alone"
+        where = f"the input of layer {best['layer']}, {best['position']}"
         said.append(
             f"{inside.model}, {mediator}: it {verdict} at one place of the residual stream. The best that moves at most"
-            f" {1 - KEEPS:.0%} of controls is layer {best['layer']}, {best['position']}: {best['accuracy']:.2f}"
+            f" {1 - KEEPS:.0%} of controls is {where}: {best['accuracy']:.2f}"
             f" [{best['low']:.2f}, {best['high']:.2f}] of what is predicted becomes what do({mediator}) makes of it"
             f" (n = {best['n']}), {best['kept']:.2f} of controls stay."
         )
