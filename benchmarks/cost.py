@@ -1,4 +1,4 @@
-"""What a sweep costs as it has more edits, and as they come later: a figure beside TransformerLens's loop."""
+"""Cost of a sweep by number of edits, and by how late they come: a figure beside TransformerLens's loop."""
 
 import time
 from collections.abc import Sequence

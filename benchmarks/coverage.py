@@ -1,4 +1,4 @@
-"""How often 95 % intervals contain the truth: `python -m benchmarks.coverage` prints the table of docs/coverage.md.
+"""Coverage of 95 % intervals: `python -m benchmarks.coverage` prints the table of docs/coverage.md.
 
 Samples are drawn from known distributions; a method covers if its interval contains the true value in 95 % of them. The
 percentile bootstrap (Efron 1979), which the kit used before, stands beside what it uses now.

@@ -1,4 +1,4 @@
-"""How two sides are timed against each other: alternately in one run, their results checked equal first."""
+"""Timing of two sides against each other: alternately in one run, their results checked equal first."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """How many times faster we are: ratio of medians."""
+        """Speed-up over the other side: ratio of medians."""
         return float(np.median(self.peer) / np.median(self.ours))
 
     def __str__(self) -> str:

@@ -241,7 +241,7 @@ class Ablate(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Mechanism(Common):
-    """By which path a prediction uses an intermediate variable: its token, directly, or a latent."""
+    """Find the path by which a prediction uses an intermediate variable: its token, directly, or a latent."""
 
     model: Annotated[Model, tyro.conf.Positional]
     mediator: Mediator = None

@@ -1,4 +1,4 @@
-"""What the commands share: how a model is named, and what is done with a result."""
+"""Shared options of the commands: how a model is named, and what is done with a result."""
 
 import json
 import os

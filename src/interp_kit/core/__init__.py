@@ -1,2 +1,2 @@
-"""What every other folder builds on: tasks as an idea, batches, results, statistics, plots. Imports nothing above
+"""Base of every other folder: tasks as an idea, batches, results, statistics, plots. Imports nothing above
 itself."""

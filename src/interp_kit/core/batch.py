@@ -158,7 +158,7 @@ class TokenBatch:
         return preview(repr(self), {"text": self.written(ROWS), **labels}, len(self))
 
     def written(self, most: int | None = None) -> list[str]:
-        """What stands in the first `most` rows, as the vocabulary writes it; token ids that it lacks, as numbers."""
+        """Text of the first `most` rows, as the vocabulary writes it; token ids that it lacks, as numbers."""
         known = dict(enumerate(self.vocabulary))
         rows = zip(self.tokens[:most].tolist(), self.mask[:most].tolist(), strict=True)
         return [shortened(" ".join(known.get(t, str(t)) for t, m in zip(*row, strict=True) if m)) for row in rows]

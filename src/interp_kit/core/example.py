@@ -68,7 +68,7 @@ class Labelling(Protocol):
 
     @property
     def n_worlds(self) -> int | None:
-        """How many distinct examples there are."""
+        """Number of distinct examples."""
         ...
 
     @property

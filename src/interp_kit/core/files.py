@@ -109,7 +109,7 @@ def signed(text: str, line: str) -> str:
 
 
 def is_signed(path: str | Path, line: str, limit: int = JSON_LIMIT) -> bool:
-    """Whether a file of at most `limit` bytes is as `signed` gave it with the same line."""
+    """True if a file of at most `limit` bytes is as `signed` gave it with the same line."""
     try:
         text = read_bytes(path, limit).decode()
     except ValueError:
@@ -193,7 +193,7 @@ def _finite(text: str) -> float:
 
 
 def aside_prefix(path: Path) -> str:
-    """How the temporary names beside `path` begin: with what tells whether their writer still lives."""
+    """Prefix of the temporary names beside `path`: with what tells whether their writer still lives."""
     return f".{path.name}.{_machine()}-{os.getpid()}-"
 
 

@@ -105,7 +105,7 @@ def _exchange(aside: Path, path: Path, kind: str) -> None:
 
 
 def _foreign(folder: Path, kind: str) -> list[str]:
-    """What is in a folder beside what the last writer of this kind put there: some names, none where that is all."""
+    """Names in a folder that the last writer of this kind did not put there; empty if there are none."""
     try:
         mark = read_json(folder / MARK)
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
-"""Which task a model learned and which task examples are of: a description as JSON, and a short fingerprint of it.
+"""Identity of the task that a model learned, and that examples are of: a description as JSON, and a short fingerprint
+of it.
 
 A description is saved with a trained model. Where a model meets examples, the two fingerprints are compared: equal
 names do not make equal tasks, as a boolean task of other equations has the same token ids and other answers. Random

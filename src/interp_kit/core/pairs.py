@@ -63,7 +63,11 @@ class PairBatch:
             clean: (batch, pos) token ids.
             corrupt: (batch, pos) token ids, row by row of the length of the clean text.
             answer: Two of (batch,) token ids: the true next token of each clean text, and of each corrupt one.
-            positions, mask, predict, candidates, vocabulary: Of both sides, see `TokenBatch.from_tokens`.
+            positions: Of both sides, as all that follow but the last; see `TokenBatch.from_tokens`.
+            mask: (batch, pos) True on real tokens; None if no row is padded.
+            predict: The position whose logits predict the answer.
+            candidates: Token ids that the answer can be.
+            vocabulary: The text of each token id.
             variable: A name for what differs, for tables and captions.
 
         Raises:

@@ -1,4 +1,4 @@
-"""How a command ends: its exit status, and one line on standard error where something is at fault."""
+"""End of a command: its exit status, and one line on standard error where something is at fault."""
 
 import os
 import signal

@@ -76,7 +76,7 @@ class AbstractResult(ABC):
 
     @abstractmethod
     def caption(self) -> str:
-        """What the figure shows, in a sentence or two: n and its unit, the interval, the control or chance level."""
+        """Describe the figure in a sentence or two: n and its unit, the interval, the control or chance level."""
 
     def __repr__(self) -> str:
         """Class, model and task, what was asked, how many rows, n: one line."""
@@ -152,7 +152,7 @@ class AbstractResult(ABC):
 
 
 def _facts(file: Path, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What the arrays and their file are known by."""
+    """Facts by which the arrays and their file are recognised."""
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     shapes = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in arrays.items()}

@@ -1,4 +1,4 @@
-"""How objects show themselves, and how far long work is.
+"""Display of objects, and of the progress of long work.
 
 Objects are one line as `repr`, and a short table in a notebook. Work shows a tqdm bar: see PROGRESS.
 """

@@ -203,8 +203,8 @@ def over_seeds(values: np.ndarray) -> Difference:
 
 
 def _reach(residual: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How far the mean may lie from the truth, below and above (...), in standard deviations of the units, and that
-    standard deviation, nan where it is no more than rounding of `scale`; residual: (..., n), of mean zero."""
+    """Distance that the mean may lie from the truth, below and above (...), in standard deviations of the units, and
+    that standard deviation, nan where it is no more than rounding of `scale`; residual: (..., n), of mean zero."""
     n = residual.shape[-1]
     spread = np.sqrt(np.asarray((residual**2).sum(-1)) / (n - 1))
     spread = np.where(spread > 1e-12 * scale, spread, np.nan)
@@ -239,7 +239,7 @@ def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def counted(groups: np.ndarray, unit: str) -> str:
-    """What n is, for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
+    """Describe n for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
     n = len(np.unique(groups))
     return f"{n} {unit}" if n == len(groups) else f"{n} ({len(groups)} {unit}, some of the same texts)"
 

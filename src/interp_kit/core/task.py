@@ -73,7 +73,7 @@ class AbstractTask(ABC):
 
     @property
     def n_worlds(self) -> int | None:
-        """How many distinct examples there are, or None where that is not known."""
+        """Number of distinct examples; None if it is not known."""
         return None
 
     @abstractmethod
@@ -85,8 +85,8 @@ class AbstractTask(ABC):
         """n examples drawn independently; the same seed gives the same examples."""
 
     def playground(self) -> dict[str, Any]:
-        """How the playground page shows the task, as JSON values: `view` names a file in `playground/static/views`, and
-        what else it holds is for that view. By default the tokens of an example."""
+        """Display of the task on the playground page, as JSON values: `view` names a file in
+        `playground/static/views`, and what else it holds is for that view. By default the tokens of an example."""
         return {"view": "tokens"}
 
     def tokenizer(self) -> object:
@@ -127,9 +127,9 @@ class AbstractTask(ABC):
         return found
 
     def meaning(self) -> dict[str, Any]:
-        """What decides how token ids are read and which answers are right, as JSON values: by default fields,
-        vocabulary and options. A model that learned one meaning is never studied under another. Override it for a task
-        with options that only choose which examples are drawn."""
+        """Everything that decides how token ids are read and which answers are right, as JSON values: by default
+        fields, vocabulary and options. A model that learned one meaning is never studied under another. Override it
+        for a task with options that only choose which examples are drawn."""
         return as_json(
             {"fields": [astuple(f) for f in self.fields], "vocabulary": self.vocabulary, "options": self.options()}
         )
@@ -251,7 +251,7 @@ class AbstractTask(ABC):
 
     @property
     def _lists_all(self) -> bool:
-        """Whether `pool` is every example there is."""
+        """True if `pool` is every example there is."""
         return self.n_worlds is not None and self.n_worlds <= POOL
 
     def _warn_unrelated(self, variable: str, target: str, chosen: list[tuple[Example, Example]]) -> None:

@@ -1,4 +1,4 @@
-"""Whether an edit fits a model and a batch, before anything runs."""
+"""Check that an edit fits a model and a batch, before anything runs."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

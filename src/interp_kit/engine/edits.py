@@ -56,7 +56,7 @@ class Edit:
 
     @property
     def is_weight(self) -> bool:
-        """Whether the site is a parameter."""
+        """True if the site is a parameter."""
         return self.site in WEIGHTS
 
     @property
@@ -66,7 +66,7 @@ class Edit:
 
     @property
     def tail(self) -> tuple:
-        """What of an activation (batch, pos, …) is edited, as an index of the axes behind batch and pos."""
+        """Edited part of an activation (batch, pos, …), as an index of the axes behind batch and pos."""
         head = (slice(None) if self.head is None else self.head,) if self.site in ("q", "k", "v", "z") else ()
         return (*head, slice(None) if self.neuron is None else self.neuron)
 

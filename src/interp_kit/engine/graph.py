@@ -26,7 +26,7 @@ MEMORY = 2**28  # bytes that what nodes give and read may take, of the texts and
 
 @dataclass(frozen=True)
 class _Inputs:
-    """How the receivers of one stage read: the numbers of the receivers, and how many senders there are before."""
+    """Reading of the receivers of one stage: the numbers of the receivers, and how many senders there are before."""
 
     receivers: slice
     senders: int
@@ -87,7 +87,7 @@ class Graph:
         return mask
 
     def outputs(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "sender batch pos d_model"]:
-        """What every node adds to the residual stream in the unedited run."""
+        """Contribution of every node to the residual stream in the unedited run."""
         with torch.no_grad():
             outs, _ = self._through(self.embedding(tokens)[None], None, None, None)
         return torch.stack(outs)[:, 0]
@@ -98,7 +98,8 @@ class Graph:
             return self._through(self.embedding(tokens)[None], None, None, None)[1][0]
 
     def embedding(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
-        """What the node "embed" adds: tokens and positions. Raises ValueError for texts that do not fit the model."""
+        """Contribution of the node "embed": tokens and positions. Raises ValueError for texts that do not fit the
+        model."""
         ex = self.executor
         check_fits(tokens, ex.n_ctx, len(ex.embed))
         return F.embedding(tokens, ex.embed) + ex.positions[: tokens.shape[1]]
@@ -129,7 +130,7 @@ class Graph:
         return self.executor.read_out(x[:, rows, reads])
 
     def chunk(self, tokens: Tensor, memory: int = MEMORY) -> int:
-        """How many graphs of these texts may run together."""
+        """Number of graphs of these texts that may run together."""
         return max(1, memory // (tokens.numel() * self._bytes(3)))
 
     def parts(self, tokens: Tensor, memory: int = MEMORY) -> list[Tensor]:

@@ -83,7 +83,7 @@ def reading(
 
 
 def _left_out(cfg: Any, hook: str) -> str:
-    """Which option of a config leaves a hook out."""
+    """Option of a config that leaves a hook out."""
     for part, option in OPTIONS.items():
         if hook.endswith(part):
             return f"its {option} is {getattr(cfg, option, None)!r}"
@@ -103,7 +103,7 @@ def refuse_infinite(hook: str, values: Tensor, axes: int) -> None:
 
 
 class Reader:
-    """How the activations of a batch are read at some hooks, of all real tokens or at named positions.
+    """Reading of the activations of a batch at some hooks, of all real tokens or at named positions.
 
     shapes: hook -> axes behind batch and pos, of those that the model calls; dtype: of what is read; executor: None
     where hooks read it, for then something is asked for that it does not visit, or does not give as hooks do.
@@ -144,7 +144,8 @@ class Reader:
             self.executor = self._executor(sample, expected)
 
     def count(self, start: int, end: int) -> int:
-        """How many vectors the rows from `start` to `end` give; where positions are named, how many rows there are."""
+        """Number of vectors that the rows from `start` to `end` give; where positions are named, how many rows there
+        are."""
         mask = self.batch.mask[start:end]
         return int(mask.sum()) if self.at is None else len(mask)
 

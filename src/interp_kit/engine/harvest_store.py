@@ -61,7 +61,7 @@ class HarvestFiles:
         return preview(repr(self), {"site": list(self.sites), "shape": list(map(str, self.sites.values()))})
 
     def path(self, number: int) -> Path:
-        """Where a shard is."""
+        """Path of a shard."""
         return self.directory / f"shard_{number:05d}.safetensors"
 
     def missing(self) -> list[int]:
@@ -112,8 +112,8 @@ class HarvestFiles:
 
 
 def open_harvest(directory: str | Path) -> HarvestFiles:
-    """What `harvest_to` wrote, to be read shard by shard. Raises ValueError where there is none, or a damaged or an
-    unfinished one."""
+    """Open what `harvest_to` wrote, to read it shard by shard. Raises ValueError where there is none, or a damaged or
+    an unfinished one."""
     path = Path(directory) / INDEX
     if not path.exists():
         raise ValueError(f"{directory} holds no harvest: there is no {INDEX}")

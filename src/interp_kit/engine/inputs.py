@@ -9,12 +9,12 @@ from interp_kit.models.hooked_model import HookedModel
 
 
 def has_hooks(model: Any) -> bool:
-    """Whether anything is hooked into the model that may change what it computes."""
+    """True if anything is hooked into the model that may change what it computes."""
     return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
-    """What a call of the model needs beside tokens so that it takes none for padding, whatever tokenizer it carries."""
+    """Arguments beside tokens with which the model takes none of them for padding, whatever tokenizer it carries."""
     return {} if getattr(model, "tokenizer", None) is None else {"attention_mask": torch.ones_like(tokens)}
 
 

@@ -1,4 +1,4 @@
-"""What an intervention is measured by. A metric maps logits to one number an example: at one field's prediction
+"""Measure of an intervention. A metric maps logits to one number an example: at one field's prediction
 position, or over the whole completion."""
 
 from abc import ABC, abstractmethod

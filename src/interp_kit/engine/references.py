@@ -14,7 +14,7 @@ from interp_kit.models.hooked_model import HookedModel
 
 
 class References:
-    """What the edits of `batch` refer to, each activation computed once, and the new values that follow.
+    """Activations that the edits of `batch` refer to, each computed once, and the new values that follow.
 
     executor: what computes activations; the model itself where it is None. Edits are to be checked before
     (`edit_checks.check_edits`).
@@ -119,7 +119,7 @@ class References:
         return reference
 
     def _part(self, value: Tensor, where: tuple) -> Tensor:
-        """What of a value that is broadcast to (batch, pos, …) falls on the positions of an index."""
+        """Part of a value broadcast to (batch, pos, …) that falls on the positions of an index."""
         behind = sum(isinstance(i, slice) for i in where[2:])  # axes behind batch and pos in the edited slice
         axis = value.ndim - behind - 1
         if isinstance(where[0], slice):  # positions from one to another, of every row

@@ -1,4 +1,4 @@
-"""Where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
+"""Places where a model can be read and edited: activation sites, weight sites, and what happens there, as data."""
 
 import re
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ NUMBER = re.compile(r"\d{1,9}")
 
 
 def _spellings() -> Iterator[tuple[re.Pattern[str], str]]:
-    """How a site is written with its layer ("mlp_out.2", "blocks.2.hook_mlp_out"; "embed", "hook_embed"), and its
+    """Spelling of a site with its layer ("mlp_out.2", "blocks.2.hook_mlp_out"; "embed", "hook_embed"), and its
     key."""
     for name, (template, *_) in (*ACTIVATIONS.items(), *WEIGHTS.items()):
         number = f"({NUMBER.pattern})"
@@ -86,7 +86,7 @@ def parse_site(site: object, layer: int | None = None) -> tuple[str, int | None]
 
 
 def unknown_site(site: object) -> str:
-    """What to say of a site that does not exist."""
+    """Error for a site that does not exist."""
     return (
         f"no site {site!r}; there are the activations {', '.join(ACTIVATIONS)} and the weights {', '.join(WEIGHTS)}, of"
         " one layer written as 'mlp_out.0' or 'blocks.0.hook_mlp_out'"
@@ -155,5 +155,5 @@ def find_hook(model: HookedModel, site: str) -> str:
 
 
 def has_heads(site: str) -> bool:
-    """Whether a site has a head axis."""
+    """True if a site has a head axis."""
     return "head" in ACTIVATIONS[site][1] if site in ACTIVATIONS else WEIGHTS[site][1]

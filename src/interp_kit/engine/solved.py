@@ -1,5 +1,5 @@
-"""How much of what is behind a figure the model answers correctly. A share of a gap is a finding about a task only if
-the model solves that task: an untrained network has gaps too, and shares of them.
+"""Share of the examples behind a figure that the model answers correctly. A share of a gap is a finding about a task
+only if the model solves that task: an untrained network has gaps too, and shares of them.
 
 A pair is solved if the most likely token of the unedited model is the right answer on both of its sides.
 """
@@ -19,7 +19,7 @@ FEW = 0.5  # of the pairs: whoever guesses between two answers solves both sides
 
 
 def solving(metric: Metric, pairs: PairBatch) -> tuple[Metric, Metric]:
-    """What says whether the clean side and the corrupt side are answered correctly, read where `metric` is read."""
+    """Metrics that tell if the clean side and the corrupt side are answered correctly, read where `metric` is read."""
     if not isinstance(metric, AtField):
         return ExactMatch(), ExactMatch()
     if metric.field not in pairs.clean.answer and (metric.right is None or metric.wrong is None):
@@ -39,7 +39,8 @@ def both_sides(metric: Metric, pairs: PairBatch, logits: Callable[[Tensor, Tenso
 
 
 def counted_solved(solved: np.ndarray, *, left_out: int = 0, only_solved: bool = False) -> dict[str, Any]:
-    """What a result's config says of it. solved: of the pairs in use; left_out: pairs not in use as they are not."""
+    """Entries of a result's config about it. solved: of the pairs in use; left_out: pairs not in use as they are
+    not."""
     return {"only_solved": only_solved, "solved": int(solved.sum()), "solved_of": solved.size + left_out}
 
 

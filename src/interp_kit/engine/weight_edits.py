@@ -32,7 +32,7 @@ def edited_weights(model: HookedModel, edits: Sequence[Edit]) -> Iterator[None]:
 
 
 def _writing(weight: Tensor) -> contextlib.AbstractContextManager:
-    """Where a parameter may be written in place: those made in inference mode only in it."""
+    """Context in which a parameter may be written in place: those made in inference mode only in it."""
     return torch.inference_mode() if weight.is_inference() else torch.no_grad()
 
 

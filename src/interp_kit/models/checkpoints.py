@@ -70,7 +70,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a loaded model comes from.
+    """Origin of a loaded model.
 
     name: for tables; initialisation: None where unknown; sha256: of its weights; digest: of all that decides what it
     computes, weights and config and tokenizer; task: name of the task that it learned, None where unknown;
@@ -107,7 +107,7 @@ def read_description(directory: Path) -> dict[str, Any] | None:
 
 
 def provenance(model: object) -> Provenance:
-    """Where a model comes from; "unnamed" for one that was not loaded here."""
+    """Origin of a model; "unnamed" for one that was not loaded here."""
     return getattr(model, "provenance", Provenance(name=type(model).__name__, path="", sha256=""))
 
 

@@ -26,8 +26,8 @@ def mlp(layer: int) -> str:
 
 
 def stage(node: str) -> int:
-    """When a node is computed: 0 the embedding, then attention and MLP of each layer in turn, the logits last. Nodes of
-    one stage do not read each other. Raises ValueError for what is no node's name."""
+    """Stage at which a node is computed: 0 the embedding, then attention and MLP of each layer in turn, the logits
+    last. Nodes of one stage do not read each other. Raises ValueError for what is no node's name."""
     if node == EMBED:
         return 0
     if node == LOGITS:
@@ -39,7 +39,7 @@ def stage(node: str) -> int:
 
 
 def inputs(node: str) -> tuple[Input, ...]:
-    """What a node reads: q, k and v of a head, the one input of an MLP or of the logits, nothing for the embedding."""
+    """Inputs of a node: q, k and v of a head, the one input of an MLP or of the logits, nothing for the embedding."""
     stage(node)
     if node == EMBED:
         return ()
@@ -50,8 +50,8 @@ def inputs(node: str) -> tuple[Input, ...]:
 
 @dataclass(frozen=True, order=True)
 class Edge:
-    """What `sender` adds to the residual stream, as far as it reaches one input of `receiver`; at the named position
-    of the text where it is added and read, or at all of them (None).
+    """Contribution of `sender` to the residual stream, as far as it reaches one input of `receiver`; at the named
+    position of the text where it is added and read, or at all of them (None).
 
     Raises ValueError where the receiver has no such input, or does not come behind the sender.
     """

@@ -1,4 +1,4 @@
-"""Whether there is the device that an option names."""
+"""Check that there is the device that an option names."""
 
 import warnings
 

@@ -164,7 +164,7 @@ def plain(model: Any) -> HookedModel:
 
 
 def attends_both_ways(model: HookedModel) -> bool:
-    """Whether positions see what stands behind them."""
+    """True if positions see what stands behind them."""
     return getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
 
 

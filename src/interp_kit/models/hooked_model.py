@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # its name, for the annotations of those who may not know Tra
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """What analyses need of a model: TransformerLens's hook interface, no more.
+    """Requirements of analyses on a model: TransformerLens's hook interface, no more.
 
     `cfg` has n_layers, n_heads, d_model, d_head, n_ctx, d_vocab, device. Calling it on (batch, pos) token ids gives
     (batch, pos, vocab) logits.
@@ -41,7 +41,7 @@ def model_name(model: HookedModel) -> str:
 
 
 def initialisation(model: HookedModel) -> str | None:
-    """What a model's weights started from; None where unknown. Components of models that share it keep their index."""
+    """Initialisation of a model's weights; None if unknown. Components of models that share it keep their index."""
     return getattr(getattr(model, "provenance", None), "initialisation", None)
 
 

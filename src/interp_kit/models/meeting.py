@@ -1,5 +1,5 @@
-"""Where a model meets examples: every analysis checks here, before it runs, that both are what it needs and that the
-examples are of the task that the model learned."""
+"""Check of a model against examples: every analysis checks here, before it runs, that both are what it needs and that
+the examples are of the task that the model learned."""
 
 from typing import Any
 

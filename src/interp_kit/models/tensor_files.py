@@ -29,7 +29,7 @@ class CheckpointError(ValueError):
 
 
 def read_torch(path: str | Path, what: str = "") -> Any:
-    """What `torch.save` wrote to a file: tensors (on the CPU), numbers and texts in lists, tuples and dicts.
+    """Read what `torch.save` wrote to a file: tensors (on the CPU), numbers and texts in lists, tuples and dicts.
 
     Args:
         path: A zip as torch writes it, or a file of the format before torch 1.6.

@@ -1,4 +1,4 @@
-"""What a playground page holds of a model and its task: a JSON header, and the weights as bytes."""
+"""Content of a playground page about a model and its task: a JSON header, and the weights as bytes."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -58,7 +58,7 @@ def payload(model: HookedModel, task: AbstractTask | None) -> Payload:
 
 
 def _has(model: HookedModel, site: str) -> bool:
-    """Whether a model has an activation site: one without MLPs lacks what is between attention and MLP too."""
+    """True if a model has an activation site: one without MLPs lacks what is between attention and MLP too."""
     return not (model.cfg.attn_only and site in ("resid_mid", "mlp_out", "mlp_post"))
 
 

@@ -76,7 +76,7 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
 
 
 def written(name: str) -> dict[str, Any]:
-    """What the manifest's entry of a twin says by its name alone."""
+    """Facts that a twin's name alone states in its manifest entry."""
     planted, seed = TWINS[name]
     return {
         "path": name,

@@ -35,7 +35,7 @@ Activations = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class InterchangeConfig:
-    """How a student is trained.
+    """Options for training a student.
 
     steps: each of one node and `batch_size` pairs of texts; warmup: steps of rising learning rate, which then falls
     to 0 by a cosine; sure: logits by which the teacher's answer must lead to be taught, as an intervention may leave it
@@ -69,7 +69,7 @@ class InterchangeConfig:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How far a student computes in the teacher's nodes, on pairs of texts (base, source), by node; the node "embed"
+    """Agreement of a student with the teacher's nodes, on pairs of texts (base, source), by node; the node "embed"
     stands for the tokens at half of the positions.
 
     followed: share of the answers that the teacher changes under the interchange and the student changes alike (a node
@@ -276,7 +276,7 @@ def _sources(model: HookedModel, tokens: Tensor) -> tuple[Tensor, Activations]:
 
 
 def _hook(node: str) -> tuple[str, int | None]:
-    """Where a node's output is found: the hook, and the head's number. Raises ValueError for another node."""
+    """Place of a node's output: the hook, and the head's number. Raises ValueError for another node."""
     if found := HEAD.fullmatch(node):
         return f"blocks.{found[1]}.attn.hook_z", int(found[2])
     if found := MLP.fullmatch(node):

@@ -107,6 +107,6 @@ def learnt_loss(model: Any, tokens: Tensor, labels: Tensor, no_loss: int) -> Ten
 
 
 def _cut(lengths: list[int]) -> int:
-    """How many of the rows, longest first, to run apart, so that the tokens of both parts are fewest."""
+    """Number of rows, longest first, to run apart, so that the tokens of both parts are fewest."""
     n = len(lengths)
     return min(range(n), key=lambda k: k * lengths[0] + (n - k) * lengths[k])

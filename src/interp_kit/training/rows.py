@@ -69,7 +69,7 @@ class TextRows:
 
     @property
     def distinct(self) -> int:
-        """How many texts differ from each other."""
+        """Number of texts that differ from each other."""
         inside = np.arange(self.tokens.shape[1]) < self.length[:, None]
         return len(np.unique(np.where(inside, self.tokens, -1), axis=0))
 

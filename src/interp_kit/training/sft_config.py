@@ -1,4 +1,4 @@
-"""What supervised training is told."""
+"""Options for supervised training."""
 
 from dataclasses import dataclass
 from typing import Literal

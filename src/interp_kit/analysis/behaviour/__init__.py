@@ -1,1 +1,1 @@
-"""What models answer, and what they attend to."""
+"""Answers of models, and what they attend to."""

@@ -1,4 +1,4 @@
-"""Where heads look, by distance: the mean attention at fixed lags, beside what even attention and a network that never
+"""Attention of heads by distance: the mean attention at fixed lags, beside what even attention and a network that never
 learnt would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
 before; whether that matters is for ablation to say."""
 

@@ -1,4 +1,4 @@
-"""What a model answers when it writes freely: exact match and accuracy by field, beside baselines that know no rule.
+"""Answers that a model writes freely: exact match and accuracy by field, beside baselines that know no rule.
 
 Inputs of the training data and inputs left out of it are counted apart: on the first memory is enough. The baselines
 read the seen inputs alone, by field: their majority, and a lookup table that takes the nearest seen input (Hamming).
@@ -33,7 +33,7 @@ SEEN, HELD_OUT = "seen", "held-out"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult(AbstractResult):
-    """Which distinct inputs a model answers rightly, and which the baselines do.
+    """Correctness of a model's answer per distinct input, and that of the baselines.
 
     fields: what is answered; inputs: (input, variable) the values of the task's inputs; held_out: (input,) True where
     it was left out of training; exact: (input,) the greedy completion equals the true one token by token, from
@@ -138,7 +138,7 @@ class HeldOutResult(AbstractResult):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """How many inputs are left out, each number once, rising."""
+        """Numbers of inputs left out, each once, in rising order."""
         return tuple(np.unique(self.omitted).tolist())
 
     def estimate(self, omitted: int, of: str = "model") -> Estimate:

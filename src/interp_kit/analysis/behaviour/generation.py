@@ -1,5 +1,5 @@
-"""What a model writes when a part of it is taken away: free generation under interventions, beside the intact text, and
-the cells at which the two part ways."""
+"""Text that a model writes when a part of it is removed: free generation under interventions, beside the intact text,
+and the cells at which the two part ways."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What the task's causal model says of a pair of runs: the base's answer under do(variable = the source's value).
+"""Answers of the task's causal model for a pair of runs: the base's answer under do(variable = the source's value).
 Pairs in which it changes, and controls in which it must not, for interchange and distributed alignment search.
 """
 

@@ -1,4 +1,4 @@
-"""What a score of distributed alignment search is held against: an alignment can be found where there is no variable.
+"""Controls of a score of distributed alignment search: an alignment can be found where there is no variable.
 
 A subspace may join a direction that separates the variable's values, but that nothing downstream reads, to one that the
 answer is read from, but in which the variable is not written. Swapped together they act as the variable does, by a path

@@ -1,4 +1,4 @@
-"""What distributed alignment search found: by cell and seed, held-out shares beside those of its controls."""
+"""Result of distributed alignment search: by cell and seed, held-out shares beside those of its controls."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -97,7 +97,7 @@ class DASResult(AbstractResult):
 
     @property
     def verdict(self) -> tuple[str, ...]:
-        """What the controls leave of each cell: "nothing found", "off the path", "no better than a control" (within
+        """Verdict per cell, given the controls: "nothing found", "off the path", "no better than a control" (within
         MARGIN of a random subspace, placebo, untrained network or arbitrary variable), "stands"; "not judged" if no
         control was asked for."""
         if not self.config["controls"]:

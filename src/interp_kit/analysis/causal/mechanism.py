@@ -1,4 +1,4 @@
-"""By which path does a prediction use an intermediate variable: via its emitted token, directly, or by a latent?
+"""Path by which a prediction uses an intermediate variable: via its emitted token, directly, or by a latent.
 
 Where the mediator is a function of its cause on every input (newB = not D), no probe can tell one from the other; only
 crossing them can. Three experiments: conflict prompts (the token from one world, the rest from the other), path
@@ -40,7 +40,7 @@ ROUTES = ("via token", "direct", "latent", "relayed")
 
 @dataclass(frozen=True, kw_only=True)
 class MechanismResult(AbstractResult):
-    """How one model's `target` depends on `mediator`.
+    """Dependence of one model's `target` on `mediator`.
 
     solved: share of inputs whose target it gets right; token_flips: share of worlds in which flipping only the
     mediator's token flips the target; cause_flips: the same for flipping only the inputs that the mediator is computed

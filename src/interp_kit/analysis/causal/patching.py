@@ -31,7 +31,7 @@ MetricOf = Callable[[PairBatch], Metric]
 
 
 class Place(NamedTuple):
-    """Where an edit stands in the result, if its own site does not say it."""
+    """Place of an edit in the result, if its own site does not say it."""
 
     site: str
     layer: int | None = None

@@ -1,5 +1,5 @@
-"""What each part of a model adds to an answer's logit directly, and what the residual stream would answer at each
-layer: direct logit attribution (Elhage et al. 2021) and the logit lens (nostalgebraist 2020)."""
+"""Direct effect of each part of a model on an answer's logit, and the answer of the residual stream at each layer:
+direct logit attribution (Elhage et al. 2021) and the logit lens (nostalgebraist 2020)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What every edge of a model is worth: exactly, by patching each alone, or attributed by gradients, as EAP (Syed et al.
+"""Score of every edge of a model: exactly, by patching each alone, or attributed by gradients, as EAP (Syed et al.
 2023, arXiv:2310.10348) and EAP-IG (Hanna et al. 2024, arXiv:2403.17806) do.
 """
 
@@ -133,7 +133,7 @@ Carried = Callable[[Tensor], Tensor]  # rows of a batch -> (sender, row, pos, d_
 
 
 def outputs_of(graph: Graph, other: TokenBatch) -> Carried:
-    """What senders give on the same rows of another batch."""
+    """Output of senders on the same rows of another batch."""
     return lambda rows: graph.outputs(other.tokens[rows])
 
 

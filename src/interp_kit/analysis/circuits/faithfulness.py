@@ -248,13 +248,13 @@ def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndar
 
 
 def _on_grid(shares: np.ndarray) -> np.ndarray | None:
-    """Where each of MIB's shares stands among these; None where one does not."""
+    """Index of each of MIB's shares among these; None where one does not."""
     at = [np.flatnonzero(shares == share) for share in SHARES]
     return np.array([found[0] for found in at]) if all(map(len, at)) else None
 
 
 def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Carried:
-    """What edges outside a circuit carry."""
+    """Values carried by edges outside a circuit."""
     if ablation == "counterfactual":
         return outputs_of(graph, pairs.corrupt)
     if not _of_one_form(pairs.clean):

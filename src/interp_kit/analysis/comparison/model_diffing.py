@@ -1,4 +1,4 @@
-"""What changed between two models that share a start: where the weights moved, and which parts carry the behaviour.
+"""Changes between two models that share a start: where the weights moved, and which parts carry the behaviour.
 
 Weights that moved far may do nothing, and a small change may do all of it; so each part of the one model is put into
 the other, alone, and the metric is measured again (as Prakash et al. 2024, "Fine-tuning enhances existing mechanisms",
@@ -37,7 +37,7 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelDiffResult(AbstractResult):
-    """What each part of `donor`, put into `receiver`, changes.
+    """Effect of each part of `donor` when it is put into `receiver`.
 
     component: the parts ("L0H1", "L0 MLP", "L0 rest": output bias and layer norms; "embeddings"; "unembedding" with the
     final layer norm), and "all" of them together; layer: (component,) -1 where there is none; distance: (component,)

@@ -52,7 +52,7 @@ class Activations:
         return ~torch.isin(self.prefix, self.prefix[self.training])
 
     def distinct(self) -> int:
-        """How many different vectors the training examples have, float noise apart. Equal prefixes count once.
+        """Number of different vectors among the training examples, float noise apart. Equal prefixes count once.
 
         Vectors are one where they agree on several random directions, up to SAME of their root mean square length.
         """
@@ -134,7 +134,7 @@ def _texts(batch: TokenBatch) -> list[list[int]]:
 
 
 def source(task: AbstractTask | TokenBatch) -> str:
-    """What the examples are of, for results and messages: the name of a task, or "" for texts of your own."""
+    """Origin of the examples, for results and messages: the name of a task, or "" for texts of your own."""
     return task.task if isinstance(task, TokenBatch) else task.name
 
 

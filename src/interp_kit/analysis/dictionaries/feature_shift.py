@@ -1,4 +1,4 @@
-"""Which features of a sparse autoencoder answer to one kind of example alone, and how many would seem to by chance."""
+"""Features of a sparse autoencoder that answer to one kind of example alone, and the number expected by chance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

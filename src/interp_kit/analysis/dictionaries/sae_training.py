@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """How a sparse autoencoder is trained and evaluated.
+    """Options for training and evaluating a sparse autoencoder.
 
     architecture: "topk" keeps the `k` largest latents of a vector, "standard" is ReLU with an L1 penalty of
     `l1_coefficient` (activations are scaled so that it means the same at every site); width: latents; training_samples:

@@ -12,7 +12,7 @@ from interp_kit.core.identity import derive_seed
 
 @dataclass(frozen=True)
 class ProbeOptions:
-    """How probes are fitted and scored; see `probing.probe` for each."""
+    """Options for fitting and scoring probes; see `probing.probe` for each."""
 
     folds: int
     repeats: int

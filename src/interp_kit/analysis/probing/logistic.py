@@ -103,7 +103,7 @@ def _descend(
     tolerance: np.ndarray,
     steps: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where at most `steps` steps of L-BFGS from an inverse Hessian lead, and which labels are then within their
+    """Run at most `steps` steps of L-BFGS from an inverse Hessian, and tell which labels are then within their
     tolerance. A step is halved while the objective still rises steeply at its end."""
     found, done, left = weights.copy(), np.zeros(len(weights), dtype=bool), np.arange(len(weights))
     half = half.astype(objective.design.dtype)
@@ -133,7 +133,7 @@ def _descend(
 
 
 def _pair(step: np.ndarray, change: np.ndarray, inverse: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What L-BFGS remembers of a step: it, the change of the gradient, one over their product, and the product over
+    """Memory of L-BFGS for one step: it, the change of the gradient, one over their product, and the product over
     what the inverse Hessian expected. Strong convexity bounds the product from below; what rounding made smaller is
     left out."""
     size = _dot(step, change)

@@ -1,4 +1,4 @@
-"""Where a variable is readable beyond copying: probes of several seeds, the cell chosen on some, reported on the
+"""Readability of a variable beyond copying: probes of several seeds, the cell chosen on some, reported on the
 others.
 
 The best of hundreds of cells looks good by chance, so the seeds that choose are not the seeds that report.

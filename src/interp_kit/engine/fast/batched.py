@@ -230,7 +230,7 @@ class _Run:
     def _change(
         self, stream: Stream, slot: int, number: int, sites: tuple[str, str, str, str], weight: Tensor | None
     ) -> None:
-        """What edits of its last three sites change in a slot that holds the unedited run.
+        """Change that edits of its last three sites make in a slot that holds the unedited run.
 
         sites: the residual stream before, what `weight` (d_model, in) maps, what it gives, the residual stream behind.
         """

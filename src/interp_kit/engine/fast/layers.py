@@ -47,7 +47,7 @@ class Norm:
     def held(
         self, parts: Float[Tensor, "*part batch d"], x: Float[Tensor, "batch d"]
     ) -> Float[Tensor, "*part batch d"]:
-        """What parts of x become when they are centred and scaled as x is: they add up to the norm of x, less its
+        """Parts of x, centred and scaled as x is: they add up to the norm of x, less its
         bias."""
         if self.eps is None:
             return parts

@@ -30,7 +30,7 @@ TOLERANCE = 1e-4  # of the largest number, between a product of oneDNN and torch
 
 
 class Products:
-    """What weights make of activations, for one model.
+    """Products of weights and activations, for one model.
 
     activation: its name, in ACTIVATIONS, None for a model without; like: one of its weights; alike: whether all calls
     have the same few shapes, which oneDNN then keeps.
@@ -77,7 +77,7 @@ def blocks(x: Tensor) -> tuple[Tensor, ...]:
 
 
 def _has_onednn(weight: Tensor) -> bool:
-    """Whether torch multiplies by oneDNN what is as `weight`: faster than MKL by a tenth to a half on AMD, and
+    """True if torch multiplies by oneDNN what is as `weight`: faster than MKL by a tenth to a half on AMD, and
     activations come in the same pass. Its first product of a shape takes a millisecond, which small models never win
     back."""
     known = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -86,7 +86,7 @@ def _has_onednn(weight: Tensor) -> bool:
 
 @cache
 def _multiplies(act: Callable[[Tensor], Tensor], kind: str, algorithm: str) -> bool:
-    """Whether oneDNN's products of BLOCKS of rows, with the activation that they take along, are torch's own. Asked
+    """True if oneDNN's products of BLOCKS of rows, with the activation that they take along, are torch's own. Asked
     once a process: texts on which models are compared are too small to go that way."""
     generator = torch.Generator().manual_seed(0)
     x, weight, bias = (

@@ -46,8 +46,8 @@ CHUNK = 2**15  # tokens that a processor has at once, where memory would allow m
 
 @dataclass(frozen=True)
 class Entries:
-    """Where groups of edits enter: (group,) first position, -1 where none of their edits can reach what is read; layer;
-    stage. Arrays, so that any number of groups takes little memory."""
+    """Entry points of groups of edits: (group,) first position, -1 where none of their edits can reach what is read;
+    layer; stage. Arrays, so that any number of groups takes little memory."""
 
     start: NDArray[np.int32]
     layer: NDArray[np.int32]
@@ -98,7 +98,7 @@ class Suffix:
         self.logits = executor.read_out(self.hidden)
 
     def finite(self) -> bool:
-        """Whether the unedited run is free of nan and inf, padding apart."""
+        """True if the unedited run is free of nan and inf, padding apart."""
         before = self.sites["resid_pre", len(self.x.layers) - 1][self.batch.mask[:, : self.end]]
         return all(bool(x.isfinite().all()) for x in (before, self.hidden, self.logits))
 
@@ -108,7 +108,7 @@ class Suffix:
         return value if site in BEHIND else value[self.rows[:, None], self.reads]
 
     def entries(self, groups: Iterable[EditGroup]) -> Entries:
-        """Where each group enters."""
+        """Entry point of each group."""
         found = array("i")
         for group in groups:
             plan = self.plan(group)
@@ -170,7 +170,7 @@ class Suffix:
             at = cut
 
     def _bytes(self, window: int) -> int:
-        """What one row under one group of edits takes at most, `window` positions being carried."""
+        """Memory of one row under one group of edits at most, `window` positions being carried."""
         layer, width, heads = self.x.layers[0], self.x.embed.shape[1], self.x.n_heads * self.x.d_head
         hidden = 0 if layer.mlp is None else len(layer.mlp.into[0])
         read = self.reads.shape[1]

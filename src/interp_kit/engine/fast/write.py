@@ -1,4 +1,4 @@
-"""What an edit writes into an activation, in place: of the whole text, a window of it, or single positions."""
+"""Write an edit into an activation, in place: of the whole text, a window of it, or single positions."""
 
 from collections.abc import Callable
 

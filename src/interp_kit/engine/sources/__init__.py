@@ -1,4 +1,4 @@
-"""What an edit puts at its site: the base of all sources, and those that come with the package."""
+"""Sources of edits: the base of all sources, and those that come with the package."""
 
 from interp_kit.engine.sources.kinds import Add as Add
 from interp_kit.engine.sources.kinds import Copy as Copy

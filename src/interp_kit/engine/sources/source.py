@@ -13,7 +13,7 @@ Position = str | int | None
 
 
 class Source(ABC):
-    """What an edit puts at its site. A subclass of your own works wherever an edit does; `new` is all it needs.
+    """Value that an edit puts at its site. A subclass of your own works wherever an edit does; `new` is all it needs.
 
     Write it as `@dataclass(frozen=True, eq=False)`: sources are hashed. An example that sets one latent of an SAE:
 

@@ -18,7 +18,7 @@ SCORE = 16.0  # Attention score of a wanted key, all others 0: 23 keys leak unde
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """What one head does.
+    """Behaviour of one head.
 
     routes: name of the query position -> names of the positions read there; reads: (d_model,) what its value is read
     by; writes: (d_model,) what it adds one such value of; silenced_by: (d_model,) reader of a flag: where the flag is

@@ -75,7 +75,7 @@ PRIMARY, BACKUP, DECOY = 1, 2, 2  # Heads: what brings newB, its backup in layer
 
 @dataclass(frozen=True, eq=False)
 class _Frame:
-    """What every part of a model is written from.
+    """Directions that every part of a model is written from.
 
     token_bit: (d_model,) reader of a bit's token, +1 on "1" and -1 on "0".
     """

@@ -17,7 +17,7 @@ Neuron = tuple[Tensor, Tensor]  # (d_model,) what it reads, (d_model,) what it w
 
 
 def is_bit(field: Field) -> bool:
-    """Whether a field is answered by 0 or 1."""
+    """True if a field is answered by 0 or 1."""
     return set(field.values) == {0, 1}
 
 

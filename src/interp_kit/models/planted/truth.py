@@ -1,4 +1,4 @@
-"""What the planted models compute, as nodes and edges: written down from their construction, before any method ran.
+"""Ground truth of the planted models, as nodes and edges: written down from their construction, before any method ran.
 
 Question of the boolean models: `pairs("newB", "newD")`, that is A = 0 and D flipped, with newB's token and all that
 follows from it. Of induction: `pairs("where", "answer")`, the key moved along the other letters.

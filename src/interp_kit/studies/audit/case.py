@@ -1,4 +1,4 @@
-"""What is audited, and by what: a circuit with its question, and a method that scores its parts."""
+"""Subjects and methods of the audit: a circuit with its question, and a method that scores its parts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def sites(self) -> list[str]:
-        """Where whole nodes are patched."""
+        """Places where whole nodes are patched."""
         return ["z", "mlp_out"] if any("MLP" in node for node in self.nodes) else ["z"]
 
     @property
@@ -75,7 +75,7 @@ class Case:
         return self.pairs.clean.positions_to(self.truth.target)
 
     def site_vectors(self, batch: TokenBatch) -> Float[Tensor, "example position d"]:
-        """What stands at the site where positions are compared, at each of `positions`."""
+        """Values at the site where positions are compared, at each of `positions`."""
         site, layer, _ = self.truth.site
         (found,) = harvest(self.model, batch, f"{site}.{layer}", positions=self.positions).values()
         return found
@@ -122,7 +122,7 @@ def with_own_edges(case: Case) -> Case:
 
 
 def auroc(case: Case, method: Method, scores: Mapping[Any, float]) -> float:
-    """How well the scores rank what is true above what is not. Raises ValueError for a score that is not finite."""
+    """Rank true parts above false ones by score: AUROC. Raises ValueError for a score that is not finite."""
     truth, edges = case.truth, case.truth.edges if case.edges is None else case.edges
     true = {"nodes": truth.nodes, "edges": edges, "positions": {truth.site[2]}}[method.level]
     if missing := true - set(scores):

@@ -1,4 +1,4 @@
-"""Why methods fail on planted circuits: each failure of the audit, taken apart by an experiment on the circuit."""
+"""Causes of failure on planted circuits: each failure of the audit, taken apart by an experiment on the circuit."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What the audit measures, as a result."""
+"""Result of the audit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

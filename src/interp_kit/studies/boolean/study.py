@@ -1,4 +1,4 @@
-"""How does a GPT-2 that learnt five structural equations compute them? The main study, from checkpoints to a page.
+"""Main study of GPT-2s that learned five structural equations: how they compute them, from checkpoints to a page.
 
 Models: five training seeds, beside three planted models whose mechanism is known and one that never learnt. Questions:
 where newB is readable beyond copying D, by which path newD is computed, how alike the seeds are, and what happens on

@@ -47,7 +47,7 @@ def solving(study: "Study") -> str:
 
 
 def readable(study: "Study") -> str:
-    """Where is newB readable beyond copying D, and what else is?"""
+    """Section on what is readable beyond copying D."""
     result = study.readability
     frame = result.to_frame().set_index("label")
     new_b = frame.loc["newB"]
@@ -78,7 +78,7 @@ def readable(study: "Study") -> str:
 
 
 def path_taken(study: "Study") -> str:
-    """By which path is newD computed?"""
+    """Section on the path by which newD is computed."""
     verdicts = Counter(m.mechanism.verdict for m in study.models)
     n = len(study.models)
     if set(verdicts) == {"none"}:
@@ -114,7 +114,7 @@ def alike(study: "Study") -> str:
 
 
 def mlps_against_heads(study: "Study") -> str:
-    """How the mixed top-k compares with what layers and kinds alone give, and why."""
+    """Comparison of the mixed top-k with what layers and kinds alone give."""
     both, dominated = study.similarity, 0
     for m in study.models:
         assert m.ablation is not None
@@ -129,7 +129,7 @@ def mlps_against_heads(study: "Study") -> str:
 
 
 def held_out(study: "Study") -> tuple[str, ...]:
-    """What happens on inputs never trained on? Nothing where no model leaves inputs out."""
+    """Section on inputs never trained on; empty if no model leaves inputs out."""
     if study.held_out is None:
         return ()
     held_out, parts = study.held_out, []
@@ -147,5 +147,5 @@ def _mean(values: np.ndarray) -> str:
 
 
 def solves(examination: "Examination") -> bool:
-    """Whether a model computes newD, so that there is a path to ask for."""
+    """True if a model computes newD, so that there is a path to ask for."""
     return examination.mechanism.solved.value >= SOLVED

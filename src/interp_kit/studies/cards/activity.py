@@ -1,4 +1,4 @@
-"""How strongly and how diversely a model's neurons and residual stream respond: what "activation intensity" and
+"""Strength and diversity of the response of a model's neurons and residual stream: what "activation intensity" and
 "diversity" of published claims on reinforcement learning amount to here."""
 
 from dataclasses import dataclass

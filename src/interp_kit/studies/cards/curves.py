@@ -1,4 +1,5 @@
-"""How the card models learned: validation accuracy against prompts, by arm and seed, from their `training.json`."""
+"""Learning curves of the card models: validation accuracy against prompts, by arm and seed, from their
+`training.json`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -35,7 +35,7 @@ TESTED = tuple(name for name in SPLITS if name not in ("train", "val"))
 
 @dataclass(frozen=True)
 class SplitScore:
-    """What a model does on one split.
+    """Performance of a model on one split.
 
     Attributes:
         n: Deals.

@@ -1,4 +1,4 @@
-"""Which features of a sparse autoencoder answer to one distribution of deals alone."""
+"""Features of a sparse autoencoder that answer to one distribution of deals alone."""
 
 from interp_kit.analysis.dictionaries import feature_shift as shifts
 from interp_kit.analysis.dictionaries.sae import train_sae

@@ -76,7 +76,7 @@ class Arm:
         return deals_of(CardsTask("train"), self.prompts, self.seed, distinct=self.distinct)
 
     def config(self, out: Path, start: Path | None) -> CardsSFTConfig:
-        """How it is trained into the folder `out`, from the folder of the arm it continues."""
+        """Train it into the folder `out`, from the folder of the arm that it continues."""
         base = CardsSFTConfig(out)
         keep = "best" if self.start else "last"
         training = replace(base.training, seed=self.seed, data_seed=self.order, epochs=self.epochs, keep=keep)

@@ -24,7 +24,7 @@ from interp_kit.training.rl.shared_prompt import Prompts, train_shared_prompt
 
 @dataclass(frozen=True)
 class CardsRLConfig:
-    """Where a policy starts from, how it is trained, and where it is written.
+    """Start, training and output of a policy.
 
     Attributes:
         out: Folder of the trained model, a Hugging Face GPT-2 with tokenizer.
@@ -60,7 +60,7 @@ def prompts_of(task: CardsTask, deals: Deals, format_bonus: float = 0.0) -> Prom
 
 
 def facts(task: CardsTask) -> dict[str, Any]:
-    """What training.json says of the task."""
+    """Entries of training.json about the task."""
     return {"task": task.name, "description": task.describe(), "split": task.split.name}
 
 

@@ -29,7 +29,7 @@ NETWORK: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class CardsSFTConfig:
-    """Where a model of the card game starts from, how it is trained, and where it is written.
+    """Start, training and output of a model of the card game.
 
     Attributes:
         out: Folder of the trained model, a Hugging Face GPT-2 with tokenizer.

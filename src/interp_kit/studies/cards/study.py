@@ -68,7 +68,7 @@ CARRIED = ("contribution3", "running3", "total")  # variables of the algorithm t
 
 @dataclass(frozen=True)
 class Inside:
-    """What was measured inside one model.
+    """Measurements inside one model.
 
     Attributes:
         name: Of the model.

@@ -1,4 +1,5 @@
-"""What the figures of the study support, in sentences. Each depends on the numbers: other models get other words."""
+"""Findings that the figures of the study support, in sentences. Each depends on the numbers: other models get other
+words."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ def both(*needed: Difference) -> str:
 
 
 def learnt(study: "Study") -> str:
-    """Which arms solve the rules in distribution, by rule and seed."""
+    """Arms that solve the rules in distribution, by rule and seed."""
     parts = []
     for kind in (SFT, RL):
         if kind not in study.kinds:
@@ -53,7 +54,7 @@ def informative(study: "Study") -> dict[str, str]:
 
 
 def gains(study: "Study", kind: str, split: str) -> Difference:
-    """What an arm gained on a split since S0."""
+    """Gain of an arm on a split since S0."""
     return over_seeds(study.accuracy(kind, split) - study.accuracy(START, split))
 
 
@@ -99,7 +100,7 @@ def chance(study: "Study", name: str, which: int = 0) -> float:
 
 
 def same_circuit(study: "Study") -> str:
-    """Whether RL keeps the circuit of its start more than SFT does."""
+    """True if RL keeps the circuit of its start more than SFT does."""
     if RL not in study.kinds:
         return ""
     parts = []
@@ -115,7 +116,7 @@ def same_circuit(study: "Study") -> str:
 
 
 def moved_by(study: "Study", kind: str) -> str:
-    """How far a kind's weights moved since the start, mean over seeds."""
+    """Distance of a kind's weights from the start, mean over seeds."""
     found = [d.distance[-1] for (a, b, _, split), d in study.diffs.items() if (a, b, split) == (START, kind, ID)]
     return f"{np.mean(found):.1f}" if found else "an unknown share"
 
@@ -181,7 +182,7 @@ def splits_of(study: "Study") -> list[str]:
 
 
 def how_it_adds(study: "Study") -> tuple[str, ...]:
-    """Where the variables of the sum stand in SFT of the first seed, by exchange."""
+    """Places of the variables of the sum in SFT of the first seed, by exchange."""
     of = study.inside[f"cards/{SFT}-seed{study.seeds[0]}"].exchanged
     if not of:
         return ("The model does not solve red_minus_blue, so no variable of it can be exchanged.",)

@@ -101,7 +101,7 @@ def agreement(found: Examined) -> float:
 
 
 def sentences(name: str, found: Examined) -> tuple[str, ...]:
-    """What the curve says, and what it does not."""
+    """Meaning of the curve, and its limits."""
     curve = found.curve
     size = smallest(curve)
     random = curve.random.mean(0)

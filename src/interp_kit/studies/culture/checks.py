@@ -1,4 +1,4 @@
-"""Whether a culture checkpoint is what it should be: its positions, its conversion, and decoding with a cache."""
+"""Check that a culture checkpoint is what it should be: its positions, its conversion, and decoding with a cache."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,7 @@ class Check:
 
     @property
     def broken(self) -> bool:
-        """Whether there is no converted model to check; `over` then says why."""
+        """True if there is no converted model to check; `over` then says why."""
         return self.name == CONVERSION
 
     def __str__(self) -> str:

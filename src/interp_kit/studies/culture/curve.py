@@ -1,4 +1,4 @@
-"""How the culture models came to what they solve: accuracy against quizzes seen."""
+"""Learning curves of the culture models: accuracy against quizzes seen."""
 
 from collections.abc import Sequence
 

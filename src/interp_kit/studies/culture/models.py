@@ -75,7 +75,7 @@ def culture_ids(checkpoint_dir: str | Path | None = None) -> list[int]:
 
 
 def has_quizzes(checkpoint_dir: str | Path | None = None) -> bool:
-    """Whether there are quizzes that models made."""
+    """True if there are quizzes that models made."""
     return QUIZZES in _names(_folder(checkpoint_dir))
 
 

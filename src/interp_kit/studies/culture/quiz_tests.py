@@ -1,4 +1,4 @@
-"""How well models solve quizzes: the evaluation of the culture project, with counts, intervals and a ceiling.
+"""Evaluation of models on quizzes: the evaluation of the culture project, with counts, intervals and a ceiling.
 
 World quizzes, of which up to half give way to culture quizzes where there are any, each asked in one of the four
 structures that end in the grid to be predicted; a quiz is right if all of its 404 tokens are. One pass over the true

@@ -171,8 +171,8 @@ def kept(out: str | Path) -> tuple[np.ndarray, dict]:
 
 
 def summary(out: str | Path) -> str:
-    """What a round kept, with Wilson's 95 % interval over the quizzes judged; how many of these a rule of the world
-    explains, and which judge is lost at how many."""
+    """Summary of a round: what it kept, with Wilson's 95 % interval over the quizzes judged; how many of these a rule
+    of the world explains, and which judge is lost at how many."""
     quizzes, found = kept(out)
     made = f"{found['made']:,} made, {found['judged']:,} of them not trivial"
     if not found["judged"]:

@@ -1,5 +1,5 @@
-"""What culture models solve: counts by structure and by task, with intervals, beside what copying and the best possible
-answers get."""
+"""Quizzes that culture models solve: counts by structure and by task, with intervals, beside what copying and the best
+possible answers get."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ UNIT = "quizzes"
 
 @dataclass(frozen=True, kw_only=True)
 class CultureTests(AbstractResult):
-    """Which quizzes each model solves.
+    """Quizzes that each model solves.
 
     models: names; noise: (level,) of the prompt; task: (quiz,) index in `tasks`; structure: (quiz,) index in
     `structures`; right: (model, level, quiz) the answer is right in every token; expected: (model, level, quiz) the
@@ -46,7 +46,7 @@ class CultureTests(AbstractResult):
 
     @property
     def answers(self) -> str:
-        """How answers are chosen: "greedy", or "sampled" at temperature 1."""
+        """Choice of answers: "greedy", or "sampled" at temperature 1."""
         return "greedy" if self.config["greedy"] else "sampled"
 
     def accuracy(self, model: str, noise: float | int = 0.0, structure: str = ALL, task: str = ALL) -> Estimate:

@@ -1,4 +1,4 @@
-"""How do small transformers solve grid quizzes? The study of the culture models, from checkpoints to a page with grids.
+"""Study of the culture models: how small transformers solve grid quizzes, from checkpoints to a page with grids.
 
 What they solve, beside what can be solved at all; which attention and MLP layers each task needs; which heads look at
 the same cell of an earlier grid; what is written without them, and where it goes wrong; from which layer the task and
@@ -46,7 +46,7 @@ FEWEST = 6  # pairs that a model has to tell apart before anything is copied bet
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many quizzes each measure takes. pairs: of which those that the model tells apart are used."""
+    """Number of quizzes per measure. pairs: of which those that the model tells apart are used."""
 
     ablated: int = 64
     looked: int = 32
@@ -140,7 +140,7 @@ def _probe(model: HookedModel, task: CultureTask, label: str, positions: Sequenc
 
 
 def _patch(model: HookedModel, name: str, sizes: Sizes) -> PatchingResult | None:
-    """Which grid, at which layer, carries the direction: clean into corrupt, whole grids at a time.
+    """Grid and layer that carry the direction: clean into corrupt, whole grids at a time.
 
     On the pairs of which the model prefers the right answer on both sides; None where those are fewer than FEWEST.
     """

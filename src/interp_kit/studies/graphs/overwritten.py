@@ -28,7 +28,7 @@ TRIED = 4  # questions drawn for each that is wanted; most have one step only, o
 
 @dataclass(frozen=True)
 class Overwritten:
-    """What a model answers after a factor was overwritten.
+    """Answers of a model after a factor was overwritten.
 
     Attributes:
         follows: Share of answers that follow from the factor as overwritten.

@@ -65,7 +65,7 @@ PAIRS = (("do, depth 2", AGAIN), ("do, depth 0", "do, depth 2"), ("see, depth 0"
 
 @dataclass(frozen=True)
 class Inside:
-    """What was measured inside one model.
+    """Measurements inside one model.
 
     Attributes:
         model: Its name.
@@ -122,7 +122,7 @@ def evaluated(form: str, name: str) -> GraphsEvaluation:
 
 
 def written_over(name: str) -> Overwritten:
-    """Whether the model follows its own trace."""
+    """True if the model follows its own trace."""
     return overwritten(load(name))
 
 
@@ -206,7 +206,7 @@ def study(*, jobs: int | None = None, progress: bool = PROGRESS) -> Study:
 
 
 def arms() -> dict[str, pd.DataFrame]:
-    """What was measured of the arms when they were packaged."""
+    """Measurements of the arms at packaging."""
     path = checkpoint_root() / ARMS
     if not path.exists():
         return {}

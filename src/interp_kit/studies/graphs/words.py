@@ -1,4 +1,5 @@
-"""What the figures of the study support, in sentences. Each depends on the numbers: other models get other words."""
+"""Findings that the figures of the study support, in sentences. Each depends on the numbers: other models get other
+words."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -44,7 +45,7 @@ def ahead(study: "Study", form: str) -> str:
 
 
 def deeper(study: "Study", form: str) -> str:
-    """How far a model goes beyond its depths."""
+    """Performance of a model beyond its depths."""
     parts = []
     for kind in ("do", "see"):
         last, new = (study.evaluations[form].accuracy("test", kind, depth) for depth in (TRAINED[-1], TRAINED[-1] + 1))
@@ -86,7 +87,7 @@ def against(study: "Study") -> str:
 
 
 def follows(study: "Study") -> str:
-    """Whether the trace model uses what it writes."""
+    """True if the trace model uses what it writes."""
     o = study.overwritten
     verdict = (
         "The answer follows what is written"
@@ -103,7 +104,7 @@ def follows(study: "Study") -> str:
 
 
 def carried(inside: "Inside") -> tuple[str, ...]:
-    """Where the steps of the chain stand, by exchange."""
+    """Places of the steps of the chain, by exchange."""
     solved, asked = inside.chain
     if not inside.exchanged:
         return (f"{inside.model} solves {solved} of {asked} chain questions: too few to exchange a step.",)
@@ -125,7 +126,7 @@ def carried(inside: "Inside") -> tuple[str, ...]:
 
 
 def readable(inside: "Inside") -> str:
-    """Where steps are more readable than from the tokens, and from an untrained network."""
+    """Places where steps are more readable than from the tokens, and from an untrained network."""
     frame = inside.probes.to_frame()
     frame = frame.assign(more=frame["score"] - np.fmax(np.fmax(frame["raw_tokens"], frame["untrained"]), 0))
     parts = []
@@ -163,7 +164,7 @@ def arms_gain(study: "Study") -> pd.DataFrame:
 
 
 def arms_said(study: "Study") -> str:
-    """What the objectives did."""
+    """Effect of the objectives."""
     frame = arms_gain(study)
     if frame.empty:
         return "No model trained on with another objective is there."

@@ -56,7 +56,7 @@ class BooleanTask(AbstractTask):
 
     @property
     def n_worlds(self) -> int:
-        """How many worlds there are."""
+        """Number of worlds."""
         return 2 ** len(self.inputs)
 
     def enumerate(self) -> list[Example]:

@@ -1,4 +1,4 @@
-"""How a world is written: `0,1,1,1,0` then `\\n1,0,0,0\\n3 - 1\\n`; and the closed tokenizer that splits it as
+"""Text of a world: `0,1,1,1,0` then `\\n1,0,0,0\\n3 - 1\\n`; and the closed tokenizer that splits it as
 GPT-2's does."""
 
 from collections.abc import Sequence

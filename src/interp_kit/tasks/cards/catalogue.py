@@ -85,7 +85,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Split:
-    """What a split draws.
+    """Content of a split.
 
     Attributes:
         name: Its name, which also decides its random stream.

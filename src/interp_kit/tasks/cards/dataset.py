@@ -44,7 +44,7 @@ class CardsConfig:
         check_choice("cards", self.cards, CARDS_AS)
 
     def size(self, split: str) -> int:
-        """How many examples a split gets."""
+        """Number of examples per split."""
         return {"train": self.train, "val": self.val}.get(split, self.test)
 
 

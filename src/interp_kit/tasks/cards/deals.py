@@ -102,7 +102,7 @@ def solve(rules: Sequence[Rule], deals: Deals, clauses: int) -> dict[str, np.nda
 
 
 def intervened(rule: Rule, labels: Mapping[str, int], do: Mapping[str, int], most: int) -> dict[str, int]:
-    """What follows from do(variable = value) on the way to the answer, given all other `labels` of the deal.
+    """Values that follow from do(variable = value) on the way to the answer, given all other `labels` of the deal.
 
     The running total after card i is that before it plus card i's contribution, and the total is the last one plus what
     an intervened clause adds; so each variable can be set alone, and what lies before it stays as it was.

@@ -1,4 +1,4 @@
-"""How a deal is written, and the closed tokenizer: one token per card and one per signed integer.
+"""Text of a deal, and the closed tokenizer: one token per card and one per signed integer.
 
 Rule: Add all numbers greater than 4.
 Cards:

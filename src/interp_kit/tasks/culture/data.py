@@ -56,7 +56,7 @@ class CultureDataConfig:
 
     @property
     def files(self) -> int:
-        """How many files there are."""
+        """Number of files."""
         return -(-self.n // self.file_rows)
 
 

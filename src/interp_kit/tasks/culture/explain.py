@@ -1,4 +1,4 @@
-"""Which worlds explain what is visible of a quiz: the oracle's search, from tokens alone.
+"""Worlds that explain what is visible of a quiz: the oracle's search, from tokens alone.
 
 X hides nothing, so each colour's cells give its
 rectangle; f(X) hides something in translate, where the moved rectangle may cover others, and in contact, where borders
@@ -104,7 +104,7 @@ def _find(shape: str, codes: Codes) -> Array:
 
 
 def _shapes(t: int, direction: int) -> tuple[str, str, str]:
-    """What r0, r1, r2 look like in X, in colours c0, c1, c2 (half_fill: c0, c2, c4)."""
+    """Shapes of r0, r1, r2 in X, in colours c0, c1, c2 (half_fill: c0, c2, c4)."""
     return {
         "grow": ("full", "full", "inner" if direction == 0 else "full"),
         "half_fill": (f"body {direction}",) * 3,
@@ -113,7 +113,7 @@ def _shapes(t: int, direction: int) -> tuple[str, str, str]:
 
 
 def _shapes_after(t: int, direction: int) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """What r0, r1, r2 look like in f(X), and in which colours: indices of c. Not for translate and contact, whose
+    """Shapes of r0, r1, r2 in f(X), and their colours: indices of c. Not for translate and contact, whose
     rectangles hide or frame one another."""
     if TASKS[t] == "half_fill":
         return (f"body {direction}", (0,)), (f"body {direction}", (2,)), ("full", (4, 5))

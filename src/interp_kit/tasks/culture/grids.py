@@ -38,12 +38,12 @@ class Structure:
 
     @property
     def inverse(self) -> bool:
-        """Whether its last grid is the A or B of a rule that is to be undone."""
+        """True if its last grid is the A or B of a rule that is to be undone."""
         return not self.order[-1].startswith("f_")
 
     @property
     def evaluated(self) -> bool:
-        """Whether one grid, the last, is asked for; the other structure is for making quizzes."""
+        """True if one grid, the last, is asked for; the other structure is for making quizzes."""
         return sum(self.predicted) == 1
 
 

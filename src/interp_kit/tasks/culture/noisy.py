@@ -1,4 +1,4 @@
-"""Which worlds nearly explain a noisy grid: the oracle's search where cells of the prompt may be wrong.
+"""Worlds that nearly explain a noisy grid: the oracle's search where cells of the prompt may be wrong.
 
 Every cell that a world paints and the grid does not show costs a factor, so all but the worlds with fewest such cells
 are improbable. Rectangles are placed one after the other, each where few cells of it show another colour, and partial
@@ -118,7 +118,7 @@ def _cost(worlds: Halves, shown: Grid, layers: Sequence[Layer]) -> NDArray[np.fl
 
 
 def _layers(t: int, direction: int, k: int, after: bool) -> list[Layer]:
-    """What rectangle k looks like in X or f(X), by index: sets of cells, and the colour (index of c) of each."""
+    """Shape of rectangle k in X or f(X), by index: sets of cells, and the colour (index of c) of each."""
     full, inner, task = rect.full(), rect.inner(), TASKS[t]
     if task == "half_fill":
         line = rect.half(direction) if after and k == 2 else rect.line(direction)

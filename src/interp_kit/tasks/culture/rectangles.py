@@ -153,7 +153,7 @@ def _neighbours() -> tuple[Index, Index]:
 
 
 def count_triples() -> int:
-    """How many ordered triples of pairwise disjoint rectangles there are: 29,917,020."""
+    """Number of ordered triples of pairwise disjoint rectangles: 29,917,020."""
     return int(_pairs()[1][-1])
 
 

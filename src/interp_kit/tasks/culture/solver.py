@@ -42,7 +42,7 @@ NOISY_ROWS = 128  # each has some 30 partial placements with a number for every 
 
 @dataclass(frozen=True)
 class Solution:
-    """What the oracle says of n quizzes.
+    """Answers of the oracle to n quizzes.
 
     answers: (n, 100) the most probable last grid, zeros where no world explains the quiz; possible: (n,) how many last
     grids are consistent with the prompt, 0 where none is; posterior: (n,) probability of the answer given the prompt,
@@ -66,7 +66,7 @@ class Solution:
 
 @cache
 def triples_taken(t: int, direction: int) -> int:
-    """How many triples the rule takes at that direction: its sampler is uniform over them."""
+    """Number of triples that the rule takes at that direction: its sampler is uniform over them."""
     apart = rect.disjoint().astype(np.float64)
     if TASKS[t] == "contact":
         aloof = (rect.disjoint() & ~rect.touching()).astype(np.float64)
@@ -199,7 +199,7 @@ class Bound:
 
 
 def bound(n: int, seed: int = 0, structures: Sequence[int] = range(len(STRUCTURES)), noise: float = 0.0) -> Bound:
-    """How much of each task the prompt determines, by the oracle on n sampled quizzes of each.
+    """Share of each task that the prompt determines, by the oracle on n sampled quizzes of each.
 
     Raises ValueError for n < 1, and as `solve` does.
     """

@@ -118,7 +118,7 @@ class CultureTask(AbstractTask):
         ]
 
     def worlds(self, labels: Mapping[str, Any]) -> Worlds:
-        """What made the quizzes with these labels, of a batch or of one example. Raises ValueError where the labels do
+        """Worlds of the quizzes with these labels, of a batch or of one example. Raises ValueError where the labels do
         not describe one."""
         return worlds_of(labels)
 

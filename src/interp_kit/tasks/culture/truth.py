@@ -1,4 +1,4 @@
-"""Which cells change and why: the ground truth behind the cells of sampled quizzes."""
+"""Cells that change, and the reason: the ground truth behind the cells of sampled quizzes."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -44,7 +44,7 @@ class Worlds:
 
 @dataclass(frozen=True)
 class Solution:
-    """What n questions ask for, in 1/32.
+    """Answers to n questions, in 1/32.
 
     valid: (n,) True if the answer exists and is a multiple of 1/32; answer: (n,), -1 if not; factors: (n, 5, 8) the
     entries of the factor after each step, live variables read as a binary number, -1 past the last; rows: (n,) the mean

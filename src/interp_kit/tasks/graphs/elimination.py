@@ -34,7 +34,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Elimination:
-    """What was done.
+    """Steps that were done.
 
     result: the factor over the kept variables, axes in the order asked for; order: variables summed out, one after the
     other; factors: what each of these sums left, then the result; products, sums: multiplications and additions of
@@ -163,7 +163,7 @@ def _order(scopes: tuple[Scope, ...], keep: Scope) -> Scope:
 def _joined(
     numbers: Sequence[int], scopes: Sequence[Scope], together: Scope, sizes: dict[int, int]
 ) -> tuple[tuple[tuple[int, Scope, Scope], ...], int]:
-    """How each factor is multiplied into one over `together`, and the multiplications that it takes."""
+    """Multiplication of each factor into one over `together`, and the multiplications that it takes."""
     found, cost, size = [], 0, 1
     covered: set[int] = set()
     for i, (number, scope) in enumerate(zip(numbers, scopes, strict=True)):

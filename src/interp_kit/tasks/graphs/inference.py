@@ -45,7 +45,7 @@ def _width(scopes: tuple[tuple[int, ...], ...]) -> int:
 
 @dataclass(frozen=True)
 class Found:
-    """What inference gives. variables: that the plan's numbers stand for; factors: what each step leaves, the last one
+    """Result of inference. variables: that the plan's numbers stand for; factors: what each step leaves, the last one
     over the targets, not normalised."""
 
     network: Network

@@ -202,7 +202,7 @@ class CompactGraphsTask(AbstractTask):
 
 
 def _values(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What a field can be, and the token of each value."""
+    """Values that a field can have, and the token of each."""
     amounts = (tuple(range(UNIT + 1)), tuple(range(layout.AMOUNTS, layout.AMOUNTS + UNIT + 1)))
     values, tokens = amounts if name == "answer" or ".f" in name else ((tuple(range(NODES)),) * 2)
     return (values, tokens) if name == "answer" else ((-1, *values), (layout.ABSENT, *tokens))

@@ -63,7 +63,7 @@ class InductionTask(AbstractTask):
 
     @property
     def n_worlds(self) -> int:
-        """How many worlds there are."""
+        """Number of worlds."""
         return math.perm(self.letters, self.length - 1) * (self.length // 2)
 
     def enumerate(self) -> list[Example]:

@@ -1,4 +1,4 @@
-"""How a policy is trained where the answer is one token."""
+"""Options for training a policy whose answer is one token."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -17,7 +17,7 @@ class Objective(NamedTuple):
 
 
 def advantages(rewards: Float[Tensor, "prompt sample"], kind: Advantage) -> Float[Tensor, "prompt sample"]:
-    """How much better each sample did than those of the same prompt."""
+    """Advantage of each sample over those of the same prompt."""
     centred = rewards - rewards.mean(1, keepdim=True)
     match kind:
         case "dr_grpo":

@@ -38,7 +38,7 @@ RUN, STATE = "run.json", "state.pt"
 
 @dataclass(frozen=True)
 class Prompts:
-    """What is learnt from.
+    """Samples to learn from.
 
     Attributes:
         tokens: (n, pos) ids, padded on the right.
@@ -179,7 +179,7 @@ def _check_fits(model: "GPT2LMHeadModel", prompts: Prompts) -> None:
 
 
 def _digest(prompts: Prompts) -> str:
-    """What tells these prompts, and their rewards, from others."""
+    """Identity of these prompts and their rewards."""
     found = hashlib.sha256()
     for part in (prompts.tokens, prompts.length, prompts.reward(np.arange(min(len(prompts.tokens), 64))).numpy()):
         found.update(str(part.shape).encode() + np.ascontiguousarray(part).tobytes())

@@ -1,4 +1,4 @@
-"""How a policy is trained through trl, and the prompts that it learns from."""
+"""Options for training a policy through trl, and the prompts that it learns from."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ class TRLConfig:
 
 @dataclass(frozen=True)
 class VerifiedPrompts:
-    """What is learnt from.
+    """Samples to learn from.
 
     Attributes:
         text: Each prompt.

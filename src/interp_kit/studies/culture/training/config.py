@@ -1,4 +1,4 @@
-"""What is asked of a run that trains a group of GPTs."""
+"""Options of a run that trains a group of GPTs."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from interp_kit.tasks.culture.grids import NOISE
 
 @dataclass(frozen=True)
 class CultureConfig:
-    """How a group of GPTs is trained."""
+    """Options for training a group of GPTs."""
 
     ids: tuple[int, ...] = (0, 1, 2, 3)
     """numbers of the models, from which with `seed` their own seeds are derived"""

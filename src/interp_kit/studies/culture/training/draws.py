@@ -1,4 +1,5 @@
-"""What models learn from: quizzes drawn by what is still wrong, as they are read, and what counts in a loss."""
+"""Examples that models learn from: quizzes drawn by what is still wrong, as they are read, and what counts in a
+loss."""
 
 from dataclasses import dataclass
 

@@ -234,12 +234,12 @@ class Learner:
 
 
 def on_host(value: Tensor) -> Any:
-    """What a tensor holds, as numbers; the one place at which the processor waits for a GPU."""
+    """Values of a tensor, as numbers; the one place at which the processor waits for a GPU."""
     return value.tolist()
 
 
 def shards() -> int:
-    """How many processes share a step."""
+    """Number of processes that share a step."""
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 

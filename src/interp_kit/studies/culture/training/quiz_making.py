@@ -29,9 +29,9 @@ MAKING, FORWARD, BACKWARD = (grids.structure(name) for name in ("f_B f_A A B", "
 
 @dataclass(frozen=True)
 class Agreement:
-    """When a quiz is kept: every model's probability of solving it is `sure` or more, or `lost` or less, and the number
-    of the latter is at least 1 and at most `max_fail`. rounds: draws of the noise that the probability is averaged
-    over. temperature: of the first grid; all others are sampled at 1."""
+    """Rule for keeping a quiz: every model's probability of solving it is `sure` or more, or `lost` or less, and the
+    number of the latter is at least 1 and at most `max_fail`. rounds: draws of the noise that the probability is
+    averaged over. temperature: of the first grid; all others are sampled at 1."""
 
     sure: float = 0.95
     lost: float = 0.5

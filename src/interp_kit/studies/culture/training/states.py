@@ -1,4 +1,4 @@
-"""What a training state has to hold before a learner is made of it: sizes and numbers that belong together."""
+"""Requirements on a training state before a learner is made of it: sizes and numbers that belong together."""
 
 import math
 from collections.abc import Mapping

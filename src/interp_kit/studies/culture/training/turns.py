@@ -342,5 +342,5 @@ def _log(point: Point) -> None:
 
 
 def passed(config: CultureConfig, latest: Mapping[int, Point]) -> bool:
-    """Whether the latest evaluation of every model reaches the threshold, so that they may make quizzes."""
+    """True if the latest evaluation of every model reaches the threshold, so that they may make quizzes."""
     return all(id in latest and latest[id].accuracy >= config.threshold for id in config.ids)

@@ -35,7 +35,7 @@ class Draw:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the questions of a Draw ask for, in 1/32: factors (n, k, 5, 8), answer (n, k), both -1 for none; valid
+    """Answers to the questions of a Draw, in 1/32: factors (n, k, 5, 8), answer (n, k), both -1 for none; valid
     (n, k) as in the task."""
 
     factors: Tensor

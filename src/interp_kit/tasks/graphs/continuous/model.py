@@ -55,7 +55,7 @@ class ContinuousModel:
         return values
 
     def inside(self, v: int, value: float) -> float:
-        """What is inside of the LeakyReLU of a variable that has this value."""
+        """Argument of the LeakyReLU of a variable that has this value."""
         return value / self.slope if self.parents[v] and value < 0 else value
 
 

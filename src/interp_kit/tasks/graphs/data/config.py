@@ -1,4 +1,4 @@
-"""What a data set of graph questions is made of: a frozen config, from a YAML file, that refuses unknown fields."""
+"""Configuration of a data set of graph questions: a frozen config, from a YAML file, that refuses unknown fields."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,7 +102,7 @@ class GraphsConfig:
 
     @property
     def rules(self) -> Rules:
-        """Which questions are asked."""
+        """Selection of questions."""
         kinds: list[Kind] = []
         for level in self.levels:
             kinds += [(level, m) for m in (self.mechanisms if level == "counterfactual" else (None,))]

@@ -79,7 +79,7 @@ def merge(config: GraphsConfig, out: str | Path, count: int) -> list[Path]:
 
 
 def summary(config: GraphsConfig, tables: dict[str, pa.Table]) -> dict[str, Any]:
-    """What a data set holds, per split: rows, graphs, isomorphism classes, and rows per kind of question, per depth and
+    """Content of a data set, per split: rows, graphs, isomorphism classes, and rows per kind of question, per depth and
     that are core."""
     splits = {}
     for split, table in tables.items():

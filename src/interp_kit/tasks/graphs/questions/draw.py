@@ -39,7 +39,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Rules:
-    """Which questions are asked.
+    """Selection of questions.
 
     kinds: levels with their mechanisms; observed: variables that are observed, in levels that observe; include: what is
     asked about though it is excluded by default: "disconnected", questions of which the graph alone shows that what is

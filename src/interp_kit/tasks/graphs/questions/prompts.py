@@ -106,7 +106,7 @@ class Printer:
         return "\n\n".join(parts)
 
     def instruction(self, question: Question, reference: str, variant: str) -> str:
-        """How to answer, in one of the VARIANTS."""
+        """Instruction how to answer, in one of the VARIANTS."""
         return _instruction(question.level, self._cards[question.target], reference, variant)
 
     def completion(self, reference: str, answer: tuple[int, ...] | int) -> str:
@@ -128,7 +128,7 @@ def _instruction(level: str, count: int, reference: str, variant: str) -> str:
 
 
 def reference_text(reference: str, answer: tuple[int, ...] | int) -> str:
-    """What stands for the right answer in data: `[0.25, 0.75]`, or `[1]` for a value."""
+    """Form of the right answer in data: `[0.25, 0.75]`, or `[1]` for a value."""
     if reference == "distribution" and not isinstance(answer, int):
         return f"[{', '.join([decimal(count) for count in answer])}]"
     return f"[{answer}]"

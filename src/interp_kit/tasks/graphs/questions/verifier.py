@@ -22,7 +22,7 @@ _REFERENCE = re.compile(r"\[(?:[0-9]+|[01]\.[0-9]{2}(?:, [01]\.[0-9]{2})*)\]")
 
 @dataclass(frozen=True)
 class Score:
-    """What an answer is worth. Keys and types are the same for every text, also one without an answer.
+    """Score of an answer. Keys and types are the same for every text, also one without an answer.
 
     score: the reward, soft or strict; soft, strict: both; parsed, length: 1.0 if there is an answer, and one of the
     right length; correct: 1.0 within a TVD of 0.01; tvd: half the L1 distance to the reference, 1.0 at most and if

@@ -1,6 +1,6 @@
-"""Where a trace errs, and how. No service is asked: terms are looked up by exact inference, formulas are tested as
-identities, arithmetic is done again. Of a counterfactual question, whose terms may speak of either of two worlds, the
-arithmetic alone is checked."""
+"""Errors of a trace, located and named. No service is asked: terms are looked up by exact inference, formulas are
+tested as identities, arithmetic is done again. Of a counterfactual question, whose terms may speak of either of two
+worlds, the arithmetic alone is checked."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Judge = Callable[[Question, str], str]
 
 @dataclass(frozen=True)
 class Analysis:
-    """What was found in a trace.
+    """Findings in a trace.
 
     name: one of CLASSES, that of the first error if there is one; kind: of a formula's error; errors: all that do not
     only propagate an earlier one; right: True if the final answer is within strict scoring's tolerance; strategy: one

@@ -29,7 +29,7 @@ class Reader:
 
     @property
     def strategy(self) -> str:
-        """How the answer was sought."""
+        """Way in which the answer was sought."""
         return STRATEGIES[1 if self._brute else 0 if self._recursive else 2]
 
     def read(self, chain: tuple[Segment, ...]) -> None:

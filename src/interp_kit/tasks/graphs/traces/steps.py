@@ -46,7 +46,7 @@ class Located:
 
 @dataclass
 class State:
-    """What is known while a text is read.
+    """State of reading a text.
 
     do: the intervention that holds throughout; worlds: under it, the printed model first; plain: the same without it;
     stated: values that the text gave to terms; errors: located so far.
@@ -111,7 +111,7 @@ class Step:
             return None
 
     def _known(self, term: Term) -> list[float]:
-        """What a term may be: as stated, and what is true."""
+        """Meanings that a term may have: as stated, and what is true."""
         found = [self.stated.get(self.worlds[0].key(term)), self._true(term)]
         return [number for number in found if number is not None]
 

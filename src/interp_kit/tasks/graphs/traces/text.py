@@ -32,7 +32,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Segment:
-    """What stands between two signs of equality. line: its number, from 1; text: as read; several: the entries of a
+    """Expression between two signs of equality. line: its number, from 1; text: as read; several: the entries of a
     list, of which `expression` is then None."""
 
     line: int
@@ -116,7 +116,7 @@ def _joined(tokens: Iterator[_Token]) -> Iterator[_Token]:
 
 
 def _closing(line: str, at: int) -> int | None:
-    """Where the parenthesis that opens at `at` closes."""
+    """Index of the parenthesis that closes the one at `at`."""
     depth = 0
     for i in range(at, min(len(line), at + LONGEST_TERM)):
         depth += (line[i] == "(") - (line[i] == ")")
