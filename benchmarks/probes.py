@@ -2,7 +2,7 @@
 
 Features are made up after activations: correlated, unit mean square, standard deviations that fall as i^-0.75 (close to
 the residual stream of culture/gpt_000). A label is the sign of a direction in them plus logistic noise; the best
-possible accuracy is some 0.8.
+possible accuracy is about 0.8.
 """
 
 from dataclasses import replace
@@ -38,7 +38,7 @@ def objective(x: np.ndarray, y: np.ndarray, weights: np.ndarray, intercepts: np.
 
 
 def by_sklearn(x: np.ndarray, y: np.ndarray, solver: str, tol: float = 1e-4) -> tuple[np.ndarray, np.ndarray]:
-    """Weights (label, D) and intercepts (label,), one fit a label; C = 1, and tol as scikit-learn has it."""
+    """Weights (label, D) and intercepts (label,), one fit per label; C = 1, and tol as scikit-learn has it."""
     fits = [LogisticRegression(max_iter=10_000, solver=solver, tol=tol).fit(x, label) for label in y]
     return np.concatenate([fit.coef_ for fit in fits]), np.concatenate([fit.intercept_ for fit in fits])
 

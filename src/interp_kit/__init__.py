@@ -1,4 +1,4 @@
-"""interp_kit: take small transformers that learnt tasks whose true algorithm is known, and show how they compute.
+"""interp_kit: take small transformers that learned tasks whose true algorithm is known, and show how they compute.
 
 Everything below is loaded on first use, so importing the package is instant and brings in no torch.
 """

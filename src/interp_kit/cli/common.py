@@ -30,7 +30,7 @@ class Common:
     """Options of every analysis."""
 
     task: str | None = None
-    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learnt"""
+    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learned"""
     json: Path | None = None
     """write the table as JSON records to this file, in place of any that is there ("-": standard output)"""
     save: Path | None = None

@@ -134,7 +134,7 @@ class Train:
     learning_rate: float = 5e-4
     """of AdamW"""
     batch_size: int = 16
-    """examples a step"""
+    """examples per step"""
     seed: int = 42
     """of weights, draws and order"""
     device: str | None = None
@@ -253,7 +253,7 @@ class Playground:
     out: Path = Path("playground.html")
     """the page; an unchanged playground page there is replaced, anything else is not"""
     task: str | None = None
-    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learnt"""
+    """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learned"""
 
     def execute(self) -> None:
         from interp_kit.playground.page import playground_path, write_playground

@@ -22,7 +22,7 @@ class Field:
     candidates: tuple[int, ...]
 
     def token(self, value: int) -> int:
-        """The token id that writes `value`. Raises ValueError where the field cannot have it."""
+        """The token id that writes `value`. Raises ValueError if the field cannot have it."""
         if value not in self.values:
             raise ValueError(f"{self.name} cannot be {value}; it is one of {self.values}")
         return self.candidates[self.values.index(value)]

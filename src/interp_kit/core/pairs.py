@@ -169,7 +169,7 @@ class PairBatch:
 
     def halves(self, seed: int = 0) -> tuple["PairBatch", "PairBatch"]:
         """The pairs of half of the independent units, drawn by `seed`, and those of the other half: no text is in both.
-        Raises ValueError where all pairs are one unit."""
+        Raises ValueError if all pairs are one unit."""
         unit = self.units()
         check_seed(seed)
         order = np.random.default_rng(seed).permutation(unit.max() + 1)

@@ -68,7 +68,7 @@ class AbstractResult(ABC):
 
     @abstractmethod
     def to_frame(self) -> "pd.DataFrame":
-        """One row a measurement, with n and interval."""
+        """One row per measurement, with n and interval."""
 
     @abstractmethod
     def plot(self, ax: "Axes | None" = None) -> "Axes":

@@ -194,7 +194,7 @@ class Difference(NamedTuple):
 
 
 def over_seeds(values: np.ndarray) -> Difference:
-    """The mean of one value a seed; nan bounds for fewer than three seeds."""
+    """The mean of one value per seed; nan bounds for fewer than three seeds."""
     values, n = np.asarray(values, dtype=float), len(values)
     if n < 3:
         return Difference(float(values.mean()), float("nan"), float("nan"), n)

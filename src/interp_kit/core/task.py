@@ -78,7 +78,7 @@ class AbstractTask(ABC):
 
     @abstractmethod
     def enumerate(self) -> list[Example]:
-        """Every distinct example. Raises ValueError where there are too many to list."""
+        """Every distinct example. Raises ValueError if there are too many to list."""
 
     @abstractmethod
     def sample(self, n: int, seed: int) -> list[Example]:
@@ -153,7 +153,7 @@ class AbstractTask(ABC):
     def intervene(self, example: Example, do: Mapping[str, int]) -> Mapping[str, int]:
         """The value of every variable in the example's world under do(variable = value).
 
-        Conflict prompts are labelled by it. Raises ValueError where a task defines no interventions, as here.
+        Conflict prompts are labelled by it. Raises ValueError if a task defines no interventions, as here.
         """
         raise ValueError(f"{self.name} defines no interventions, so it has no conflict prompts")
 
@@ -201,7 +201,7 @@ class AbstractTask(ABC):
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
         for both sides. limit: at most so many pairs, drawn by `seed`.
 
-        Raises ValueError for an unknown name and, with the counts, where no such pair exists. Warns where the variable
+        Raises ValueError for an unknown name and, with the counts, if no such pair exists. Warns if the variable
         itself never changes the target, so that another one must.
         """
         from interp_kit.core.pairs import make_pairs
@@ -231,7 +231,7 @@ class AbstractTask(ABC):
 
         The corrupt labels are those of do(variable) in the clean world, and only pairs whose target it changes are
         kept. So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the
-        token was computed keeps the clean one. Raises ValueError where the variable is never written, or no pair
+        token was computed keeps the clean one. Raises ValueError if the variable is never written, or no pair
         exists.
         """
         from interp_kit.core.pairs import make_pairs

@@ -35,7 +35,7 @@ class Engine:
 
     @functools.cached_property
     def logits(self) -> Tensor:
-        """(batch, pos, vocab) of the unedited run, through the model itself. Raises FloatingPointError where they are
+        """(batch, pos, vocab) of the unedited run, through the model itself. Raises FloatingPointError if they are
         not finite."""
         logits = whole_text(self.model, self.batch.tokens)
         if not torch.isfinite(logits[self.batch.mask]).all():
@@ -59,7 +59,7 @@ class Engine:
 
     def change(self, group: EditGroup) -> Change:
         """The group's activation edits for `decode`, at the batch's own positions: the text behind them is new. Raises
-        Unsupported where it has edits by sender."""
+        Unsupported if it has edits by sender."""
         edits = [edit for edit in group if not edit.is_weight]
         if any(edit.needs_hooks for edit in edits):
             raise Unsupported("senders are edited")

@@ -91,7 +91,7 @@ def decode(
     with bar(columns, "decoding", progress) as shown:
         for start in range(0, len(tokens), size):
             rows = slice(start, start + size)
-            # One number a cell, drawn for every row: no row's sample depends on the rows beside it.
+            # One number per cell, drawn for every row: no row's sample depends on the rows beside it.
             chance = (
                 torch.rand(where[rows].shape, generator=generator, dtype=torch.float64) if heat is not None else None
             )
@@ -242,7 +242,7 @@ def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
     The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
-    it, and edits at later positions find their place. Rows may differ in length. Raises ValueError where the texts
+    it, and edits at later positions find their place. Rows may differ in length. Raises ValueError if the texts
     exceed the model's context; FloatingPointError where a logit is nan or infinite.
     """
     check_meeting(model, batch, TokenBatch)
@@ -253,7 +253,7 @@ def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
 def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:
     """A `generate` for AbstractTask.pairs(completion="free"): (batch, pos) prompts -> greedy texts of `length` tokens.
 
-    Raises ValueError where `length` exceeds the model's context.
+    Raises ValueError if `length` exceeds the model's context.
     """
     check_model(model)
     check_count("length", length)

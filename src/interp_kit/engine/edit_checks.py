@@ -93,7 +93,7 @@ def _named(edit: Edit, check: Callable[..., None], *given: Any) -> None:
 
 
 def find_weight(parameters: Mapping[str, Tensor], edit: Edit) -> Tensor:
-    """The parameter that a weight edit is about. Raises ValueError where there is none."""
+    """The parameter that a weight edit is about. Raises ValueError if there is none."""
     template = WEIGHTS[edit.site][0]
     name = template.format(layer=edit.layer)
     if name not in parameters:

@@ -59,7 +59,7 @@ class Graph:
         self._receiver = {pair: i for i, pair in enumerate(self.receivers)}
 
     def place(self, edge: Edge) -> tuple[int, int]:
-        """The numbers of an edge's sender and receiver. Raises ValueError where the model has no such edge."""
+        """The numbers of an edge's sender and receiver. Raises ValueError if the model has no such edge."""
         try:
             return self._sender[edge.sender], self._receiver[edge.receiver, edge.input]
         except KeyError:

@@ -91,7 +91,7 @@ def _left_out(cfg: Any, hook: str) -> str:
 
 
 def refuse_infinite(hook: str, values: Tensor, axes: int) -> None:
-    """Raise ValueError naming the hook where vectors, behind that many axes, are nan or infinite."""
+    """Raise ValueError naming the hook if vectors, behind that many axes, are nan or infinite."""
     if torch.isfinite(values.sum(dtype=torch.promote_types(values.dtype, torch.float32))):
         return  # one number says it, unless it overflows
     finite = torch.isfinite(values).flatten(axes).all(-1)

@@ -80,7 +80,7 @@ class HarvestFiles:
         return _digest(self.facts())
 
     def shard(self, number: int, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """site -> (vector, …) or (row, position, …) in one shard, of all sites or of some. Raises ValueError where the
+        """site -> (vector, …) or (row, position, …) in one shard, of all sites or of some. Raises ValueError if the
         file is missing, damaged or of another harvest."""
         from safetensors import SafetensorError, safe_open
 
@@ -112,7 +112,7 @@ class HarvestFiles:
 
 
 def open_harvest(directory: str | Path) -> HarvestFiles:
-    """Open what `harvest_to` wrote, to read it shard by shard. Raises ValueError where there is none, or a damaged or
+    """Open what `harvest_to` wrote, to read it shard by shard. Raises ValueError if there is none, or a damaged or
     an unfinished one."""
     path = Path(directory) / INDEX
     if not path.exists():

@@ -1,4 +1,4 @@
-"""Measure of an intervention. A metric maps logits to one number an example: at one field's prediction
+"""Measure of an intervention. A metric maps logits to one number per example: at one field's prediction
 position, or over the whole completion."""
 
 from abc import ABC, abstractmethod
@@ -225,7 +225,7 @@ def first_difference(pairs: PairBatch) -> LogitDifference:
     """Clean minus corrupt answer's logit at the first field, in the order of the text, whose two answers differ.
 
     For answers of many tokens: before that field both completions are alike, so only the prompt can decide it.
-    Raises ValueError where no field of a pair differs.
+    Raises ValueError if no field of a pair differs.
     """
     expect("pairs", pairs, PairBatch, "as task.pairs(variable, target) gives")
     at = torch.stack([pairs.clean.position(field.predict) for field in pairs.clean.fields])

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pos_embed": ("hook_pos_embed", ("d_model",)),
 }
 
-PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value a pair of positions, so no vector a position
+PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value per pair of positions, so no vector a position
 
 # site -> parameter, has a head axis in front
 WEIGHTS: dict[str, tuple[str, bool]] = {
@@ -140,7 +140,7 @@ def as_hook(site: str) -> str:
 
 def find_hook(model: HookedModel, site: str) -> str:
     """The hook of a site in either spelling, or of any other hook that the model has. Raises ValueError listing both
-    where the model has no such site."""
+    if the model has no such site."""
     hooks: dict = getattr(model, "hook_dict", {})
     found = site if site in hooks else as_hook(site)
     if found not in hooks:

@@ -145,7 +145,7 @@ def _unedited(
     alone: Sequence[Metric],
 ) -> tuple[np.ndarray, np.ndarray]:
     """(metric, row) of another batch, of `metrics` and of `alone`, from the residual stream behind its last block where
-    metrics read it, by the model itself where that is None. Raises FloatingPointError where it is not finite."""
+    metrics read it, by the model itself where that is None. Raises FloatingPointError if it is not finite."""
     parts = [metric.reads(batch) for metric in metrics]
     if hidden is None or suffix is None:
         rows = torch.arange(len(batch), device=batch.tokens.device)[:, None]
@@ -186,7 +186,7 @@ def _measure(
 
 
 def _plain(model: HookedModel, batch: TokenBatch, reads: Tensor, inside: bool) -> tuple[Engine, Suffix]:
-    """The unedited run in plain torch, and an engine whose references come from there too. Raises Unsupported where its
+    """The unedited run in plain torch, and an engine whose references come from there too. Raises Unsupported if its
     logits are not the model's own on the first rows, FloatingPointError where they are not finite."""
     executor = Executor(model, compare=False)
     engine = Engine(model, batch, executor)
@@ -206,7 +206,7 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
     """The model with edits active inside the `with` block, for decoding or anything else that calls it.
 
     Positions are those of `batch`; a call on a longer text of the same rows edits the same positions. No other thread
-    can use the model through this package until the block ends. Raises RuntimeError where another thread has such a
+    can use the model through this package until the block ends. Raises RuntimeError if another thread has such a
     block open, and ValueError for an edit that does not fit, or a model behind torch.compile.
     """
     check_meeting(model, batch, TokenBatch)

@@ -50,7 +50,7 @@ DECIDING = (
 class Entry:
     """One shipped checkpoint: where it lies, its hash, and how it came to be.
 
-    path: relative to the manifest; sha256: of the weights file; task: what it learnt; recipe: the module that trains
+    path: relative to the manifest; sha256: of the weights file; task: what it learned; recipe: the module that trains
     it; seed: of training; initialisation: models that share it start from the same weights; revision: of the code that
     trained it; omitted: inputs that its data do not contain; metrics: measured by the recipe; files: sha256 of each
     file beside the weights that decides what it computes, as `deciding_files` gives them.
@@ -94,7 +94,7 @@ class Provenance:
 
 def read_description(directory: Path) -> dict[str, Any] | None:
     """The description of its task that training wrote into a checkpoint's folder; None where there is none. Raises
-    CheckpointError where the file is damaged."""
+    CheckpointError if the file is damaged."""
     path = directory / TRAINING
     if not path.is_file():
         return None

@@ -53,7 +53,7 @@ class Edge:
     """Contribution of `sender` to the residual stream, as far as it reaches one input of `receiver`; at the named
     position of the text where it is added and read, or at all of them (None).
 
-    Raises ValueError where the receiver has no such input, or does not come behind the sender.
+    Raises ValueError if the receiver has no such input, or does not come behind the sender.
     """
 
     sender: str

@@ -106,7 +106,7 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     """A GPT-2 as a HookedTransformer that computes the same, in the source's dtype.
 
     fold: fold LayerNorms and centre weights as TransformerLens does by default; off by default, so that activations are
-    the trained model's own. The check is kept as `model.conversion`. Raises CheckpointError where the config cannot be
+    the trained model's own. The check is kept as `model.conversion`. Raises CheckpointError if the config cannot be
     converted or, in float32, where the two differ by more than 1e-4 relative to the largest logit (absolute below 1).
     """
     from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
@@ -209,7 +209,7 @@ def _mygpt_weights(source: MyGPT, d_head: int, n_ctx: int) -> dict[str, Tensor]:
 
 
 def verify(model: "HookedTransformer", hf: "GPT2LMHeadModel", *, folded: bool, seed: int = 0) -> ConversionCheck:
-    """Compare both models on random tokens at full context length. Raises CheckpointError where float32 disagrees."""
+    """Compare both models on random tokens at full context length. Raises CheckpointError if float32 disagrees."""
     tokens = _random_tokens(model, seed)
     with torch.inference_mode():
         logits = (hf(row[None].to(hf.device)).logits for row in tokens)
@@ -226,7 +226,7 @@ def _random_tokens(model: "HookedTransformer", seed: int = 0) -> Tensor:
 @torch.inference_mode()
 def _compare(model: "HookedTransformer", tokens: Tensor, logits: Iterable[Tensor], quantity: str) -> ConversionCheck:
     """Compare the model on each row of `tokens` with the source's (1, pos, vocab) logits for it. Raises
-    CheckpointError where float32 disagrees."""
+    CheckpointError if float32 disagrees."""
     cfg = model.cfg
     worst, size = 0.0, 1.0
     for row, source in zip(tokens, logits, strict=True):

@@ -29,7 +29,7 @@ WRAPPERS = ("_orig_mod.", "module.")  # put before every key by torch.compile an
 
 
 def fetch(source: str | Path) -> Path:
-    """A local directory for a path or a hub id. Raises CheckpointError where there is neither."""
+    """A local directory for a path or a hub id. Raises CheckpointError if there is neither."""
     path = Path(source)
     if path.is_dir():
         return path
@@ -51,7 +51,7 @@ def fetch(source: str | Path) -> Path:
 def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LMHeadModel":
     """Load a GPT-2 from a directory or hub id, in eval mode, cast to `dtype`.
 
-    Raises CheckpointError where files are missing or damaged, where a pickle would run code, where weights and config
+    Raises CheckpointError if files are missing or damaged, where a pickle would run code, where weights and config
     contradict each other (naming the first parameters that do), or where a weight is nan or infinite.
     """
     from transformers import GPT2Config, GPT2LMHeadModel

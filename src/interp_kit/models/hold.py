@@ -77,7 +77,7 @@ def held(model: HookedModel, *, shared: bool = False, block: bool = False) -> It
     """Keep other threads out of the model, again and again in the thread that does so already.
 
     shared: for what neither adds hooks nor changes weights; block: whether the caller's caller decides when it ends.
-    Raises RuntimeError where waiting could last for ever.
+    Raises RuntimeError if waiting could last for ever.
     """
     with _MAKING:
         hold = _HOLDS.setdefault(model, _Hold())
@@ -169,7 +169,7 @@ def attends_both_ways(model: HookedModel) -> bool:
 
 
 def check_padding(model: HookedModel, mask: Tensor) -> None:
-    """Raise ValueError where padding would be read: by a model that attends both ways, which has no mask for it."""
+    """Raise ValueError if padding would be read: by a model that attends both ways, which has no mask for it."""
     if attends_both_ways(model) and not mask.all():
         row = int((~mask).any(1).nonzero()[0])
         raise ValueError(

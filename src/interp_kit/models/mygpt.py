@@ -153,7 +153,7 @@ def load_mygpt(path: str | Path, *, d_vocab: int = VOCABULARY) -> tuple[MyGPT, f
     """A `gpt_NNN.pth` file of either key layout as a MyGPT in eval mode and float32, and the accuracy stored with it.
 
     All sizes are read from the shapes. Nothing in the file is executed. Raises CheckpointError naming the file, and the
-    key where there is one, for a file that is missing, damaged or hostile, for a missing, unknown or misshapen key, for
+    key if there is one, for a file that is missing, damaged or hostile, for a missing, unknown or misshapen key, for
     nan or infinite weights, and for a vocabulary that is not `d_vocab`.
     """
     path = Path(path)
@@ -187,7 +187,7 @@ def save_mygpt(
 ) -> Path:
     """Write a model as the original does, whole or not at all. wrapper: the later key layout.
 
-    Raises ValueError where the accuracy is not within 0..1 or a weight not finite, in `dtype`; nothing is then written.
+    Raises ValueError if the accuracy is not within 0..1 or a weight not finite, in `dtype`; nothing is then written.
     """
     if isinstance(accuracy, bool) or not 0 <= accuracy <= 1:
         raise ValueError(f"accuracy is {accuracy}, not within 0..1")
@@ -260,7 +260,7 @@ def _config(state: Mapping[str, Any], wrapped: bool, path: Path) -> MyGPTConfig:
 
 
 def _check(key: str, state: Mapping[str, Any], expected: Mapping[str, torch.Size] | None, path: Path) -> None:
-    """Raise CheckpointError where a key is missing, unknown, no floating-point tensor, or misshapen."""
+    """Raise CheckpointError if a key is missing, unknown, no floating-point tensor, or misshapen."""
     if key not in state:
         raise CheckpointError(f"{path}: {key} is missing")
     if expected is not None and key not in expected:

@@ -45,7 +45,7 @@ def heatmap(
 
     values: (rows, columns), nan cells are hatched; signed: diverging colours centred on 0; limits: of the colour scale
     (symmetric where signed), which is pointed where values lie beyond; mark: (rows, columns) True cells get a dot.
-    Raises ValueError where the names do not fit.
+    Raises ValueError if the names do not fit.
     """
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
@@ -100,7 +100,7 @@ def intervals(
     reference: dict[str, float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> "Axes":
-    """Points with 95 % intervals, one line a name, one colour a series.
+    """Points with 95 % intervals, one line per name, one colour a series.
 
     series: name -> (value, low, high), each (names,); reference: labelled vertical lines (chance, baseline).
     """

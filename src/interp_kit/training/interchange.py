@@ -101,7 +101,7 @@ def train_interchange(
     """Train `student` in place; gives the loss of each step.
 
     batch: the texts that bases and sources are drawn from; what stands behind the prompt is taught. student and
-    teacher must have the same nodes. Raises ValueError where they have not.
+    teacher must have the same nodes. Raises ValueError if they have not.
     """
     for model in (student, teacher):
         check_meeting(model, batch, TokenBatch)
@@ -164,7 +164,7 @@ def fidelity(
 
     halved: at half of the positions, drawn for each row, instead of all, which a student only follows that has the
     same things at the same positions. Only answers of which the teacher is sure (by `sure` logits) are counted. Raises
-    ValueError where the nodes of the two are not the same.
+    ValueError if the nodes of the two are not the same.
     """
     if components(student) != components(teacher):
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
@@ -199,7 +199,7 @@ def interchanged(
     where: Bool[Tensor, "batch pos"] | None = None,
 ) -> Float[Tensor, "batch pos vocab"]:
     """Logits with the output of a node, or of several together, at all positions or those in `where`, as it is in
-    `source`: activations by hook name. Raises ValueError where a node is neither a head nor an MLP."""
+    `source`: activations by hook name. Raises ValueError if a node is neither a head nor an MLP."""
     hooks = [_hook(node) for node in ([changed] if isinstance(changed, str) else changed)]
 
     def swap(value: Tensor, hook: object, name: str, number: int | None) -> Tensor:

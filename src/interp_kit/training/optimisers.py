@@ -88,7 +88,7 @@ def learnt_loss(model: Any, tokens: Tensor, labels: Tensor, no_loss: int) -> Ten
     Args:
         model: A GPT2LMHeadModel.
         tokens: (batch, pos) ids, padded on the right.
-        labels: (batch, pos) the same ids where they are learnt.
+        labels: (batch, pos) the same ids where they are learned.
         no_loss: What labels hold elsewhere.
     """
     learnt = labels != no_loss

@@ -41,7 +41,7 @@ class SFTTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """See Trainer. If the completion alone is learnt, logits are made there alone."""
+        """See Trainer. If the completion alone is learned, logits are made there alone."""
         whole = self.sft.loss_on == "all" or return_outputs or not isinstance(model, GPT2LMHeadModel)
         if whole:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -58,7 +58,7 @@ def _greedy(logits: Any, labels: Tensor) -> Tensor:
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """The share of texts of which every learnt token is the most probable one."""
+    """The share of texts of which every learned token is the most probable one."""
     written, labels = np.asarray(prediction.predictions)[:, :-1], np.asarray(prediction.label_ids)[:, 1:]
     return {"accuracy": float(((written == labels) | (labels == NO_LOSS)).all(1).mean())}
 

@@ -1,5 +1,5 @@
 """Attention of heads by distance: the mean attention at fixed lags, beside what even attention and a network that never
-learnt would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
+learned would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
 before; whether that matters is for ablation to say."""
 
 from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +55,7 @@ class AttentionLags(AbstractResult):
         return tuple(head for head, value in zip(self.heads, mean, strict=True) if value > threshold)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a head and lag: mean attention with 95 % interval over examples, beside its controls."""
+        """One row per head and lag: mean attention with 95 % interval over examples, beside its controls."""
         mean, low, high = mean_interval(self.attention)
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)

@@ -22,7 +22,7 @@ def nearest(known: np.ndarray, values: np.ndarray, inputs: np.ndarray) -> np.nda
     """(input, field) by field the majority among the known inputs nearest in Hamming distance.
 
     known: (seen, variable) and values: (seen, field), the lookup table; inputs: (input, variable), what is asked.
-    A known input is its own nearest. Raises ValueError where nothing is known.
+    A known input is its own nearest. Raises ValueError if nothing is known.
     """
     if len(known) == 0:
         raise ValueError("a lookup table of no inputs has no nearest one")

@@ -76,7 +76,7 @@ class EvaluationResult(AbstractResult):
         return hits[self.held_out == (split == HELD_OUT)]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a split and field: the model's accuracy with Wilson's interval over inputs, n, both baselines."""
+        """One row per split and field: the model's accuracy with Wilson's interval over inputs, n, both baselines."""
         rows = []
         for split in self.splits:
             for field in (EXACT, *self.fields):
@@ -145,7 +145,7 @@ class HeldOutResult(AbstractResult):
         """Mean exact match of "model", "majority" or "lookup" with its 95 % interval over omission sets.
 
         Models that leave out the same set are averaged first: seeds do not make a set count twice. Raises ValueError
-        where no model leaves out that many.
+        if no model leaves out that many.
         """
         if omitted not in self.sizes:
             raise ValueError(f"no model leaves out {omitted} inputs; there are {', '.join(map(str, self.sizes))}")
@@ -155,7 +155,7 @@ class HeldOutResult(AbstractResult):
         return mean_estimate(means, unit="omission sets", bounds=(0.0, 1.0))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a number of inputs left out: mean exact match, interval over omission sets, both baselines."""
+        """One row per number of inputs left out: mean exact match, interval over omission sets, both baselines."""
         rows = []
         for size in self.sizes:
             row: dict[str, object] = {"omitted": size, "total": self.total}
@@ -167,7 +167,7 @@ class HeldOutResult(AbstractResult):
         return pd.DataFrame(rows)
 
     def units(self) -> pd.DataFrame:
-        """One row a model: what it left out, and exact match on that beside both baselines."""
+        """One row per model: what it left out, and exact match on that beside both baselines."""
         keys = ("omitted", "omission_set", "model", "majority", "lookup")
         return pd.DataFrame({"name": self.models, **{key: getattr(self, key) for key in keys}})
 
@@ -181,7 +181,7 @@ class HeldOutResult(AbstractResult):
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """One line a number of inputs left out: the mean, each model as a dot, and both baselines."""
+        """One line per number of inputs left out: the mean, each model as a dot, and both baselines."""
         series = {of: columns([self.estimate(n, of) for n in self.sizes]) for of in ("model", "lookup", "majority")}
         names = [f"{n} of {self.total} left out (n = {self.estimate(n).n})" for n in self.sizes]
         title = "Inputs never trained on"
@@ -198,7 +198,7 @@ def columns(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.n
 
 def parse_fields(task: AbstractTask, tokens_row: Sequence[int] | Tensor, example: Example) -> dict[str, int | None]:
     """Field -> the value that a generated row (pos,) writes where the example's text has the field, None where the
-    token there is no value of the field. Raises ValueError where the example or the row has no such position."""
+    token there is no value of the field. Raises ValueError if the example or the row has no such position."""
     row = [int(token) for token in tokens_row]
     values: dict[str, int | None] = {}
     for field in task.fields:
@@ -220,7 +220,7 @@ def completions(
 ) -> list[list[int]]:
     """Each example's prompt with the model's own greedy completion, as many tokens as the example has.
 
-    Raises ValueError where the texts do not fit the model's context or its vocabulary is not the task's;
+    Raises ValueError if the texts do not fit the model's context or its vocabulary is not the task's;
     FloatingPointError where the model gives nan or infinite logits.
     """
     check_meeting(model, task, AbstractTask)

@@ -69,7 +69,7 @@ class Generations(AbstractResult):
         return np.logical_not(self.wrong.any(-1))
 
     def to_frame(self, groups: Mapping[str, Sequence[int]] | None = None) -> pd.DataFrame:
-        """One row a condition and group of examples (name -> rows; all of them by default): share of completions that
+        """One row per condition and group of examples (name -> rows; all of them by default): share of completions that
         are wholly right with Wilson interval, mean number of wrong tokens, share of texts that part from the intact."""
         groups = groups or {"all": range(self.n)}
         rows = []

@@ -59,7 +59,7 @@ class AblationResult(AbstractResult):
         return effect[:, self.fields.index(field)].mean(-1)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component and field: importance with 95 % interval over examples."""
+        """One row per component and field: importance with 95 % interval over examples."""
         mean, low, high = mean_interval(self.effect)
         rows = [
             (c, layer, f, mean[i, j], low[i, j], high[i, j], self.baseline[j].mean(), self.n)
@@ -69,7 +69,7 @@ class AblationResult(AbstractResult):
         return pd.DataFrame(rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"])
 
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
-        """One row a component and group of examples (name -> rows), such as the examples of one task: importance on
+        """One row per component and group of examples (name -> rows), such as the examples of one task: importance on
         all fields with 95 % interval, unablated metric, n. A group of no rows is left out."""
         rows = []
         for name, members in groups.items():

@@ -57,7 +57,7 @@ def interchanges(
 
     pairs: to choose from; default every ordered pair of `pool`, by default `task.pool(seed)`, each base with
     at most 128 random sources; of either kind at most `limit` are drawn. Raises ValueError naming an unknown
-    variable or target, and where no pair is changed.
+    variable or target, and if no pair is changed.
     """
     if variable not in task.variables:
         raise ValueError(f"{task.name} has no variable {variable!r}; it has {', '.join(task.variables)}")

@@ -3,7 +3,7 @@
 representations", arXiv:2303.02536.)
 
 Swapping the subspace's coordinates from a source run into a base run has to give the answer of the base's world under
-do(variable = the source's value). The basis is learnt on some inputs and scored on others; the network stays as it is.
+do(variable = the source's value). The basis is learned on some inputs and scored on others; the network stays as it is.
 """
 
 from collections.abc import Sequence

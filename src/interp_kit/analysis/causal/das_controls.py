@@ -23,9 +23,9 @@ FITTED = ("untrained", "arbitrary")  # which are themselves found by gradient de
 # the scores that they give, each also as …_kept, and in words
 SCORES = {
     "placebo": "a change as large in random directions",
-    "untrained": "a subspace learnt in an untrained network",
-    "arbitrary": "one learnt for an arbitrary variable",
-    "read": "of the learnt subspace, the component that is read downstream",
+    "untrained": "a subspace learned in an untrained network",
+    "arbitrary": "one learned for an arbitrary variable",
+    "read": "of the learned subspace, the component that is read downstream",
     "unread": "the component that is not",
 }
 STEPS = 40  # of a fitted control, at most

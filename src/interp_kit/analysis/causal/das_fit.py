@@ -61,7 +61,7 @@ def split(
 ) -> tuple[Trials, Trials]:
     """Inputs in two parts by `seed`, and the interchanges within each: to fit on, and held out.
 
-    Raises ValueError where no split leaves pairs on both sides, or for what no split could mend (an unknown name).
+    Raises ValueError if no split leaves pairs on both sides, or for what no split could mend (an unknown name).
     """
     pool = task.pool(seed)
     interchanges(task, variable, target, pool=pool, limit=1, seed=seed)  # says what is wrong with the whole pool
@@ -100,7 +100,7 @@ def split(
 class Cell:
     """One place of a network on given pairs. old, new: (pair, d) the activation there of base and source.
 
-    Raises ValueError where the position stands elsewhere in base and source.
+    Raises ValueError if the position stands elsewhere in base and source.
     """
 
     def __init__(self, model: HookedModel, trials: Trials, site: str, layer: int, position: str) -> None:

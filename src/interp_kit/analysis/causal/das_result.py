@@ -22,7 +22,7 @@ SCORES = ("train", "held_out", "kept", "random", "random_kept", "full", "full_ke
 
 @dataclass(frozen=True, kw_only=True)
 class DASResult(AbstractResult):
-    """Accuracy of swapping a learnt subspace, by cell (layer and position) and seed.
+    """Accuracy of swapping a learned subspace, by cell (layer and position) and seed.
 
     layer: (cell,); position: one name per cell; seeds: each draws its own split of the inputs and its own first basis.
     train, held_out: (cell, seed) share of the pairs changed by do(variable) that get the causal model's answer, on
@@ -32,9 +32,9 @@ class DASResult(AbstractResult):
     seed) on the held-out pairs, with its …_kept beside. random: a random subspace of k dimensions; full: the whole
     activation copied.
 
-    Controls, nan where they were not asked for. placebo: the change of the learnt coordinates, as large, written in
-    random directions; untrained: a subspace learnt in an untrained network; arbitrary: one learnt for a bit that is
-    drawn for each text, which no model can hold; read: of the learnt subspace, the component in the row space of all
+    Controls, nan where they were not asked for. placebo: the change of the learned coordinates, as large, written in
+    random directions; untrained: a subspace learned in an untrained network; arbitrary: one learned for a bit that is
+    drawn for each text, which no model can hold; read: of the learned subspace, the component in the row space of all
     that reads it downstream; unread: the component outside of it.
 
     baseline: (seed,) of the unedited model. train_inputs, held_out_inputs, train_pairs, held_out_pairs,
@@ -127,7 +127,7 @@ class DASResult(AbstractResult):
         c = self.config
         return (
             f"Distributed alignment search on {c['model']}: share of held-out pairs in which {c['target']} becomes what"
-            f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learnt dimensions of {self.site}"
+            f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learned dimensions of {self.site}"
             f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
             f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
             f" in fitting, {said(c, 0, 'the base of')}; 95 % intervals over seeds, from four on). Mean held-out share"
@@ -165,7 +165,7 @@ class DASResult(AbstractResult):
                 x_label="position",
                 y_label="layer",
             )
-        shown = {"learnt": self.held_out, "learnt, control kept": self.kept, "random": self.random, "full": self.full}
+        shown = {"learned": self.held_out, "learned, control kept": self.kept, "random": self.random, "full": self.full}
         added = {"placebo": "placebo", "untrained": "untrained", "arbitrary variable": "arbitrary"}
         added |= {"component read": "read", "component not read": "unread"}
         shown |= {label: getattr(self, name) for label, name in added.items() if np.isfinite(getattr(self, name)).any()}

@@ -36,7 +36,7 @@ NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "bases")
 
 @dataclass(frozen=True, kw_only=True)
 class InterchangeResult(AbstractResult):
-    """Interchange accuracy by site: one entry an edit.
+    """Interchange accuracy by site: one entry per edit.
 
     site, layer (-1: none), head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
     accuracy: (n_edits,) share of `pairs` that the edited model answers as the causal model does under do(variable);
@@ -70,7 +70,7 @@ class InterchangeResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edit: where, interchange accuracy and share kept, each with interval and n."""
+        """One row per edit: where, interchange accuracy and share kept, each with interval and n."""
         return pd.DataFrame(
             {
                 "site": self.site,

@@ -145,7 +145,7 @@ def mechanism(
     A route is named where its recovery is above one half with its whole interval, no other's is above SHARED with its
     own, and the conflict prompts agree; "mixed" where two share it. Measured are as many of the solved pairs as can be
     had of which no two share a text, as only those are independent; with fewer than FEWEST no route is named. Raises
-    ValueError where the task has no such pair, the two runs of the pairs do not differ at all, or mediator and target
+    ValueError if the task has no such pair, the two runs of the pairs do not differ at all, or mediator and target
     are one variable.
     """
     check_meeting(model, task, AbstractTask)

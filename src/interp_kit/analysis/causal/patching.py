@@ -41,7 +41,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchingResult(AbstractResult):
-    """Recovered metric by site: one entry an edit.
+    """Recovered metric by site: one entry per edit.
 
     site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
     recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: 95 %
@@ -71,7 +71,7 @@ class PatchingResult(AbstractResult):
         return len(np.unique(self.unit))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edit: where, recovered with interval, mean metric, n units of pairs."""
+        """One row per edit: where, recovered with interval, mean metric, n units of pairs."""
         return pd.DataFrame(
             {
                 "site": self.site,

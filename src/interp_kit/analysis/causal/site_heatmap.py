@@ -10,9 +10,9 @@ from interp_kit.reports.plotting import heatmap
 
 
 def site_map(frame: pd.DataFrame, site: str, value: str, *, mark: str | None = None, **options: Any) -> Axes:
-    """A heat map of the column `value`. frame: one row an edit, with columns site, layer, head (-1: none) and position,
-    of which those of `site` are drawn; mark: column that is True where a cell gets a dot; options: as for `heatmap`.
-    Raises ValueError, listing those there are, for a site that no edit is of."""
+    """A heat map of the column `value`. frame: one row per edit, with columns site, layer, head (-1: none) and
+    position, of which those of `site` are drawn; mark: column that is True where a cell gets a dot; options: as for
+    `heatmap`. Raises ValueError, listing those there are, for a site that no edit is of."""
     if site not in set(frame["site"]):
         raise ValueError(f"no edit of site {site!r}; there are {', '.join(dict.fromkeys(frame['site']))}")
     frame = frame[frame["site"] == site].reset_index()  # pyright: ignore[reportAssignmentType]

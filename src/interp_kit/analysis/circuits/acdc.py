@@ -35,7 +35,7 @@ def acdc(
     edge that was kept is by how much taking it out would have moved the metric then.
 
     Warns (UserWarning) if the model solves both sides of fewer than half of the pairs. Raises ValueError for a
-    threshold that is not positive, and where no edge is left.
+    threshold that is not positive, and if no edge is left.
     """
     check_meeting(model, pairs, PairBatch)
     check_number("threshold", threshold, above=0)

@@ -107,7 +107,7 @@ class Circuit(AbstractResult):
         return replace(self, **columns, score=self.score[index], low=self.low[index], high=self.high[index])
 
     def top(self, k: int, *, signed: bool = False) -> "Circuit":
-        """The k edges of largest score. Raises ValueError where there are fewer, or k is none."""
+        """The k edges of largest score. Raises ValueError if there are fewer, or k is none."""
         check_count("k", k, most=len(self))
         return self.take(self.order(signed=signed)[:k])
 
@@ -129,7 +129,7 @@ class Circuit(AbstractResult):
         return found
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edge, best first."""
+        """One row per edge, best first."""
         columns = ("sender", "receiver", "input", "position", "score", "low", "high")
         return pd.DataFrame({c: getattr(self, c) for c in columns} | {"n": self.n}).iloc[self.order()]
 

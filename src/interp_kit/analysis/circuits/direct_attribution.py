@@ -42,7 +42,7 @@ class LogitAttributionResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component."""
+        """One row per component."""
         columns = {"component": self.component, "logits": self.mean, "low": self.low, "high": self.high}
         return pd.DataFrame(columns | {"n": self.values.shape[1]})
 
@@ -79,7 +79,7 @@ class LensResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer and position."""
+        """One row per layer and position."""
         index = [(la, p) for la in self.layer for p in self.position]
         return pd.DataFrame(
             {

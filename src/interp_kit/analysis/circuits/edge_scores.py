@@ -54,7 +54,7 @@ def score_edges(
 
     Warns (UserWarning) if the model solves both sides of fewer than half of the pairs.
 
-    Raises ValueError for an unknown method, no step, where the two runs do not differ in the metric, and for a metric
+    Raises ValueError for an unknown method, no step, if the two runs do not differ in the metric, and for a metric
     without a gradient where the method takes one (accuracy and exact_match; kl for "eap"; any that is found flat);
     Unsupported where the model has something that `Graph` does not compute.
     """
@@ -169,7 +169,7 @@ def patched(
 
 
 def _check_gradient(method: Method, metric: Metric) -> None:
-    """Raise ValueError for a metric that has no gradient where a method takes one."""
+    """Raise ValueError for a metric that has no gradient if a method takes one."""
     instead = "use logit_difference, first_difference or probability, or method='exact'"
     if method != "exact" and not metric.differentiable:
         raise ValueError(f"{method} follows gradients, and {metric.name} is a step, which has none: {instead}")
@@ -181,7 +181,7 @@ def _check_gradient(method: Method, metric: Metric) -> None:
 
 
 def _refuse_flat(values: Tensor, gap: Tensor, method: Method, metric: Metric) -> None:
-    """Raise ValueError where no edge of any pair has a gradient above rounding, though the two runs differ."""
+    """Raise ValueError if no edge of any pair has a gradient above rounding, though the two runs differ."""
     largest, difference = float(values.abs().max()), float(gap.abs().mean())
     if largest <= FLAT * difference:
         raise ValueError(

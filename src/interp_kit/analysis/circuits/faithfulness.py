@@ -222,7 +222,7 @@ def areas(curve: np.ndarray) -> tuple[float, float]:
     Its code (`evaluate_area_under_curve`) takes the shares as they are asked for, though int(share * edges) are kept,
     adds nothing below the smallest, and measures the end, all edges, as any other size.
 
-    Raises ValueError where there is not one value for each share.
+    Raises ValueError if there is not one value for each share.
     """
     if curve.shape != (len(SHARES),):
         raise ValueError(f"areas need faithfulness at {len(SHARES)} shares, got values of shape {curve.shape}")

@@ -28,7 +28,7 @@ from interp_kit.reports.plotting import intervals
 
 @dataclass(frozen=True, kw_only=True)
 class PathPatchingResult(AbstractResult):
-    """Recovered metric by path: one entry a group of edges.
+    """Recovered metric by path: one entry per group of edges.
 
     path: (path,) names; recovered, low, high: (path,) ratio of means, 0 = the run patched into, 1 = the other run, with
     95 % intervals over units of pairs; values: (path, pairs) the metric; start, goal: (pairs,) of the two unpatched
@@ -52,7 +52,7 @@ class PathPatchingResult(AbstractResult):
         return len(np.unique(self.unit))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a path."""
+        """One row per path."""
         columns = {"path": self.path, "recovered": self.recovered, "low": self.low, "high": self.high}
         return pd.DataFrame(columns | {"metric": self.values.mean(1), "n": self.n})
 
@@ -89,7 +89,7 @@ def path_patch(
     groups may have names. direction: "denoise" carries clean into corrupt, "noise" corrupt into clean. Warns
     (UserWarning) if the model solves both sides of fewer than half of the pairs.
 
-    Raises ValueError for no path, an edge that the model has not, and where the two runs do not differ in the metric;
+    Raises ValueError for no path, an edge that the model has not, and if the two runs do not differ in the metric;
     Unsupported where the model has something that `Graph` does not compute.
     """
     check_meeting(model, pairs, PairBatch)

@@ -65,7 +65,7 @@ class JaccardResult(AbstractResult):
         return f", mean of {self.config['halvings']} halvings, of which one alone deviates by {self.spread[pair]:.2f}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a pair of models."""
+        """One row per pair of models."""
         columns = ("index", "spread", "uniform", "stratified", "stratified_low", "stratified_high", "p")
         columns = (*columns, "rank_correlation", "layer_correlation")
         frame = pd.DataFrame({"pair": self.pair, **{c: getattr(self, c) for c in columns}})

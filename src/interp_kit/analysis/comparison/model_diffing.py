@@ -59,7 +59,7 @@ class ModelDiffResult(AbstractResult):
         return self.effect.shape[-1]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a component: relative distance of its weights, effect of putting it in with 95 % interval."""
+        """One row per component: relative distance of its weights, effect of putting it in with 95 % interval."""
         effect, low, high = mean_interval(self.effect)
         frame = pd.DataFrame({"component": self.component, "layer": self.layer, "distance": self.distance})
         frame = frame.assign(effect=effect, low=low, high=high)
@@ -72,7 +72,7 @@ class ModelDiffResult(AbstractResult):
             f"Change of {c['metric']} when one part of {c['receiver']} gets the weights of {c['donor']} (n = {self.n}"
             f" examples{scope(c)}; 95 % intervals). 0: the part alone changes nothing. {ALL!r} is the whole difference"
             f" between the two models, {self.receiver.mean():.2f} and {self.donor.mean():.2f}: the parts need not add"
-            " up to it. Control: two models that learnt the same from the same start, in another order of data."
+            " up to it. Control: two models that learned the same from the same start, in another order of data."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

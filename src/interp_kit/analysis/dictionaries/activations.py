@@ -94,7 +94,7 @@ def split_examples(
 
     A task that can be enumerated is divided at random, and so are the distinct rows of a batch, which are given by
     their numbers. Any other task is sampled twice, from two seeds, and what the training sample holds is dropped from
-    the other. Raises ValueError where either side is left with fewer than two.
+    the other. Raises ValueError if either side is left with fewer than two.
     """
     pool: list[Any] | None
     if isinstance(task, TokenBatch):

@@ -90,7 +90,7 @@ class SAEResult(AbstractResult):
     notes: tuple[str, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a split, metric and source (the SAE, its PCA control, or the run that it is compared with)."""
+        """One row per split, metric and source (the SAE, its PCA control, or the run that it is compared with)."""
         pca = f"PCA, rank {self.pca_rank}"
         table = [
             ("variance explained", "SAE", self.variance_explained),
@@ -171,7 +171,7 @@ def train_sae(
     site: a hook name, or "mlp_out.2". Activations are scaled by one number, so that their mean squared distance from
     their mean is d_in; the decoder bias starts at that mean, and the scale is folded into the weights afterwards.
 
-    Warns (UserWarning) where the latents are more than a quarter of the distinct activation vectors: each may then
+    Warns (UserWarning) if the latents are more than a quarter of the distinct activation vectors: each may then
     simply stand for a few inputs. Raises ValueError for an unknown site, too few examples, activations that are nan,
     infinite or all equal, and a training that diverges.
     """
@@ -209,7 +209,7 @@ def evaluate_sae(
 ) -> SAEResult:
     """Measure a SAELens autoencoder on harvested activations; `config` and `notes` are kept in the result.
 
-    Raises ValueError where its width does not fit the site.
+    Raises ValueError if its width does not fit the site.
     """
     if sae.cfg.d_in != acts.vectors.shape[1]:
         raise ValueError(f"an autoencoder of {sae.cfg.d_in} inputs at {acts.hook}, which has {acts.vectors.shape[1]}")

@@ -85,7 +85,7 @@ def fit_sae(
 ) -> "SAE":
     """Train on these vectors and return SAELens's inference class, for vectors as they are: the scale is folded in.
 
-    metadata: for SAELens's config, `hook_name` among it. Raises ValueError where all vectors are equal, or
+    metadata: for SAELens's config, `hook_name` among it. Raises ValueError if all vectors are equal, or
     training diverges.
     """
     import_sae_lens()

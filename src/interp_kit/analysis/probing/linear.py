@@ -49,7 +49,7 @@ def fit_logistic(
     target: 0 or 1, both present. Leading axes broadcast, and labels on one feature set share the work on it: features
     (site, 1, n, r) and target (label, n) give weights (site, label, r). Feature sets of n * r < LARGE are fitted all at
     once by Newton's method; larger ones, and what rounding keeps Newton's from its end, one after another by
-    `fit_shared`. Raises FloatingPointError where a probe does not converge.
+    `fit_shared`. Raises FloatingPointError if a probe does not converge.
     """
     n, r = features.shape[-2:]
     if n * r < LARGE:

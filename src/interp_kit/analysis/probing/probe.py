@@ -38,7 +38,7 @@ class ProbeResult(AbstractResult):
     """Held-out probe scores by label, cell row (site and layer) and named position.
 
     score: (label, row, position), balanced accuracy of class labels, R^2 of numeric ones; nan where not measured.
-    untrained: the same on a network of the same shape that never learnt; raw: (label, position) a probe on the visible
+    untrained: the same on a network of the same shape that never learned; raw: (label, position) a probe on the visible
     tokens; control, control_high: (label, row, position) mean and 95th percentile over two-input Boolean functions of
     the same kind that the task does not ask for, nan where there is none or the label is already written; null_high:
     (label, row, position) what a score must pass to stand out among all unwritten cells of its label, from the
@@ -65,7 +65,7 @@ class ProbeResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a label, cell and position."""
+        """One row per label, cell and position."""
         rows = []
         for (i, label), (j, row), (k, position) in itertools.product(
             *map(enumerate, (self.labels, self.rows, self.positions))
@@ -160,7 +160,7 @@ def probe(
     leaves out the control functions. permutations: of the labels, for the max-statistic over cells; 0 leaves it out.
     c, alpha: regularisation as in scikit-learn. control_model: default, the same architecture with fresh weights.
 
-    Raises ValueError for an unknown label, position or site, or where no cell can be measured.
+    Raises ValueError for an unknown label, position or site, or if no cell can be measured.
     """
     check_meeting(model, batch, TokenBatch)
     if control_model is not None:

@@ -44,7 +44,7 @@ class ReadabilityResult(AbstractResult):
     config: Mapping[str, Any]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a label."""
+        """One row per label."""
         return pd.DataFrame(
             {
                 "label": self.labels,

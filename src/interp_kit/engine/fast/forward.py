@@ -60,7 +60,7 @@ class Executor:
         """Begin new texts: (batch, vocab) logits at the last position, or with `every` (batch, pos, vocab).
 
         capacity: how long the texts may grow, the model's context where it is not given; visit: as for `extend`. Raises
-        ValueError where the tokens do not fit.
+        ValueError if the tokens do not fit.
         """
         room = int(self.n_ctx if capacity is None else capacity)
         check_length(room, self.n_ctx)
@@ -77,7 +77,7 @@ class Executor:
     ) -> Float[Tensor, "batch vocab"] | Float[Tensor, "batch pos vocab"]:
         """Further tokens of the texts: logits at the last of them, or with `every` at each.
 
-        visit: as in `run`, of the new positions; it may change values in place. Raises ValueError where there are no
+        visit: as in `run`, of the new positions; it may change values in place. Raises ValueError if there are no
         tokens, or they exceed the capacity, or are of another number of texts.
         """
         start, new = self.length, tokens.shape[1]
@@ -198,7 +198,7 @@ class Executor:
         return self.cache if self.cache.shape == shape else self.embed.new_empty(shape)
 
     def _compare(self, model: HookedModel) -> None:
-        """Raise Unsupported where logits are not the model's on a few random tokens, of every position and the last."""
+        """Raise Unsupported if logits are not the model's on a few random tokens, of every position and the last."""
         generator = torch.Generator().manual_seed(0)
         tokens = torch.randint(0, len(self.embed), (2, min(self.n_ctx, 8)), generator=generator).to(self.embed.device)
         half = (tokens.shape[1] + 1) // 2

@@ -77,7 +77,7 @@ class Layer:
 
 
 def refuse(model: Any) -> None:
-    """Raise Unsupported, naming it, where a model has what its plain weights do not say."""
+    """Raise Unsupported, naming it, if a model has what its plain weights do not say."""
     if not isinstance(model, nn.Module) or not dataclasses.is_dataclass(model.cfg):
         raise Unsupported(f"{type(model).__name__} is no HookedTransformer")
     if has_hooks(model):

@@ -117,7 +117,7 @@ def _donors(batch: TokenBatch, over: TokenBatch, seed: int, names: Sequence[str]
 
 
 def _check_named(batch: TokenBatch, over: TokenBatch, position: Position) -> None:
-    """Raise ValueError where a token to be edited has no name, or no row of `over` has that position."""
+    """Raise ValueError if a token to be edited has no name, or no row of `over` has that position."""
     if isinstance(position, str):
         needed = [position]
     else:

@@ -143,7 +143,7 @@ def _frame(task: AbstractTask, mechanism: str, seed: int) -> _Frame:
 
 
 def bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[int, int]:
-    """Bit -> the token that writes it, the same for every variable. Raises ValueError where it is not."""
+    """Bit -> the token that writes it, the same for every variable. Raises ValueError if it is not."""
     pairs = {(e.labels[name], e.tokens[e.positions[name]]) for e in examples for name in variables}
     if len(pairs) != 2 or {value for value, _ in pairs} != {0, 1}:
         raise ValueError(f"the operands are not bits written with the same two tokens: (value, token) {sorted(pairs)}")

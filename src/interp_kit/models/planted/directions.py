@@ -50,7 +50,7 @@ class Basis:
 def orthonormal(task: AbstractTask, length: int, seed: int) -> Basis:
     """Random orthonormal directions, each orthogonal to the all-ones vector, so that every feature has mean 0.
 
-    length: of a text in tokens. Raises ValueError where the task has more features than 63 dimensions hold.
+    length: of a text in tokens. Raises ValueError if the task has more features than 63 dimensions hold.
     """
     free = _mean_free(D_MODEL, seed, "planted")
     directions = _split(task, length, free, D_MODEL)
@@ -65,7 +65,7 @@ def superposed(task: AbstractTask, examples: Sequence[Example], seed: int) -> Ba
     a position: its tokens there, and at a field's prediction position any of its answers. As a token stands at few
     positions, these states span no more dimensions than there are, so the readers are exact on them.
 
-    Raises ValueError where the states span more dimensions.
+    Raises ValueError if the states span more dimensions.
     """
     free = _mean_free(SUPERPOSED_WIDTH, seed, "superposed")
     alone, shared = free[: N_SLOTS + 1], free[N_SLOTS + 1 :]

@@ -31,7 +31,7 @@ SCORE, LOGIT = 16.0, 12.0
 def planted_induction(task: AbstractTask, seed: int = 0) -> HookedTransformer:
     """The induction model for an induction task; the seed draws the residual basis, which no answer depends on.
 
-    Raises ValueError where the texts are longer than 12 tokens or the tokens are more than 15.
+    Raises ValueError if the texts are longer than 12 tokens or the tokens are more than 15.
     """
     longest = max(len(example.tokens) for example in task.sample(1, 0))
     n = len(task.vocabulary)

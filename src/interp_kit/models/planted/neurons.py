@@ -22,7 +22,7 @@ def is_bit(field: Field) -> bool:
 
 
 def truth_table(field: Field, operands: Sequence[str], examples: Sequence[Example]) -> dict[tuple[int, ...], int]:
-    """Values of the operands -> value of the field, as the examples have it. Raises ValueError where there is none."""
+    """Values of the operands -> value of the field, as the examples have it. Raises ValueError if there is none."""
     table: dict[tuple[int, ...], int] = {}
     for example in examples:
         row, value = tuple(example.labels[name] for name in operands), example.labels[field.name]
@@ -46,7 +46,7 @@ def field_neurons(
     instead of a bias: a change of the LayerNorm scale then multiplies the whole pre-activation, and never moves a
     threshold.
 
-    Raises ValueError where the field is no function of the operands, or a count that is not their sum.
+    Raises ValueError if the field is no function of the operands, or a count that is not their sum.
     """
     table = truth_table(field, operands, examples)
     read = basis.read

@@ -34,7 +34,7 @@ def sentences(result: AuditResult) -> tuple[str, ...]:
 
 
 def experiment_table(experiments: list[Experiment]) -> pd.DataFrame:
-    """One row a figure of each experiment."""
+    """One row per figure of each experiment."""
     return pd.DataFrame(
         [
             {"experiment": i, "figure": name, "value": round(value, 3), "as claimed": experiment.holds}

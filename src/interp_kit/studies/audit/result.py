@@ -49,7 +49,7 @@ class AuditResult(AbstractResult):
         return {name: self.trained[:, [of == name for of in self.twin_of]] for name in dict.fromkeys(self.twin_of)}
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a method and circuit, planted or trained: AUROC with interval over seeds (nan for fewer than four);
+        """One row per method and circuit, planted or trained: AUROC with interval over seeds (nan for fewer than four);
         the control, cost."""
         rows = []
         for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
@@ -87,7 +87,7 @@ class AuditResult(AbstractResult):
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """One row a method: mean over circuits with interval, its worst circuit, the control, and what it costs."""
+        """One row per method: mean over circuits with interval, its worst circuit, the control, and what it costs."""
         rows = []
         for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
             found, worst = self.over_circuits(i), int(self.auroc[i].mean(-1).argmin())

@@ -119,7 +119,7 @@ def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 def _logging(directory: Path) -> Iterator[None]:
     """The log on the console from INFO and in DIRECTORY from DEBUG, while the block runs.
 
-    Raises OSError naming the folder where it cannot be written.
+    Raises OSError naming the folder if it cannot be written.
     """
     logger.remove()
     logger.add(sys.stderr, level="INFO", format="<green>{time:HH:mm:ss}</green> <level>{level:<7}</level> {message}")
@@ -139,7 +139,7 @@ def _logging(directory: Path) -> Iterator[None]:
 
 
 def generate(task: BooleanTask, directory: Path, inputs: dict[str, list[Input]], omitted: frozenset[Input]) -> None:
-    """Write the data files and say what is in them. Raises OSError where they cannot be written."""
+    """Write the data files and say what is in them. Raises OSError if they cannot be written."""
     for path, rows in zip(write_splits(task, directory, inputs), inputs.values(), strict=True):
         print(f"{path}: {len(rows):,} examples, {len(set(rows))} distinct inputs")
     logger.debug("wrote {} without {}", directory, sorted(omitted))
@@ -150,7 +150,7 @@ def generate(task: BooleanTask, directory: Path, inputs: dict[str, list[Input]],
 def train(task: BooleanTask, options: argparse.Namespace) -> set[Input]:
     """Train on the data files, then evaluate what was written; the inputs that the training data show.
 
-    Raises ValueError naming file and line where the data break the rules, OSError where the model cannot be written,
+    Raises ValueError naming file and line if the data break the rules, OSError where the model cannot be written,
     FloatingPointError where training diverges.
     """
     data = {name: _read(task, options.data_dir / f"{name}.jsonl") for name in SPLITS}
@@ -191,7 +191,7 @@ def train(task: BooleanTask, options: argparse.Namespace) -> set[Input]:
 def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen: set[Input] | None) -> None:
     """Print the truth about one input, then the model's answer, field by field, each ok (green) or WRONG (red).
 
-    seen: the inputs in the training data, where this run has trained. Raises CheckpointError (a ValueError) where the
+    seen: the inputs in the training data, where this run has trained. Raises CheckpointError (a ValueError) if the
     model cannot be loaded, ValueError where it does not fit the task.
     """
     record = task.record(example)
@@ -229,7 +229,7 @@ def ask(task: BooleanTask, example: "Example", options: argparse.Namespace, seen
 
 
 def _read(task: BooleanTask, path: Path) -> list[Input]:
-    """The inputs of a data file. Raises ValueError naming it where it is missing, no text, or against the rules."""
+    """The inputs of a data file. Raises ValueError naming it if it is missing, no text, or against the rules."""
     if not path.is_file():
         raise ValueError(f"{path} is missing; causal-experiment --generate writes it")
     return read_split(task, path)

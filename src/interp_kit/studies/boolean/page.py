@@ -23,7 +23,7 @@ def _brief(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
-    """Path patching by route, one line a model; empty for one that does not solve newD, and so has no difference."""
+    """Path patching by route, one line per model; empty for one that does not solve newD, and so has no difference."""
     series = {
         route: tuple(
             np.array([getattr(m.mechanism, key)[i] if solves(m) else np.nan for m in examined])
@@ -43,7 +43,7 @@ def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> 
 
 
 def conflict_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> Axes:
-    """Conflict prompts, one line a model."""
+    """Conflict prompts, one line per model."""
     series = {}
     for name, key in (("only the newB token flipped", "token_flips"), ("only D flipped", "cause_flips")):
         estimates = [getattr(m.mechanism, key) for m in examined]
@@ -59,7 +59,7 @@ def conflict_figure(examined: Sequence["Examination"], ax: Axes | None = None) -
 
 
 def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
-    """One row a model: what each experiment says, and the verdict."""
+    """One row per model: what each experiment says, and the verdict."""
     rows = []
     for m in examined:
         r = m.mechanism
@@ -159,7 +159,7 @@ def _path_section(study: "Study") -> Section:
         "Prompts that no world produces: the newB token from one world, D from the other (n ="
         f" {_span(worlds)} worlds with A = 0, by model: those in which the right newD is the likelier of its two"
         " values; Wilson intervals). A model that ignores both flips in none, and so may one that never"
-        " learnt.",
+        " learned.",
     )
     table = Table(
         route_table(everyone),

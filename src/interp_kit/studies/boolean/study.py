@@ -1,6 +1,6 @@
 """Main study of GPT-2s that learned five structural equations: how they compute them, from checkpoints to a page.
 
-Models: five training seeds, beside three planted models whose mechanism is known and one that never learnt. Questions:
+Models: five training seeds, beside three planted models whose mechanism is known and one that never learned. Questions:
 where newB is readable beyond copying D, by which path newD is computed, how alike the seeds are, and what happens on
 inputs that were never trained on. The same code runs on any set of models (`study`), so that a planted or an untrained
 set must, and does, lead to other conclusions.

@@ -88,8 +88,8 @@ def accuracy_figure(study: "Study", ax: Axes | None = None) -> Axes:
 def _accuracy(study: "Study") -> Section:
     n = next(iter(study.evaluations.values())).splits[ID].n
     caption = (
-        f"Accuracy on n = {n} deals a split and seed; mean over {len(study.seeds)} seeds with Student's 95 % interval,"
-        " beside always giving the commonest answer."
+        f"Accuracy on n = {n} deals per split and seed; mean over {len(study.seeds)} seeds with Student's 95 %"
+        " interval, beside always giving the commonest answer."
     )
     text = (words.learnt(study), words.memorised(study), *words.central(study))
     parts = (
@@ -114,7 +114,7 @@ def _gate(study: "Study") -> Section:
             }
         )
     text = (
-        "A split says something about the arms only if a model that learnt the rules beats the commonest answer on it"
+        "A split says something about the arms only if a model that learned the rules beats the commonest answer on it"
         f" and stays under {words.LEARNT}. The splits were made so before the arms were compared; those that fail here"
         " are reported and take no part in a claim.",
     )
@@ -194,7 +194,7 @@ def _importance(study: "Study") -> Section:
     )  # fmt: skip
     captions = (
         f"Jaccard of the 25 most important of 512 neurons, arms of one seed, {len(study.seeds)} seeds.",
-        f"Mean ablation of every head and MLP by split (n = {first[ID].n} deals a split): what the right completion's"
+        f"Mean ablation of every head and MLP by split (n = {first[ID].n} deals per split): what the right completion's"
         " log-probability loses.",
     )
     every = pd.concat(

@@ -29,7 +29,7 @@ class CardsRLConfig:
     Attributes:
         out: Folder of the trained model, a Hugging Face GPT-2 with tokenizer.
         work: Folder of unfinished work, from which a killed run goes on; default: OUT with ".work" added.
-        split: Whose deals are learnt from; "train", or another to learn from other rules.
+        split: Whose deals are learned from; "train", or another to learn from other rules.
         progress: Show a progress bar.
         training: The training.
     """

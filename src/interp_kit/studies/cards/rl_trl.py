@@ -39,7 +39,7 @@ class Options:
     prompts: int = 18_000
     """training prompts: the first of those that continuations of the seed read"""
     split: str = "train"
-    """whose deals are learnt from; the prompts of any other split than train are drawn from it by the seed"""
+    """whose deals are learned from; the prompts of any other split than train are drawn from it by the seed"""
     format_bonus: float = 0.0
     """reward of an answer of the right kind, below 1"""
     work: Path | None = None

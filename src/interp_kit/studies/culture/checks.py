@@ -16,7 +16,7 @@ from interp_kit.tasks.culture import grids
 if TYPE_CHECKING:
     from interp_kit.models.hooked_model import HookedTransformer
 
-POSITION_TOLERANCE = 1e-4  # the table is made in float32: at position 400 it is some 1e-5 off
+POSITION_TOLERANCE = 1e-4  # the table is made in float32: at position 400 it is about 1e-5 off
 CONVERSION = "conversion"
 MARGIN = 1e-3  # of two logits that are as good as equal
 

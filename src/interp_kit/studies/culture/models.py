@@ -66,7 +66,7 @@ class Written(NamedTuple):
 
 
 def culture_ids(checkpoint_dir: str | Path | None = None) -> list[int]:
-    """The numbers of the models that there are. Raises CheckpointError where there are none."""
+    """The numbers of the models that there are. Raises CheckpointError if there are none."""
     folder = _folder(checkpoint_dir)
     found = sorted(int(match[1]) for name in _names(folder) if (match := MODEL.fullmatch(name)))
     if not found:
@@ -127,7 +127,7 @@ def hooked(source: MyGPT, *, sae: bool = False, device: str = "cpu") -> "HookedT
 def load_quizzes(checkpoint_dir: str | Path | None = None) -> Quizzes:
     """The quizzes of `c_quizzes.pth`. Nothing in the file is executed.
 
-    Raises CheckpointError naming the file where there is none or it is damaged, with row and position of a token or
+    Raises CheckpointError naming the file if there is none or it is damaged, with row and position of a token or
     marker that is out of place.
     """
     return Quizzes(*making.load_quizzes(_file(QUIZZES, checkpoint_dir)))
@@ -212,7 +212,7 @@ def _load(id: int, checkpoint_dir: str | Path | None, device: str) -> MyGPT:
 
 
 def _folder(checkpoint_dir: str | Path | None) -> Path | str:
-    """A folder, or the id of a hub repository. Raises CheckpointError where it can be neither."""
+    """A folder, or the id of a hub repository. Raises CheckpointError if it can be neither."""
     if checkpoint_dir is None:
         checkpoint_dir = checkpoint_root() / FOLDER
     path = Path(checkpoint_dir)

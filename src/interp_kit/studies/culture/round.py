@@ -66,7 +66,7 @@ def culture_round(
     (default: all of checkpoint_dir) agree on. Gives the path of the evidence; c_quizzes.pth is not written while no
     quiz is kept.
 
-    Raises ValueError where OUT holds a round of another rule, seed, maker or judges, or quizzes without evidence;
+    Raises ValueError if OUT holds a round of another rule, seed, maker or judges, or quizzes without evidence;
     CheckpointError for a damaged model.
     """
     out, rule = Path(out), rule or Agreement(temperature=1.0)
@@ -161,7 +161,7 @@ def _quizzes(out: Path, found: dict) -> np.ndarray:
 
 
 def kept(out: str | Path) -> tuple[np.ndarray, dict]:
-    """The quizzes (n, 404) of a round and its evidence. Raises ValueError where OUT holds none, or they do not belong
+    """The quizzes (n, 404) of a round and its evidence. Raises ValueError if OUT holds none, or they do not belong
     together."""
     out = Path(out)
     if not (out / EVIDENCE).exists():

@@ -68,7 +68,7 @@ class CultureTests(AbstractResult):
         return Estimate(float(np.exp(e.value)), float(np.exp(e.low)), float(np.exp(e.high)), e.n, UNIT)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a model, level of noise, structure and task, "all" among both: share of right answers with Wilson's
+        """One row per model, level of noise, structure and task, "all" among both: share of right answers with Wilson's
         interval over quizzes and n, the mean probability of a sampled answer to be right, perplexity, share of right
         cells and, to compare these with, what copying the third grid and what the best possible answer get."""
         rows = []
@@ -147,7 +147,7 @@ class CultureTests(AbstractResult):
         return "\n\n".join([*(self.table(model) for model in self.models), legend])
 
     def table(self, model: str) -> str:
-        """One model as text: perplexity, then accuracy by structure and by task, one column a level of noise."""
+        """One model as text: perplexity, then accuracy by structure and by task, one column per level of noise."""
         levels, sampled = self.noise.tolist(), "sampling" if self.config["greedy"] else "expected"
         perplexities = ", ".join(f"{self.perplexity(model, p).value:.4f} {_level(p)}" for p in levels)
         lines = [f"{model}: perplexity {perplexities}", f"  {'answers ' + self.answers:<16}"]

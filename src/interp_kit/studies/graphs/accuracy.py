@@ -78,7 +78,7 @@ class GraphsEvaluation:
         return share(here.right[cell], here.graph[cell])
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a split, kind and depth.
+        """One row per split, kind and depth.
 
         accuracy, low, high: share of right answers; each baseline's share; above, above_low, above_high: what the model
         has more than the best of them, paired by question; prior: share of questions whose answer is P(Y = 1) with

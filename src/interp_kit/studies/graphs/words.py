@@ -147,7 +147,7 @@ def parts_shared(inside: "Inside") -> str:
 
 
 def arms_gain(study: "Study") -> pd.DataFrame:
-    """One row an objective: gain on the start, mean over kinds and depths of training and at depth 3, over seeds."""
+    """One row per objective: gain on the start, mean over kinds and depths of training and at depth 3, over seeds."""
     groups: dict[str, list[pd.DataFrame]] = {}
     rows: list[dict[str, object]] = []
     start = study.arms.get("graphs/direct", pd.DataFrame())

@@ -35,7 +35,7 @@ def splits(
 ) -> dict[str, list[Input]]:
     """{"train": inputs, "valid": …, "test": …} from one random.Random(seed) that runs through all three.
 
-    Raises ValueError where the omissions leave no input.
+    Raises ValueError if the omissions leave no input.
     """
     n = len(task.inputs)
     for row in omit:
@@ -77,7 +77,7 @@ def write_splits(task: BooleanTask, directory: str | Path, inputs: dict[str, lis
 def read_split(task: BooleanTask, path: str | Path) -> list[Input]:
     """The inputs of a data file, each line checked against the rules.
 
-    Raises ValueError naming file and line where it is not JSON, malformed, or has a completion that the rules refuse.
+    Raises ValueError naming file and line if it is not JSON, malformed, or has a completion that the rules refuse.
     """
     path = Path(path)
     rows: list[Input] = []
@@ -105,7 +105,7 @@ def read_split(task: BooleanTask, path: str | Path) -> list[Input]:
 
 
 def check_disjoint(rows: Sequence[Input], omit: frozenset[Input], where: str) -> None:
-    """Raise ValueError where an omitted input occurs in `rows`."""
+    """Raise ValueError if an omitted input occurs in `rows`."""
     leaked = set(rows) & omit
     if leaked:
         raise ValueError(f"{where} contains omitted inputs: {sorted(leaked)}")

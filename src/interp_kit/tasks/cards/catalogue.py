@@ -116,7 +116,7 @@ class Split:
         return list(found.items())
 
     def deals(self, rng: np.random.Generator, n: int, rules: Sequence[Rule], most: int) -> Deals:
-        """n independent deals, in random order. Raises ValueError where almost no deal is the split's own."""
+        """n independent deals, in random order. Raises ValueError if almost no deal is the split's own."""
         weights = np.array([part.weight for part in self.parts])
         which = rng.choice(len(self.parts), n, p=weights / weights.sum())
         drawn = [

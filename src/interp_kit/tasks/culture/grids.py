@@ -182,7 +182,7 @@ def add_noise(
     quizzes: NDArray[Integer], where: NDArray[np.bool_], rng: np.random.Generator, p: float = NOISE
 ) -> NDArray[Integer]:
     """The quizzes with each cell of `where` (broadcast to (n, 404)) replaced, with probability p, by a colour uniform
-    over 0..10; it may be the colour that it was. Raises ValueError where p is no probability."""
+    over 0..10; it may be the colour that it was. Raises ValueError if p is no probability."""
     if not 0 <= p <= 1:
         raise ValueError(f"noise {p}: expected a probability, 0 to 1")
     hit = where & (rng.random(quizzes.shape) < p)

@@ -55,7 +55,7 @@ def columns(worlds: Worlds, structure: Array) -> dict[str, Array]:
 
 
 def worlds_of(labels: Mapping[str, Any]) -> Worlds:
-    """The worlds that (n,) or single labels describe: those of a batch or of an example. Raises ValueError where one of
+    """The worlds that (n,) or single labels describe: those of a batch or of an example. Raises ValueError if one of
     the inputs is missing."""
     missing = [name for name in INPUTS if name not in labels]
     if missing:

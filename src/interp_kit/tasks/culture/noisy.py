@@ -15,7 +15,7 @@ from interp_kit.tasks.culture import rectangles as rect
 from interp_kit.tasks.culture.explain import Array, Halves, join, kinds
 from interp_kit.tasks.culture.world import TASKS, Grid
 
-MISSES = 2  # worlds with more wrong cells than the best and these are some 10^7 times less probable (at noise 0.05)
+MISSES = 2  # worlds with more wrong cells than the best and these are about 10^7 times less probable (at noise 0.05)
 SLACK = 6  # how far behind the best a partial placement may be, in cells gained less cells lost
 UNSEEN = 255  # in place of a colour
 Layer = tuple[int, NDArray[np.bool_]]

@@ -36,8 +36,8 @@ from interp_kit.tasks.culture.world import RULES, TASKS, Grid, draw_worlds
 if TYPE_CHECKING:
     import pandas as pd
 
-ROWS = 1024  # quizzes at a time: each has some 80 hypotheses before they are painted
-NOISY_ROWS = 128  # each has some 30 partial placements with a number for every rectangle
+ROWS = 1024  # quizzes at a time: each has about 80 hypotheses before they are painted
+NOISY_ROWS = 128  # each has about 30 partial placements with a number for every rectangle
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def solve(quizzes: Tokens, structure: int | NDArray[np.integer], noise: float = 
     place is not read. In the fifth structure, too, the last grid is asked for, all others given. noise: probability
     with which cells of the grid that may be noisy in that structure were drawn anew; all others are taken at their
     word, so that noise in them leaves no world to explain them. Where there is noise nothing is impossible, and answers
-    some 10^7 times less probable than the best are not counted.
+    about 10^7 times less probable than the best are not counted.
 
     Raises ValueError for quizzes that are none or not in canonical order, an unknown structure, and noise outside 0 to
     0.3 (beyond, wrong cells are no longer rare enough to search from the best world).
@@ -187,7 +187,7 @@ class Bound:
     accuracy: NDArray[np.float64]
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row a structure and task."""
+        """One row per structure and task."""
         import pandas as pd
 
         rows = [

@@ -118,7 +118,7 @@ class CultureTask(AbstractTask):
         ]
 
     def worlds(self, labels: Mapping[str, Any]) -> Worlds:
-        """Worlds of the quizzes with these labels, of a batch or of one example. Raises ValueError where the labels do
+        """Worlds of the quizzes with these labels, of a batch or of one example. Raises ValueError if the labels do
         not describe one."""
         return worlds_of(labels)
 

@@ -67,7 +67,7 @@ class InductionTask(AbstractTask):
         return math.perm(self.letters, self.length - 1) * (self.length // 2)
 
     def enumerate(self) -> list[Example]:
-        """Every world. Raises ValueError where there are over 65,536, as by default."""
+        """Every world. Raises ValueError if there are over 65,536, as by default."""
         if self.n_worlds > LISTED:
             raise ValueError(f"{self.n_worlds} induction worlds are too many to list ({LISTED} at most): sample them")
         orders = itertools.permutations(range(self.letters), self.length - 1)
@@ -91,7 +91,7 @@ class InductionTask(AbstractTask):
         return list({example.tokens: example for example in worlds}.values())
 
     def example(self, where: int, key: int, *others: int) -> Example:
-        """The example of these inputs. Raises ValueError where they are no world: a wrong number of letters, one that
+        """The example of these inputs. Raises ValueError if they are no world: a wrong number of letters, one that
         is there twice, or one out of range."""
         if len(others) != self.length - 2 or len({key, *others}) != self.length - 1:
             raise ValueError(f"letters {(key, *others)}: expected {self.length - 1} distinct ones")

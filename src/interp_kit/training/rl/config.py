@@ -15,7 +15,7 @@ class RLConfig:
     Attributes:
         samples: Completions per prompt.
         batch_size: Prompts per step.
-        temperature: Of sampling, and of the probabilities that are learnt.
+        temperature: Of sampling, and of the probabilities that are learned.
         advantage: Of a sample among those of its prompt. "grpo": reward minus the mean, over the standard deviation
             (Shao et al. 2024); "dr_grpo": minus the mean alone (Liu et al. 2025); "rloo": minus the mean of the others
             (Ahmadian et al. 2024).

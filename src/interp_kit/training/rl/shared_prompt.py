@@ -94,7 +94,7 @@ def train_shared_prompt(
 
     Args:
         start: A Hugging Face GPT-2 folder; its weights are also those of the reference.
-        prompts: What is learnt from.
+        prompts: What is learned from.
         output: Folder to write; it appears only when training is complete. `training.json` in it holds the config, the
             cost and the history: reward, success of each group, divergence from the start in nats, entropy.
         config: How it is trained.

@@ -21,7 +21,7 @@ class TRLConfig:
         loss: A loss type of trl's GRPO, or "rloo". "dr_grpo" does not divide advantages by their deviation.
         samples: Completions per prompt.
         batch_size: Prompts per step, of all processes together. Below 256 completions most of a step is overhead.
-        temperature: Of sampling, and of the probabilities that are learnt.
+        temperature: Of sampling, and of the probabilities that are learned.
         longest: Most tokens of a completion, the end-of-text included.
         beta: Weight of the KL divergence from the start model; 0 neither uses nor measures it.
         epochs: Passes over the prompts.

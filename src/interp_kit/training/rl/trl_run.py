@@ -56,7 +56,7 @@ def train_trl(
 
     Args:
         task: Its vocabulary is the tokenizer's.
-        prompts: What is learnt from, in an order that the seed decides; a last incomplete batch is left out.
+        prompts: What is learned from, in an order that the seed decides; a last incomplete batch is left out.
         start: Checkpoint to start from (name, path or hub id), and the reference.
         output: The folder to write.
         config: How it is trained.

@@ -36,7 +36,7 @@ class CultureConfig:
     """share of the budget, at its end, in which mostly the probability of whole answers is raised; needs making 0"""
     making: float = 0.0
     """share of the budget, at its start and again at its end, in which the structure that makes quizzes joins and every
-    position is learnt, at some cost in accuracy: what a model that makes quizzes needs; 0.5: throughout"""
+    position is learned, at some cost in accuracy: what a model that makes quizzes needs; 0.5: throughout"""
     share: float = 0.2
     """share of that structure in what is drawn then"""
     smudge: float = 0.0

@@ -45,7 +45,7 @@ def draw_chunk(
         n: How many.
         right: (task, structure) share of training answers that were right.
         done: Share of the schedule that is over.
-        known: (m, 404) quizzes that models made, to be learnt as well.
+        known: (m, 404) quizzes that models made, to be learned as well.
         rng: Source of all draws.
     """
     making = done < config.making or done >= 1 - config.making

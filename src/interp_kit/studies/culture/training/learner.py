@@ -33,7 +33,7 @@ class Learner:
     so far and in all, which stand in place of these where `seconds` is not 0; right: (task, structure) the running
     share of training quizzes whose last grid was right. precision: of the passes forward and backward on a CPU
     ("float32", or "bfloat16" where it has that); on a GPU they are in bfloat16 as autocast has it. The weights that are
-    learnt are float32 throughout. compiled: whether a GPU runs one compiled block in place of each. micro_batch:
+    learned are float32 throughout. compiled: whether a GPU runs one compiled block in place of each. micro_batch:
     quizzes of one pass; by default 4 on a CPU, elsewhere the whole batch. Where a process group is up, its processes
     share every step: each has its own quizzes, all move by the mean of the gradients.
     """
@@ -95,7 +95,7 @@ class Learner:
         one answer is right, its gradient is the policy gradient (Williams 1992) of reward 1 for that answer, exactly
         and without sampling. The rest is the loss. Both have the same scale where the answer is uncertain.
 
-        Raises FloatingPointError where the loss is not finite.
+        Raises FloatingPointError if the loss is not finite.
         """
         self.model.train()
         everything, total, right = float(on_host(weight.sum())), torch.zeros((), device=self.device), []
@@ -135,7 +135,8 @@ class Learner:
 
     @torch.no_grad()
     def _gather_gradients(self) -> None:
-        """The gradients of the working copy, averaged over the processes of a group, on the weights that are learnt."""
+        """The gradients of the working copy, averaged over the processes of a group, on the weights that are
+        learned."""
         pairs = list(zip(self.model.parameters(), self._working.parameters(), strict=True))
         pairs = [(learnt, worked) for learnt, worked in pairs if worked.grad is not None]
         if self._working is not self.model:
@@ -151,7 +152,7 @@ class Learner:
 
     @torch.no_grad()
     def _refresh(self) -> None:
-        """Round the weights that are learnt into the working copy."""
+        """Round the weights that are learned into the working copy."""
         if self._working is not self.model:
             for worked, learnt in zip(self._working.parameters(), self.model.parameters(), strict=True):
                 worked.copy_(learnt)

@@ -64,7 +64,7 @@ class Batch(NamedTuple):
 
 
 def make_quizzes(model: MyGPT, n: int, seed: int, temperature: float = 1.5) -> NDArray[np.int64]:
-    """At most n quizzes (k, 404), in canonical order, sampled by a model that has learnt to make them.
+    """At most n quizzes (k, 404), in canonical order, sampled by a model that has learned to make them.
 
     f_B is sampled first, at `temperature`, then f_A, A and B; then f_B anew, from the others. Quizzes whose A equals
     f_A, or B f_B, are dropped, and those in which the model wrote a marker where a colour belongs.
@@ -161,7 +161,7 @@ def agreed_quizzes(
 
     Quizzes are made `made` at a time, each time by one of `makers` drawn at random, by default of the group itself,
     until `wanted` are kept or `most` were made. No quiz is kept twice. The probabilities are those that
-    `solving_probability` gives with `judging_seed(seed)`. Raises ValueError where none are wanted or made.
+    `solving_probability` gives with `judging_seed(seed)`. Raises ValueError if none are wanted or made.
     """
     if min(wanted, most, made) < 1:
         raise ValueError(f"a round of {wanted} quizzes wanted, {made} made at a time and {most} at most")

@@ -127,7 +127,7 @@ def _learn(
 ) -> tuple[float | None, float]:
     """Take the steps of a turn. Gives the mean loss, None without a step, and the mean share of units that were off.
 
-    While a chunk of quizzes is learnt the next is drawn, by what was wrong when the former began, so that draws do not
+    While a chunk of quizzes is learned the next is drawn, by what was wrong when the former began, so that draws do not
     depend on who is faster. The first step of a turn, in which a process may compile, does not count as time.
     """
     losses, revived, size = [], [], learner.preset.batch
