@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit study-cards study-graphs test test-slow check verl-check bench notebooks clean
+.PHONY: setup report audit study-cards study-graphs test test-slow check docs verl-check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -41,6 +41,20 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python tools/english.py
+
+# the site, strict and with its links checked, into reports/site; its tools have a small environment of their own
+DOCS := .venv-docs
+DOCS_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])'
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "reports/site/index.html"
+
+$(DOCS)/.installed: pyproject.toml constraints.txt
+	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $$($(DOCS_TOOLS))
+	@touch $@
 
 # makes an environment for verl (several gigabytes); says what a CPU can show of the files for it
 verl-check: setup
@@ -60,4 +74,4 @@ docs/boolean_routes.png: report
 	cp reports/boolean_figures/figure_02.png $@
 
 clean:
-	rm -rf $(VENV) .venv-verl build dist reports .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) .venv-verl build dist reports .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Harvesting activations: `ik.harvest` against TransformerLens's cache with a filter, stopped behind the last layer."""
+"""Harvesting activations: `ik.harvest` against TransformerLens's cache with a filter, stopped after the last layer."""
 
 from collections.abc import Callable, Sequence
 

@@ -13,7 +13,7 @@ MOST, SECONDS = 25, 10  # repetitions of what is over sooner than that: the shor
 @dataclass(frozen=True)
 class Row:
     """One line of RESULTS.md. ours, peer: (repeat,) seconds; difference: the largest between the two sides' results, as
-    it is to be read; floor: seconds that the work takes at least, None where that says nothing."""
+    it is read; floor: seconds that the work takes at least, None where that says nothing."""
 
     work: str
     against: str

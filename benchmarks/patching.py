@@ -70,7 +70,7 @@ def random_model(layers: int, width: int, heads: int, vocabulary: int = VOCABULA
 def _floor(model: HookedTransformer, rows: int, length: int, entries: Iterable[tuple[int, bool, int]]) -> float:
     """Seconds of products that no edited run can do without, one position of each row being read, the last.
 
-    entries: of each edit its layer, whether it comes behind that layer's attention, and its first position. A position
+    entries: of each edit its layer, whether it comes after that layer's attention, and its first position. A position
     that an edit reaches goes through every later block, but through the last one only as keys and values, unless it is
     read. Seconds a product are those of a plain forward of all rows and positions.
     """

@@ -171,7 +171,7 @@ def test_a_hub_gives_only_the_files_that_are_wanted(folder: Path, monkeypatch: p
         ("/no/such/place", "no folder of checkpoints: it is missing"),
         (Path("some/where"), "no folder of checkpoints: it is missing"),  # a path is never asked of a hub
         ("someone/culture", "the hub does not give it"),
-        (__file__, "is no folder of checkpoints"),
+        (__file__, "is not a folder of checkpoints"),
     ],
 )
 def test_no_such_folder_or_repository(where: str | Path, message: str) -> None:

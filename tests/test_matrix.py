@@ -160,7 +160,7 @@ REFUSED = {
     ("induction", "mechanism"): "mediator and target are both 'answer'",  # it has one field
     ("cards", "mechanism"): "mediator and target are both 'answer'",
     ("graphs", "mechanism"): "mediator and target are both 'answer'",
-    ("culture", "mechanism"): "direction is no token of the text",
+    ("culture", "mechanism"): "direction is not a token of the text",
 }
 
 

@@ -73,7 +73,7 @@ def test_an_installed_wheel_works_in_an_empty_folder(target: Path, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert "boolean-gpt2-seed1" in done.stdout
     assert (tmp_path / "page" / "boolean.html").stat().st_size > 10_000
-    for line in ("checkpoint 'culture/gpt_000': ", "culture is no folder of checkpoints: it is missing; "):
+    for line in ("checkpoint 'culture/gpt_000': ", "culture is not a folder of checkpoints: it is missing; "):
         found = next(text for text in done.stderr.splitlines() if line in text)
         assert "from a clone of the repository ($INTERP_KIT_CHECKPOINTS names its folder" in found
         assert "hub id" in found

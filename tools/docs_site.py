@@ -22,8 +22,9 @@ def on_files(files: Files, config: Any) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8")
         for old, new in MOVED.items():
             text = text.replace(old, new)
-        files.append(File.generated(config, page, content=re.sub(r"\]\((?=(notebooks|patches|benchmarks)/)", "](../",
-        text)))
+        files.append(
+            File.generated(config, page, content=re.sub(r"\]\((?=(notebooks|patches|benchmarks)/)", "](../", text))
+        )
     return files
 
 

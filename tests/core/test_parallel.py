@@ -168,7 +168,7 @@ def test_workers_end_with_a_parent_that_is_killed(kind: str, moment: float, prog
 @MOMENTS
 def test_an_interrupt_ends_all_with_one_line(kind: str, moment: float, program: Path) -> None:
     """As a terminal sends it: to every process of the group. Where workers are just starting, joblib's own resource
-    tracker may warn that it found less, or more, to tidy up than it expected; that is no line of ours."""
+    tracker may warn that it found less, or more, to tidy up than it expected; that is not a line of ours."""
     process = subprocess.Popen(
         [sys.executable, str(program), kind],
         stdout=subprocess.PIPE,

@@ -185,7 +185,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "broken json": (lambda folder: (folder / "result.json").write_text('{"class"'), "result.json is not valid JSON"),
     "json of another kind": (lambda folder: (folder / "result.json").write_text("[1]"), "holds"),
     "unknown class": (edit(lambda data: data.update({"class": "Nobody"})), "holds a 'Nobody', not a Measured"),
-    "class that is no name": (edit(lambda data: data.update({"class": ["Measured"]})), "not a Measured"),
+    "class that is not a name": (edit(lambda data: data.update({"class": ["Measured"]})), "not a Measured"),
     "no class": (edit(lambda data: data.pop("class") and None), "holds a None, not a Measured"),
     "no values": (edit(lambda data: data.pop("values") and None), "checksum"),
     "values of another kind": (edit(lambda data: data.update(values=3)), "its values are a int"),

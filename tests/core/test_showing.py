@@ -122,7 +122,7 @@ class Named(AbstractResult):
         return pd.DataFrame({EVIL: [EVIL] * 30, "value": 1 / 3, "n": range(30)})
 
     def plot(self, ax: Any = None) -> Any:
-        raise AssertionError("a table is no figure")
+        raise AssertionError("a table is not a figure")
 
     def caption(self) -> str:
         return EVIL

@@ -229,7 +229,7 @@ def test_conflict_prompts_of_newB_are_the_16_worlds_without_A(task: BooleanTask)
     assert (pairs.clean.label("A") == 0).all()
     assert len({a for a, _ in inputs(pairs)}) == 16
     assert set(pairs.differs) == {("newB", "newD", "sum2")}
-    # With nothing held newD also differs for A's sake; such worlds are no conflict about newB.
+    # With nothing held newD also differs for A's sake; such worlds are not conflicts about newB.
     assert (task.conflict_pairs("newB", "newD", hold=()).clean.label("A") == 0).all()
 
 
@@ -245,7 +245,7 @@ def test_conflict_where_the_variable_does_not_cause_the_target(
 
 
 def test_conflict_over_a_variable_that_is_never_written(parity: AbstractTask) -> None:
-    with pytest.raises(ValueError, match="x is no token of the text"):
+    with pytest.raises(ValueError, match="x is not a token of the text"):
         parity.conflict_pairs("x", "parity")
 
 

@@ -148,10 +148,10 @@ def test_there_is_every_edge_forwards_and_no_other(layers: int, heads: int, with
 @pytest.mark.parametrize(
     ("sender", "receiver", "way", "message"),
     [
-        ("L1H0", "L0H0", "q", "does not come behind"),
-        ("L0H0", "L0H1", "q", "does not come behind"),
+        ("L1H0", "L0H0", "q", "does not come after"),
+        ("L0H0", "L0H1", "q", "does not come after"),
         ("L0H0", "L1H1", "mlp", "has no input 'mlp'"),
-        ("logits", "logits", "logits", "does not come behind"),
+        ("logits", "logits", "logits", "does not come after"),
         ("L0", "logits", "logits", "no node 'L0'"),
     ],
 )

@@ -33,7 +33,7 @@ ROWS, LENGTH, VOCABULARY = 7, 11, 15
 
 
 def ragged(seed: int = 0, rows: int = ROWS) -> TokenBatch:
-    """Rows of 4 to 10 of 11 tokens (what stands behind is no text), with positions that stand elsewhere in each."""
+    """Rows of 4 to 10 of 11 tokens (what stands after is not text), with positions that stand elsewhere in each."""
     g = np.random.default_rng(seed)
     lengths = g.integers(4, LENGTH, rows)
     mask = torch.as_tensor(np.arange(LENGTH) < lengths[:, None])

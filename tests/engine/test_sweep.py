@@ -564,7 +564,7 @@ def test_a_sender_named_twice_counts_once(tiny_model: MakeModel, batch: TokenBat
 
 def test_sender_behind_the_receiver_is_an_error(tiny_model: MakeModel, batch: TokenBatch) -> None:
     edit = Edit("z", 0, CopyAttended(batch, ("D", "newD")), position="newD?")
-    with pytest.raises(ValueError, match="a sender stands behind the receiver 'newD\\?'"):
+    with pytest.raises(ValueError, match="a sender stands after the receiver 'newD\\?'"):
         sweep(tiny_model(0), batch, [edit], metrics())
 
 

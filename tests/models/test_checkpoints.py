@@ -125,7 +125,7 @@ def test_changed_config_is_refused_by_name_and_another_model_by_path(root: Path,
         load("one", root=root)
     after = load(root / "one", root=root)
     tokens = torch.arange(15)[None]
-    assert (before(tokens) - after(tokens)).abs().max() > 1e-3  # it was no dud
+    assert (before(tokens) - after(tokens)).abs().max() > 1e-3  # it was not a dud
     assert after.provenance.sha256 == before.provenance.sha256
     assert after.provenance.digest != before.provenance.digest
 

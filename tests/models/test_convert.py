@@ -189,7 +189,7 @@ def test_cross_attention_is_refused() -> None:
 def test_heads_that_do_not_divide_the_width() -> None:
     config = GPT2Config()
     config.n_head = 7
-    with pytest.raises(CheckpointError, match="n_embd 768 is no multiple of n_head 7"):
+    with pytest.raises(CheckpointError, match="n_embd 768 is not a multiple of n_head 7"):
         gpt2_config(config)
 
 

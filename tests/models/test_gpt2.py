@@ -126,12 +126,12 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "folder": (folder_as_safetensors, "model.safetensors cannot be read: .*is not a regular file"),
     "no weights": (lambda d: (d / "model.safetensors").unlink(), "has no weights .model.safetensors, .*bin"),
     "no config": (lambda d: (d / "config.json").unlink(), "has no config.json"),
-    "config is no json": (lambda d: (d / "config.json").write_text("{"), "config.json.*not valid JSON"),
+    "config is not a json": (lambda d: (d / "config.json").write_text("{"), "config.json.*not valid JSON"),
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: model_type 'list', expected"),
     "config without end": (lambda d: linked(d / "config.json"), "config.json is not a regular file"),
     "weights without end": (lambda d: linked(d / "model.safetensors"), "model.safetensors .*is not a regular file"),
     "another model": (lambda d: edit_config(d, model_type="llama"), "config.json: model_type 'llama', expected 'gpt2'"),
-    "index is no json": (lambda d: shards(d, "{"), "index.json cannot be read"),
+    "index is not a json": (lambda d: shards(d, "{"), "index.json cannot be read"),
     "index without map": (lambda d: shards(d, {"metadata": {}}), "index.json cannot be read"),
     "index of numbers": (lambda d: shards(d, {"weight_map": {"a": 3}}), "index.json cannot be read"),
     "index is a list": (lambda d: shards(d, []), "index.json cannot be read"),
@@ -220,7 +220,7 @@ def test_hostile_pickle_is_not_executed(directory: Path, tmp_path: Path, name: s
     with pytest.raises(CheckpointError, match=rf"{name} cannot be read: .*nothing in it was executed"):
         load(directory)
     assert not target.exists()
-    if name.endswith(".bin"):  # The file was no dud.
+    if name.endswith(".bin"):  # The file was not a dud.
         torch.load(directory / name, weights_only=False) if form != "pickle" else pickle.loads(
             (directory / name).read_bytes()
         )
@@ -292,7 +292,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "untied": ({"tie_word_embeddings": False}, "lm_head.weight is missing"),
     "three heads": ({"n_head": 3}, "config.json: no GPT-2 can be built from it: .*divisible"),
     "no heads": ({"n_head": 0}, "config.json: no GPT-2 can be built from it"),
-    "negative heads": ({"n_head": -2}, "n_embd 16 is no multiple of n_head -2"),
+    "negative heads": ({"n_head": -2}, "n_embd 16 is not a multiple of n_head -2"),
     "unknown activation": ({"activation_function": "snake"}, "config.json: no GPT-2 can be built from it: .*snake"),
     "text for a number": ({"n_embd": "16"}, "config.json: .*n_embd.*expected int"),
     "null for a number": ({"n_layer": None}, "config.json: .*n_layer"),
@@ -403,7 +403,7 @@ def test_layouts_that_transformers_reads(directory: Path, name: str) -> None:
     before = logits_of(GPT2LMHeadModel.from_pretrained(directory))
     LAYOUTS[name](directory)
     expected = logits_of(GPT2LMHeadModel.from_pretrained(directory))
-    assert torch.equal(before, expected)  # it was no dud
+    assert torch.equal(before, expected)  # it was not a dud
     assert (logits_of(read_gpt2(directory)) - expected).abs().max() < 1e-5
     assert (logits_of(load(directory)) - expected).abs().max() < 1e-4
 

@@ -176,7 +176,7 @@ def test_what_is_no_model_is_named(given: Any, pairs: PairBatch) -> None:
         ik.patch(given, pairs)
 
 
-# models that see what stands behind
+# models that see what stands after
 
 
 def test_a_model_that_attends_both_ways_is_studied_only_where_that_is_exact(

@@ -294,13 +294,13 @@ def without(state: State, key: str) -> State:
 NAN = torch.full((9,), torch.nan)
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda p: p.unlink(), r"is missing"),
-    "directory": (made_a_directory, r"is no file"),
+    "directory": (made_a_directory, r"is not a file"),
     "empty": (lambda p: p.write_bytes(b""), r"cannot be read: \S"),
     "truncated": (truncated, r"cannot be read: \S"),
     "text": (lambda p: p.write_text("not a checkpoint"), r"cannot be read: \S"),
     "no pair": (replaced(lambda s: s), r"no pair"),
     "a triple": (replaced(lambda s: (s, 0.5, 1)), r"no pair"),
-    "reversed": (replaced(lambda s: (0.5, s)), r"first part is no state dict but float"),
+    "reversed": (replaced(lambda s: (0.5, s)), r"first part is not a state dict but float"),
     "accuracy is text": (replaced(lambda s: (s, "0.5")), r"stored accuracy is '0\.5', no finite number"),
     "accuracy is nan": (replaced(lambda s: (s, math.nan)), r"stored accuracy is 'nan'"),
     "accuracy is huge": (replaced(lambda s: (s, 10**400)), r"stored accuracy is '1000+\.\.\.0+', not within 0\.\.1"),

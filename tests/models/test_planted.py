@@ -203,7 +203,7 @@ def test_unknown_mechanism_names_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("equations", "message"),
     [
-        ({"newA": "B", "newB": "not D", "newC": "B and E", "newD": "A or newB"}, "newA is no function of A, C"),
+        ({"newA": "B", "newB": "not D", "newC": "B and E", "newD": "A or newB"}, "newA is not a function of A, C"),
         ({"newA": "A ^ C", "newB": "not D"}, "lacks"),
         ({"newA": "A ^ C", "newB": "D or not D", "newC": "B and E", "newD": "A or newB"}, "only 2 values of A, newB"),
     ],

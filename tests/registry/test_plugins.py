@@ -129,8 +129,8 @@ def test_registered_tasks(folder: Path) -> None:
         ("own_tasks_of_a_test.py:Abstract", "lacks enumerate, sample, which a task must define"),
         ("own_tasks_of_a_test.py:Nameless", "has the name None"),
         ("own_tasks_of_a_test.py:Taken", "has the name 'boolean', which is a task of interp_kit"),
-        ("own_tasks_of_a_test.py:", "is no address"),
-        (":Echo", "is no address"),
+        ("own_tasks_of_a_test.py:", "is not an address"),
+        (":Echo", "is not an address"),
         ("ecko", "--task is 'ecko'; expected one of boolean, "),
     ],
 )

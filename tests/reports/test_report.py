@@ -247,7 +247,7 @@ def test_files_beside_the_page_that_are_the_users_are_kept(tmp_path: Path, name:
     (tmp_path / "r_figures").mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(OSError, match=rf"cannot write \S*{name.split('/')[0]}: it (holds|is no page)"):
+    with pytest.raises(OSError, match=rf"cannot write \S*{name.split('/')[0]}: it (holds|is not a page)"):
         report([tally("b")], tmp_path / "r.html")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 

@@ -296,5 +296,5 @@ class Sae(Common):
 
         asked = super().folders()
         if self.out in asked:
-            raise ValueError(f"two results are to be written to one path: --save and --out are {self.out}")
+            raise ValueError(f"two results would be written to one path: --save and --out are {self.out}")
         return asked if self.out is None else {**asked, self.out: KIND}

@@ -91,7 +91,7 @@ class Common:
         return model, task
 
     def folders(self) -> dict[Path, str]:
-        """The folders that are to be written, with the kind of their content."""
+        """The folders to write, with the kind of their content."""
         from interp_kit.core.result import KIND
 
         return {} if self.save is None else {self.save: KIND}
@@ -106,7 +106,7 @@ class Common:
         files, folders = [path for path in (self.json, self.plot) if path and str(path) != "-"], self.folders()
         asked = [Path(os.path.realpath(path)) for path in (*files, *folders)]
         if len(set(asked)) < len(files) + len(folders):
-            raise ValueError(f"two results are to be written to one path: {', '.join(map(str, (*files, *folders)))}")
+            raise ValueError(f"two results would be written to one path: {', '.join(map(str, (*files, *folders)))}")
         for path in files:
             check_writable(path)
         for folder, kind in folders.items():

@@ -47,7 +47,7 @@ def check_fields(cls: type[Any], values: Any, source: object) -> dict[str, Any]:
     sequences of those, and classes (of arrays, Estimates). Shapes and dtypes of arrays are not looked at.
 
     Raises:
-        ValueError: It is no mapping of these names, or a value is of another type. It names `source` and the field.
+        ValueError: It is not a mapping of these names, or a value is of another type. It names `source` and the field.
     """
     fields = {field.name for field in dataclasses.fields(cls)}
     if not isinstance(values, dict) or set(values) != fields:
@@ -141,7 +141,7 @@ def check_number(
 
 
 def _as_float(value: Any) -> float:
-    """A number as a float; nan for what is none, and for what is too large to be one."""
+    """A number as a float; nan for anything but a number, and for one too large to be a float."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         return math.nan
     try:
@@ -159,7 +159,7 @@ def check_flag(option: str, value: object) -> None:
 def check_names(
     option: str, names: object, known: Iterable[str] | None = None, *, empty: bool = False
 ) -> tuple[str, ...]:
-    """The names as a tuple. Raises ValueError for what is not a sequence of names (one string alone is not), none of
+    """The names as a tuple. Raises ValueError for anything but a sequence of names (one string alone is not), none of
     them unless `empty`, one that is there twice, or one that is not `known`."""
     if isinstance(names, str | bytes | Mapping) or not isinstance(names, Iterable):
         raise ValueError(f"{option} is {_shown(names)}; expected a sequence of names")

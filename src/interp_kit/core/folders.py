@@ -58,7 +58,7 @@ def replacing_directory(path: str | Path, kind: str) -> Iterator[Path]:
 
     Raises:
         OSError: As `check_folder`, before anything is done; or the folder cannot be written. It names `path`. If the
-            folder at `path` changes meanwhile, what was to be written is left beside it, and named.
+            folder at `path` changes meanwhile, the new content is left beside it, and named.
     """
     path = Path(path)
     check_folder(path, kind)
@@ -94,7 +94,7 @@ def _exchange(aside: Path, path: Path, kind: str) -> None:
         if foreign := _foreign(former / path.name, kind):
             kept = next(new for i in range(1, 10**6) if not (new := path.with_name(f"{path.name}-{i}")).exists())
             os.replace(aside, kept)
-            raise FileExistsError(f"meanwhile {_of_others(kind, foreign)}. What was to be written is in {kept}")
+            raise FileExistsError(f"meanwhile {_of_others(kind, foreign)}. The new content is in {kept}")
         os.replace(aside, path)
     except BaseException:
         if (former / path.name).exists():

@@ -83,7 +83,7 @@ def word_level(vocabulary: Sequence[str], end: int) -> "PreTrainedTokenizerFast"
         end: The id that ends a text and fills ragged batches.
 
     Raises:
-        ValueError: A text stands for two ids or holds a space, or the end is no id.
+        ValueError: A text stands for two ids or holds a space, or the end is not an id.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

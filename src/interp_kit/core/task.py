@@ -29,7 +29,7 @@ Completion = Literal["own", "clean", "free"]
 
 
 def check_sample(n: int, seed: int) -> None:
-    """Raises ValueError for a sample of no examples, or a seed that is none."""
+    """Raise ValueError if n is below 1, or the seed is not a seed."""
     check_count("n", n)
     check_seed(seed)
 
@@ -196,7 +196,7 @@ class AbstractTask(ABC):
         """Ordered pairs (clean, corrupt) in which `variable` differs and the answer of field `target` differs.
 
         hold: variables that must agree; None keeps, of all such pairs, those that differ in the fewest inputs (flip as
-        little as possible), () keeps every pair. completion: what stands behind the corrupt prompt. "own": its own
+        little as possible), () keeps every pair. completion: what stands after the corrupt prompt. "own": its own
         true completion, so the token of `variable` itself differs too; "clean": the clean completion, so only the
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
         for both sides. limit: at most so many pairs, drawn by `seed`.
@@ -239,7 +239,7 @@ class AbstractTask(ABC):
         chosen = self._matching(variable, target, hold, None, 0)
         written = [(a, b) for a, b in chosen if variable in a.positions and variable in b.positions]
         if not written:
-            raise ValueError(f"{variable} is no token of the text, so its token cannot be crossed")
+            raise ValueError(f"{variable} is not a token of the text, so its token cannot be crossed")
         crossed = [(a, self._conflict(a, b, variable)) for a, b in written]
         kept = [(a, c) for a, c in crossed if c.labels[target] != a.labels[target]]
         if not kept:

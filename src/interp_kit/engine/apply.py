@@ -58,7 +58,7 @@ class Engine:
         return [hook for edit in group if not edit.is_weight for hook in self._hooks(edit)]
 
     def change(self, group: EditGroup) -> Change:
-        """The group's activation edits for `decode`, at the batch's own positions: the text behind them is new. Raises
+        """The group's activation edits for `decode`, at the batch's own positions: the text after them is new. Raises
         Unsupported if it has edits by sender."""
         edits = [edit for edit in group if not edit.is_weight]
         if any(edit.needs_hooks for edit in edits):
@@ -92,7 +92,7 @@ class Engine:
     def _index(self, edit: Edit) -> tuple:
         """The edited slice of a site's activation: (batch, …) at a position, (batch, pos, …) at all."""
         if edit.position is None:
-            # only the batch's own positions: under decoding the text behind it is new
+            # only the batch's own positions: under decoding the text after it is new
             return (slice(None), slice(0, self.batch.tokens.shape[1]), *edit.tail)
         at = self.batch.position(edit.position) if isinstance(edit.position, str) else edit.position
         return (self.rows, at, *edit.tail)

@@ -188,7 +188,7 @@ def _checked(
     lengths: Tensor | None,
     stop: int | Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """(batch, pos) True where a cell is to be written, and the texts, with 0 for what is neither read nor a token."""
+    """(batch, pos) True where a cell is written, and the texts, with 0 for what is neither read nor a token."""
     check_length(tokens.shape[1], model.cfg.n_ctx)
     rows, width = tokens.shape
     if free.dtype != torch.bool or tuple(free.shape) not in ((rows, width), (width,)):

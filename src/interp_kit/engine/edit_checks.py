@@ -114,7 +114,7 @@ def _check_positional(model: HookedModel, edit: Edit) -> None:
 
 
 def _tail_shape(cfg: Any, edit: Edit) -> tuple[int, ...]:
-    """The shape of an edited slice behind batch and pos."""
+    """The shape of an edited slice after batch and pos."""
     heads = (getattr(cfg, "n_key_value_heads", None) if edit.site in ("k", "v") else None) or cfg.n_heads
     axes = ACTIVATIONS[edit.site][1]
     each = () if "head" not in axes or edit.head is not None else (heads,)

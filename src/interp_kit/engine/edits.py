@@ -66,7 +66,7 @@ class Edit:
 
     @property
     def tail(self) -> tuple:
-        """Edited part of an activation (batch, pos, …), as an index of the axes behind batch and pos."""
+        """Edited part of an activation (batch, pos, …), as an index of the axes after batch and pos."""
         head = (slice(None) if self.head is None else self.head,) if self.site in ("q", "k", "v", "z") else ()
         return (*head, slice(None) if self.neuron is None else self.neuron)
 
@@ -99,7 +99,8 @@ def everywhere(
 
 
 def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:
-    """One edit, or several applied together, as a tuple. Raises ValueError for none, TypeError for what is no edit."""
+    """One edit, or several applied together, as a tuple. Raises ValueError for none, TypeError for anything but an
+    edit."""
     group = (edit,) if isinstance(edit, Edit) else tuple(edit)
     if not group:
         raise ValueError("an empty group of edits")

@@ -1,6 +1,6 @@
 """The activations of several sites over a batch, read once for all who need them (`harvest_files` keeps them on disk).
 
-A forward pass ends behind the last site that is asked for, and of each activation only what is asked for is kept. Plain
+A forward pass ends after the last site that is asked for, and of each activation only what is asked for is kept. Plain
 torch (`Executor`) computes it where that gives what hooks give on the first tokens; TransformerLens's cache elsewhere.
 """
 
@@ -105,7 +105,7 @@ def refuse_infinite(hook: str, values: Tensor, axes: int) -> None:
 class Reader:
     """Reading of the activations of a batch at some hooks, of all real tokens or at named positions.
 
-    shapes: hook -> axes behind batch and pos, of those that the model calls; dtype: of what is read; executor: None
+    shapes: hook -> axes after batch and pos, of those that the model calls; dtype: of what is read; executor: None
     where hooks read it, for then something is asked for that it does not visit, or does not give as hooks do.
 
     Raises ValueError for an unknown position or dtype, texts that do not fit the model, and a hook without a position
@@ -169,7 +169,7 @@ class Reader:
 
     def _part(self, rows: slice) -> dict[str, Tensor]:
         tokens, mask, at = self.batch.tokens[rows], self.batch.mask[rows], None if self.at is None else self.at[rows]
-        if self.executor is not None:  # it is causal: what stands behind all that is asked for changes nothing
+        if self.executor is not None:  # it is causal: what stands after all that is asked for changes nothing
             needed = mask.any(0).nonzero() if at is None else at
             last = int(needed.max()) + 1 if needed.numel() else 1
             tokens = tokens[:, : -(-last // STEP) * STEP]

@@ -36,7 +36,7 @@ AGAIN = "delete it, and harvest_to makes it again"
 class HarvestFiles:
     """A harvest on disk, read shard by shard.
 
-    model, tokens: fingerprints of what it was made from; sites: hook -> axes behind those of the vectors; positions:
+    model, tokens: fingerprints of what it was made from; sites: hook -> axes after those of the vectors; positions:
     None where all real tokens are kept; dtype: as torch names it; lengths: (shard,) vectors, or rows of the batch where
     positions are named.
     """

@@ -21,7 +21,7 @@ Measure = TypeVar("Measure", bound="AtField")
 class Metric(ABC):
     """One number per example from the logits at the positions that `reads` names.
 
-    field: what is answered; "completion" for all tokens behind the prompt. A metric of your own is a subclass of
+    field: what is answered; "completion" for all tokens after the prompt. A metric of your own is a subclass of
     `AtField`, `OverCompletion` or one of those below, with its own `values`.
     """
 

@@ -16,7 +16,7 @@ from interp_kit.models.hooked_model import HookedModel
 class References:
     """Activations that the edits of `batch` refer to, each computed once, and the new values that follow.
 
-    executor: what computes activations; the model itself where it is None. Edits are to be checked before
+    executor: what computes activations; the model itself where it is None. Edits must be checked before
     (`edit_checks.check_edits`).
     """
 
@@ -48,7 +48,7 @@ class References:
         self, groups: Iterable[EditGroup], whole: TokenBatch | None = None, reads: Tensor | None = None
     ) -> Tensor | None:
         """Compute what activations the edits refer to, each batch in one run. Gives (batch, read, d_model) the residual
-        stream behind the last block at positions `reads` (batch, read) of `whole`, one of these batches or another,
+        stream after the last block at positions `reads` (batch, read) of `whole`, one of these batches or another,
         where there is an executor."""
         needed: dict[TokenBatch, set[tuple[str, int | None]]] = {}
         for edit in (edit for group in groups for edit in group):
@@ -120,7 +120,7 @@ class References:
 
     def _part(self, value: Tensor, where: tuple) -> Tensor:
         """Part of a value broadcast to (batch, pos, …) that falls on the positions of an index."""
-        behind = sum(isinstance(i, slice) for i in where[2:])  # axes behind batch and pos in the edited slice
+        behind = sum(isinstance(i, slice) for i in where[2:])  # axes after batch and pos in the edited slice
         axis = value.ndim - behind - 1
         if isinstance(where[0], slice):  # positions from one to another, of every row
             if axis < 0 or value.shape[axis] != self.batch.tokens.shape[1]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from interp_kit.models.hooked_model import HookedModel
 
-# site -> (TransformerLens hook, axes behind batch and pos)
+# site -> (TransformerLens hook, axes after batch and pos)
 ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "resid_pre": ("blocks.{layer}.hook_resid_pre", ("d_model",)),
     "resid_mid": ("blocks.{layer}.hook_resid_mid", ("d_model",)),

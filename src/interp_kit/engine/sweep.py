@@ -144,7 +144,7 @@ def _unedited(
     suffix: Suffix | None,
     alone: Sequence[Metric],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(metric, row) of another batch, of `metrics` and of `alone`, from the residual stream behind its last block where
+    """(metric, row) of another batch, of `metrics` and of `alone`, from the residual stream after its last block where
     metrics read it, by the model itself where that is None. Raises FloatingPointError if it is not finite."""
     parts = [metric.reads(batch) for metric in metrics]
     if hidden is None or suffix is None:

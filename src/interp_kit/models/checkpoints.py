@@ -135,7 +135,7 @@ def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
     except ValueError as error:
         raise CheckpointError(str(error)) from error
     if not isinstance(rows, dict):
-        raise CheckpointError(f"{path} is no mapping of names to entries")
+        raise CheckpointError(f"{path} is not a mapping of names to entries")
     entries = {name: _entry(row, f"{path}, entry {name!r}") for name, row in rows.items()}
     for name, entry in entries.items():
         if rows[name].get("check") != _check(name, entry):
@@ -148,7 +148,7 @@ def read_manifest(root: str | Path | None = None) -> dict[str, Entry]:
 
 def _entry(row: object, where: str) -> Entry:
     if not isinstance(row, dict):
-        raise CheckpointError(f"{where}: {row!r} is no mapping")
+        raise CheckpointError(f"{where}: {row!r} is not a mapping")
     for key in ("path", "sha256", "task", "recipe", "initialisation", "revision"):
         if not isinstance(row.get(key, ""), str):
             raise CheckpointError(f"{where}: {key} is {row[key]!r}, no text")

@@ -53,7 +53,7 @@ class Edge:
     """Contribution of `sender` to the residual stream, as far as it reaches one input of `receiver`; at the named
     position of the text where it is added and read, or at all of them (None).
 
-    Raises ValueError if the receiver has no such input, or does not come behind the sender.
+    Raises ValueError if the receiver has no such input, or does not come after the sender.
     """
 
     sender: str
@@ -65,7 +65,7 @@ class Edge:
         if self.input not in inputs(self.receiver):
             raise ValueError(f"{self.receiver} has no input {self.input!r}")
         if stage(self.sender) >= stage(self.receiver) or self.sender == LOGITS:
-            raise ValueError(f"no edge from {self.sender} to {self.receiver}, which does not come behind it")
+            raise ValueError(f"no edge from {self.sender} to {self.receiver}, which does not come after it")
 
     def __str__(self) -> str:
         way = f"{self.sender} → {self.receiver}" + (f".{self.input}" if HEAD.fullmatch(self.receiver) else "")

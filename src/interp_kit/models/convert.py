@@ -80,7 +80,7 @@ def gpt2_config(hf: Any) -> dict[str, Any]:
     if getattr(hf, "add_cross_attention", False):
         raise CheckpointError("add_cross_attention=True cannot be converted: there is no encoder to attend to")
     if hf.n_head < 1 or hf.n_embd % hf.n_head:
-        raise CheckpointError(f"n_embd {hf.n_embd} is no multiple of n_head {hf.n_head}")
+        raise CheckpointError(f"n_embd {hf.n_embd} is not a multiple of n_head {hf.n_head}")
     return {
         "n_layers": hf.n_layer,
         "d_model": hf.n_embd,

@@ -101,7 +101,7 @@ def using(
     whole = plain(model)
     if causal and attends_both_ways(whole):
         raise ValueError(
-            "attention_dir is 'bidirectional': every position of such a model sees the text behind it, so also the"
+            "attention_dir is 'bidirectional': every position of such a model sees the text after it, so also the"
             " truth that it is asked for. Only sweep, patch, ablate, editing and harvest take it, on rows of one length"
         )
     if gradients and any(weight.is_inference() for _, weight in whole.named_parameters()):
@@ -150,8 +150,8 @@ def on_model(
 
 
 def plain(model: Any) -> HookedModel:
-    """The model that torch.compile wraps, or the model itself. Raises TypeError for what is no model, ValueError where
-    a part of it is compiled: compiled code does not see hooks that come later."""
+    """The model that torch.compile wraps, or the model itself. Raises TypeError for anything but a model, ValueError
+    where a part of it is compiled: compiled code does not see hooks that come later."""
     whole = getattr(model, "_orig_mod", model)
     check_model(whole)
     for name, module in whole.named_modules() if isinstance(whole, nn.Module) else ():
@@ -164,7 +164,7 @@ def plain(model: Any) -> HookedModel:
 
 
 def attends_both_ways(model: HookedModel) -> bool:
-    """True if positions see what stands behind them."""
+    """True if positions see what stands after them."""
     return getattr(model.cfg, "attention_dir", "causal") == "bidirectional"
 
 

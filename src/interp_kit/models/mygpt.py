@@ -55,7 +55,7 @@ def sinusoidal(length: int, d_model: int, base: float | int = 1e5) -> Float[Tens
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind its LayerNorm and added to the residual stream."""
+    """Attention and MLP, each after its LayerNorm and added to the residual stream."""
 
     def __init__(self, config: MyGPTConfig, dropout: float | int = 0.0) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], keep: Callable[[Tensor], Tensor] | None = None
     ) -> Float[Tensor, "batch kept d_model"]:
-        """keep: takes the positions that are wanted out of (batch, pos, …); all others are spared the MLP."""
+        """keep: takes the positions that are wanted out of (batch, pos, …); the others skip the MLP."""
         q, k, v = self.heads(x)
         # Values as wide as keys, or torch falls back to an attention that keeps (pos, pos) for every head.
         width = max(q.shape[-1], v.shape[-1])
@@ -98,9 +98,8 @@ class Block(nn.Module):
 class MyGPT(nn.Module):
     """The network. Weights are drawn from `seed` as the original draws them, whatever the global generator holds.
 
-    dropout: on embeddings, attention and MLP outputs in training mode, as in the original (0.1 there); it is no part of
-    a checkpoint.
-    """
+    dropout: on embeddings, attention and MLP outputs in training mode, as in the original (0.1 there); it is not part
+    of a checkpoint. """
 
     def __init__(self, config: MyGPTConfig, *, seed: int = 0, dropout: float | int = 0.0) -> None:
         super().__init__()
@@ -222,7 +221,7 @@ def _read(path: Path) -> tuple[dict[str, Any], float]:
         raise CheckpointError(f"{path} holds no pair (state dict, accuracy)")
     state, accuracy = content
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: its first part is no state dict but {type(state).__name__}")
+        raise CheckpointError(f"{path}: its first part is not a state dict but {type(state).__name__}")
     if nameless := [key for key in state if not isinstance(key, str)]:
         raise CheckpointError(f"{path}: a key is {reprlib.repr(nameless[0])!r}, no text")
     if isinstance(accuracy, Tensor) and accuracy.numel() == 1:

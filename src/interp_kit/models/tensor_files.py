@@ -1,7 +1,7 @@
 """Files of tensors, read without running anything: safetensors, and what `torch.save` writes.
 
 A torch file holds a pickle, which `torch_pickle` follows. Sizes are held against the file before memory is taken, and
-every byte against the zip's checksums. Files from before torch 1.6 are no zips and have no
+every byte against the zip's checksums. Files from before torch 1.6 are not zips and have no
 checksums: their sizes are checked, but a changed number in them cannot be noticed, which is logged.
 """
 
@@ -112,7 +112,7 @@ def _check_end(file: io.BufferedReader, size: int) -> None:
     file.seek(max(0, size - end - locator - record))
     tail = file.read(end + locator + record)
     if len(tail) < end or tail[-end:][:4] != b"PK\5\6":
-        raise ValueError("it is cut short, or more stands behind its end")
+        raise ValueError("it is cut short, or more stands after its end")
     lengths = [*struct.unpack("<L", tail[-end:][12:16])]
     if len(tail) == end + locator + record and tail[record:][:4] == b"PK\6\7":
         lengths += struct.unpack("<Q", tail[40:48])
@@ -129,7 +129,7 @@ def _members(archive: zipfile.ZipFile, size: int) -> tuple[str, dict[str, zipfil
         shown = info.filename[:100]
         first, _, name = info.filename.partition("/")
         if first != folder or not MEMBER.fullmatch(name):
-            raise ValueError(f"its member {shown!r} is no part of a file of tensors")
+            raise ValueError(f"its member {shown!r} is not part of a file of tensors")
         if name in members:
             raise ValueError(f"its member {shown!r} is there twice")
         if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size or info.flag_bits & 1:
@@ -148,7 +148,7 @@ def _read_old(file: io.BufferedReader, size: int) -> Any:
     except Foreign:
         raise
     except Exception as error:
-        raise ValueError("it is no file of torch's, or cut short") from error
+        raise ValueError("it is not a file of torch's, or cut short") from error
     if magic != MAGIC or type(magic) is not int:
         raise Foreign("it is a pickle, or another file, but not as torch writes it")
     _version, machine, value, keys = (pickle.read(head) for _ in range(4))
@@ -163,5 +163,5 @@ def _read_old(file: io.BufferedReader, size: int) -> Any:
             raise ValueError(f"storage {key[:20]} is cut short, or not of {len(storage.data)} values")
         storage.fill(file, f"storage {key[:20]}")
     if file.read(1):
-        raise ValueError("more stands behind its end")
+        raise ValueError("more stands after its end")
     return value

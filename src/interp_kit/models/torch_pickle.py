@@ -64,7 +64,7 @@ class Storage:
         not."""
         numbers = (offset, *size, *stride) if isinstance(size, tuple) and isinstance(stride, tuple) else (-1,)
         if any(type(n) is not int or n < 0 for n in numbers) or len(size) != len(stride):
-            raise ValueError(f"{name} is no dense tensor of known size")
+            raise ValueError(f"{name} is not a dense tensor of known size")
         n = math.prod(size)
         last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
         if n > len(self.data) or (n and last >= len(self.data)):
@@ -94,7 +94,7 @@ class Pickle:
         self.storages: dict[str, Storage] = {}
 
     def read(self, file: io.BytesIO) -> Any:
-        """The value of the pickle that begins here. Raises ValueError for what is no part of plain tensors."""
+        """The value of the pickle that begins here. Raises ValueError for what is not part of plain tensors."""
         stack: list[Any] = []
         marks: list[int] = []
         memo: dict[object, Any] = {}

@@ -48,7 +48,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def from_entry_point(point: EntryPoint) -> type[AbstractTask]:
-    """The task class behind an entry point. Raises ValueError if it is not there or is no task."""
+    """The task class behind an entry point. Raises ValueError if it is not there or is not a task."""
     return _named(point.value, f"task {point.name!r} ({_origin(point)})")
 
 
@@ -58,7 +58,7 @@ def from_address(address: str) -> type[AbstractTask]:
     A file may import its neighbours, and a module is looked for in the current folder first.
 
     Raises:
-        ValueError: The file, module or class is not there, cannot be imported, or is no task.
+        ValueError: The file, module or class is not there, cannot be imported, or is not a task.
     """
     return _named(address, f"task {address!r}")
 
@@ -66,7 +66,7 @@ def from_address(address: str) -> type[AbstractTask]:
 def _named(address: str, what: str) -> type[AbstractTask]:
     place, _, name = address.rpartition(":")
     if not place or not name.isidentifier():
-        raise ValueError(f"{what} is no address; expected FILE.py:CLASS or PACKAGE.MODULE:CLASS")
+        raise ValueError(f"{what} is not an address; expected FILE.py:CLASS or PACKAGE.MODULE:CLASS")
     module = _file(place, what) if place.endswith(".py") else _module(place, what)
     if not hasattr(module, name):
         has = [key for key, value in vars(module).items() if _is_task(value)]
@@ -82,7 +82,7 @@ def check_task(value: object, what: str) -> type[AbstractTask]:
     """The value, if it is a task class that can be made and bears a name.
 
     Raises:
-        ValueError: It is no subclass of AbstractTask, lacks methods that a task must have, or has no name.
+        ValueError: It is not a subclass of AbstractTask, lacks methods that a task must have, or has no name.
     """
     if not (isinstance(value, type) and issubclass(value, AbstractTask)):
         raise ValueError(f"{what} is {value!r}; expected a subclass of interp_kit.AbstractTask")

@@ -44,7 +44,7 @@ def register(task: Task, name: str | None = None) -> Task:
         The task as registered: use this class for training and analyses.
 
     Raises:
-        ValueError: It is no task, or the name is that of a shipped or of another registered task.
+        ValueError: It is not a task, or the name is that of a shipped or of another registered task.
     """
     checked = plugins.check_task(task, f"{task!r}")
     if name is not None and name != checked.name:
@@ -78,7 +78,7 @@ def find(name: str, option: str = "task") -> type[AbstractTask]:
         option: What the name was given as, for messages.
 
     Raises:
-        ValueError: It is not there, is no task, or bears the name of another.
+        ValueError: It is not there, is not a task, or bears the name of another.
     """
     expect(option, name, str, "a task is named by text; pass a task itself where one is taken")
     if plugins.is_address(name):

@@ -42,7 +42,7 @@ def page_path(path: str | Path) -> Path:
     text = check_writable(path.with_suffix(".md"))
     if text.exists() and text.stat().st_size and not is_signed(text, SIGNATURE):
         raise cannot_write(
-            text, FileExistsError("it is no page that was written here, or was changed since; move it, or name another")
+            text, FileExistsError("it is not a page written here, or was changed since; move it, or name another")
         )
     check_folder(_figures_beside(path), KIND)
     return path
@@ -153,7 +153,7 @@ class Report:
 def report(results: AbstractResult | Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
     """Write any results, or one, as a page: each with its figure, caption and table.
 
-    Raises ValueError for no results, TypeError for what is no result, OSError naming the path where it cannot be
+    Raises ValueError for no results, TypeError for anything but a result, OSError naming the path where it cannot be
     written (see `page_path`).
     """
     results = [results] if isinstance(results, AbstractResult) else results

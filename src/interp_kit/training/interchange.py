@@ -100,7 +100,7 @@ def train_interchange(
 ) -> list[float]:
     """Train `student` in place; gives the loss of each step.
 
-    batch: the texts that bases and sources are drawn from; what stands behind the prompt is taught. student and
+    batch: the texts that bases and sources are drawn from; what stands after the prompt is taught. student and
     teacher must have the same nodes. Raises ValueError if they have not.
     """
     for model in (student, teacher):
@@ -285,7 +285,7 @@ def _hook(node: str) -> tuple[str, int | None]:
 
 
 def _taught(batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
-    """Positions that predict what stands behind the prompt."""
+    """Positions that predict what stands after the prompt."""
     at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
     return (at >= batch.prompt_length[:, None] - 1) & (at < batch.mask.sum(1, keepdim=True) - 1)
 

@@ -206,7 +206,7 @@ def test_texts_of_different_lengths(parity: AbstractTask) -> None:
 def test_logits_are_looked_at_with_no_token_taken_for_padding(
     tiny_model: Callable[..., Any], parity: AbstractTask, pads_with_0: SimpleNamespace
 ) -> None:
-    """A tokenizer that pads moves what stands behind its padding forward: the last position is then not looked at."""
+    """A tokenizer that pads moves what stands after its padding forward: the last position is then not looked at."""
     examples = [example for example in parity.enumerate() if example.tokens[0] == 0]
     model = tiny_model(0, d_vocab=5)
     model.tokenizer = pads_with_0

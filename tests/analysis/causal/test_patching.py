@@ -184,7 +184,7 @@ def test_what_does_not_differ_recovers_nothing(
     assert before.sum() == 2 * (1 + 3 * model.cfg.n_layers)
     np.testing.assert_allclose(result.recovered[before], 0, atol=1e-3)  # larger batches round differently
     assert np.isnan([result.low, result.high]).all()  # four units are too few for an interval
-    behind = np.isin(result.position, ["parity", "eos"])  # Nothing behind the prediction reaches it.
+    behind = np.isin(result.position, ["parity", "eos"])  # Nothing after the prediction reaches it.
     assert np.abs(result.recovered[behind]).max() < 1e-6
     first = [
         i for i, (s, p) in enumerate(zip(result.site, result.position, strict=True)) if (s, p) == ("embed", "bit2")
@@ -339,7 +339,7 @@ def test_what_the_model_or_the_text_lacks_is_refused(
         patch(model, pairs, positions=["newB"])
     with pytest.raises(ValueError, match="has no position 'bit2'"):
         patch(model, ragged, positions=["bit2"])
-    with pytest.raises(ValueError, match=r"a sender stands behind the receiver 'parity\?'"):
+    with pytest.raises(ValueError, match=r"a sender stands after the receiver 'parity\?'"):
         patch_senders(model, pairs, senders=["parity"])
     with pytest.raises(ValueError, match=r"has no blocks\.0\.hook_mlp_out"):
         patch(tiny_model(0, **SHORT, **ARCHITECTURES["attention only"]), pairs, sites="mlp_out")

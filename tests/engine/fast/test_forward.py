@@ -264,7 +264,7 @@ def test_other_models_are_refused() -> None:
         cfg = None
         run_with_hooks = run_with_cache = hooks = nn.Linear.forward
 
-    with pytest.raises(Unsupported, match="Other is no HookedTransformer"):
+    with pytest.raises(Unsupported, match="Other is not a HookedTransformer"):
         Executor(Other(2, 2))
 
 

@@ -318,7 +318,7 @@ def test_training_that_fails_leaves_no_model(run: Run, small_data: Path, monkeyp
         ("train", None, "dataset/train.jsonl is missing; causal-experiment --generate writes it"),
         ("test", None, "dataset/test.jsonl is missing"),
         ("valid", b"", "dataset/valid.jsonl has no examples"),
-        ("valid", b"\xff\xfe", "dataset/valid.jsonl is no text"),
+        ("valid", b"\xff\xfe", "dataset/valid.jsonl is not text"),
         ("train", b'{"prompt": "1,0,1,0,1", "completion": "\\n0,1,0,1\\n3 - 3\\n"}\n', "dataset/train.jsonl, line 1:"),
         ("test", b"not json\n", "dataset/test.jsonl, line 1"),
         ("test", b'{"prompt": 5, "completion": ""}\n', "dataset/test.jsonl, line 1"),

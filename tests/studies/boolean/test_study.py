@@ -47,7 +47,8 @@ def test_the_words_name_the_mechanism_that_was_planted(examined: tuple[str, Stud
 
 
 def test_newb_is_never_called_computed_and_newa_only_where_it_is(examined: tuple[str, Study]) -> None:
-    """newB is a copy of D on every input; newA is no linear function of the tokens, and planted models compute it."""
+    """newB is a copy of D on every input; newA is not a linear function of the tokens, and planted models compute
+    it."""
     kind, made = examined
     verdict = dict(zip(made.readability.labels, made.readability.verdict, strict=True))
     assert verdict["newB"] == "visible"

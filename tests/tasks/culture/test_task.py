@@ -166,7 +166,7 @@ def test_tokenizer(culture: CultureTask, tmp_path) -> None:
         assert tokenizer.decode(example.tokens, skip_special_tokens=True) == " ".join(example.text.split())
     padded = tokenizer(["A 0 0", "10"], padding=True)
     assert padded.input_ids == [[11, 0, 0], [10, 15, 15]]
-    assert padded.attention_mask == [[1, 1, 1], [1, 0, 0]]  # White is no padding.
+    assert padded.attention_mask == [[1, 1, 1], [1, 0, 0]]  # White is not padding.
     for text in ("11", "-1", "f_C", "0,0"):
         with pytest.raises(Exception, match="UNK"):  # tokenizers raises no narrower class.
             tokenizer(text)
@@ -344,7 +344,7 @@ def test_pairs_that_there_are_not(culture: CultureTask, monkeypatch: pytest.Monk
             culture.pairs(variable, target)
     with pytest.raises(ValueError, match="no variable 'flavour'"):
         culture.pairs("c0", "f_B[4,4]", hold=["flavour"])
-    with pytest.raises(ValueError, match="c0 is no token of the text"):
+    with pytest.raises(ValueError, match="c0 is not a token of the text"):
         culture.conflict_pairs("c0", "f_B[4,4]")
 
 

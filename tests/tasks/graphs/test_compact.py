@@ -273,7 +273,7 @@ def test_bad_calls_say_what_is_wrong() -> None:
         ({"x": 1}, "question 0 has no answer"),
         ({"X": 2}, "the same variable as X and Y"),
         ({"a.t1": 0}, "a table that does not fit its parents"),
-        ({"b.pa1": 7}, "a parent that is no variable"),
+        ({"b.pa1": 7}, "a parent that is not a variable"),
         ({"kind": 2}, "a kind other than"),
         ({"b.pa1": 1}, "a graph with a cycle"),
     ):

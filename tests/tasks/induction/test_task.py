@@ -12,7 +12,7 @@ SMALL = InductionTask(letters=5, length=4)
 
 
 def answer_of(text: str) -> str:
-    """What stands behind the first occurrence of the last prompt token, by the text alone."""
+    """What stands after the first occurrence of the last prompt token, by the text alone."""
     *prompt, key, _ = text.split(" ")
     return prompt[prompt.index(key) + 1]
 
@@ -81,7 +81,7 @@ def test_a_letter_replaced_is_the_least_change_of_itself() -> None:
     pairs = TASK.pairs("other2", "answer")
     for differs in pairs.differs:
         assert set(differs) & set(TASK.inputs) == {"other2"}
-    assert (pairs.clean.label("where") == 2).all()  # So it stands behind the key.
+    assert (pairs.clean.label("where") == 2).all()  # So it stands after the key.
 
 
 def test_conflict_prompts_cross_one_letter() -> None:

@@ -37,7 +37,7 @@ class EvaluationResult(AbstractResult):
 
     fields: what is answered; inputs: (input, variable) the values of the task's inputs; held_out: (input,) True where
     it was left out of training; exact: (input,) the greedy completion equals the true one token by token, from
-    behind the prompt to end-of-text, all fields and everything between them included; right: (input, field) the token
+    after the prompt to end-of-text, all fields and everything between them included; right: (input, field) the token
     written at the field's position is that of the true value; majority, lookup: (input, field) the baseline is right.
     """
 

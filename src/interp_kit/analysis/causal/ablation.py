@@ -126,7 +126,7 @@ def ablate(
     kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch, averaged
     over `resamples` draws. Attention is all heads of a layer, a layer its heads and its MLP together. Removing is done
     at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
-    then the only field. A neuron is one of those of an MLP, behind its nonlinearity.
+    then the only field. A neuron is one of those of an MLP, after its nonlinearity.
 
     Warns (UserWarning) if the unedited model gives fewer than half of the answers correctly. Raises ValueError for an
     unknown kind, unit or field.

@@ -41,7 +41,7 @@ class Trials:
 
     def arbitrary(self, seed: int) -> "Trials | None":
         """The same pairs of texts, asked for a variable that no model can hold: a bit drawn for each text. Where the
-        two bits differ another candidate is to be answered, else the base's own stays. None if all pairs, or none, are
+        two bits differ another candidate must be answered, else the base's own stays. None if all pairs, or none, are
         changed."""
         own = torch.tensor(self.base.field(self.target).candidates, device=self.right.device)
         own = (self.base.answer[self.target][:, None] == own).int().argmax(1)
@@ -61,7 +61,7 @@ def split(
 ) -> tuple[Trials, Trials]:
     """Inputs in two parts by `seed`, and the interchanges within each: to fit on, and held out.
 
-    Raises ValueError if no split leaves pairs on both sides, or for what no split could mend (an unknown name).
+    Raises ValueError if no split leaves pairs on both sides, or for what no split could fix (an unknown name).
     """
     pool = task.pool(seed)
     interchanges(task, variable, target, pool=pool, limit=1, seed=seed)  # says what is wrong with the whole pool
@@ -116,7 +116,7 @@ class Cell:
         self.direct = site in ("resid_pre", "resid_post")
         self.start = layer + (site == "resid_post")
         first = self.name if self.direct else hook_name("resid_pre", layer)
-        end = 1 + int(torch.maximum(self.at, self.where).max())  # nothing behind the prediction is seen by it
+        end = 1 + int(torch.maximum(self.at, self.where).max())  # nothing after the prediction is seen by it
         with torch.no_grad():
             runs = [self._cache(side.tokens[:, :end], {self.name, first}) for side in (base, source)]
         self.before = runs[0][first]

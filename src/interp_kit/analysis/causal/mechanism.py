@@ -126,7 +126,7 @@ class MechanismResult(AbstractResult):
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}
         title = (
-            f"How {self.target} learns of {self.mediator}: {self.config['model']}"
+            f"How {self.mediator} reaches {self.target}: {self.config['model']}"
             f" ({self.verdict}, n = {self.config['units']})"
         )
         return intervals(ROUTES, series, ax=ax, title=title, x_label=f"recovered {self.target} logit difference")

@@ -175,7 +175,7 @@ def patch_senders(
     together, by default each one before the receiver that every row has. Every layer's attention of the receiver is
     changed and no position before it is, so what is recovered at the receiver travels straight from the sender.
 
-    Raises ValueError as `patch` does, and for a sender behind the receiver.
+    Raises ValueError as `patch` does, and for a sender after the receiver.
     """
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
@@ -199,7 +199,7 @@ def _used(
     model: HookedModel, pairs: PairBatch, metric: MetricOf, direction: str, only_solved: bool, progress: bool
 ) -> tuple[PairBatch, int]:
     """The pairs, or those of which the model gives both answers by argmax, and how many are left out. Raises TypeError
-    for what are no pairs, ValueError for those of another task, and for options that are none."""
+    for anything but pairs, ValueError for those of another task, and for unknown options."""
     check_meeting(model, pairs, PairBatch)
     check_choice("direction", direction, get_args(Direction))
     check_flag("only_solved", only_solved)

@@ -98,7 +98,7 @@ class Circuit(AbstractResult):
         return np.argsort(-(self.score if signed else np.abs(self.score)), kind="stable")
 
     def take(self, index: Sequence[int] | np.ndarray) -> "Circuit":
-        """The circuit of these edges, in this order. Raises ValueError for what are no whole numbers."""
+        """The circuit of these edges, in this order. Raises ValueError for anything but whole numbers."""
         index = np.asarray(index)
         if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
             raise ValueError(f"index is {index.tolist()}; expected the numbers of edges")
@@ -107,7 +107,7 @@ class Circuit(AbstractResult):
         return replace(self, **columns, score=self.score[index], low=self.low[index], high=self.high[index])
 
     def top(self, k: int, *, signed: bool = False) -> "Circuit":
-        """The k edges of largest score. Raises ValueError if there are fewer, or k is none."""
+        """The k edges of largest score. Raises ValueError if there are fewer, or k is below 1."""
         check_count("k", k, most=len(self))
         return self.take(self.order(signed=signed)[:k])
 
@@ -135,7 +135,7 @@ class Circuit(AbstractResult):
 
     def to_networkx(self) -> "networkx.MultiDiGraph":
         """A directed graph of nodes by name, or (name, position) where edges have positions; each edge with its input
-        and score. Within a head, what is read at one position and written at another is no edge."""
+        and score. Within a head, what is read at one position and written at another is not an edge."""
         import networkx
 
         graph = networkx.MultiDiGraph()

@@ -218,7 +218,7 @@ def _measured(
             raise ValueError(f"which field? There are {', '.join(field.name for field in side.fields)}")
         metric = logit_difference(batch if isinstance(batch, PairBatch) else side.field(target or "").name)
     if not isinstance(metric, LogitDifference if linear else AtField):
-        raise ValueError(f"{metric.name} is no {'logit difference' if linear else 'metric'} at one position")
+        raise ValueError(f"{metric.name} is not a {'logit difference' if linear else 'metric'} at one position")
     return side, metric
 
 

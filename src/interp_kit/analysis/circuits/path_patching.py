@@ -83,7 +83,7 @@ def path_patch(
     progress: bool = PROGRESS,
 ) -> PathPatchingResult:
     """Patch single edges, or groups of edges together, and measure what follows: what a sender gave in the other run
-    reaches that input of the receiver alone; everything behind the receiver runs on from there.
+    reaches that input of the receiver alone; everything after the receiver runs on from there.
 
     paths: edges, from any node to q, k or v of any later head, a later MLP, or the logits, at a named position or all;
     groups may have names. direction: "denoise" carries clean into corrupt, "noise" corrupt into clean. Warns

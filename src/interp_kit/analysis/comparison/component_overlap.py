@@ -192,7 +192,8 @@ def _partners(a: AblationResult, b: AblationResult, rows: np.ndarray) -> np.ndar
 
 
 def _strata(result: AblationResult) -> dict[tuple[int, str], np.ndarray]:
-    """(layer, kind) -> indices of its components. Kinds stay apart: that MLPs outweigh heads is no shared circuit."""
+    """(layer, kind) -> indices of its components. Kinds stay apart: that MLPs outweigh heads is not a shared
+    circuit."""
     strata: dict[tuple[int, str], list[int]] = {}
     for i, (name, layer) in enumerate(zip(result.component, result.layer.tolist(), strict=True)):
         kind = next((kind for mark, kind in (("MLP", "mlp"), ("H", "head"), ("N", "neuron")) if mark in name), "layer")

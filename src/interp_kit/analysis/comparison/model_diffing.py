@@ -152,7 +152,7 @@ def _weights(model: HookedModel) -> dict[Key, torch.Tensor]:
             if (name := template.format(layer=layer)) in named:
                 found[site, layer] = named.pop(name).detach()
     if named:
-        raise ValueError(f"the model has weights that are no part of it here: {', '.join(sorted(named)[:4])}")
+        raise ValueError(f"the model has weights that are not part of it here: {', '.join(sorted(named)[:4])}")
     return found
 
 

@@ -27,7 +27,7 @@ SAME = 1e-5  # relative difference up to which two vectors are one: above float3
 class Activations:
     """Every real token of every example at one site.
 
-    hook: TransformerLens name; shape: axes behind batch and pos; batch: the examples, training ones first;
+    hook: TransformerLens name; shape: axes after batch and pos; batch: the examples, training ones first;
     train: (batch,) True on training examples; vectors: (vector, d_in) heads flattened, in reading order of the real
     tokens; row: (vector,) the example of each; prefix: (vector,) equal for equal texts up to and including the token,
     at which a causal model has equal activations.

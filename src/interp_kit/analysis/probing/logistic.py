@@ -19,7 +19,7 @@ def fit_shared(
     """Weights and intercepts that minimise |w|^2 / 2 + c * sum of log losses, the objective within NATS * c * n.
 
     Steps are taken in float32 while that is precise enough, then in float64. Labels that take long, such as separable
-    ones with little regularisation, go on alone, each with its Hessian where it stands. Raises FloatingPointError where
+    ones with little regularisation, go on alone, each with its Hessian where it stands. Raises FloatingPointError if
     a label does not converge.
     """
     mean = x.mean(0)

@@ -232,7 +232,7 @@ class _Run:
     ) -> None:
         """Change that edits of its last three sites make in a slot that holds the unedited run.
 
-        sites: the residual stream before, what `weight` (d_model, in) maps, what it gives, the residual stream behind.
+        sites: the residual stream before, what `weight` (d_model, in) maps, what it gives, the residual stream after.
         """
         before, inner, outer, behind = sites
         edits, x = self.groups[slot].edits, stream.of(slot)

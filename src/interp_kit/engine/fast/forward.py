@@ -138,7 +138,7 @@ class Executor:
         at: Tensor | None = None,
         inside: bool = True,
     ) -> Tensor:
-        """(batch, new, d_model) the residual stream behind a block. kept: (2, batch, head, pos, d_head) keys and values
+        """(batch, new, d_model) the residual stream after a block. kept: (2, batch, head, pos, d_head) keys and values
         up to the last new position, of which the new ones are written here; None where all are new. at: (batch, read)
         of the new positions, those that are wanted."""
         visit("resid_pre", number, x)

@@ -79,7 +79,7 @@ class Layer:
 def refuse(model: Any) -> None:
     """Raise Unsupported, naming it, if a model has what its plain weights do not say."""
     if not isinstance(model, nn.Module) or not dataclasses.is_dataclass(model.cfg):
-        raise Unsupported(f"{type(model).__name__} is no HookedTransformer")
+        raise Unsupported(f"{type(model).__name__} is not a HookedTransformer")
     if has_hooks(model):
         raise Unsupported("hooks are active")
     cfg: Any = model.cfg

@@ -91,7 +91,7 @@ class Suffix:
         self._reach: dict[tuple[int | str | None, TokenBatch | None], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
         keep = self.sites.__setitem__
-        # (batch, read, d_model) behind the last layer
+        # (batch, read, d_model) after the last layer
         self.hidden = executor.run(
             tokens, lambda site, layer, value: keep((site, layer), value), at=reads, inside=inside
         )
@@ -141,7 +141,7 @@ class Suffix:
             if other is not None:
                 tokens = self.batch.tokens[:, : self.end]
                 differ = (tokens != other.tokens[:, : self.end]).cummax(1).values
-                reached = differ.sum(1)  # how many of the last positions stand behind a difference
+                reached = differ.sum(1)  # how many of the last positions stand after a difference
                 since = self.end - reached
                 at = torch.maximum(at, since) if edit.position is None else at.where(at >= since, self.end)
             self._reach[key] = min(int(at.min()), self.end), last

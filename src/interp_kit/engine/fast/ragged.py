@@ -1,6 +1,6 @@
 """Edited runs of one batch side by side in one tensor, each with the positions that it carries and no others.
 
-A run is a slot. Of slot after slot, row after row, tokens stand one behind the other, so that what works token by token
+A run is a slot. Of slot after slot, row after row, tokens stand one after the other, so that what works token by token
 (norms, products) takes any number of slots at once; attention alone wants texts of one length.
 """
 
@@ -16,7 +16,7 @@ class Windows:
 
     def __init__(self, starts: Sequence[int], end: int, rows: Tensor) -> None:
         self.starts, self.end, self.rows = starts, end, rows
-        self.first = [0]  # of each slot, its first token, and behind the last the number of all
+        self.first = [0]  # of each slot, its first token, and after the last the number of all
         for start in starts:
             self.first.append(self.first[-1] + len(rows) * (end - start))
 

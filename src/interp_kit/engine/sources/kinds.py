@@ -128,7 +128,7 @@ class CopyAttended(Source):
         check_aligned(batch, self.batch, [position, *self.senders])
         at = batch.position(position)
         if any((batch.position(name) > at).any() for name in self.senders):
-            raise ValueError(f"a sender stands behind the receiver {position!r}")
+            raise ValueError(f"a sender stands after the receiver {position!r}")
 
     def new(self, old: Tensor, given: Tensor | None) -> Tensor:
         raise TypeError("CopyAttended changes what attention reads, and has no values of its own: run it by hooks")

@@ -67,7 +67,7 @@ class Source(ABC):
     def new(self, old: Tensor, given: Tensor | None) -> Tensor:
         """New values of the edited slice, in its shape.
 
-        Rows and positions are to be treated alike and apart: the slice may hold any of them, in any number.
+        Rows and positions must be treated alike and apart: the slice may hold any of them, in any number.
 
         Args:
             old: (…, *site) Values of the slice. Not to be changed in place.

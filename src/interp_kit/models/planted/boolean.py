@@ -115,7 +115,7 @@ def planted_boolean(task: AbstractTask, mechanism: str, seed: int = 0) -> Hooked
     Vocabulary, positions, fields and truth tables are the task's own. At one seed the three PLANTED_MECHANISMS share
     every weight but those of layer 1, head 1 and, for "direct", the outputs of newD's truth table in layer 1's MLP.
 
-    Raises ValueError for an unknown mechanism, and for a task whose fields are no functions of the planted wiring.
+    Raises ValueError for an unknown mechanism, and for a task whose fields are not functions of the planted wiring.
     """
     if mechanism not in MECHANISMS:
         raise ValueError(f"no mechanism {mechanism!r}; there are {', '.join(MECHANISMS)}")
@@ -134,7 +134,7 @@ def _frame(task: AbstractTask, mechanism: str, seed: int) -> _Frame:
     examples = task.enumerate()
     missing = {LATE_FIELD, *WIRING} - {field.name for field in task.fields}
     if missing or any(example.positions != examples[0].positions for example in examples):
-        raise ValueError(f"{task.name} is no boolean task: it lacks {sorted(missing) or 'fixed positions'}")
+        raise ValueError(f"{task.name} is not a boolean task: it lacks {sorted(missing) or 'fixed positions'}")
     bits = bit_tokens(examples, [name for names in WIRING.values() for name in names])
     length = len(examples[0].tokens)
     basis = superposed(task, examples, seed) if mechanism == "superposed" else orthonormal(task, length, seed)

@@ -27,7 +27,7 @@ def truth_table(field: Field, operands: Sequence[str], examples: Sequence[Exampl
     for example in examples:
         row, value = tuple(example.labels[name] for name in operands), example.labels[field.name]
         if table.setdefault(row, value) != value:
-            raise ValueError(f"{field.name} is no function of {', '.join(operands)}")
+            raise ValueError(f"{field.name} is not a function of {', '.join(operands)}")
     if is_bit(field) and len(table) != 2 ** len(operands):
         raise ValueError(f"{field.name}: only {len(table)} values of {', '.join(operands)} ever occur")
     return dict(sorted(table.items()))
@@ -46,7 +46,7 @@ def field_neurons(
     instead of a bias: a change of the LayerNorm scale then multiplies the whole pre-activation, and never moves a
     threshold.
 
-    Raises ValueError if the field is no function of the operands, or a count that is not their sum.
+    Raises ValueError if the field is not a function of the operands, or a count that is not their sum.
     """
     table = truth_table(field, operands, examples)
     read = basis.read

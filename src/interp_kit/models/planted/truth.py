@@ -6,7 +6,7 @@ follows from it. Of induction: `pairs("where", "answer")`, the key moved along t
 A node belongs to the circuit where its output, replaced by that of the corrupt run at all positions, changes the
 logit difference of the two answers by more than 5 % of the clean-corrupt gap; an edge where the same happens as its
 sender's output is replaced in that one input of its receiver (path patching, Goldowsky-Dill et al. 2023,
-arXiv:2304.05969). So what is the same in both runs is no part of it, though the model could not do without: the head
+arXiv:2304.05969). So what is the same in both runs is not part of it, though the model could not do without: the head
 that brings A, queries and keys that stand on positions, the letter that induction looks for.
 
     via-token    newB's token, brought to `newD?` by L1H1, and the truth table in layer 1

@@ -71,8 +71,8 @@ def backup() -> Experiment:
     both = _left(case, _head(primary, Zero()), _head(spare, Zero()))
     swapped = 1 - _left(case, _head(primary, Copy(case.pairs.corrupt)))
     return Experiment(
-        f"Zero ablation of {primary} in boolean-backup is made good by {spare}, which rests while {primary} works; both"
-        f" together break newD. Patching is not misled: the corrupt value of {primary} leaves {spare} at rest.",
+        f"Zero ablation of {primary} in boolean-backup is compensated by {spare}, which rests while {primary} works;"
+        f" both together break newD. Patching is not misled: the corrupt value of {primary} leaves {spare} at rest.",
         (
             (f"left without {primary}", alone),
             (f"left without {spare}", spare_alone),
@@ -234,7 +234,7 @@ def illusion() -> Experiment:
         f" carry it in all, though all that stands there does; where nothing reads {latent}, a direction is found that"
         " moves newD on held-out pairs, though all that stands there moves nothing. Its component that is read"
         " downstream moves nothing either: what separates the values of newB and what acts are two components (Makelov"
-        " et al. 2023). A score is to be read beside this control, and beside the whole activation.",
+        " et al. 2023). Read a score beside this control, and beside the whole activation.",
         (
             ("DAS, k = 1, lowest of 3 twins of boolean-latent", lowest),
             ("the whole activation, lowest of them", min(whole[0])),

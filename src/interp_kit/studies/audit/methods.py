@@ -110,7 +110,7 @@ def _acdc(case: Case) -> Found:
     scores = dict.fromkeys(case.graph.edges, 0.0)
     try:
         found = acdc(case.model, case.pairs, threshold=THRESHOLD)
-    except ValueError:  # nothing is left: it says of every edge that it is none
+    except ValueError:  # nothing is left: every edge is rejected
         return Found(scores, len(scores))
     return Found(scores | dict(zip(found.edges, np.abs(found.score).tolist(), strict=True)), found.config["forwards"])
 

@@ -28,7 +28,7 @@ def sentences(result: AuditResult) -> tuple[str, ...]:
     spans = "; ".join(f"{level} {scores.min():.2f} to {scores.max():.2f}" for level, scores in blind.items())
     found.append(
         f"On untrained models the same methods score, by method: {spans}. Above 0.5 lies what the place alone tells in"
-        " any network, so a score is to be held against its method's on untrained models, not against 0.5."
+        " any network, so a score must be held against its method's on untrained models, not against 0.5."
     )
     return tuple(found)
 

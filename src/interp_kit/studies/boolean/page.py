@@ -31,7 +31,7 @@ def routes_figure(examined: Sequence["Examination"], ax: Axes | None = None) -> 
         )
         for i, route in enumerate(ROUTES)
     }
-    title = "How newD learns of newB (or D)"
+    title = "How newB (or D) reaches newD"
     return intervals(
         [m.name if solves(m) else f"{m.name}: not solved" for m in examined],
         {name: (values[0], values[1], values[2]) for name, values in series.items()},
@@ -201,7 +201,7 @@ def _patch_section(study: "Study") -> Section:
         )
     text = (
         "Copying the residual stream of one layer and position from one world into the other shows where the difference"
-        f" between them lives on its way from D to newD, here in {first.name}, the first of the seeds. It is no test"
+        f" between them lives on its way from D to newD, here in {first.name}, the first of the seeds. It is not a test"
         " of newB: D and newB differ together in every pair.",
     )
     parts = [

@@ -211,7 +211,7 @@ def _complete(model: HookedModel, task: CardsTask, deals: Deals, batch_size: int
 
 
 def _logits(model: HookedModel, text: Tensor, at: Tensor) -> Tensor:
-    """(batch, vocab) the logits at one position of each row; what stands behind it has no effect."""
+    """(batch, vocab) the logits at one position of each row; what stands after it has no effect."""
     logits = whole_text(model, text[:, : int(at.max()) + 1].to(model.cfg.device))
     found = logits[torch.arange(len(text)), at].float().cpu()
     if not torch.isfinite(found).all():

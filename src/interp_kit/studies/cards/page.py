@@ -38,7 +38,7 @@ def page(study: "Study") -> Report:
 
 
 def accuracy_table(study: "Study") -> pd.DataFrame:
-    """One row a split and kind: accuracy by seed, mean with interval over seeds, majority, nearest neighbour."""
+    """One row per split and kind: accuracy by seed, mean with interval over seeds, majority, nearest neighbour."""
     rows = []
     for kind in study.kinds:
         of = [study.evaluations[f"cards/{kind}-seed{seed}"].splits for seed in study.seeds]
@@ -160,7 +160,7 @@ def _rule(study: "Study") -> Section:
 
 
 def overlap_table(study: "Study") -> pd.DataFrame:
-    """One row a comparison, seed and kind of part."""
+    """One row per comparison, seed and kind of part."""
     rows = []
     for (name, seed), results in study.overlaps.items():
         for result in results:

@@ -220,7 +220,7 @@ def study(seeds: Sequence[int] = SEEDS, *, jobs: int | None = None, progress: bo
     """
     there = set(read_manifest())
     if missing := [m for kind in (START, SFT, AGAIN) for s in seeds if (m := model_of(kind, s)) not in there]:
-        raise ValueError(f"the study needs {', '.join(missing)}, which are no shipped checkpoints")
+        raise ValueError(f"the study needs {', '.join(missing)}, which are not shipped checkpoints")
     names = [m for kind in KINDS for seed in seeds if (m := model_of(kind, seed)) in there]
     inner = [m for kind in INSIDE for seed in seeds if (m := model_of(kind, seed)) in there]
     ends = [(a, b, s, split) for a, b in ((START, SFT), (START, RL), (RL, SFT)) for s in seeds for split in (ID, OOD[0])

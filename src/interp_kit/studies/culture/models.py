@@ -166,7 +166,7 @@ def generate(
 
     quizzes: (n, 404) tokens, with or without the 0 before them, or one such row; markers are given, never written, and
     what stands in the grids asked for is only compared with. temperature: of sampling; None takes the most probable
-    colours. Raises ValueError for what are no quizzes.
+    colours. Raises ValueError for anything but quizzes.
     """
     tokens = np.atleast_2d(np.asarray(quizzes))
     if tokens.shape[-1] == grids.LENGTH + 1 and not tokens[:, 0].any():
@@ -226,7 +226,7 @@ def _folder(checkpoint_dir: str | Path | None) -> Path | str:
     ):
         return checkpoint_dir
     missing = "" if path.exists() else f": it is missing; {ELSEWHERE}"
-    raise CheckpointError(f"{path} is no folder of checkpoints{missing}")
+    raise CheckpointError(f"{path} is not a folder of checkpoints{missing}")
 
 
 def _names(folder: Path | str) -> list[str]:

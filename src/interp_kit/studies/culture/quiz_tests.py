@@ -69,7 +69,7 @@ def draw_quizzes(
 
     culture_quizzes: (m, 404) quizzes that models made, in any structure; as many of the distinct ones as there are,
     up to half of n, take the place of world quizzes. noise: probabilities with which a cell of a structure's noisy grid
-    becomes a random colour. Raises ValueError for n below 1, a noise outside 0..1 or none, and what are no quizzes.
+    becomes a random colour. Raises ValueError for n below 1, a noise outside 0..1 or none, and anything but quizzes.
     """
     if n < 1:
         raise ValueError(f"a test needs at least one quiz, got n = {n}")

@@ -33,7 +33,7 @@ from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
 
-# From the token before the one that is predicted: the cell it is to be beside, above, and the same cell of each grid.
+# From the token before the one that is predicted: its neighbours to the left, above, and the same cell of each grid.
 LAGS = {
     "cell to the left": 0,
     "cell above": 9,

@@ -160,7 +160,7 @@ def evaluate_graphs(
 def completions(model: HookedModel, form: str, worlds: Worlds, given: np.ndarray | None = None) -> np.ndarray:
     """(n, completion) tokens that the model writes after each question, the answer last.
 
-    given: (n, trace) tokens of traces, of which -1 is to be written; None: all of it.
+    given: (n, trace) tokens of traces, -1 where the model writes; None: it writes all of it.
     """
     prompts = np.concatenate([layout.slot_tokens(worlds), layout.query_tokens(worlds)], axis=1)
     n_trace = len(layout.TRACE) if form == "trace" else 0

@@ -65,7 +65,7 @@ def _parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, Mappin
             raise ValueError(f"{path} has no column {missing[0]!r}: expected {', '.join(columns)}")
         rows = pq.read_table(path, columns=list(columns)).to_pylist()
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file, or damaged: {error}") from error
+        raise ValueError(f"{path} is not a parquet file, or damaged: {error}") from error
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 

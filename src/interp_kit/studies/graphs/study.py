@@ -195,7 +195,7 @@ def study(*, jobs: int | None = None, progress: bool = PROGRESS) -> Study:
     """
     there = read_manifest()
     if missing := [name for name in MODELS.values() if name not in there]:
-        raise ValueError(f"the study needs {', '.join(missing)}, which are no shipped checkpoints")
+        raise ValueError(f"the study needs {', '.join(missing)}, which are not shipped checkpoints")
     work: list[partial[Any]] = [partial(examined, form, name) for form, name in MODELS.items()]
     work += [partial(evaluated, form, MODELS[form]) for form in (TRACE, DIRECT)]
     work.append(partial(written_over, MODELS[TRACE]))

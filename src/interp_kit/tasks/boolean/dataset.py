@@ -85,7 +85,7 @@ def read_split(task: BooleanTask, path: str | Path) -> list[Input]:
     try:
         lines = check_regular(path).read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text: {error}") from error
+        raise ValueError(f"{path} is not text: {error}") from error
     for number, line in enumerate(lines, start=1):
         record = parse_json(line, f"{path}, line {number}")
         try:

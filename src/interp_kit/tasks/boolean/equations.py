@@ -136,7 +136,7 @@ class StructuralModel:
             if name in known or name in RESERVED:
                 raise ValueError(f"variable {name!r} is defined twice, or its name is reserved")
             if not name.isidentifier() or keyword.iskeyword(name):
-                raise ValueError(f"variable {name!r} is no identifier")
+                raise ValueError(f"variable {name!r} is not an identifier")
             known.append(name)
         parsed = []
         for i, (name, expression) in enumerate(equations.items()):

@@ -25,7 +25,8 @@ GPT2_IDS = {
 
 
 def parse_input(text: str, n: int) -> tuple[int, ...]:
-    """`"1,0,1,0,1"` -> (1, 0, 1, 0, 1). Raises ValueError saying what is wrong: length, or a value that is no bit."""
+    """`"1,0,1,0,1"` -> (1, 0, 1, 0, 1). Raises ValueError saying what is wrong: length, or a value that is not a
+    bit."""
     parts = text.strip().split(",")
     if len(parts) != n:
         raise ValueError(
@@ -40,7 +41,7 @@ def parse_input(text: str, n: int) -> tuple[int, ...]:
 class TextFormat:
     """Tokens, named positions and fields of a structural model's text. One name for every token of an example.
 
-    Names: `A` is A's token, `A,` the comma behind it; `newD` is newD's token and `newD?` the position before it, whose
+    Names: `A` is A's token, `A,` the comma after it; `newD` is newD's token and `newD?` the position before it, whose
     logits predict it; `end` the last newline, `eos` the end-of-text token.
     """
 

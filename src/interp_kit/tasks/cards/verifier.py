@@ -7,11 +7,11 @@ from interp_kit.tasks.cards.deals import BIG, SMALL
 from interp_kit.tasks.cards.text import END_OF_TEXT
 
 _ANSWER = re.compile(r"-?\d+|BIG|SMALL")
-LONGEST = 12  # characters of an answer; a longer number is no answer, and is never converted
+LONGEST = 12  # characters of an answer; a longer number is not an answer, and is never converted
 
 
 def parse(completion: str) -> int | None:
-    """The answer that a completion gives, or None where it is no answer.
+    """The answer that a completion gives, or None where it is not an answer.
 
     Everything up to the first end-of-text token counts: an integer in plain digits, BIG or SMALL, spaces around it.
     """

@@ -86,7 +86,7 @@ def generate(
         The files, with the manifest.
 
     Raises:
-        ValueError: for a shard that is none, what are no quizzes, or a folder with another data set.
+        ValueError: for an impossible shard, anything but quizzes, or a folder with another data set.
         OSError: if one of the files is there already, or cannot be written; before the work begins.
     """
     check_shard(shard)

@@ -48,7 +48,7 @@ _NO_COLOUR = Colour(255, "#eeeeee", "black")  # a cell that is missing or holds 
 _INKS = {"black": 16, "white": 231}
 _LETTERS = {-1: " ", 0: ".", 10: "a", 11: "A", 12: "F", 13: "B", 14: "G"}
 _SHORT = {11: "A", 12: "fA", 13: "B", 14: "fB"}
-# what is marked -> how: two characters on a coloured cell, and one behind a letter
+# what is marked -> how: two characters on a coloured cell, and one after a letter
 MARKS = {"wrong": ("><", "!"), "changed": ("[]", "*")}
 _GAP = "  "
 
@@ -82,7 +82,7 @@ def panels(quizzes: Any, marks: Marks | None = None, names: Sequence[str] | None
     unknown cell. marks: "wrong" or "changed" -> True on such cells, in the shape of `quizzes`. names: of the grids
     in a row, in place of their own.
 
-    Raises ValueError for what are no tokens, an unknown kind of mark, and shapes that do not fit.
+    Raises ValueError for anything but tokens, an unknown kind of mark, and shapes that do not fit.
     """
     tokens = np.asarray(quizzes)
     if not np.issubdtype(tokens.dtype, np.integer):

@@ -38,7 +38,7 @@ class Structure:
 
     @property
     def inverse(self) -> bool:
-        """True if its last grid is the A or B of a rule that is to be undone."""
+        """True if its last grid is the A or B of a rule whose inverse is asked for."""
         return not self.order[-1].startswith("f_")
 
     @property
@@ -76,7 +76,7 @@ def structure(name: str) -> int:
 
 
 def check(quizzes: np.ndarray, where: str = "quizzes") -> Tokens:
-    """The quizzes as they are, if each is four grids of colours behind the four markers in any order.
+    """The quizzes as they are, if each is four grids of colours after the four markers in any order.
 
     Raises ValueError that names the first row and position that is not so.
     """
@@ -167,7 +167,7 @@ def quiz_diff_mask(quizzes: Tokens) -> NDArray[np.bool_]:
         The mask, of the same shape. Markers and the first grid have nothing before them and are False.
 
     Raises:
-        ValueError: They are no quizzes.
+        ValueError: They are not quizzes.
     """
     tokens = np.asarray(quizzes)
     rows = np.atleast_2d(tokens)
@@ -182,7 +182,7 @@ def add_noise(
     quizzes: NDArray[Integer], where: NDArray[np.bool_], rng: np.random.Generator, p: float = NOISE
 ) -> NDArray[Integer]:
     """The quizzes with each cell of `where` (broadcast to (n, 404)) replaced, with probability p, by a colour uniform
-    over 0..10; it may be the colour that it was. Raises ValueError if p is no probability."""
+    over 0..10; it may be the colour that it was. Raises ValueError if p is not a probability."""
     if not 0 <= p <= 1:
         raise ValueError(f"noise {p}: expected a probability, 0 to 1")
     hit = where & (rng.random(quizzes.shape) < p)

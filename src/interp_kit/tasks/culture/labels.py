@@ -95,7 +95,7 @@ def altered(
 
     A rectangle moves to any place that the other two leave free, or, with `bound` (i1, j1, i2, j2), in that bound
     alone. Another task keeps the rectangles and the colours that it needs, and draws what it lacks. Some rules refuse
-    what comes out: see Worlds.accepted. The structure is no part of a world.
+    what comes out: see Worlds.accepted. The structure is not part of a world.
     """
     if name in _COLOURS:
         colours = worlds.colours.copy()

@@ -2,7 +2,7 @@
 
 Every cell that a world paints and the grid does not show costs a factor, so all but the worlds with fewest such cells
 are improbable. Rectangles are placed one after the other, each where few cells of it show another colour, and partial
-placements far behind the best are dropped; what is left is painted and counted exactly.
+placements far below the best are dropped; what is left is painted and counted exactly.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from interp_kit.tasks.culture.explain import Array, Halves, join, kinds
 from interp_kit.tasks.culture.world import TASKS, Grid
 
 MISSES = 2  # worlds with more wrong cells than the best and these are about 10^7 times less probable (at noise 0.05)
-SLACK = 6  # how far behind the best a partial placement may be, in cells gained less cells lost
+SLACK = 6  # how far below the best a partial placement may be, in cells gained less cells lost
 UNSEEN = 255  # in place of a colour
 Layer = tuple[int, NDArray[np.bool_]]
 

@@ -30,7 +30,7 @@ class CultureTask(AbstractTask):
     structures: orders of the four grids, such as "f_A A f_B B"; each example is in one of them at random. tasks: the
     rules, each as likely. noise: probability that a cell of a noisy prompt grid is drawn anew (structures "A f_A B f_B"
     and "f_A A f_B B" have one, their third; models of the field are trained with 0.05). Raises ValueError for unknown
-    structures or tasks, none, and a noise that is no probability.
+    structures or tasks, none, and a noise that is not a probability.
 
     An example is a 0 ("BOS"), then four times a marker and 100 cells: 405 tokens, of which the prompt is all before the
     last grid's first cell. Positions are named by grid, wherever it stands: "f_A" is a marker, "f_A[3,7]" the cell in
@@ -129,7 +129,7 @@ class CultureTask(AbstractTask):
     def intervene(self, example: Example, do: Mapping[str, int]) -> dict[str, int]:
         """Every variable of the example's world under do(input = value), such as {"direction": 3}.
 
-        Raises ValueError for what is no input, and for values with which no quiz can be drawn.
+        Raises ValueError for anything but an input, and for values with which no quiz can be drawn.
         """
         for name in do:
             if name not in self.inputs:

@@ -60,7 +60,7 @@ def discrete_model(tables: Mapping[str, Table]) -> DiscreteModel:
 
         discrete_model({"rain": ([], [0.8, 0.2]), "wet": (["rain"], [[0.9, 0.1], [0.05, 0.95]])})
 
-    Raises ValueError for parents that are no variables or repeat, a cycle, a table whose axes are not those of its
+    Raises ValueError for parents that are not variables or repeat, a cycle, a table whose axes are not those of its
     parents, probabilities that are negative or not finite, rows that do not sum to 1 (within 1e-9), and over 1,000
     values.
     """

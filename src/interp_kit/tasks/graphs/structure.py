@@ -22,7 +22,7 @@ class Structure:
     """The structure of n questions.
 
     relevant: (n, 5) True for relevant variables; depth: (n,); connected: (n,) False if the graph alone shows that X
-    tells nothing of Y: a set X is no ancestor of Y, or an observed X has no common ancestor with it;
+    tells nothing of Y: a set X is not an ancestor of Y, or an observed X has no common ancestor with it;
     order: (n, 5) the variable whose table each step of forward elimination multiplies in, -1 after the last; live:
     (n, 5, 3) variables that the factor after each step is over, in rising order, -1 for none.
 

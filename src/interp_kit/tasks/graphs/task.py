@@ -112,7 +112,8 @@ class CompactGraphsTask(AbstractTask):
         ]
 
     def worlds(self, labels: Mapping[str, Any]) -> Worlds:
-        """The questions with these labels, of a batch or of one example. Raises ValueError if they are no question."""
+        """The questions with these labels, of a batch or of one example. Raises ValueError if they are not a
+        question."""
         column = {name: np.atleast_1d(np.asarray(labels[name], dtype=np.int64)) for name in INPUTS}
         parents = np.stack([np.stack([column[f"{v}.pa{j}"] for j in (1, 2)], 1) for v in NAMES], 1)
         table = np.stack([np.stack([column[f"{v}.t{j}"] for j in range(4)], 1) for v in NAMES], 1)
@@ -231,7 +232,7 @@ def _check(worlds: Worlds) -> None:
     ordered = (worlds.parents[..., 0] < worlds.parents[..., 1]) | none[..., 1]
     there = np.arange(4) < n_rows(worlds.parents)[..., None]
     for wrong, what in (
-        (~np.isin(worlds.parents, range(-1, NODES)), "a parent that is no variable"),
+        (~np.isin(worlds.parents, range(-1, NODES)), "a parent that is not a variable"),
         ((none[..., 0] & ~none[..., 1]) | ~ordered, "parents that are not in rising order, the first one first"),
         (
             np.where(there, ~np.isin(worlds.table, (0, 1, 2)), worlds.table != -1),
@@ -239,7 +240,7 @@ def _check(worlds: Worlds) -> None:
         ),
         (~np.isin(worlds.kind, (DO, SEE)), "a kind other than 0 (do) and 1 (see)"),
         (~np.isin(worlds.value, (0, 1)), "a value of X other than 0 and 1"),
-        (~np.isin(worlds.x, range(NODES)) | ~np.isin(worlds.y, range(NODES)), "an X or Y that is no variable"),
+        (~np.isin(worlds.x, range(NODES)) | ~np.isin(worlds.y, range(NODES)), "an X or Y that is not a variable"),
         (worlds.x == worlds.y, "the same variable as X and Y"),
     ):
         if wrong.any():

@@ -67,7 +67,7 @@ def treewidth(graph: Graph) -> int:
 
 def _treewidth(graph: Graph) -> int:
     best = min_fill(graph)[1]
-    if best <= 2:  # min-fill is exact on forests, and what is no forest has 2 or more
+    if best <= 2:  # min-fill is exact on forests, and anything but a forest has 2 or more
         return best
     seen: dict[frozenset, int] = {}
 

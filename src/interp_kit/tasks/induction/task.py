@@ -91,7 +91,7 @@ class InductionTask(AbstractTask):
         return list({example.tokens: example for example in worlds}.values())
 
     def example(self, where: int, key: int, *others: int) -> Example:
-        """The example of these inputs. Raises ValueError if they are no world: a wrong number of letters, one that
+        """The example of these inputs. Raises ValueError if they are not a world: a wrong number of letters, one that
         is there twice, or one out of range."""
         if len(others) != self.length - 2 or len({key, *others}) != self.length - 1:
             raise ValueError(f"letters {(key, *others)}: expected {self.length - 1} distinct ones")

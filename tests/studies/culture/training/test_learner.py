@@ -148,7 +148,7 @@ def test_damaged_states_are_refused_by_name(tmp_path: Path, damage: str) -> None
         path.write_bytes(path.read_bytes()[:500])
     else:
         torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match=r"gpt_000\.state is no training state"):
+    with pytest.raises(CheckpointError, match=r"gpt_000\.state is not a training state"):
         Learner.load(path)
 
 
@@ -217,7 +217,7 @@ def test_states_that_cannot_be_are_refused_by_entry(trained: Path, tmp_path: Pat
     state, path = torch.load(trained, weights_only=True), tmp_path / "gpt_000.state"
     change(state)
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match=f"gpt_000\\.state is no training state .*{message}"):
+    with pytest.raises(CheckpointError, match=f"gpt_000\\.state is not a training state .*{message}"):
         Learner.load(path)
 
 

@@ -42,7 +42,7 @@ class CultureConfig:
     smudge: float = 0.0
     """noise on its first grid, as makers sample it at a high temperature and so smudge it (the original has none)"""
     rest: float = 0.1
-    """weight then of positions that are no answer"""
+    """loss weight on non-answer positions"""
     threshold: float = 0.95
     """accuracy at which models begin to make quizzes"""
     quizzes: int = 0

@@ -230,7 +230,7 @@ class Learner:
             learner._refresh()
             learner.seen, learner.spent, learner.right = state["seen"], state["spent"], state["right"].numpy()
         except Exception as error:
-            raise CheckpointError(f"{path} is no training state that can be gone on from: {error}") from error
+            raise CheckpointError(f"{path} is not a training state that can be gone on from: {error}") from error
         return learner
 
 

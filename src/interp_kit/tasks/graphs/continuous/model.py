@@ -66,7 +66,7 @@ def continuous_model(
 
         continuous_model({"rain": ({}, 1.0), "wet": ({"rain": 0.8}, 0.5)})
 
-    Raises ValueError for parents that are no variables, a cycle, weights that are not finite, variances that are
+    Raises ValueError for parents that are not variables, a cycle, weights that are not finite, variances that are
     negative or not finite, and a slope that is not positive.
     """
     names = tuple(variables)

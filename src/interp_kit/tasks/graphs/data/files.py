@@ -41,7 +41,7 @@ def generate(
         The files.
 
     Raises:
-        ValueError: for a shard that is none, and too few classes of graphs for the splits.
+        ValueError: for an impossible shard, and too few classes of graphs for the splits.
         OSError: if one of the files is there already, or cannot be written; before the work begins.
     """
     check_shard(shard)
@@ -132,7 +132,7 @@ def _read(config: GraphsConfig, path: Path) -> pa.Table:
     try:
         table = pq.read_table(path)
     except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no parquet file, or damaged: {error}") from error
+        raise ValueError(f"{path} is not a parquet file, or damaged: {error}") from error
     if table.schema.metadata != _schema(config).metadata or table.schema != _schema(config):
         raise ValueError(f"{path} is of another config: make all shards with the one that is given")
     return table

@@ -70,7 +70,7 @@ class Graph:
     def connected(self, level: str, x: np.ndarray, z: np.ndarray, y: np.ndarray) -> np.ndarray:
         """(k,) False if the graph alone shows that something does not matter: the evidence and the target have no
         ancestor in common (in the other world, of which noise and all that is not changed are the same), or what is
-        set is no ancestor of the target."""
+        set is not an ancestor of the target."""
         here = self.shortest[self.n] < FAR
         if level == "observational":
             return (here[:, z] & here[:, y][..., None]).any((0, 2))

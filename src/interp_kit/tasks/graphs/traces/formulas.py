@@ -1,6 +1,6 @@
 """Formulas of a trace as identities: both sides on the same graph with other random tables, so that luck hides nothing.
 
-A formula that is no identity is explained by the repair that makes it one.
+A formula that is not an identity is explained by the repair that makes it one.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ def holds(left: Expression, right: Expression, worlds: Sequence[World], cards: M
 def explained(
     left: Term, right: Expression, worlds: Sequence[World], plain: Sequence[World], cards: Mapping[str, int]
 ) -> str:
-    """Say why `left = right` is no identity. plain: the same worlds without the intervention of the question."""
+    """Say why `left = right` is not an identity. plain: the same worlds without the intervention of the question."""
     if holds(_unset(left), _unset(right), plain, cards):
         return INTERVENTION
     one, other = left, right

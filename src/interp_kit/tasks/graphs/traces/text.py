@@ -207,7 +207,7 @@ def _segment(tokens: list[_Token]) -> Segment | None:
 
 
 class _UnreadableError(ValueError):
-    """Tokens that are no expression."""
+    """Tokens that are not an expression."""
 
 
 class _Parser:
