@@ -49,7 +49,7 @@ DOCS_TOOLS = $(PYTHON) -c 'import tomllib; print(*tomllib.load(open("pyproject.t
 
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(DOCS)/bin/mkdocs build --strict --quiet
-	@echo "reports/site/index.html"
+	@echo "reports/site/index.html (with search: python3 -m http.server -d reports/site)"
 
 $(DOCS)/.installed: pyproject.toml constraints.txt
 	@test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)

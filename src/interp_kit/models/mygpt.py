@@ -99,7 +99,7 @@ class MyGPT(nn.Module):
     """The network. Weights are drawn from `seed` as the original draws them, whatever the global generator holds.
 
     dropout: on embeddings, attention and MLP outputs in training mode, as in the original (0.1 there); it is not part
-    of a checkpoint. """
+    of a checkpoint."""
 
     def __init__(self, config: MyGPTConfig, *, seed: int = 0, dropout: float | int = 0.0) -> None:
         super().__init__()

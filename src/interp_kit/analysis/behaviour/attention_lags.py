@@ -100,9 +100,21 @@ def attention_lags(
 ) -> AttentionLags:
     """Mean attention of every head at each lag, over the queries of each example, and the same untrained.
 
-    lags: tokens back, or what they mean -> tokens back. queries: named positions; by default those whose logits predict
-    a token of the completion. Queries that have no token so far back are left out at that lag. Raises ValueError for no
-    lag, a negative one, or one that no query has.
+    Args:
+        model: Any model.
+        batch: Examples.
+        lags: Tokens back; or a name for each -> tokens back.
+        queries: Named positions; None: those whose logits predict a token of the completion. Queries that have no token
+            so far back are left out at that lag.
+        batch_size: Texts per forward pass.
+        seed: Of the untrained network.
+        progress: Whether to show a bar.
+
+    Returns:
+        Mean attention per head, lag and example, beside its controls.
+
+    Raises:
+        ValueError: There is no lag, a negative one, or one that no query has.
     """
     check_meeting(model, batch, TokenBatch)
     check_count("batch_size", batch_size)

@@ -252,10 +252,22 @@ def evaluate(
     batch_size: int = 256,
     progress: bool = PROGRESS,
 ) -> EvaluationResult:
-    """Let the model complete every distinct input, those left out of training (`omitted`) counted apart.
+    """Let the model complete every distinct input, and count inputs left out of training apart.
 
-    examples: what to evaluate, `omitted` joined to them and repeats dropped; None takes every input of the task.
-    Raises ValueError for no examples, none of them seen, a task with too many to list, and as `completions` does.
+    Args:
+        model: Any model that learned the task.
+        task: Gives the inputs and the right answers.
+        omitted: Examples left out of training.
+        examples: Examples to evaluate, joined with `omitted`, repeats dropped. None: every input of the task.
+        batch_size: Texts per forward pass.
+        progress: Whether to show a bar.
+
+    Returns:
+        Exact match and accuracy per field with Wilson's interval, beside both baselines.
+
+    Raises:
+        ValueError: There are no examples, none of them was seen, or the task has too many to list; and as
+            `completions` does.
     """
     check_meeting(model, task, AbstractTask)
     check_count("batch_size", batch_size)

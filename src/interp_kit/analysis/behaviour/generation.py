@@ -157,7 +157,18 @@ def generate_under(
     Keys and values are kept while a text grows, whatever is edited; only edits by sender, and models that `Executor`
     does not support, run the whole text for every token.
 
-    Raises ValueError for no edit, a condition called "intact", or an edit that does not fit the model.
+    Args:
+        model: A causal model.
+        batch: Prompts with their true completions.
+        edits: Name of a condition -> one edit, or several made together.
+        batch_size: Texts per forward pass; None: all.
+        progress: Whether to show a bar.
+
+    Returns:
+        The text of every condition, the intact one first, and where it is wrong.
+
+    Raises:
+        ValueError: There is no edit, a condition is called "intact", or an edit does not fit the model.
     """
     check_meeting(model, batch, TokenBatch)
     expect("edits", edits, Mapping, "names of conditions, each with its edits")

@@ -123,13 +123,27 @@ def ablate(
 ) -> AblationResult:
     """Remove each head, MLP, neuron or whole layer in turn and measure what every field loses.
 
-    kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch, averaged
-    over `resamples` draws. Attention is all heads of a layer, a layer its heads and its MLP together. Removing is done
-    at every position. metric: of each field, or `exact_match` or `log_probability` of the whole completion, which is
-    then the only field. A neuron is one of those of an MLP, after its nonlinearity.
+    Args:
+        model: Any model.
+        batch: Examples that ask for an answer.
+        kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch,
+            averaged over `resamples` draws. Removal is at every position.
+        units: Kinds of component. Attention is all heads of a layer, a layer its heads and its MLP together, a neuron
+            one of those of an MLP, after its nonlinearity.
+        fields: Names; None: all that the batch asks for.
+        metric: Of each field; or `exact_match` or `log_probability` of the whole completion, then the only field.
+        resamples: Draws of kind "resample".
+        seed: Of these draws.
+        progress: Whether to show a bar.
 
-    Warns (UserWarning) if the unedited model gives fewer than half of the answers correctly. Raises ValueError for an
-    unknown kind, unit or field.
+    Returns:
+        Effect per component, field and example.
+
+    Warns:
+        UserWarning: The unedited model gives fewer than half of the answers correctly.
+
+    Raises:
+        ValueError: A kind, unit or field is unknown.
     """
     check_meeting(model, batch, TokenBatch)
     if not batch.fields:

@@ -63,25 +63,40 @@ def das(
     answer is taken among the field's candidates. Fitted is the mean cross-entropy of that answer, on pairs in which
     do(variable) changes it and, with equal weight, on controls in which it must stay; full batches, Adam.
 
-    site: with one vector a position and a layer; layer, position: one or several, fitted apart (None: every layer;
-    every named position up to the target's prediction). k: dimensions. held_out: share of `task.pool()` left out of
-    fitting; only pairs of two inputs left out are scored, though early in the text two inputs can have the same
-    activation. limit: pairs, and controls, on either side of the split. Seeds are of splits and first bases: the
-    interval says nothing of other trained models. steps: at most; a loss below 0.01 nats ends them.
+    Weights are never written, no gradient is left on them, and the global random state is not touched.
 
-    span: "data" searches the directions in which the site's activations differ among the inputs fitted on. "site" is
-    Geiger et al.'s own search of all directions: with few inputs it finds some that no input moves, and writes an
-    answer along them where the variable never is.
+    Args:
+        model: A model that learned the task.
+        task: Says by `intervene` what follows from do(variable).
+        variable: The variable that a subspace may hold.
+        target: The field whose answer it should move.
+        site: A site with one vector per position and layer.
+        layer: One or several, fitted apart; None: every layer.
+        position: One or several, fitted apart; None: every named position up to the target's prediction.
+        k: Dimensions of the subspace.
+        seeds: Of splits and first bases; so the interval says nothing of other trained models.
+        steps: Most steps; a loss below 0.01 nats ends them.
+        learning_rate: Of Adam.
+        span: "data" searches the directions in which the site's activations differ among the inputs fitted on. "site"
+            is Geiger et al.'s own search of all directions: with few inputs it finds some that no input moves, and
+            writes an answer along them where the variable never is.
+        held_out: Share of `task.pool()` left out of fitting. Only pairs of two inputs left out are scored, though early
+            in the text two inputs can have the same activation.
+        limit: Most pairs, and most controls, on either side of the split.
+        controls: What each score is held against, all by default, or some of "placebo", "untrained", "arbitrary" and
+            "row space" (see `DASResult` and its `verdict`). Two of them are themselves fitted, by at most 40 steps
+            each, so all together cost about as much as the search. A fit without them gets no verdict.
+        progress: Whether to show a bar.
 
-    controls: what each score is held against, all by default, or some of CONTROLS: "placebo", "untrained", "arbitrary",
-    "row space" (see `DASResult` and its `verdict`). Two of them are themselves fitted, by at most 40 steps each, so
-    all of them together cost about as much as the search. An alignment that was not held against them is not judged.
+    Returns:
+        Held-out shares per cell and seed, beside those of the controls.
 
-    Warns (UserWarning) if the unedited model solves the base of fewer than half of the held-out pairs and controls.
+    Warns:
+        UserWarning: The unedited model solves the base of fewer than half of the held-out pairs and controls.
 
-    Weights are never written, no gradient is left on them, and the global random state is not touched. Raises
-    ValueError for an unknown name, a site that has heads or no layer, a k that does not fit, a position that stands
-    elsewhere in base and source, an unknown control, and where do(variable) changes the target in no pair of one side.
+    Raises:
+        ValueError: A name or control is unknown, the site has heads or no layer, k does not fit, a position stands
+            elsewhere in base and source, or do(variable) changes the target in no pair of one side.
     """
     check_meeting(model, task, AbstractTask)
     check_choice("span", span, ("data", "site"))

@@ -150,15 +150,30 @@ def interchange(
     moves them too. Pairs are counted once a site where base, source up to the edited position, and answer are the same,
     as a causal model cannot tell them apart; intervals are over bases, for these sources.
 
-    sites: activation sites, every layer of each; those with heads are edited head by head. positions: default those
-    that every row has, up to the target's prediction; name -> positions edits groups together. by: one position at a
-    time, or "all" together. pairs: (base, source) examples; default all that `task.pool(seed)` has, at most `limit`
-    pairs and `limit` controls, drawn by `seed`.
+    Args:
+        model: A model that learned the task.
+        task: Says by `intervene` what follows from do(variable).
+        variable: The variable that a site may hold.
+        target: The field whose answer it should move.
+        sites: Activation sites, every layer of each; those with heads are edited head by head.
+        positions: Names; None: those that every row has, up to the target's prediction. A mapping name -> positions
+            edits groups together.
+        by: "position": one position at a time; "all": all together.
+        pairs: (base, source) examples. None: all that `task.pool(seed)` has, at most `limit` pairs and `limit` controls.
+        only_solved: Leave out the pairs whose base the unedited model does not solve.
+        limit: Most pairs, and most controls.
+        seed: Of their draw.
+        progress: Whether to show a bar.
 
-    Warns (UserWarning) if the model solves the base of fewer than half of the pairs and controls, none being left out.
+    Returns:
+        Interchange accuracy per edit, and the share of controls kept.
 
-    Raises ValueError for an unknown variable, target, site or position, for positions named with by="all", for a
-    position that stands elsewhere in base and source, and where do(variable) changes the target in no pair.
+    Warns:
+        UserWarning: The model solves the base of fewer than half of the pairs and controls, none being left out.
+
+    Raises:
+        ValueError: A variable, target, site or position is unknown; positions are named with by="all"; a position
+            stands elsewhere in base and source; or do(variable) changes the target in no pair.
     """
     check_meeting(model, task, AbstractTask)
     check_by(by, positions)

@@ -129,16 +129,27 @@ def patch(
 ) -> PatchingResult:
     """Copy one activation at a time from one run of each pair into the other, and measure what follows it.
 
-    sites: activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head. by: one named
-    position at a time (`positions`, default those that every row has; name -> positions patches groups of them, such as
-    all cells of a grid), or all positions together. direction: "denoise"
-    copies clean into corrupt, "noise" corrupt into clean; recovered is 1 where the run moved all the way to the one
-    copied from. only_solved: keep the pairs of which the model solves both sides, and count the rest.
+    Args:
+        model: Any model.
+        pairs: Clean and corrupt texts of equal length, as `task.pairs` gives.
+        sites: Activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
+        by: "position": one named position at a time; "all": all positions together.
+        positions: Names; None: those that every row has. A mapping name -> positions patches groups of them, such as
+            all cells of a grid.
+        metric: What is measured, as a function of the pairs.
+        direction: "denoise" copies clean into corrupt, "noise" corrupt into clean.
+        only_solved: Keep the pairs of which the model solves both sides, and count the rest.
+        progress: Whether to show a bar.
 
-    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs, none being left out.
+    Returns:
+        One entry per edit. `recovered` is 1 if the run moved all the way to the one copied from, 0 if it did not move.
 
-    Raises ValueError for unequal lengths, an unknown site, positions that are named with by="all", or where the two
-    runs do not differ in the metric.
+    Warns:
+        UserWarning: The model solves both sides of fewer than half of the pairs, none being left out.
+
+    Raises:
+        ValueError: Lengths differ, a site is unknown, positions are named with by="all", or the two runs do not differ
+            in the metric.
     """
     check_by(by, positions)
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
@@ -171,11 +182,25 @@ def patch_senders(
 ) -> PatchingResult:
     """Path patching by sender position: the receiver alone reads each sender's keys and values from the other run.
 
-    receiver: a prediction position, by default that of the target; senders: named positions, or groups of them patched
-    together, by default each one before the receiver that every row has. Every layer's attention of the receiver is
-    changed and no position before it is, so what is recovered at the receiver travels straight from the sender.
+    Every layer's attention of the receiver is changed and no position before it is, so what is recovered at the
+    receiver travels straight from the sender.
 
-    Raises ValueError as `patch` does, and for a sender after the receiver.
+    Args:
+        model: A causal model.
+        pairs: Clean and corrupt texts of equal length.
+        receiver: A prediction position; None: that of the target.
+        senders: Named positions, or groups of them patched together. None: each one before the receiver that every
+            row has.
+        metric: What is measured, as a function of the pairs.
+        direction: "denoise" copies clean into corrupt, "noise" corrupt into clean.
+        only_solved: Keep the pairs of which the model solves both sides, and count the rest.
+        progress: Whether to show a bar.
+
+    Returns:
+        One entry per sender.
+
+    Raises:
+        ValueError: As `patch` does, and for a sender after the receiver.
     """
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)

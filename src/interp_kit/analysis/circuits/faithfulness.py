@@ -230,7 +230,7 @@ def areas(curve: np.ndarray) -> tuple[float, float]:
 
 
 def _sizes(wanted: Sequence[int] | str, edges: int, total: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of edges and their shares: of a grid, those that the circuit has. Raises ValueError for any other value."""
+    """Numbers of edges and their shares: of a grid, those that the circuit has. Raises ValueError for others."""
     if isinstance(wanted, str):
         if wanted not in GRIDS:
             raise ValueError(f"sizes: got {wanted!r}, expected 'mib', 'fine', or numbers of edges")

@@ -153,14 +153,23 @@ def probe(
     seed: int = 0,
     progress: bool = PROGRESS,
 ) -> ProbeResult:
-    """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
+    """Fit a probe for every label at every layer of the sites (and the embedding) and at every named position.
 
-    sites: with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer. positions:
-    default all. folds, repeats: of leaving units out (fewer folds where a class has fewer units). control_repeats: 0
-    leaves out the control functions. permutations: of the labels, for the max-statistic over cells; 0 leaves it out.
-    c, alpha: regularisation as in scikit-learn. control_model: default, the same architecture with fresh weights.
+    Args:
+        labels: Variables of the batch to read.
+        sites: Those with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer.
+        positions: Names; None: all.
+        folds: Parts into which units are split; fewer if a class has fewer units.
+        repeats: Times that the split is drawn anew.
+        control_repeats: Repeats of the control functions; 0 leaves them out.
+        permutations: Permutations of the labels, for the max-statistic over cells; 0 leaves it out.
+        c: Inverse regularisation of classification, as in scikit-learn.
+        alpha: Regularisation of regression, as in scikit-learn.
+        control_model: None: the same architecture with fresh weights.
+        seed: Of splits, controls and permutations.
 
-    Raises ValueError for an unknown label, position or site, or if no cell can be measured.
+    Raises:
+        ValueError: A label, position or site is unknown, or no cell can be measured.
     """
     check_meeting(model, batch, TokenBatch)
     if control_model is not None:

@@ -15,7 +15,7 @@ BUDGET (both currencies of RL), and RL with as many prompts as SFT, at whatever 
 same prompts: those of `continuation_deals(seed)`, in order, as many as they have budget for. Their number was chosen
 from one pilot run (seed 0, 320,000 prompts from scratch) as what brings SFT to 0.95 on each of the three rules.
 What was then seen: the reference is run only where the divergence is told, one step in 25, as it is not part of the
-loss (beta 0); so a prompt of the shared-prompt loop cost 3.0, and RL used three quarters of its budget. """
+loss (beta 0); so a prompt of the shared-prompt loop cost 3.0, and RL used three quarters of its budget."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
