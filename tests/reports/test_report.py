@@ -110,7 +110,7 @@ def test_the_page_stands_alone(results: list[AbstractResult], tmp_path: Path) ->
     assert text.startswith("<!doctype html>")
     assert not re.search(r"https?://|file://|url\(|@import|src=\"(?!data:)", text)
     assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in page.tags}
-    assert not page.attributes("href")
+    assert all(link.startswith("#") for link in page.attributes("href"))
     images = page.attributes("src")
     assert len(images) == len(results)
     for image in images:
@@ -174,7 +174,7 @@ def test_nothing_from_the_data_becomes_markup(tmp_path: Path) -> None:
     markdown = (tmp_path / "evil.md").read_text(encoding="utf-8")
     outside = re.sub(r"```json.*?```", "", markdown, flags=re.S)
     assert not re.search(r"<[a-zA-Z/!]", outside)
-    assert html.unescape(outside).count(EVIL) == 4  # Title, caption twice, table.
+    assert html.unescape(outside).count(EVIL) == 5  # Title, heading, caption twice, table.
     rows = [line for line in outside.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 4
     for row in rows:
@@ -250,6 +250,39 @@ def test_files_beside_the_page_that_are_the_users_are_kept(tmp_path: Path, name:
     with pytest.raises(OSError, match=rf"cannot write \S*{name.split('/')[0]}: it (holds|is not a page)"):
         report([tally("b")], tmp_path / "r.html")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_headings_are_distinct_and_the_contents_lead_to_them(results: list[AbstractResult], tmp_path: Path) -> None:
+    page = Page(report([*results, *results[:1]], tmp_path / "r.html").read_text(encoding="utf-8"))
+    model = results[1].config["model"]
+    headings = re.findall(r"^## (.*)$", (tmp_path / "r.md").read_text(encoding="utf-8"), flags=re.M)[:-2]
+    assert headings[0] == f"probe ({model}), 1 of 2"
+    assert headings[1] == f"patch: newB → newD ({model})"
+    assert [heading for heading in headings if heading.startswith("ablate")] == [
+        f"ablate ({model}), 1 of 2",
+        f"ablate ({model}), 2 of 2",
+    ]
+    assert headings[-1] == f"probe ({model}), 2 of 2"
+    assert len(set(headings)) == len(headings) == 6
+    links = page.attributes("href")
+    assert [link.removeprefix("#") for link in links] == page.attributes("id")
+    assert all(page.text.count(heading) == 2 for heading in headings)
+
+
+def test_a_page_opens_with_its_introduction_and_what_was_found(results: list[AbstractResult], tmp_path: Path) -> None:
+    patched = results[1]
+    path = report(patched, tmp_path / "r.html", title="T", intro=f"Does it? {EVIL}")
+    text, markdown = path.read_text(encoding="utf-8"), (tmp_path / "r.md").read_text(encoding="utf-8")
+    (found,) = patched.findings()
+    frame = patched.to_frame()
+    best = frame.loc[frame["recovered"].idxmax()]
+    assert f"{best['recovered']:.2f}" in found
+    assert f"layer {best['layer']}" in found
+    assert f"n = {patched.to_frame()['n'][0]}" in found
+    assert EVIL not in text
+    order = [html.unescape(text).index(part) for part in ("<h1>T", f"Does it? {EVIL}", found, "<h2>patch")]
+    assert order == sorted(order)
+    assert markdown.index("Does it?") < markdown.index(f"- {found}") < markdown.index("## patch")
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:

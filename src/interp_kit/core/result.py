@@ -78,6 +78,19 @@ class AbstractResult(ABC):
     def caption(self) -> str:
         """Describe the figure in a sentence or two: n and its unit, the interval, the control or chance level."""
 
+    def findings(self) -> tuple[str, ...]:
+        """Sentences that a report opens with, each with n and interval; empty if the result draws no conclusion."""
+        return ()
+
+    def heading(self) -> str:
+        """Name the analysis, what it asked and of which model, as a heading of a report."""
+        c = self.config
+        asked = [c.get(name) or getattr(self, name, "") for name in ("variable", "target")]
+        asked[0] = asked[0] or getattr(self, "mediator", "")
+        question = " → ".join(part for part in asked if isinstance(part, str) and part)
+        name, model = str(c.get("analysis", type(self).__name__)), c.get("model")
+        return name + (f": {question}" if question else "") + (f" ({model})" if isinstance(model, str) else "")
+
     def __repr__(self) -> str:
         """Class, model and task, what was asked, how many rows, n: one line."""
         c, frame = self.config, self.to_frame()

@@ -4,6 +4,7 @@ import base64
 import json
 import platform
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -80,12 +81,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """A page: title, the findings as sentences, the sections that support them, and the configs that made them."""
+    """A page: title, an introduction, the findings as sentences, the sections that support them, and the configs that
+    made them."""
 
     title: str
     findings: tuple[str, ...]
     sections: tuple[Section, ...]
     configs: Mapping[str, Any] = field(default_factory=dict)
+    intro: str = ""
     _drawn: dict[int, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def write(self, path: str | Path) -> Path:
@@ -129,7 +132,8 @@ class Report:
     def to_markdown(self, folder: str) -> str:
         """The page as Markdown; figures are files in `folder`."""
         names = {id(figure): name for name, figure in self._figures().items()}
-        lines = [f"# {self.title}", "", *(f"- {finding}" for finding in self.findings), ""]
+        lines = [f"# {self.title}", "", *([self.intro, ""] if self.intro else [])]
+        lines += [*(f"- {finding}" for finding in self.findings), ""]
         for section in self.sections:
             lines += [f"## {section.title}", ""]
             for paragraph in section.text:
@@ -150,11 +154,24 @@ class Report:
         return {f"figure_{number:02d}.png": part for number, part in enumerate(parts, start=1)}
 
 
-def report(results: AbstractResult | Sequence[AbstractResult], path: str | Path, *, title: str = "Report") -> Path:
-    """Write any results, or one, as a page: each with its figure, caption and table.
+def report(
+    results: AbstractResult | Sequence[AbstractResult], path: str | Path, *, title: str = "Report", intro: str = ""
+) -> Path:
+    """Write any results, or one, as a page: findings, a table of contents, then each with figure, caption, table.
 
-    Raises ValueError for no results, TypeError for anything but a result, OSError naming the path where it cannot be
-    written (see `page_path`).
+    Args:
+        results: One result, or several in the order of the page.
+        path: Of the page, ending in .html; the same in Markdown and a folder of figures are written beside it.
+        title: Heading of the page.
+        intro: A paragraph below it, such as the question.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: There are no results.
+        TypeError: Something else than a result is among them.
+        OSError: The path cannot be written (see `page_path`).
     """
     results = [results] if isinstance(results, AbstractResult) else results
     expect("results", results, (list, tuple), "a list of results, as of interp_kit.patch")
@@ -162,18 +179,31 @@ def report(results: AbstractResult | Sequence[AbstractResult], path: str | Path,
         expect("one of the results", result, AbstractResult, "as interp_kit.patch(model, pairs) gives")
     expect("path", path, (str, Path), "where the page is written")
     expect("title", title, str)
+    expect("intro", intro, str)
     if not results:
         raise ValueError("a report needs at least one result")
     page_path(path)
     sections = []
-    for result in results:
-        name = str(result.config.get("analysis", type(result).__name__))
-        table = Table(result.to_frame(), f"{name}: every figure", folded=True)
-        sections.append(Section(name, (), (Figure(result.plot(), result.caption()), table)))
-    configs = {
-        f"{i}. {s.title}": dict(r.config) for i, (s, r) in enumerate(zip(sections, results, strict=True), start=1)
-    }
-    return Report(title, (), tuple(sections), configs).write(path)
+    for result, heading in zip(results, _distinct([result.heading() for result in results]), strict=True):
+        table = Table(result.to_frame(), f"{_analysis(result)}: every figure", folded=True)
+        sections.append(Section(heading, (), (Figure(result.plot(), result.caption()), table)))
+    configs = {f"{i}. {_analysis(result)}": dict(result.config) for i, result in enumerate(results, start=1)}
+    found = tuple(finding for result in results for finding in result.findings())
+    return Report(title, found, tuple(sections), configs, intro).write(path)
+
+
+def _analysis(result: AbstractResult) -> str:
+    return str(result.config.get("analysis", type(result).__name__))
+
+
+def _distinct(headings: Sequence[str]) -> list[str]:
+    """The headings, those that occur more than once with their number."""
+    many, seen = Counter(headings), Counter[str]()
+    numbered = []
+    for heading in headings:
+        seen[heading] += 1
+        numbered.append(f"{heading}, {seen[heading]} of {many[heading]}" if many[heading] > 1 else heading)
+    return numbered
 
 
 def versions() -> dict[str, str]:

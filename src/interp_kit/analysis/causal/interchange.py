@@ -159,7 +159,8 @@ def interchange(
         positions: Names; None: those that every row has, up to the target's prediction. A mapping name -> positions
             edits groups together.
         by: "position": one position at a time; "all": all together.
-        pairs: (base, source) examples. None: all that `task.pool(seed)` has, at most `limit` pairs and `limit` controls.
+        pairs: (base, source) examples. None: all that `task.pool(seed)` has, with at most `limit` pairs and `limit`
+            controls.
         only_solved: Leave out the pairs whose base the unedited model does not solve.
         limit: Most pairs, and most controls.
         seed: Of their draw.

@@ -122,6 +122,14 @@ class MechanismResult(AbstractResult):
     def _aside(self) -> str:
         return f", {self.set_aside} that share a text with these set aside" if self.set_aside else ""
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult."""
+        model, flips = self.config["model"], self.token_flips
+        return (
+            f"Route by which {model} uses {self.mediator} for {self.target}: {self.verdict}. Flipping only the token of"
+            f" {self.mediator} flips {self.target} in a share of {flips.short()} of {flips.n} {flips.unit}.",
+        )
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}

@@ -16,7 +16,7 @@ from interp_kit.core.config import check_choice, check_flag, check_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import counted, ratio_interval, scope
+from interp_kit.core.stats import Estimate, counted, ratio_interval, scope
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import counted_solved, said, solving, warn_if_few
@@ -100,6 +100,18 @@ class PatchingResult(AbstractResult):
             f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
             f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table)."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult."""
+        if np.isnan(self.recovered).all():
+            return ()
+        c, best = self.config, int(np.nanargmax(self.recovered))
+        where = f"{self.site[best]} at {self.position[best]}"
+        where += f", layer {self.layer[best]}" if self.layer[best] >= 0 else ""
+        where += f", head {self.head[best]}" if self.head[best] >= 0 else ""
+        share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
+        kind = "Recovered" if c["direction"] == "denoise" else "Lost"
+        return (f"{kind} share of the {c['metric']} of {c['model']}: at most {share}, by {where} (n = {self.n}).",)
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
         """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""

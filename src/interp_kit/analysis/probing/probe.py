@@ -153,11 +153,13 @@ def probe(
     seed: int = 0,
     progress: bool = PROGRESS,
 ) -> ProbeResult:
-    """Fit a probe for every label at every layer of the sites (and the embedding) and at every named position.
+    """Fit a probe for every label at every layer of the sites (and the embedding), at every named position.
 
     Args:
-        labels: Variables of the batch to read.
-        sites: Those with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer.
+        model: Any model.
+        batch: Examples with labels.
+        labels: Variables to read.
+        sites: Sites with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer.
         positions: Names; None: all.
         folds: Parts into which units are split; fewer if a class has fewer units.
         repeats: Times that the split is drawn anew.
@@ -167,6 +169,10 @@ def probe(
         alpha: Regularisation of regression, as in scikit-learn.
         control_model: None: the same architecture with fresh weights.
         seed: Of splits, controls and permutations.
+        progress: Whether to show a bar.
+
+    Returns:
+        One held-out score per label, cell and position, beside its baselines.
 
     Raises:
         ValueError: A label, position or site is unknown, or no cell can be measured.
