@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CODE = ("src", "examples", "benchmarks", "tools")
-PAGES = ("README.md", "CONTRIBUTING.md", "docs")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs")
 
 UNIT = "row|entry|line|file|call|fit|run|edge|shard|column|value|estimate|thread|process|job|test|number|example|probe"
 MANY = "rows|quizzes|examples|tokens|steps|bytes|ms|pairs|deals|questions|models|edits"
