@@ -9,7 +9,7 @@ objectives.
     python -m interp_kit.studies.graphs.checkpoints --work runs/graphs
 
 An hour and a half of one core, then 20 minutes for the arms. The shipped direct model went on from the trace model's
-weights after 2,400 of its steps: from scratch it came no further in 4,000 (docs/decisions.md).
+weights after 2,400 of its steps: from scratch it came no further in 4,000 (docs/decisions/graphs.md).
 """
 
 import json
