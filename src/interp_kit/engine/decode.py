@@ -54,21 +54,34 @@ def decode(
 ) -> Decoded:
     """Write the free cells of each text, from left to right; each sees all cells before it, written or given.
 
-    free: cells to be written, for each row or for all; what stands in them is not read. Token t is predicted by the
-    logits at t - 1, so the first cell cannot be free. temperature: of sampling, for each position or for all; None
-    takes the most probable token. seed: decides the samples, row by row in the order of `tokens`, whatever the batch
-    size. lengths: of rows padded on the right; padding is neither read nor written. stop: the last position to write.
-    batch_size: rows that run together; None for all. edit: called with site, layer, first position and value (batch,
-    new positions, …) of every activation as it is computed (sites as in `Executor.run`), to change it in place.
-
-    Texts run through `Executor` with keys and values kept. Where hooks are active, or the executor does not support the
+    Texts run through `Executor` with keys and values kept. If hooks are active, or the executor does not support the
     model, the model itself runs with TransformerLens's cache: a hook then sees a text in pieces, each from one free
     cell up to the next, most of them one token long. A hook that counts positions needs `cached=False`, which runs the
     whole text, padding too, for every token; one that counts rows needs `batch_size=None` beside.
 
-    Raises Unsupported for an `edit` of a model that the executor does not compute, ValueError for token ids outside the
-    vocabulary, texts longer than the context, shapes that do not fit and temperatures that are not above 0;
-    FloatingPointError naming row and position where a logit is nan or infinite.
+    Args:
+        model: A causal model.
+        tokens: (batch, pos) token ids.
+        free: Cells to write, for each row or for all; what stands in them is not read. Token t is predicted by the
+            logits at t - 1, so the first cell cannot be free.
+        temperature: Of sampling, for each position or for all; None takes the most probable token.
+        seed: Decides the samples, row by row in the order of `tokens`, whatever the batch size.
+        lengths: Of rows padded on the right; padding is neither read nor written.
+        stop: The last position to write.
+        cached: Whether keys and values are kept.
+        edit: Called with site, layer, first position and value (batch, new positions, …) of every activation as it is
+            computed (sites as in `Executor.run`), to change it in place.
+        batch_size: Rows that run together; None: all.
+        progress: Whether to show a bar.
+
+    Returns:
+        The texts, and the log-probability of each token written.
+
+    Raises:
+        ValueError: Token ids are outside the vocabulary, texts longer than the context, shapes do not fit, or a
+            temperature is not above 0.
+        Unsupported: `edit` is given and the executor does not compute the model.
+        FloatingPointError: A logit is nan or infinite; names row and position.
     """
     check_model(model)
     expect("tokens", tokens, Tensor, "ids (batch, pos), as of batch.tokens")

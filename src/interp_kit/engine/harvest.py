@@ -47,13 +47,23 @@ def harvest(
     dtype: torch.dtype | None = None,
     progress: bool = PROGRESS,
 ) -> dict[str, Tensor]:
-    """Each site's activations: (vector, …) of all real tokens in reading order, that of `batch.mask.nonzero()`, or with
-    `positions` (batch, position, …) of the named ones.
+    """Activations of a batch at some sites.
 
-    sites: hook names, or "mlp_out.2". dtype: float64, float32, bfloat16 or float16; by default the model's own.
+    Args:
+        model: Any model.
+        batch: Examples.
+        sites: Hook names, or "mlp_out.2".
+        positions: Named positions; None: all real tokens.
+        dtype: float64, float32, bfloat16 or float16; None: the model's own.
+        progress: Whether to show a bar.
 
-    Raises ValueError for an unknown site or position, a site that the model never calls or that has no position axis,
-    texts that do not fit the model, and activations that are nan or infinite (in that dtype).
+    Returns:
+        Site -> (vector, …) of all real tokens in reading order, that of `batch.mask.nonzero()`; with `positions`
+        (batch, position, …) of the named ones.
+
+    Raises:
+        ValueError: A site or position is unknown, the model never calls the site, it has no position axis, texts do not
+            fit the model, or activations are nan or infinite (in that dtype).
     """
     check_flag("progress", progress)
     found = reading(model, batch, sites, positions, dtype).read(progress=progress)

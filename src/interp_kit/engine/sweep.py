@@ -78,15 +78,27 @@ def sweep(
 ) -> SweepValues:
     """Run `batch` under each edit (or group of edits applied together) and measure every example.
 
-    Edits run together in plain torch (`engine/fast/plan.py`), after its unedited logits were compared with the model's;
-    through hooks, one by one, go edits of weights and by sender, and all of them on a model that the executor does not
-    compute. memory: bytes that a batch of edits may take, beside the model, one unedited run, the edits themselves and
-    the values; other: a batch whose unedited metrics are wanted too, such as the one that is copied from: one run of it
-    then serves both. unedited, unedited_other: metrics of the unedited runs alone, on the batch and on the other:
-    nothing is run for those that read where another metric does.
+    Edits run together in plain torch (`engine/fast/plan.py`), after its unedited logits were compared with the model's.
+    Edits of weights and by sender go through hooks, one by one; so do all edits of a model that the executor does not
+    compute.
 
-    Raises ValueError, before anything runs, for an edit that does not fit the model or the batch; FloatingPointError
-    where the unedited model gives nan or inf.
+    Args:
+        model: Any model.
+        batch: Examples.
+        edits: One edit, or several; a list among them is made together.
+        metrics: What is measured on every example.
+        memory: Bytes that a batch of edits may take, beside the model, one unedited run, the edits and the values.
+        other: A batch whose unedited metrics are wanted too, such as the one copied from: one run then serves both.
+        unedited: Metrics of the unedited run alone; nothing is run for those that read where another metric does.
+        unedited_other: The same on `other`.
+        progress: Whether to show a bar.
+
+    Returns:
+        (edit, metric, example) values, and those of the unedited run.
+
+    Raises:
+        ValueError: Before anything runs, if an edit does not fit the model or the batch.
+        FloatingPointError: The unedited model gives nan or inf.
     """
     check_meeting(model, batch, TokenBatch)
     metrics = [metrics] if isinstance(metrics, Metric) else list(metrics)

@@ -28,14 +28,26 @@ def acdc(
     metric: Callable[[PairBatch], Metric] = kl,
     progress: bool = PROGRESS,
 ) -> Circuit:
-    """The circuit that is left when edges are taken out one by one, from the logits backwards, wherever that moves the
-    metric by less than `threshold` (Conmy et al. 2023). What is taken out carries the corrupt run's value.
+    """The circuit that is left when edges are removed one by one, from the logits backwards (Conmy et al. 2023).
 
-    metric: by default KL of the answer's distribution from the whole model's, in nats, as in the paper. The score of an
-    edge that was kept is by how much taking it out would have moved the metric then.
+    An edge goes if that moves the metric by less than `threshold`; it then carries the corrupt run's value. The score
+    of an edge that was kept is by how much its removal would have moved the metric then.
 
-    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs. Raises ValueError for a
-    threshold that is not positive, and if no edge is left.
+    Args:
+        model: A model that `Graph` computes.
+        pairs: Clean and corrupt texts of equal length.
+        threshold: Of the metric.
+        metric: By default KL of the answer's distribution from the whole model's, in nats, as in the paper.
+        progress: Whether to show a bar.
+
+    Returns:
+        The edges that are left.
+
+    Warns:
+        UserWarning: The model solves both sides of fewer than half of the pairs.
+
+    Raises:
+        ValueError: The threshold is not positive, or no edge is left.
     """
     check_meeting(model, pairs, PairBatch)
     check_number("threshold", threshold, above=0)

@@ -44,19 +44,32 @@ def score_edges(
 ) -> Circuit:
     """Every edge of the model with its score on these pairs.
 
-    method: "exact" runs the pairs once for each edge; "eap" takes one gradient; "eap-ig" averages gradients at `steps`
-    midpoints between the embeddings of the two runs, so that the scores of the edges that leave the embedding sum up
-    to the difference of the two runs; where no steps are given they are doubled until that holds within COMPLETE of it
-    twice running (config["incomplete"] says by how much it does not, as a share). by: "position" gives every edge one
-    score for each named position, whose sum (for the gradients) is that of "all". direction: "noise" runs clean and
-    takes edges from corrupt, "denoise" the other way round; then a score says by how much the metric rises. memory:
-    bytes that runs may take, beside the model and the scores; pairs are split to fit.
+    Args:
+        model: A model that `Graph` computes.
+        pairs: Clean and corrupt texts of equal length.
+        method: "exact" runs the pairs once for each edge; "eap" takes one gradient; "eap-ig" averages gradients at
+            `steps` midpoints between the embeddings of the two runs, so that the scores of the edges that leave the
+            embedding sum up to the difference of the two runs.
+        steps: Of "eap-ig". None: doubled until that sum holds within COMPLETE twice running; config["incomplete"] says
+            by how much it does not, as a share.
+        by: "position" gives every edge one score for each named position, whose sum (for the gradients) is that of
+            "all".
+        metric: What is measured, as a function of the pairs.
+        direction: "noise" runs clean and takes edges from corrupt, "denoise" the other way round; then a score says by
+            how much the metric rises.
+        memory: Bytes that runs may take, beside the model and the scores; pairs are split to fit.
+        progress: Whether to show a bar.
 
-    Warns (UserWarning) if the model solves both sides of fewer than half of the pairs.
+    Returns:
+        All edges with their scores.
 
-    Raises ValueError for an unknown method, no step, if the two runs do not differ in the metric, and for a metric
-    without a gradient where the method takes one (accuracy and exact_match; kl for "eap"; any that is found flat);
-    Unsupported where the model has something that `Graph` does not compute.
+    Warns:
+        UserWarning: The model solves both sides of fewer than half of the pairs.
+
+    Raises:
+        ValueError: The method is unknown, there is no step, the two runs do not differ in the metric, or the method
+            takes a gradient that the metric does not have (accuracy and exact_match; kl for "eap"; any that is flat).
+        Unsupported: The model has something that `Graph` does not compute.
     """
     check_meeting(model, pairs, PairBatch)
     check_choice("method", method, get_args(Method))

@@ -129,17 +129,34 @@ def faithfulness(
 ) -> FaithfulnessResult:
     """Run clean prompts through the circuit's best edges alone, for each size, all other edges of the model ablated.
 
-    sizes: edges kept. "mib" is MIB's grid: 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges, rounded down, so
-    that small models have several sizes of 0; "fine" has 0 and small numbers of edges besides; or numbers of edges. CPR
-    and CMD are computed on MIB's grid alone, as its code does, so that they compare with its published figures for the
-    same edges, ablation and ranking. ablation: what the others carry, "counterfactual" of the corrupt prompt, "mean"
-    over all prompts of the pairs at the same position, "resample" of another pair's prompts; signed: best by signed
-    score, as MIB's command ranks unless it is told --absolute, not by absolute value; controls: how many random orders.
+    Choose edges on other pairs than those that are measured here.
 
-    Choose edges on other pairs than those that are measured here. Warns (UserWarning) if the model solves both sides
-    of fewer than half of the pairs. Raises ValueError for a circuit of another model, an edge that the model has not,
-    edges with and without position, an unknown grid, a size that the circuit has not, texts of different form for mean
-    and resample, and where the whole model does no better than no edge.
+    Args:
+        model: The model whose circuit it is.
+        pairs: Clean and corrupt texts of equal length.
+        circuit: Edges with scores.
+        sizes: Edges kept. "mib" is MIB's grid: 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50 and 100 % of all edges, rounded down,
+            so that small models have several sizes of 0; "fine" has 0 and small numbers of edges besides; or numbers of
+            edges. CPR and CMD are computed on MIB's grid alone, as its code does, so that they compare with its
+            published figures for the same edges, ablation and ranking.
+        ablation: What the other edges carry: "counterfactual" of the corrupt prompt, "mean" over all prompts of the
+            pairs at the same position, "resample" of another pair's prompts.
+        metric: What is measured, as a function of the pairs.
+        signed: Best by signed score, as MIB's command ranks unless it is told --absolute, not by absolute value.
+        controls: Number of random orders of the edges.
+        seed: Of these orders, and of resampling.
+        progress: Whether to show a bar.
+
+    Returns:
+        Faithfulness per size with interval, beside that of the random orders.
+
+    Warns:
+        UserWarning: The model solves both sides of fewer than half of the pairs.
+
+    Raises:
+        ValueError: The circuit is another model's, has an edge that the model has not, or edges with and without
+            position; the grid is unknown; the circuit has no such size; texts differ in form (mean, resample); or the
+            whole model does no better than no edge.
     """
     check_meeting(model, pairs, PairBatch)
     expect("circuit", circuit, Circuit, "as interp_kit.score_edges(model, pairs) gives")

@@ -82,15 +82,29 @@ def path_patch(
     direction: Direction = "denoise",
     progress: bool = PROGRESS,
 ) -> PathPatchingResult:
-    """Patch single edges, or groups of edges together, and measure what follows: what a sender gave in the other run
-    reaches that input of the receiver alone; everything after the receiver runs on from there.
+    """Patch single edges, or groups of edges together, and measure what follows.
 
-    paths: edges, from any node to q, k or v of any later head, a later MLP, or the logits, at a named position or all;
-    groups may have names. direction: "denoise" carries clean into corrupt, "noise" corrupt into clean. Warns
-    (UserWarning) if the model solves both sides of fewer than half of the pairs.
+    What a sender gave in the other run reaches that input of the receiver alone; everything after the receiver runs on
+    from there.
 
-    Raises ValueError for no path, an edge that the model has not, and if the two runs do not differ in the metric;
-    Unsupported where the model has something that `Graph` does not compute.
+    Args:
+        model: A model that `Graph` computes.
+        pairs: Clean and corrupt texts of equal length.
+        paths: Edges, from any node to q, k or v of any later head, a later MLP, or the logits, at a named position or
+            all; or groups of edges, which may have names.
+        metric: What is measured, as a function of the pairs.
+        direction: "denoise" carries clean into corrupt, "noise" corrupt into clean.
+        progress: Whether to show a bar.
+
+    Returns:
+        One entry per group: 1 if the run moved all the way to the other one.
+
+    Warns:
+        UserWarning: The model solves both sides of fewer than half of the pairs.
+
+    Raises:
+        ValueError: There is no path, the model has no such edge, or the two runs do not differ in the metric.
+        Unsupported: The model has something that `Graph` does not compute.
     """
     check_meeting(model, pairs, PairBatch)
     check_choice("direction", direction, get_args(Direction))

@@ -84,7 +84,7 @@ class ReadabilityResult(AbstractResult):
 
 
 def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = None) -> ReadabilityResult:
-    """Choose each label's cell on some of `results` (one a seed) and report it on the others.
+    """Choose each label's cell on some of `results` (one per seed) and report it on the others.
 
     Only cells count where the label is determined by the visible text and does not yet stand in it; of these, where
     there are any, the ones that pass the max-statistic on every choosing seed. The largest mean margin over the best
