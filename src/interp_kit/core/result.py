@@ -40,6 +40,7 @@ _DEFINED_IN = {
     "HeldOutResult": "interp_kit.analysis.behaviour.evaluation",
     "InterchangeResult": "interp_kit.analysis.causal.interchange",
     "JaccardResult": "interp_kit.analysis.comparison.component_overlap",
+    "LesionResult": "interp_kit.analysis.causal.lesion_result",
     "LensResult": "interp_kit.analysis.circuits.direct_attribution",
     "LogitAttributionResult": "interp_kit.analysis.circuits.direct_attribution",
     "MechanismResult": "interp_kit.analysis.causal.mechanism",
