@@ -79,6 +79,11 @@ class AbstractResult(ABC):
     def caption(self) -> str:
         """What the figure shows, in a sentence or two: n and its unit, the interval, the control or chance level."""
 
+    def to_try(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Edits that show what was found, by what they do ("without L0H6"), as a playground page has them in its
+        address. By default none."""
+        return {}
+
     def __repr__(self) -> str:
         """Class, model and task, what was asked, how many rows, n: one line."""
         c, frame = self.config, self.to_frame()

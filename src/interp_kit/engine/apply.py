@@ -23,8 +23,8 @@ NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
 
 class Engine:
     """One batch on one model, run whole with its edits as hooks: the yardstick of all faster ways, and what runs where
-    they cannot. executor: what computes the activations that edits refer to; the model itself if None. references: those
-    of another model, such as the one that this one was trained from."""
+    they cannot. executor: what computes the activations that edits refer to; the model itself if None. references:
+    those of another model, such as the one that this one was trained from."""
 
     def __init__(
         self,

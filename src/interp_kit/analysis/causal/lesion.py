@@ -14,7 +14,15 @@ import numpy as np
 
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.lesion_result import LesionResult
-from interp_kit.analysis.causal.lesion_training import Hold, Lesion, check_texts, intact, retrain, trainable_copy
+from interp_kit.analysis.causal.lesion_training import (
+    DIVERGED,
+    Hold,
+    Lesion,
+    check_texts,
+    intact,
+    retrain,
+    trainable_copy,
+)
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_number, check_seed
 from interp_kit.core.identity import derive_seed
@@ -54,8 +62,8 @@ def lesion(
     Args:
         model: The intact model.
         task: What it learned. Examples come from `task.sample`, so inputs that it never saw may be among them.
-        edits: What is held, at outputs (z, mlp_out, mlp_post, attn_out, embed, or the stream): Zero, Mean (of the intact
-            model over the measured examples), Set, Add or Scale.
+        edits: What is held, at outputs (z, mlp_out, mlp_post, attn_out, embed, or the stream): Zero, Mean (of the
+            intact model over the measured examples), Set, Add or Scale.
         steps: Of training, of either copy.
         seeds: Of the training examples and their order.
         batch_size: Texts per step.
@@ -94,7 +102,7 @@ def lesion(
     with bar(2 * len(seeds) * steps, "steps", progress) as shown:
         return run.result(model, shown.update, {
             "analysis": "lesion", "model": model_name(model), "task": batch.task, "whole": batch.whole,
-            "edits": [str(edit) for edit in cut.group], "steps": steps, "batch_size": batch_size,
+            "edits": [str(edit) for edit in cut.group], "cut": cut.data(), "steps": steps, "batch_size": batch_size,
             "learning_rate": learning_rate, "kind": kind,
         })  # fmt: skip
 
@@ -109,9 +117,7 @@ def _measured(model: HookedModel, task: AbstractTask, limit: int) -> TokenBatch:
     return batch
 
 
-def _texts(
-    model: HookedModel, task: AbstractTask, cut: Lesion, seed: int, n: int, measured: TokenBatch
-) -> TokenBatch:
+def _texts(model: HookedModel, task: AbstractTask, cut: Lesion, seed: int, n: int, measured: TokenBatch) -> TokenBatch:
     """What one seed trains on, in its order."""
     batch = task.batch(task.sample(n, derive_seed(seed, "lesion") % 2**32), measured.tokens.device)
     check_texts(model, batch)
@@ -182,10 +188,18 @@ class _Runs:
         def after(step: int) -> None:
             if step in times:
                 with hold(student, self.batch):
-                    found = sweep(student, self.batch, [], metrics, progress=False).baseline
+                    found = _diverging(step, lambda: sweep(student, self.batch, [], metrics, progress=False).baseline)
                 curve.append(found.mean(-1).reshape(2, len(names)))
             if step:
                 tick()
 
         retrain(student, parameters, texts, hold, self.steps, self.learning_rate, after)
         return curve, self._importance(student, hold).importance()
+
+
+def _diverging(step: int, measured: Callable[[], np.ndarray]) -> np.ndarray:
+    """What is measured of a model in training, whose logits may have become infinite."""
+    try:
+        return measured()
+    except FloatingPointError as error:
+        raise FloatingPointError(DIVERGED.format(step) if step else str(error)) from None

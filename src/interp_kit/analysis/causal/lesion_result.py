@@ -11,6 +11,7 @@ from scipy import stats
 
 from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import counted
 from interp_kit.core.stats import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
 from interp_kit.reports.plotting import COLOURS, intervals, new_axes
 
@@ -119,6 +120,11 @@ class LesionResult(AbstractResult):
         columns = ["measure", "state", "name", "step", "value", "low", "high", "n", "unit"]
         return pd.DataFrame(rows, columns=columns)
 
+    def to_try(self) -> dict[str, list[dict[str, Any]]]:
+        """See AbstractResult: the lesion itself, before any training."""
+        cut = list(self.config["cut"])
+        return {f"{'; '.join(self.config['edits'])}, before training": cut} if cut else {}
+
     def findings(self) -> str:
         """Accuracy, self-repair and takeover in words that the numbers choose."""
         return " ".join((self._recovery(), self._self_repair(), self._takeover()))
@@ -127,17 +133,18 @@ class LesionResult(AbstractResult):
         """See AbstractResult."""
         c = self.config
         return (
-            f"{self.findings()} (n = {self.n} examples{scope(c)}, {len(self.seeds)} seeds of training data;"
+            f"{self.findings()} (n = {self.n} examples{scope(c)}, {counted(len(self.seeds), 'seed')};"
             f" {c['model']}, {'; '.join(c['edits'])}, held over {c['steps']} steps of {c['batch_size']} texts, learning"
-            f" rate {c['learning_rate']:g}; importance: loss of logit difference under {c['kind']} ablation; control: the"
-            " same steps without the lesion; 95 % intervals.)"
+            f" rate {c['learning_rate']:g}; importance: loss of logit difference under {c['kind']} ablation; control:"
+            " the same steps without the lesion; 95 % intervals.)"
         )
 
     def _recovery(self) -> str:
         intact, cut = (float(self.accuracy[i, 0, 0].mean()) for i in (1, 0))
         return (
-            f"Accuracy falls from {intact:.2f} to {cut:.2f} at once; after {int(self.step[-1])} steps it is"
-            f" {self.accuracy_of('lesion').short()} with the lesion held, {self.accuracy_of('control').short()} without."
+            f"Accuracy goes from {intact:.2f} to {cut:.2f} at once; after {int(self.step[-1])} steps it is"
+            f" {self.accuracy_of('lesion').short()} with the lesion held and {self.accuracy_of('control').short()} in the"
+            " control."
         )
 
     def _self_repair(self) -> str:
@@ -145,11 +152,11 @@ class LesionResult(AbstractResult):
         effects = f"the logit difference falls by {total.short()}, by {direct.short()} directly"
         share = self.repaired_share
         if np.isnan(share.value):
-            return f"Untrained, {effects}: no direct effect to repair."
+            return f"Untrained, {effects}: it has no direct effect to repair."
         if self.repair.low > 0:
             return f"Untrained, {effects}: other components make good {share.short()} of the direct effect."
         if self.repair.high < 0:
-            return f"Untrained, {effects}: other components lose more and repair nothing on balance."
+            return f"Untrained, {effects}: the rest is lost by way of later components, without self-repair on balance."
         return f"Untrained, {effects}: no self-repair is shown."
 
     def _takeover(self) -> str:
@@ -171,21 +178,7 @@ class LesionResult(AbstractResult):
         return self._plot_recovery(ax) if figure == "recovery" else self._plot_importance(ax)
 
     def _plot_recovery(self, ax: Axes | None) -> Axes:
-        ax = ax or new_axes()
-        for i, arm in enumerate(ARMS):
-            found = [self.accuracy_of(arm, t) for t in range(len(self.step))]
-            label = f"lesion held ({'; '.join(self.config['edits'])})" if arm == "lesion" else "control: no lesion"
-            ax.plot(self.step, [e.value for e in found], marker="os"[i], ms=4, color=COLOURS[i], label=label)
-            low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
-            ax.fill_between(self.step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-        ax.set(
-            title=f"Recovery, {self.config['model']} (n = {len(self.seeds)} seeds)",
-            xlabel="training steps after the lesion",
-            ylabel="answers right",
-        )
-        ax.grid(color="#dddddd")
-        ax.legend(loc="lower right", frameon=False, fontsize="small")
-        return ax
+        return recovery(self.step, self.accuracy.mean(-1), "seeds", f"Recovery, {self.config['model']}", ax)
 
     def _plot_importance(self, ax: Axes | None) -> Axes:
         series = {"before": mean_interval(self.before), "right after": mean_interval(self.at_once)}
@@ -203,10 +196,25 @@ class LesionResult(AbstractResult):
         return mean_estimate(values, "examples")
 
 
+def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: Axes | None = None) -> Axes:
+    """Accuracy (arm, unit, time) over steps, the mean with its 95 % interval over units."""
+    ax = ax or new_axes()
+    for i, label in enumerate(("lesion held", "control: no lesion")):
+        found = [mean_estimate(values, unit, (0.0, 1.0)) for values in accuracy[i].T]
+        ax.plot(step, [e.value for e in found], marker="os"[i], ms=4, color=COLOURS[i], label=label)
+        low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
+        ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
+    title = f"{title} (n = {accuracy.shape[1]} {unit})"
+    ax.set(title=title, xlabel="training steps after the lesion", ylabel="answers right")
+    ax.grid(color="#dddddd")
+    ax.legend(loc="lower right", frameon=False, fontsize="small")
+    return ax
+
+
 def _t_test(values: np.ndarray) -> float:
     """Two-sided p of a mean of 0; nan for fewer than two values, 1 where all are 0."""
     if len(values) < 2:
         return float("nan")
     if not np.ptp(values):
         return 1.0 if not values[0] else float("nan")
-    return float(stats.ttest_1samp(values, 0.0).pvalue)
+    return float(stats.ttest_1samp(values, 0.0)[1])  # pyright: ignore[reportArgumentType]

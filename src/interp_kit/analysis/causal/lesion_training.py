@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.engine.apply import Engine
 from interp_kit.engine.edit_checks import check_edits
-from interp_kit.engine.edits import Copy, Edit, EditGroup, Mean, as_group
+from interp_kit.engine.edits import Copy, Edit, EditGroup, Mean, as_data, as_group
 from interp_kit.engine.inputs import check_fits, has_hooks, taught, whole_text
 from interp_kit.engine.references import Activations, References
 from interp_kit.engine.weight_edits import applied
@@ -20,6 +21,7 @@ from interp_kit.models.hooked_model import HookedModel
 
 # Outputs of components, and the stream itself: what else is edited (q, k, v) has no effect of its own on the logits.
 WRITES = ("z", "attn_out", "mlp_post", "mlp_out", "resid_pre", "resid_mid", "resid_post", "embed", "pos_embed")
+DIVERGED = "training diverged after {} steps: nan or infinite numbers; lower learning_rate"
 CLIP = 1.0  # greatest norm of a gradient
 FIXED = "pos_embed.W_pos"  # of a MyGPT, whose positions are a table and no weights
 
@@ -54,6 +56,11 @@ class Lesion:
         hooks = Engine(model, batch, references=References(self.model, batch, known=self._known)).hooks(self.group)
         with applied(model, self.group, hooks):
             yield
+
+    def data(self) -> list[dict[str, Any]]:
+        """The edits as JSON values; empty if one of them has none."""
+        found = [as_data(edit) for edit in self.group]
+        return [one for one in found if one is not None] if all(found) else []
 
     def direct(self, batch: TokenBatch) -> EditGroup:
         """The same edits, with the output of every other component kept as it is without them: what then changes in the
@@ -144,7 +151,7 @@ def retrain(
                 logits = whole_text(student, part.tokens)
             loss = F.cross_entropy(logits[:, :-1][read].float(), part.tokens[:, 1:][read])
             if not torch.isfinite(loss):
-                raise FloatingPointError(f"training diverged: loss {float(loss)} at step {step}; lower learning_rate")
+                raise FloatingPointError(DIVERGED.format(step))
             optimiser.zero_grad()
             loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, CLIP)
