@@ -26,6 +26,7 @@ const actions = {
   python: (session, { state: shown }) => state.python(session.header, shown),
   restored: (session, { state: shown }) => state.fromHash(state.toHash(shown), session.header),
   hash: (session, { hash }) => state.fromHash(hash, session.header),
+  toHash: (session, { state: shown }) => state.toHash(shown),
   speed: (session, request) => {
     const start = process.cpuUsage();
     session.setEdits(request.edits, request.text, null);

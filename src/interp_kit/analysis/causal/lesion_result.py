@@ -143,8 +143,8 @@ class LesionResult(AbstractResult):
         intact, cut = (float(self.accuracy[i, 0, 0].mean()) for i in (1, 0))
         return (
             f"Accuracy goes from {intact:.2f} to {cut:.2f} at once; after {int(self.step[-1])} steps it is"
-            f" {self.accuracy_of('lesion').short()} with the lesion held and {self.accuracy_of('control').short()} in the"
-            " control."
+            f" {self.accuracy_of('lesion').short()} with the lesion held and {self.accuracy_of('control').short()} in"
+            " the control."
         )
 
     def _self_repair(self) -> str:

@@ -42,8 +42,8 @@ def adapting(study: "Study") -> tuple[str, ...]:
         f"With its most important head held at its mean, a model gets {end(found, 'lesion', 0).short()} of its answers"
         f" right (intact {end(found, 'control', 0).short()}); after {found[0].config['steps']} training steps with the"
         f" head still held {end(found, 'lesion').short()}, after the same steps without a lesion"
-        f" {end(found, 'control').short()} (n = {len(found)} seeds). {_repair(found)} What grows most beyond the control"
-        f" is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on average.",
+        f" {end(found, 'control').short()} (n = {len(found)} seeds). {_repair(found)} What grows most beyond the"
+        f" control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on average.",
     )
 
 
@@ -82,9 +82,9 @@ def section(study: "Study", tries: tuple[Link, ...]) -> tuple[Section, ...]:
         *adapting(study),
         "Each model's most important head (by mean ablation) is held at the mean that it had in the intact model, at"
         f" each position, while a copy of the model is trained on for {found[0].config['steps']} steps of"
-        f" {found[0].config['batch_size']} texts. Another copy is trained on the same texts without a lesion, as training"
-        " alone changes components too. The direct effect keeps all other components as they were: a smaller total"
-        " effect is self-repair, a larger one means that later components read the head.",
+        f" {found[0].config['batch_size']} texts. Another copy is trained on the same texts without a lesion, as"
+        " training alone changes components too. The direct effect keeps all other components as they were: a smaller"
+        " total effect is self-repair, a larger one means that later components read the head.",
     )
     parts = (
         Figure(
