@@ -50,7 +50,8 @@ class Page:
         return {"tokens": tokens, "names": [names.get(i) for i in range(len(tokens))], "prompt": example.prompt_length}
 
     def __call__(self, models: Sequence[Any], requests: Sequence[dict[str, Any]], **options: Any) -> list[Any]:
-        """The answers to requests (see engine.mjs). models: (model, task) each; options: simd."""
+        """The answers to requests (see engine.mjs). models: (model, task) each; options: simd, and fused: ask node for
+        the instruction that multiplies and adds, which older ones have only if asked."""
         given = []
         for number, (model, task) in enumerate(models):
             header, weights = payload(model, task)

@@ -39,9 +39,9 @@ def random_config(number: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("n", [6, pytest.param(50, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("simd", [True, False])
+@pytest.mark.parametrize("simd", ["fused", True, False])
 def test_random_configurations_are_computed_as_torch_does(
-    page: Any, draw: Any, tiny_model: Any, n: int, simd: bool
+    page: Any, draw: Any, tiny_model: Any, n: int, simd: bool | str
 ) -> None:
     models, requests, wanted = [], [], []
     for number in range(n):
@@ -61,7 +61,7 @@ def test_random_configurations_are_computed_as_torch_does(
         wanted.append(model(tokens)[0])
         with ik.editing(model, batch, edits):
             wanted.append(model(tokens)[0])
-    found = page(models, requests, simd=simd)
+    found = page(models, requests, simd=bool(simd), fused=simd == "fused")
     assert max(off(a, b) for a, b in zip(found, wanted, strict=True)) < TOLERANCE
 
 

@@ -105,6 +105,9 @@ def test_a_click_opens_the_page_with_the_edits(here: SimpleNamespace, browse: Ca
     first = next(iter(here.links))
     click = "void [...document.querySelectorAll('a')].find((a) => a.textContent === '{}').click()"
     edits = "[...document.querySelectorAll('.edits code')].map((c) => c.textContent)"
-    seen = browse(here.report, [{"do": click.format(first)}, {"wait": ready}, {"eval": edits}])
+    seen = browse(
+        here.report,
+        [{"wait": "document.links.length > 0"}, {"do": click.format(first)}, {"wait": ready}, {"eval": edits}],
+    )
     assert seen.problems == []
     assert seen.answers == [["mlp_out layer 0 zero"]]
