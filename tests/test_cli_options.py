@@ -28,6 +28,7 @@ WORK = {
     "interp_kit.analysis.circuits.edge_scores": ("score_edges",),
     "interp_kit.analysis.circuits.faithfulness": ("faithfulness",),
     "interp_kit.analysis.causal.ablation": ("ablate",),
+    "interp_kit.analysis.causal.lesion": ("lesion",),
     "interp_kit.analysis.comparison.component_overlap": ("jaccard",),
     "interp_kit.analysis.causal.mechanism": ("mechanism",),
     "interp_kit.analysis.dictionaries.sae": ("train_sae",),
@@ -59,7 +60,8 @@ NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
-    "playground": ["a-model"], "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
+    "playground": ["a-model"], "lesion": ["a-model", "--cut", "L0H1"],
+    "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
     "traces": ["{}/generations.jsonl", "--questions", "{}/test.parquet"],
 }  # fmt: skip
@@ -73,7 +75,7 @@ OTHERS: dict[str, Any] = {
     "architecture": "standard", "width": 32, "training_samples": 4096, "epochs": 2.5, "learning_rate": 0.25,
     "batch_size": 9, "examples": 17, "omit": "1,1,1,1,1", "fold": True, "jobs": 3, "ids": (4, 5),
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
-    "edges by": "position",
+    "edges by": "position", "value": "mean", "playground": Path("{}/play.html"), "steps": 7, "seeds": (2, 5),
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
     "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "n": 7, "noise": 0.5,
     "quizzes": Path("{}/c_quizzes.pth"),
@@ -92,6 +94,8 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("train", "equations"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"equations": {"newA": "A ^ C"}}),
     ("train", "inputs"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"inputs": ("P", "Q")}),
     ("train", "data"): lambda old, new: "read_split" in _called(new) - _called(old),
+    ("lesion", "value"): lambda old, new: [str(edit[0]).split()[-1] for edit in (old["lesion 2"], new["lesion 2"])]
+    == ["Zero", "Mean"],
     ("train", "seed"): lambda old, new: (new["train_sft 3 seed"], new["sample 1"]) == (11, 11),
 }
 

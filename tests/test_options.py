@@ -98,6 +98,14 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "ablate whole": (
         lambda h, o: ik.ablate(h.model, h.batch, metric=ik.exact_match, **o), {"fields": (["newA"],)},
     ),
+    "lesion": (
+        lambda h, o: ik.lesion(h.model, h.task, **({"edits": ik.Edit("z", 0)} | o)),
+        {
+            "steps": COUNTS, "batch_size": COUNTS, "limit": COUNTS, "seeds": ([], [0, 0], [-1], [0.5]), "kind": WORDS,
+            "learning_rate": POSITIVE, "edits": ([], ik.Edit("q", 0), ik.Edit("z", 0, ik.Resample())),
+            "progress": FLAGS,
+        },
+    ),
     "interchange": (
         lambda h, o: ik.interchange(h.model, h.task, **({"variable": "newB", "target": "newD"} | o)),
         {
@@ -285,7 +293,10 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.write_playground(h.model, **({"path": "never.html"} | o)),
         {"path": ("never.txt",), "task": (InductionTask(),)},
     ),
-    "report": (lambda h, o: ik.report(h.ablated, **({"path": "never.html"} | o)), {"path": ("never.txt",)}),
+    "report": (
+        lambda h, o: ik.report(h.ablated, **({"path": "never.html"} | o)),
+        {"path": ("never.txt",), "playground": (__file__,)},
+    ),
 }  # fmt: skip
 CASES = [
     pytest.param(call, option, values, id=f"{name}-{option}")
@@ -355,6 +366,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.mechanism, (), TASK),
     (ik.interchange, ("newB", "newD"), TASK),
     (ik.das, ("newB", "newD"), TASK),
+    (ik.lesion, (ik.Edit("z", 0),), TASK),
     (ik.train_sae, (), f"{TASK} or TokenBatch"),
     (ik.evaluate, (), TASK),
     (ik.complete, (), BATCH),

@@ -59,6 +59,7 @@ _EXPORTS = {
     "patch": "interp_kit.analysis.causal.patching",
     "patch_senders": "interp_kit.analysis.causal.patching",
     "ablate": "interp_kit.analysis.causal.ablation",
+    "lesion": "interp_kit.analysis.causal.lesion",
     "jaccard": "interp_kit.analysis.comparison.component_overlap",
     "diff_models": "interp_kit.analysis.comparison.model_diffing",
     "mechanism": "interp_kit.analysis.causal.mechanism",
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from interp_kit.analysis.causal.ablation import ablate as ablate
     from interp_kit.analysis.causal.das import das as das
     from interp_kit.analysis.causal.interchange import interchange as interchange
+    from interp_kit.analysis.causal.lesion import lesion as lesion
     from interp_kit.analysis.causal.mechanism import mechanism as mechanism
     from interp_kit.analysis.causal.patching import patch as patch
     from interp_kit.analysis.causal.patching import patch_senders as patch_senders

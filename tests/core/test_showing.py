@@ -86,6 +86,9 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "HeldOutResult": lambda h: summarise_held_out([h.evaluated]),
     "InterchangeResult": lambda h: ik.interchange(h.model, h.task, "newB", "newD", by="all"),
     "JaccardResult": lambda h: ik.jaccard(h.ablated, h.ablated, k=1),
+    "LesionResult": lambda h: ik.lesion(
+        h.model, h.task, ik.Edit("z", 0), steps=1, seeds=(0,), batch_size=2, limit=4, progress=False
+    ),
     "ModelDiffResult": lambda h: ik.diff_models(h.model, h.model, h.batch),
     "LensResult": lambda h: ik.logit_lens(h.model, h.pairs, "newD"),
     "LogitAttributionResult": lambda h: ik.direct_logit_attribution(h.model, h.pairs),

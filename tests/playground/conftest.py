@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Page:
         return {"tokens": tokens, "names": [names.get(i) for i in range(len(tokens))], "prompt": example.prompt_length}
 
     def __call__(self, models: Sequence[Any], requests: Sequence[dict[str, Any]], **options: Any) -> list[Any]:
-        """The answers to requests (see engine.mjs). models: (model, task) each; options: simd."""
+        """The answers to requests (see engine.mjs). models: (model, task) each; options: simd, and fused: ask node for
+        the instruction that multiplies and adds, which older ones have only if asked."""
         given = []
         for number, (model, task) in enumerate(models):
             header, weights = payload(model, task)
@@ -69,6 +71,22 @@ class Page:
 def page(tool: Callable[[str], str], tmp_path: Path) -> Page:
     """page(models, requests): what the page's engine answers."""
     return Page(tool("node"), tmp_path)
+
+
+@pytest.fixture
+def browse(tool: Callable[[str], str], tmp_path: Path) -> Callable[..., SimpleNamespace]:
+    """browse(page, steps): what the page answers in Chromium, with what went wrong and every address asked for."""
+
+    def run(path: Path, steps: list[dict[str, Any]], **screen: Any) -> SimpleNamespace:
+        asked = {"chromium": tool("chromium"), "profile": str(tmp_path / "profile"), "url": path.as_uri(), **screen}
+        done = subprocess.run(
+            [tool("node"), str(HERE / "browser.mjs")], input=json.dumps({**asked, "steps": steps}),
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return SimpleNamespace(**json.loads(done.stdout))
+
+    return run
 
 
 class Draw:

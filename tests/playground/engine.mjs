@@ -1,6 +1,7 @@
 // Runs the page's own modules on the requests of a test. stdin: {static, header, weights, simd, requests}; each request
 // is {edits, text, other, do, …}, and its answer is one value of the list on stdout, or {error}.
 
+import { setFlagsFromString } from "node:v8";
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 
@@ -9,6 +10,7 @@ const load = (name) => import(pathToFileURL(`${folder}/engine/${name}.js`));
 const { Session } = await load("session");
 const state = await load("state");
 
+if (models.some(({ fused }) => fused)) setFlagsFromString("--experimental-wasm-relaxed-simd"); // newer node: on by itself
 const sessions = models.map(({ header, weights, simd }) => {
   return new Session(JSON.parse(readFileSync(header, "utf8")), new Uint8Array(readFileSync(weights)), { simd });
 });
@@ -26,6 +28,7 @@ const actions = {
   python: (session, { state: shown }) => state.python(session.header, shown),
   restored: (session, { state: shown }) => state.fromHash(state.toHash(shown), session.header),
   hash: (session, { hash }) => state.fromHash(hash, session.header),
+  toHash: (session, { state: shown }) => state.toHash(shown),
   speed: (session, request) => {
     const start = process.cpuUsage();
     session.setEdits(request.edits, request.text, null);

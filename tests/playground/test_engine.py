@@ -38,10 +38,10 @@ def random_config(number: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("n", [12, pytest.param(50, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("simd", [True, False])
+@pytest.mark.parametrize("n", [6, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("simd", ["fused", True, False])
 def test_random_configurations_are_computed_as_torch_does(
-    page: Any, draw: Any, tiny_model: Any, n: int, simd: bool
+    page: Any, draw: Any, tiny_model: Any, n: int, simd: bool | str
 ) -> None:
     models, requests, wanted = [], [], []
     for number in range(n):
@@ -61,7 +61,7 @@ def test_random_configurations_are_computed_as_torch_does(
         wanted.append(model(tokens)[0])
         with ik.editing(model, batch, edits):
             wanted.append(model(tokens)[0])
-    found = page(models, requests, simd=simd)
+    found = page(models, requests, simd=bool(simd), fused=simd == "fused")
     assert max(off(a, b) for a, b in zip(found, wanted, strict=True)) < TOLERANCE
 
 
@@ -80,18 +80,18 @@ class Logit(Metric):
         return logits[..., 0, self.token]
 
 
-@pytest.mark.parametrize("n", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("n", "parts"), [(12, 3), pytest.param(500, 10, marks=pytest.mark.slow)])
 def test_random_edits_give_what_sweep_gives(
-    page: Any, draw: Any, tiny_model: Any, task: ik.BooleanTask, n: int
+    page: Any, draw: Any, tiny_model: Any, task: ik.BooleanTask, n: int, parts: int
 ) -> None:
     model, examples = as_shown(tiny_model(3)), task.enumerate()
     length, requests, wanted = len(examples[0].tokens), [], []
     metrics = [Logit("newA", at, token) for at in range(0, length, 3) for token in range(15)]
-    for part in range(10):
+    for part in range(parts):
         mine, theirs = examples[3 * part], examples[(7 * part + 5) % 32]
         batch, other = task.batch([mine]), task.batch([theirs])
         drawn = draw(model, part, mean=task.batch(examples), copy=other, names=list(mine.positions))
-        lists = [drawn.many(4) for _ in range(n // 10)]
+        lists = [drawn.many(4) for _ in range(n // parts)]
         requests += [
             {"do": "logits", "text": page.text(mine), "other": page.text(theirs), "edits": shown} for shown, _ in lists
         ]
@@ -163,15 +163,16 @@ def test_what_is_looked_at_is_what_the_model_computes(page: Any, tiny_model: Any
             np.testing.assert_allclose(row, other, atol=1e-4)
 
 
+@pytest.mark.parametrize("turns", [(0, 7), pytest.param((0, 1, 4, 7), marks=pytest.mark.slow)])
 def test_python_to_copy_runs_and_gives_the_numbers_of_the_page(
-    page: Any, draw: Any, task: ik.BooleanTask, capsys: pytest.CaptureFixture[str]
+    page: Any, draw: Any, task: ik.BooleanTask, capsys: pytest.CaptureFixture[str], turns: tuple[int, ...]
 ) -> None:
     model, examples = ik.load("boolean-gpt2"), task.enumerate()
     mine, theirs = examples[21], examples[10]
     drawn = draw(model, 7, mean=task.batch(examples), copy=task.batch([theirs]), names=list(mine.positions))
     text = {**page.text(mine), "tokens": [1 - mine.tokens[0], *mine.tokens[1:]]}
     requests = []
-    for turn in (0, 1, 4, 7):
+    for turn in turns:
         edits = [drawn.one()[0] for _ in range(turn)]
         state = {"example": 21, "tokens": text["tokens"] if turn % 2 else None, "other": 10, "otherTokens": None}
         shown = {"state": {**state, "edits": edits}, "text": text if turn % 2 else page.text(mine)}

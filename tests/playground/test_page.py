@@ -15,7 +15,7 @@ import torch
 import interp_kit as ik
 from interp_kit.cli import main
 from interp_kit.playground.bundle import bundle
-from interp_kit.playground.export import LIMIT, payload, shown_examples
+from interp_kit.playground.export import LIMIT, shown_examples
 from interp_kit.playground.page import STATIC, page
 
 HERE = Path(__file__).parent
@@ -76,10 +76,11 @@ def test_every_task_has_a_page(tiny_model: Any) -> None:
         task = ik.task(name)
         n_ctx = max(len(example.tokens) for example in task.sample(20, 0))
         model = tiny_model(d_vocab=len(task.vocabulary), n_ctx=n_ctx)
-        header = payload(model, task).header
+        text = page(model, task)
+        header = json.loads(text.partition('id="header">')[2].partition("</script>")[0])
         assert (STATIC / "views" / f"{header['task']['view']}.js").is_file()
         assert header["task"]["examples"]
-        assert len(page(model, task)) > 50_000
+        assert len(text) > 50_000
     task.playground = lambda: {"view": "dance"}
     with pytest.raises(ValueError, match=r"view 'dance', and there is no dance\.js"):
         page(model, task)
@@ -111,22 +112,6 @@ def test_modules_become_one_script(tool: Callable[[str], str], tmp_path: Path) -
     (tmp_path / "c.js").write_text("export default 1;\n")
     with pytest.raises(ValueError, match="export default"):
         bundle(tmp_path / "a.js")
-
-
-@pytest.fixture
-def browse(tool: Callable[[str], str], tmp_path: Path) -> Callable[..., SimpleNamespace]:
-    """browse(page, steps): what the page answers in Chromium, with what went wrong and every address asked for."""
-
-    def run(path: Path, steps: list[dict[str, Any]], **screen: Any) -> SimpleNamespace:
-        asked = {"chromium": tool("chromium"), "profile": str(tmp_path / "profile"), "url": path.as_uri(), **screen}
-        done = subprocess.run(
-            [tool("node"), str(HERE / "browser.mjs")], input=json.dumps({**asked, "steps": steps}),
-            capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return SimpleNamespace(**json.loads(done.stdout))
-
-    return run
 
 
 READY = "Number(document.body?.dataset.ready ?? 0) >= {}"

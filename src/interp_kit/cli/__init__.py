@@ -23,6 +23,7 @@ Command = (
     | Annotated[analyses.Interchange, tyro.conf.subcommand("interchange")]
     | Annotated[analyses.Edges, tyro.conf.subcommand("edges")]
     | Annotated[analyses.Ablate, tyro.conf.subcommand("ablate")]
+    | Annotated[analyses.Lesion, tyro.conf.subcommand("lesion")]
     | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
     | Annotated[analyses.Sae, tyro.conf.subcommand("sae")]
     | Annotated[models.TrainCulture, tyro.conf.subcommand("train-culture")]

@@ -240,6 +240,55 @@ class Ablate(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lesion(Common):
+    """Hold components at zero or at their mean while training goes on, beside a control: what is repaired at once, what
+    is relearned, and which components take over."""
+
+    model: Annotated[Model, tyro.conf.Positional]
+    cut: tuple[str, ...]
+    """heads and MLPs that are held, as in: --cut L0H1 "L2 MLP\""""
+    value: Literal["zero", "mean"] = "zero"
+    """what their outputs are held at"""
+    steps: int = 200
+    """of training, with the lesion and without"""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """of the training examples"""
+    batch_size: int = 16
+    """texts per step"""
+    learning_rate: float = 5e-4
+    """of AdamW, constant"""
+    kind: Literal["zero", "mean"] = "mean"
+    """what a component's output is replaced by to measure its importance"""
+    limit: int = 256
+    """examples that are measured, at most"""
+
+    def execute(self) -> None:
+        from interp_kit.core.config import check_names
+        from interp_kit.models.circuit import stage
+
+        for name in check_names("--cut", self.cut):
+            stage(name)
+        model, task = self.open(self.model)
+        from interp_kit.analysis.causal.lesion import lesion
+        from interp_kit.engine.edits import Mean, Zero, output
+
+        source = Mean() if self.value == "mean" else Zero()
+        result = lesion(
+            model,
+            task,
+            [output(name, source) for name in self.cut],
+            steps=self.steps,
+            seeds=self.seeds,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            kind=self.kind,
+            limit=self.limit,
+            progress=self.progress,
+        )
+        self.finish(result)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mechanism(Common):
     """Find the path by which a prediction uses an intermediate variable: its token, directly, or a latent."""
 

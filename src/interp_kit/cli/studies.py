@@ -18,13 +18,15 @@ class Report:
     """The main study of the boolean task, recomputed from the checkpoints, as a page."""
 
     out: Page = Path("reports/boolean.html")
+    playground: Path | None = None
+    """write a playground page of the first model to this file (.html), and link the findings to it"""
     jobs: Jobs = None
     progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.boolean.command import main as run
 
-        print(run(self.out, jobs=self.jobs, progress=self.progress))
+        print(run(self.out, playground=self.playground, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)

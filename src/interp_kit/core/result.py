@@ -40,6 +40,7 @@ _DEFINED_IN = {
     "HeldOutResult": "interp_kit.analysis.behaviour.evaluation",
     "InterchangeResult": "interp_kit.analysis.causal.interchange",
     "JaccardResult": "interp_kit.analysis.comparison.component_overlap",
+    "LesionResult": "interp_kit.analysis.causal.lesion_result",
     "LensResult": "interp_kit.analysis.circuits.direct_attribution",
     "LogitAttributionResult": "interp_kit.analysis.circuits.direct_attribution",
     "MechanismResult": "interp_kit.analysis.causal.mechanism",
@@ -90,6 +91,11 @@ class AbstractResult(ABC):
         question = " → ".join(part for part in asked if isinstance(part, str) and part)
         name, model = str(c.get("analysis", type(self).__name__)), c.get("model")
         return name + (f": {question}" if question else "") + (f" ({model})" if isinstance(model, str) else "")
+
+    def to_try(self) -> Mapping[str, list[dict[str, Any]]]:
+        """Edits that show what was found, by what they do ("without L0H6"), as a playground page has them in its
+        address. By default none."""
+        return {}
 
     def __repr__(self) -> str:
         """Class, model and task, what was asked, how many rows, n: one line."""

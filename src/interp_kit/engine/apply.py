@@ -23,13 +23,20 @@ NOT_FINITE = "the unedited model gives nan or infinite logits on this batch"
 
 class Engine:
     """One batch on one model, run whole with its edits as hooks: the yardstick of all faster ways, and what runs where
-    they cannot. executor: what computes the activations that edits refer to; the model itself if None."""
+    they cannot. executor: what computes the activations that edits refer to; the model itself if None. references:
+    those of another model, such as the one that this one was trained from."""
 
-    def __init__(self, model: HookedModel, batch: TokenBatch, executor: Executor | None = None) -> None:
+    def __init__(
+        self,
+        model: HookedModel,
+        batch: TokenBatch,
+        executor: Executor | None = None,
+        references: References | None = None,
+    ) -> None:
         check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
         check_padding(model, batch.mask)
         self.model, self.batch = model, batch
-        self.references = References(model, batch, executor)
+        self.references = references or References(model, batch, executor)
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self._called: set[str] = set()  # hooks that an edit was applied at
 

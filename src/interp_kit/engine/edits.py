@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -18,6 +18,7 @@ from interp_kit.engine.sources import Scale as Scale
 from interp_kit.engine.sources import Set as Set
 from interp_kit.engine.sources import Source as Source
 from interp_kit.engine.sources import Zero as Zero
+from interp_kit.models.circuit import HEAD, MLP
 from interp_kit.models.hooked_model import HookedModel
 
 
@@ -96,6 +97,26 @@ def everywhere(
             seen.add((key, layer))
             found += [Edit(key, layer, source, head=head, position=name) for head in heads for name in positions]
     return found
+
+
+def output(node: str, source: Source) -> Edit:
+    """The edit of what a head ("L0H1") or an MLP ("L0 MLP") gives. Raises ValueError for another name."""
+    if found := HEAD.fullmatch(node):
+        return Edit("z", int(found[1]), source, head=int(found[2]))
+    if found := MLP.fullmatch(node):
+        return Edit("mlp_out", int(found[1]), source)
+    raise ValueError(f"{node!r} is neither a head nor an MLP; expected a name such as L0H1 or L0 MLP")
+
+
+def as_data(edit: Edit) -> dict[str, Any] | None:
+    """The edit as JSON values, as a playground page has it in its address; None for one that holds tensors."""
+    source: dict[str, Any] = {"kind": type(edit.source).__name__}
+    if isinstance(edit.source, Scale):
+        source["factor"] = edit.source.factor
+    elif edit.mask is not None or not isinstance(edit.source, Zero | Mean):
+        return None
+    parts = {name: getattr(edit, name) for name in ("site", "layer", "head", "position", "neuron")}
+    return {name: value for name, value in parts.items() if value is not None} | {"source": source}
 
 
 def as_group(edit: Edit | Sequence[Edit]) -> EditGroup:

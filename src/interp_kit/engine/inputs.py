@@ -3,8 +3,10 @@
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
+from interp_kit.core.batch import TokenBatch
 from interp_kit.models.hooked_model import HookedModel
 
 
@@ -21,6 +23,12 @@ def unpadded(model: HookedModel, tokens: Tensor) -> dict[str, Tensor]:
 def whole_text(model: HookedModel, tokens: Tensor) -> Tensor:
     """(batch, pos, vocab) logits of the model itself, no token taken for padding."""
     return model(tokens, **unpadded(model, tokens))
+
+
+def taught(batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
+    """Positions that predict what stands after the prompt."""
+    at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    return (at >= batch.prompt_length[:, None] - 1) & (at < batch.mask.sum(1, keepdim=True) - 1)
 
 
 def check_length(length: int, n_ctx: int) -> None:

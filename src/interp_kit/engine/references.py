@@ -12,17 +12,21 @@ from interp_kit.engine.inputs import unpadded
 from interp_kit.engine.sites import hook_name
 from interp_kit.models.hooked_model import HookedModel
 
+Activations = dict[tuple[TokenBatch, str], Tensor]  # (batch, hook) -> (batch, pos, …)
+
 
 class References:
     """Activations that the edits of `batch` refer to, each computed once, and the new values that follow.
 
-    executor: what computes activations; the model itself where it is None. Edits must be checked before
-    (`edit_checks.check_edits`).
+    executor: what computes activations; the model itself where it is None. known: activations of this model that were
+    computed before, which those computed here join. Edits must be checked before (`edit_checks.check_edits`).
     """
 
-    def __init__(self, model: HookedModel, batch: TokenBatch, executor: Executor | None = None) -> None:
+    def __init__(
+        self, model: HookedModel, batch: TokenBatch, executor: Executor | None = None, known: Activations | None = None
+    ) -> None:
         self.model, self.batch, self.executor = model, batch, executor
-        self._activations: dict[tuple[TokenBatch, str], Tensor] = {}
+        self._activations: Activations = {} if known is None else known
         self._shared: dict[tuple[Source, str], Tensor] = {}
 
     def new_value(self, edit: Edit, where: tuple) -> Callable[[Tensor], Tensor]:

@@ -16,6 +16,7 @@ from interp_kit.core.files import cannot_write, check_writable, is_signed, signe
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import cell, html_table
+from interp_kit.reports.links import Link, links, model_of
 from interp_kit.reports.plotting import figure_of, png
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 KIND = "set of figures"
 SIGNATURE = "[interp_kit]: # ({})"  # a Markdown link that nothing uses
 TEMPLATES = Path(__file__).parent / "templates"
+TRY = "Try it in the playground:"
 PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
 
 
@@ -72,11 +74,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading, what it found in words, and what that rests on."""
+    """A heading, what it found in words, and what that rests on. links: to a playground page, with edits ready."""
 
     title: str
     text: tuple[str, ...] = ()
     parts: tuple[Figure | Table, ...] = ()
+    links: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Report:
             "is_figure": lambda p: isinstance(p, Figure),
         }
         return environment.get_template("report.html").render(
-            report=self, versions=versions(), configs=json.dumps(self.configs, indent=1, default=str)
+            report=self, versions=versions(), to_try=TRY, configs=json.dumps(self.configs, indent=1, default=str)
         )
 
     def to_markdown(self, folder: str) -> str:
@@ -138,6 +141,8 @@ class Report:
             lines += [f"## {section.title}", ""]
             for paragraph in section.text:
                 lines += [paragraph, ""]
+            if section.links:
+                lines += [TRY + " " + ", ".join(f"[{link.text}]({link.address})" for link in section.links), ""]
             for part in section.parts:
                 if isinstance(part, Figure):
                     lines += [f"![{part.caption}]({folder}/{names[id(part)]})", ""]
@@ -155,7 +160,12 @@ class Report:
 
 
 def report(
-    results: AbstractResult | Sequence[AbstractResult], path: str | Path, *, title: str = "Report", intro: str = ""
+    results: AbstractResult | Sequence[AbstractResult],
+    path: str | Path,
+    *,
+    title: str = "Report",
+    intro: str = "",
+    playground: str | Path | None = None,
 ) -> Path:
     """Write any results, or one, as a page: findings, a table of contents, then each with figure, caption, table.
 
@@ -164,14 +174,17 @@ def report(
         path: Of the page, ending in .html; the same in Markdown and a folder of figures are written beside it.
         title: Heading of the page.
         intro: A paragraph below it, such as the question.
+        playground: A page that `write_playground` wrote of the same model. Results that name edits (of ablations and
+            lesions) get links that open it with those edits, relative to `path`.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: There are no results.
-        TypeError: Something else than a result is among them.
-        OSError: The path cannot be written (see `page_path`).
+        ValueError: There are no results, `playground` is not a playground page, or none of the results has edits of
+            the model that it runs.
+        TypeError: What is passed in place of a result.
+        OSError: A file cannot be written (see `page_path`) or read.
     """
     results = [results] if isinstance(results, AbstractResult) else results
     expect("results", results, (list, tuple), "a list of results, as of interp_kit.patch")
@@ -183,10 +196,13 @@ def report(
     if not results:
         raise ValueError("a report needs at least one result")
     page_path(path)
-    sections = []
+    runs, sections = None if playground is None else model_of(playground), []
     for result, heading in zip(results, _distinct([result.heading() for result in results]), strict=True):
         table = Table(result.to_frame(), f"{_analysis(result)}: every figure", folded=True)
-        sections.append(Section(heading, (), (Figure(result.plot(), result.caption()), table)))
+        tries = () if playground is None else links(result, playground, path, runs)
+        sections.append(Section(heading, (), (Figure(result.plot(), result.caption()), table), tries))
+    if playground is not None and not any(section.links for section in sections):
+        raise ValueError(f"{playground} runs {runs}, and none of the results names edits of it; leave playground out")
     configs = {f"{i}. {_analysis(result)}": dict(result.config) for i, result in enumerate(results, start=1)}
     found = tuple(finding for result in results for finding in result.findings())
     return Report(title, found, tuple(sections), configs, intro).write(path)

@@ -24,7 +24,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_number, check_seed, expect
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.engine.inputs import unpadded, whole_text
+from interp_kit.engine.inputs import taught, unpadded, whole_text
 from interp_kit.models.circuit import EMBED, HEAD, LOGITS, MLP, nodes
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
@@ -110,7 +110,7 @@ def train_interchange(
     settings = InterchangeConfig() if config is None else config
     expect("config", settings, InterchangeConfig)
     generator = torch.Generator().manual_seed(derive_seed(settings.seed, "interchange"))
-    taught, every, losses = _taught(batch), components(student), []
+    learnt, every, losses = taught(batch), components(student), []
     with _trainable(student) as parameters:
         optimiser = torch.optim.AdamW(parameters, settings.learning_rate, weight_decay=settings.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, settings))
@@ -126,7 +126,7 @@ def train_interchange(
                     for rows, half in zip((base, source), mixed, strict=True)
                 )
                 loss = _loss(
-                    student, teacher, bases, sources, taught[base], taught[source], chosen, where, settings.sure
+                    student, teacher, bases, sources, learnt[base], learnt[source], chosen, where, settings.sure
                 )
                 optimiser.zero_grad()
                 loss.backward()
@@ -168,18 +168,18 @@ def fidelity(
     """
     if components(student) != components(teacher):
         raise ValueError(f"the student has nodes {components(student)}, the teacher {components(teacher)}")
-    taught = _taught(base)
+    read = taught(base)
     own = {id(model): _sources(model, source.tokens)[1] for model in (student, teacher)}
-    before = whole_text(teacher, base.tokens)[taught].argmax(-1)
+    before = whole_text(teacher, base.tokens)[read].argmax(-1)
     followed, kept, changes = {}, {}, {}
     half = _where(base.tokens.shape, 1.0, torch.Generator().manual_seed(0), whole=False)
     for node in (EMBED, *components(student)):
         if node == EMBED:
             tokens = _mix(base.tokens, source.tokens, half)
-            answers, wanted = (whole_text(model, tokens)[taught] for model in (student, teacher))
+            answers, wanted = (whole_text(model, tokens)[read] for model in (student, teacher))
         else:
             answers, wanted = (
-                interchanged(model, base.tokens, own[id(model)], node, half if halved else None)[taught]
+                interchanged(model, base.tokens, own[id(model)], node, half if halved else None)[read]
                 for model in (student, teacher)
             )
         certain, truth = _sure(wanted, sure), wanted.argmax(-1)
@@ -282,12 +282,6 @@ def _hook(node: str) -> tuple[str, int | None]:
     if found := MLP.fullmatch(node):
         return f"blocks.{found[1]}.hook_mlp_out", None
     raise ValueError(f"{node!r} is neither a head nor an MLP")
-
-
-def _taught(batch: TokenBatch) -> Bool[Tensor, "batch pos"]:
-    """Positions that predict what stands after the prompt."""
-    at = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    return (at >= batch.prompt_length[:, None] - 1) & (at < batch.mask.sum(1, keepdim=True) - 1)
 
 
 def _sure(logits: Float[Tensor, "row vocab"], least: float) -> Bool[Tensor, " row"]:

@@ -27,7 +27,9 @@ KINDS = {
 def examined(request: pytest.FixtureRequest) -> tuple[str, Study]:
     """A study of three seeds of one kind of model, without yardsticks."""
     names = [f"{request.param}@{seed}" for seed in range(3)]
-    made = study(names, yardsticks=(), sae=False, labels=("newA", "newB"), permutations=20, jobs=2, progress=False)
+    made = study(
+        names, yardsticks=(), sae=False, labels=("newA", "newB"), permutations=20, steps=1, jobs=2, progress=False
+    )
     return request.param, made
 
 

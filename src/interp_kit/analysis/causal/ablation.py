@@ -14,10 +14,11 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats import mean_interval, scope
-from interp_kit.engine.edits import Edit, Mean, Resample, Zero
+from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.engine.solved import counted_solved, said, warn_if_few
 from interp_kit.engine.sweep import sweep
+from interp_kit.models.circuit import HEAD, MLP
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.models.meeting import check_meeting
@@ -67,6 +68,14 @@ class AblationResult(AbstractResult):
             for j, f in enumerate(self.fields)
         ]
         return pd.DataFrame(rows, columns=["component", "layer", "field", "importance", "low", "high", "baseline", "n"])
+
+    def to_try(self) -> dict[str, list[dict[str, Any]]]:
+        """See AbstractResult: the three heads and MLPs that matter most, knocked out one at a time."""
+        source = Mean() if self.config["kind"] == "mean" else Zero()
+        ranked = [self.component[i] for i in np.argsort(-self.importance(), kind="stable")]
+        named = [name for name in ranked if HEAD.fullmatch(name) or MLP.fullmatch(name)]
+        data = {f"knock out {name}": as_data(output(name, source)) for name in named[:3]}
+        return {what: [edit] for what, edit in data.items() if edit is not None}
 
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
         """One row per component and group of examples (name -> rows), such as the examples of one task: importance on

@@ -7,7 +7,14 @@ models these have a real LayerNorm and no privileged residual coordinate, so an 
 trained model.
 """
 
-from interp_kit.models.planted.boolean import MECHANISMS, NEWD_SOURCE, PLANTED_MECHANISMS, WIRING, planted_boolean
+from interp_kit.models.planted.boolean import (
+    MECHANISMS,
+    NEWD_SOURCE,
+    PLANTED_MECHANISMS,
+    WIRING,
+    planted_boolean,
+    planted_repair,
+)
 from interp_kit.models.planted.catalogue import PLANTED_TASKS, planted_model
 from interp_kit.models.planted.equations import planted_equations
 from interp_kit.models.planted.induction import planted_induction
@@ -24,4 +31,5 @@ __all__ = [
     "planted_equations",
     "planted_induction",
     "planted_model",
+    "planted_repair",
 ]

@@ -19,6 +19,8 @@ Four more are built of the same parts:
     superposed  latent with 47 features in 42 dimensions: tokens, positions and answers are 44 random directions in 38
                 dimensions, each of which overlaps the others; slots and constant keep dimensions of their own
 
+Outside of MECHANISMS, `planted_repair` writes newB by a head into the logits, and has a backup of known strength.
+
 How it is built (all features orthonormal, all orthogonal to the all-ones vector, drawn at random by the seed; where
 they are in superposition, each is read by its least-squares reader):
 
@@ -46,6 +48,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 from transformer_lens.components.transformer_block import TransformerBlock
 
+from interp_kit.core.config import check_number
 from interp_kit.core.example import Example, Field
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.planted.attention import N_HEADS, Head, set_attention
@@ -130,6 +133,33 @@ def planted_boolean(task: AbstractTask, mechanism: str, seed: int = 0) -> Hooked
     return model
 
 
+def planted_repair(task: AbstractTask, strength: float = 1.0, seed: int = 0) -> HookedTransformer:
+    """The boolean model "direct", but for newB, which heads write straight into its answer direction: L1H1 from D's
+    token, and L2H2 the same, times `strength`, only where L1H1 is silent. So without L1H1 the logit difference of newB
+    falls by 1 - strength of what L1H1 writes, and by all of it if later components are kept from answering.
+
+    Raises ValueError as `planted_boolean` does, and for a negative strength.
+    """
+    check_number("strength", strength, least=0)
+    frame = _frame(task, "direct", seed)
+    model = empty_model(task, frame.token_bit.shape[0], n_layers=3)
+    write, newb = frame.basis.write, frame.task.field("newB")
+    route, flag, answer = {newb.predict: ("D",)}, write.spare[0], write.answer["newB"]
+    with torch.no_grad():
+        set_embedding(model, frame.basis)
+        _first_layer(model.blocks[0], frame, decoy=False, without=("newB",))
+        heads = {0: frame.carry(LATE_OPERAND, write.slot[0]), 2: frame.carry("D", write.slot[1])}
+        heads[PRIMARY] = Head(route, frame.token_bit, write.spare[1] - answer)
+        frame.attend(model.blocks[1], heads)
+        neurons = field_neurons(frame.late, (LATE_OPERAND, "D"), frame.examples, frame.basis)
+        neurons += filled_neurons(frame.positions[newb.predict], frame.basis.read.spare[1], frame.basis, flag)
+        set_mlp(model.blocks[1], neurons)
+        silenced = frame.basis.read.spare[0]
+        frame.attend(model.blocks[2], {BACKUP: Head(route, frame.token_bit, -strength * answer, silenced)})
+        set_unembedding(model, task, frame.examples, frame.basis)
+    return model
+
+
 def _frame(task: AbstractTask, mechanism: str, seed: int) -> _Frame:
     examples = task.enumerate()
     missing = {LATE_FIELD, *WIRING} - {field.name for field in task.fields}
@@ -150,9 +180,9 @@ def bit_tokens(examples: Sequence[Example], variables: Sequence[str]) -> dict[in
     return dict(pairs)
 
 
-def _first_layer(block: TransformerBlock, frame: _Frame, *, decoy: bool) -> None:
-    """Every field but newD, from tokens; with `decoy`, a head more."""
-    fields, write = [frame.task.field(name) for name in WIRING], frame.basis.write
+def _first_layer(block: TransformerBlock, frame: _Frame, *, decoy: bool, without: Sequence[str] = ()) -> None:
+    """Every field but newD and those `without`, from tokens; with `decoy`, a head more."""
+    fields, write = [frame.task.field(name) for name in WIRING if name not in without], frame.basis.write
     routes = zip(_early_routes(fields), write.slot, strict=True)
     heads = {number: Head(route, frame.token_bit, slot) for number, (route, slot) in enumerate(routes)}
     if decoy:

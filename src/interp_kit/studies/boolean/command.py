@@ -5,13 +5,28 @@ from pathlib import Path
 import numpy as np
 
 from interp_kit.core.showing import PROGRESS
+from interp_kit.playground.page import playground_path, write_playground
+from interp_kit.registry.models import load
 from interp_kit.reports.report import page_path
 from interp_kit.studies.boolean.page import write_report
-from interp_kit.studies.boolean.study import omitted_models, study
+from interp_kit.studies.boolean.study import SEEDS, omitted_models, study
 
 
-def main(path: str | Path = "reports/boolean.html", *, progress: bool = PROGRESS, jobs: int | None = None) -> Path:
-    """Run the study on the shipped checkpoints and write the page. Returns its path."""
+def main(
+    path: str | Path = "reports/boolean.html",
+    *,
+    playground: str | Path | None = None,
+    progress: bool = PROGRESS,
+    jobs: int | None = None,
+) -> Path:
+    """Run the study on the shipped checkpoints and write the page. playground: where a page of the first model is
+    written, which the findings link to. Returns the path of the report."""
     np.seterr(all="raise", under="ignore")
     path = page_path(path)
-    return write_report(study(held_out=omitted_models(), progress=progress, jobs=jobs), path)
+    there = None if playground is None else playground_path(playground)
+    if there is not None and there.resolve() == path.resolve():
+        raise ValueError(f"the report and the playground are to be written to one path: {path}")
+    found = study(held_out=omitted_models(), progress=progress, jobs=jobs)
+    if there is not None:
+        write_playground(load(SEEDS[0]), there)
+    return write_report(found, path, there)

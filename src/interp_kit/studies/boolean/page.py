@@ -1,6 +1,6 @@
 """The boolean study as a page: what each section shows, and the sentences of `boolean_words` that it supports."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +9,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.mechanism import ROUTES
+from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import scope
+from interp_kit.reports.links import Link, links
 from interp_kit.reports.plotting import intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
+from interp_kit.studies.boolean.adapting import section
 from interp_kit.studies.boolean.words import alike, findings, mlps_against_heads, path_taken, readable, solves, solving
 
 if TYPE_CHECKING:
@@ -84,25 +87,31 @@ def _span(counts: Sequence[int]) -> str:
     return str(counts[0]) if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
-def write_report(study: "Study", path: str | Path) -> Path:
-    """The study as a page at PATH (.html), with Markdown and figures beside it."""
-    return page(study).write(path)
+def write_report(study: "Study", path: str | Path, playground: Path | None = None) -> Path:
+    """The study as a page at PATH (.html), with Markdown and figures beside it. playground: a page of the first model,
+    which the findings link to."""
+    return page(study, lambda found: () if playground is None else links(found, playground, path)).write(path)
 
 
-def page(study: "Study") -> Report:
-    """The study as a Report."""
+def page(study: "Study", tries: Callable[[AbstractResult], tuple[Link, ...]] = lambda found: ()) -> Report:
+    """The study as a Report. tries: the links of a result."""
     sections = (
         _task_section(study),
         _path_section(study),
         _probe_section(study),
         _patch_section(study),
-        _alike_section(study),
+        _alike_section(study, tries),
     )
-    sections = (*sections, *_sae_section(study))
+    first = study.models[0].lesion
+    sections = (*sections, *section(study, () if first is None else tries(first)), *_sae_section(study))
     configs = {
         m.name: {
             "mechanism": m.mechanism.config,
-            **{key: getattr(m, key).config for key in ("probe", "ablation", "denoise") if getattr(m, key) is not None},
+            **{
+                key: getattr(m, key).config
+                for key in ("probe", "ablation", "denoise", "lesion")
+                if getattr(m, key) is not None
+            },
         }
         for m in (*study.models, *study.yardsticks)
     }
@@ -212,7 +221,7 @@ def _patch_section(study: "Study") -> Section:
     return Section("Where the difference travels", text, tuple(parts))
 
 
-def _alike_section(study: "Study") -> Section:
+def _alike_section(study: "Study", tries: Callable[[AbstractResult], tuple[Link, ...]]) -> Section:
     first = study.models[0].ablation
     assert first is not None
     text = (
@@ -228,7 +237,7 @@ def _alike_section(study: "Study") -> Section:
         Table(study.head_similarity.to_frame(), "Heads: every pair", folded=True),
         Table(study.similarity.to_frame(), "Heads and MLPs: every pair", folded=True),
     ]
-    return Section("How alike the seeds are", text, tuple(parts))
+    return Section("How alike the seeds are", text, tuple(parts), tries(first))
 
 
 def _sae_section(study: "Study") -> tuple[Section, ...]:

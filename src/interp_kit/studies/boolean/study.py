@@ -16,6 +16,8 @@ from typing import Any
 
 from interp_kit.analysis.behaviour.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
+from interp_kit.analysis.causal.lesion import lesion
+from interp_kit.analysis.causal.lesion_result import LesionResult
 from interp_kit.analysis.causal.mechanism import SOLVED, MechanismResult, mechanism
 from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
@@ -24,7 +26,10 @@ from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.analysis.probing.readability import ReadabilityResult, readability
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.edits import Mean, output
 from interp_kit.models.checkpoints import read_manifest
+from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.planted import PLANTED_MECHANISMS
 from interp_kit.registry.models import load, omitted_examples
 from interp_kit.tasks.boolean import BooleanTask
@@ -33,11 +38,13 @@ SEEDS = ("boolean-gpt2", *(f"boolean-gpt2-seed{seed}" for seed in (1, 2, 3, 4)))
 LABELS = ("newA", "newB", "newC", "newD", "sum1", "sum2")
 MEDIATOR, TARGET = "newB", "newD"
 PERMUTATIONS = 50
+STEPS = 40  # of training after a lesion
 
 
 @dataclass(frozen=True)
 class Examination:
-    """Everything measured on one model. denoise, noise: None where the model does not solve the target."""
+    """Everything measured on one model. denoise, noise: None where the model does not solve the target; lesion: None if
+    it was not asked for."""
 
     name: str
     evaluation: EvaluationResult
@@ -47,6 +54,7 @@ class Examination:
     heads: AblationResult | None = None
     denoise: PatchingResult | None = None
     noise: PatchingResult | None = None
+    lesion: LesionResult | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,14 @@ class Study:
 
 
 def examine(
-    name: str, full: bool = True, labels: Sequence[str] = LABELS, permutations: int = PERMUTATIONS
+    name: str,
+    full: bool = True,
+    labels: Sequence[str] = LABELS,
+    permutations: int = PERMUTATIONS,
+    steps: int | None = None,
 ) -> Examination:
-    """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism."""
+    """Run the analyses of one model; `full` adds probes, patching and ablation to accuracy and mechanism, `steps` of
+    training after it a lesion."""
     task, model = BooleanTask(), load(name)
     batch = task.batch(task.enumerate())
     evaluation = evaluate(model, task, omitted=omitted_examples(model, task))
@@ -74,16 +87,25 @@ def examine(
         return Examination(name, evaluation, route)
     solves = route.solved.value >= SOLVED
     pairs = task.pairs(MEDIATOR, TARGET)
+    heads = ablate(model, batch, kind="mean", units=("head",))
     return Examination(
         name,
         evaluation,
         route,
         probe=probe(model, batch, labels, permutations=permutations),
         ablation=ablate(model, batch, kind="mean"),
-        heads=ablate(model, batch, kind="mean", units=("head",)),
+        heads=heads,
         denoise=patch(model, pairs, only_solved=True) if solves else None,
         noise=patch(model, pairs, only_solved=True, direction="noise") if solves else None,
+        lesion=None if steps is None else without_top_head(model, task, heads, steps),
     )
+
+
+def without_top_head(model: HookedModel, task: AbstractTask, heads: AblationResult, steps: int) -> LesionResult:
+    """The lesion of the head that an ablation found most important. One order of training texts: the independent units
+    of the study are its models."""
+    top = heads.component[int(heads.importance().argmax())]
+    return lesion(model, task, output(top, Mean()), steps=steps, seeds=(0,), batch_size=8, progress=False)
 
 
 def evaluate_named(name: str) -> EvaluationResult:
@@ -107,13 +129,14 @@ def study(
     sae: bool = True,
     labels: Sequence[str] = LABELS,
     permutations: int = PERMUTATIONS,
+    steps: int | None = STEPS,
     jobs: int | None = None,
     progress: bool = PROGRESS,
 ) -> Study:
     """Examine `names` (three or more seeds of one kind), with the planted models and an untrained one as yardsticks.
 
-    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. jobs: processes,
-    by default one a core and at most four. Raises
+    held_out: names of models with omitted inputs, for the curve. labels, permutations: of the probes. steps: of
+    training after a lesion; None leaves it out. jobs: processes, by default one a core and at most four. Raises
     ValueError for fewer than three models: one seed chooses where to probe, two report.
     """
     if len(names) < 3:
@@ -121,7 +144,7 @@ def study(
     planted = [f"boolean-{name}" for name in PLANTED_MECHANISMS]
     beside = [*planted, f"untrained:{names[0]}"] if yardsticks is None else list(yardsticks)
     work: list[partial[Any]] = [partial(train_report_sae, names[0])] if sae else []
-    work += [partial(examine, name, True, labels, permutations) for name in names]
+    work += [partial(examine, name, True, labels, permutations, steps) for name in names]
     work += [partial(examine, name, False) for name in beside]
     work += [partial(evaluate_named, name) for name in held_out]
     done = iter(in_processes(call, work, jobs, name="models", progress=progress))

@@ -7,6 +7,7 @@ import numpy as np
 
 from interp_kit.analysis.causal.mechanism import OPPOSED, SOLVED, TOO_FEW, route_summary
 from interp_kit.core.stats import mean_estimate
+from interp_kit.studies.boolean.adapting import adapting
 
 if TYPE_CHECKING:
     from interp_kit.studies.boolean.study import Examination, Study
@@ -30,7 +31,7 @@ def route_words(verdict: str) -> str:
 
 def findings(study: "Study") -> tuple[str, ...]:
     """The answers, in the order of the questions."""
-    return (solving(study), readable(study), path_taken(study), alike(study), *held_out(study))
+    return (solving(study), readable(study), path_taken(study), alike(study), *held_out(study), *adapting(study))
 
 
 def solving(study: "Study") -> str:
