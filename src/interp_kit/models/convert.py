@@ -301,7 +301,7 @@ def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     std = cfg.initializer_range if cfg.initializer_range > 0 else 0.02
     with torch.no_grad():
         for name, parameter in fresh.named_parameters():
-            kind = name.rsplit(".", 1)[-1]
+            kind = name.rsplit(".", 1)[-1].removeprefix("_")  # grouped keys and values begin with a line
             if kind == "w":
                 parameter.fill_(1.0)
             elif kind.startswith("b"):

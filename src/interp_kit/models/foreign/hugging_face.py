@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 # what older checkpoints store beside the weights
 BUFFERS = re.compile(r"(^|\.)(rotary_emb\.inv_freq|attention\.(bias|masked_bias))$")
+SIZES = (
+    "num_attention_heads", "hidden_size", "num_hidden_layers", "vocab_size", "intermediate_size",
+    "max_position_embeddings",
+)  # fmt: skip
 RENAMED = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX before transformers 5.14, and in files
 
 
@@ -39,8 +43,9 @@ def _shared(hf: Any) -> dict[str, Any]:
     if act not in ACTIVATIONS:
         raise CheckpointError(f"hidden_act {act!r} cannot be converted; these can: {', '.join(ACTIVATIONS)}")
     n_heads, width = hf.num_attention_heads, hf.hidden_size
-    if min(n_heads, width, hf.num_hidden_layers, hf.vocab_size, hf.intermediate_size, hf.max_position_embeddings) < 1:
-        raise CheckpointError("a size is below 1")
+    for name in SIZES:
+        if type(getattr(hf, name)) is not int or getattr(hf, name) < 1:
+            raise CheckpointError(f"{name} is {str(getattr(hf, name))[:40]!r}, expected a whole number from 1")
     head = getattr(hf, "head_dim", None) or width // n_heads
     windows = {kind for kind in (getattr(hf, "layer_types", None) or ()) if kind != "full_attention"}
     window = getattr(hf, "sliding_window", None) if getattr(hf, "use_sliding_window", True) else None
@@ -68,7 +73,7 @@ def _rotary(hf: Any, head: int) -> dict[str, Any]:
     rope = hf.rope_parameters
     kind = rope.get("rope_type", "default")
     dim = int(head * rope.get("partial_rotary_factor", 1.0))
-    known = {"rotary_base": rope["rope_theta"], "rotary_dim": dim}
+    known = {"rotary_base": _positive("rope_theta", rope["rope_theta"]), "rotary_dim": dim}
     if dim < 2 or dim % 2:
         raise CheckpointError(f"rotary embeddings of {dim} dimensions cannot be converted; expected an even number")
     if kind == "default":
@@ -84,11 +89,17 @@ def _rotary(hf: Any, head: int) -> dict[str, Any]:
     raise CheckpointError(f"rope_type {kind!r} cannot be converted; default and llama3 can")
 
 
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < 1e30:
+        raise CheckpointError(f"{name} is {str(value)[:40]!r}, expected a positive number")
+    return float(value)
+
+
 def _neox(hf: Any) -> dict[str, Any]:
     if not hf.attention_bias:
         raise CheckpointError("attention_bias=False cannot be converted for gpt_neox")
     return _shared(hf) | {
-        "eps": hf.layer_norm_eps,
+        "eps": _positive("layer_norm_eps", hf.layer_norm_eps),
         "normalization_type": "LN",
         "parallel_attn_mlp": hf.use_parallel_residual,
         "original_architecture": "GPTNeoXForCausalLM",
@@ -118,7 +129,7 @@ def _grouped(hf: Any, *, always: bool = True) -> dict[str, Any]:
     groups = hf.num_key_value_heads
     if groups < 1 or hf.num_attention_heads % groups:
         raise CheckpointError(f"num_key_value_heads {groups} does not divide num_attention_heads {hf.num_attention_heads}")
-    shared = {"eps": hf.rms_norm_eps, "normalization_type": "RMS", "gated_mlp": True, "final_rms": True}
+    shared = {"eps": _positive("rms_norm_eps", hf.rms_norm_eps), "normalization_type": "RMS", "gated_mlp": True, "final_rms": True}
     if always or groups != hf.num_attention_heads:
         shared["n_key_value_heads"] = groups
     return shared

@@ -1,6 +1,7 @@
 """GPT-2's layout in one file: nanoGPT, minGPT and makemore (`transformer.h.0.attn.c_attn.weight`, Linear), and Hugging
 Face's (the same keys, Conv1D), with or without biases."""
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -37,7 +38,7 @@ class GPT:
         sizes = "block_size" if "block_size" in file.stored else "n_positions"
         first = file.state[f"{t}h.0.attn.c_attn.weight"]
         conv1d = tuple(first.shape) == (width, 3 * width)
-        head = _head(file, t, vocab, width)
+        head = _head(file, t, vocab, width, needed=bool(t) and not conv1d and file.path.suffix != ".safetensors")
         layers = [_layer(file, f"{t}h.{i}", width, conv1d) for i in range(n_layers)]
         final = {name: _or_zeros(file, f"{t}ln_f.{name}", width) for name in ("weight", "bias")}
         file.done(BUFFERS)
@@ -65,13 +66,15 @@ class GPT:
         return Found(config, _weights(plain, layers, final, config), forward=_forward(plain, layers, final, config))
 
 
-def _head(file: File, t: str, vocab: int, width: int) -> Tensor:
-    key = "lm_head.weight" if file.has("lm_head.weight") else f"{t}wte.weight"
-    return file.take(key, vocab, width)
+def _head(file: File, t: str, vocab: int, width: int, *, needed: bool) -> Tensor:
+    """The unembedding, or the embedding where files leave a tied one out: Hugging Face's, and safetensors."""
+    return file.take("lm_head.weight" if needed or file.has("lm_head.weight") else f"{t}wte.weight", vocab, width)
 
 
 def _or_zeros(file: File, key: str, length: int) -> Tensor:
-    return file.take(key, length) if file.has(key) or key.endswith("weight") else torch.zeros(length)
+    """A tensor, or 0 for a bias of a model that has none."""
+    biased = any(re.search(r"(c_\w+|ln_\w)\.bias$", other) for other in file.state)
+    return file.take(key, length) if biased or key.endswith("weight") else torch.zeros(length)
 
 
 def _layer(file: File, at: str, width: int, conv1d: bool) -> dict[str, Tensor]:

@@ -61,10 +61,11 @@ class Llama:
 
 def _weights(file: File, config: dict[str, Any], vocab: int, groups: int) -> dict[str, Tensor]:
     width, heads, d_head, hidden = (config[name] for name in ("d_model", "n_heads", "d_head", "d_mlp"))
+    tied = not file.has("output.weight") and file.path.suffix == ".safetensors"  # which leaves shared tensors out
     weights = {
         "embed.W_E": file.take("tok_embeddings.weight", vocab, width),
         "ln_final.w": file.take("norm.weight", width),
-        "unembed.W_U": file.take("output.weight" if file.has("output.weight") else "tok_embeddings.weight", vocab, width).T,
+        "unembed.W_U": file.take("tok_embeddings.weight" if tied else "output.weight", vocab, width).T,
         "unembed.b_U": torch.zeros(vocab),
     }
     mark = "" if groups == heads else "_"
