@@ -204,7 +204,15 @@ def test_an_edge_of_a_larger_model_is_refused() -> None:
 
 def test_what_the_executor_does_not_compute_is_refused() -> None:
     cfg = HookedTransformerConfig(
-        n_layers=1, d_model=8, n_ctx=4, d_head=4, n_heads=2, d_vocab=5, d_mlp=8, act_fn="relu", output_logits_soft_cap=3.0
+        n_layers=1,
+        d_model=8,
+        n_ctx=4,
+        d_head=4,
+        n_heads=2,
+        d_vocab=5,
+        d_mlp=8,
+        act_fn="relu",
+        output_logits_soft_cap=3.0,
     )
     with pytest.raises(Unsupported, match="output_logits_soft_cap"):
         Graph(HookedTransformer(cfg))

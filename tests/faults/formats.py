@@ -395,7 +395,11 @@ FORMATS = (
     Format("nanogpt", write_nanogpt, partial(read_foreign, "ckpt.bin"), alone=True),
     Format("transformer-lens", write_lens, partial(read_foreign, "weights.pth"), alone=True),
     Format(
-        "json-weights", write_json_weights, partial(read_foreign, "weights.json"), unsealed=("weights.json",), alone=True
+        "json-weights",
+        write_json_weights,
+        partial(read_foreign, "weights.json"),
+        unsealed=("weights.json",),
+        alone=True,
     ),
     Format("mygpt", write_mygpt, read_mygpt, alone=True),
     Format("mygpt-named", write_mygpt_named, read_named, unsealed=("manifest.json",)),

@@ -329,8 +329,8 @@ def _model(
     kind = model_type(path)
     if kind not in (None, "gpt2", *ARCHITECTURES):
         raise CheckpointError(
-            f"{path / 'config.json'}: model_type {kind!r}, expected 'gpt2' or one of {', '.join(ARCHITECTURES)}; build a"
-            " HookedTransformer of it and pass that to interp_kit.load"
+            f"{path / 'config.json'}: model_type {kind!r}, expected 'gpt2' or one of {', '.join(ARCHITECTURES)}; build"
+            " a HookedTransformer of it and pass that to interp_kit.load"
         )
     if kind in ARCHITECTURES:
         return convert_directory(path, kind, fold=fold, dtype=dtype, device=device)

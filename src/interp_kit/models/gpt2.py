@@ -189,7 +189,7 @@ def _normalised(state: dict[str, Tensor], tied: bool, directory: Path) -> dict[s
 
 
 def check_against(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: Path) -> None:
-    """Raise CheckpointError, naming the first three, for weights that are missing, too many, misshapen or no numbers."""
+    """Raise CheckpointError, naming the first three, for weights that are missing, too many, misshapen or integers."""
     problems = [
         *(f"{name} is missing" for name in expected if name not in found),
         *(f"{name} is not in the model that config.json describes" for name in found if name not in expected),

@@ -15,7 +15,7 @@ VOCAB, WIDTH, HEADS, LAYERS, CONTEXT = 15, 12, 3, 2, 10
 
 @dataclass
 class Layout:
-    """state: the tensors; logits: of (batch, pos) tokens, by a forward pass written here; config: what the shapes do not
+    """state: the tensors; logits: of (batch, pos) tokens, by a forward pass written here; config: what shapes do not
     say."""
 
     state: dict[str, Tensor]
@@ -26,7 +26,8 @@ class Layout:
 def random(shapes: dict[str, tuple[int, ...]], seed: int = 0) -> dict[str, Tensor]:
     g = torch.Generator().manual_seed(seed)
     return {
-        name: (1.0 if name.endswith(("norm.weight", "ln_1.weight", "ln1.weight")) else 0.0) + 0.4 * torch.randn(shape, generator=g)
+        name: (1.0 if name.endswith(("norm.weight", "ln_1.weight", "ln1.weight")) else 0.0)
+        + 0.4 * torch.randn(shape, generator=g)
         for name, shape in shapes.items()
     }
 
@@ -43,10 +44,20 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | float) -> Tensor:
     return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
 
 
-def nanogpt(*, bias: bool = True, tied: bool = True, act: Callable[[Tensor], Tensor] = F.gelu, conv: bool = False, seed: int = 0) -> Layout:
-    shapes: dict[str, tuple[int, ...]] = {"transformer.wte.weight": (VOCAB, WIDTH), "transformer.wpe.weight": (CONTEXT, WIDTH)}
+def nanogpt(
+    *, bias: bool = True, tied: bool = True, act: Callable[[Tensor], Tensor] = F.gelu, conv: bool = False, seed: int = 0
+) -> Layout:
+    shapes: dict[str, tuple[int, ...]] = {
+        "transformer.wte.weight": (VOCAB, WIDTH),
+        "transformer.wpe.weight": (CONTEXT, WIDTH),
+    }
     for i in range(LAYERS):
-        for name, out, into in (("attn.c_attn", 3 * WIDTH, WIDTH), ("attn.c_proj", WIDTH, WIDTH), ("mlp.c_fc", 4 * WIDTH, WIDTH), ("mlp.c_proj", WIDTH, 4 * WIDTH)):
+        for name, out, into in (
+            ("attn.c_attn", 3 * WIDTH, WIDTH),
+            ("attn.c_proj", WIDTH, WIDTH),
+            ("mlp.c_fc", 4 * WIDTH, WIDTH),
+            ("mlp.c_proj", WIDTH, 4 * WIDTH),
+        ):
             shapes[f"transformer.h.{i}.{name}.weight"] = (into, out) if conv else (out, into)
             shapes[f"transformer.h.{i}.{name}.bias"] = (out,)
         for name in ("ln_1", "ln_2"):
@@ -65,7 +76,10 @@ def nanogpt(*, bias: bool = True, tied: bool = True, act: Callable[[Tensor], Ten
             w, b = of(f"h.{i}.attn.c_attn")
             q, k, v = (layer_norm(x, *of(f"h.{i}.ln_1")) @ w + b).split(WIDTH, -1)
             size = WIDTH // HEADS
-            z = [softmax_attention(*(a[..., h * size : (h + 1) * size] for a in (q, k, v)), size**-0.5) for h in range(HEADS)]
+            z = [
+                softmax_attention(*(a[..., h * size : (h + 1) * size] for a in (q, k, v)), size**-0.5)
+                for h in range(HEADS)
+            ]
             w, b = of(f"h.{i}.attn.c_proj")
             x = x + torch.cat(z, -1) @ w + b
             w, b = of(f"h.{i}.mlp.c_fc")
@@ -91,23 +105,43 @@ def mingpt(seed: int = 0) -> Layout:
 
 def gpt2_file(seed: int = 0) -> Layout:
     made = nanogpt(act=gelu_new, conv=True, seed=seed)
-    made.state = {name.removeprefix("transformer."): value for name, value in made.state.items() if name != "lm_head.weight"}
+    made.state = {
+        name.removeprefix("transformer."): value for name, value in made.state.items() if name != "lm_head.weight"
+    }
     made.config = {"n_heads": HEADS}
     return made
 
 
 def lecture(seed: int = 0) -> Layout:
-    size, state_shapes = WIDTH // HEADS, {"token_embedding_table.weight": (VOCAB, WIDTH), "position_embedding_table.weight": (CONTEXT, WIDTH)}
+    size, state_shapes = (
+        WIDTH // HEADS,
+        {"token_embedding_table.weight": (VOCAB, WIDTH), "position_embedding_table.weight": (CONTEXT, WIDTH)},
+    )
     for i in range(LAYERS):
         for h in range(HEADS):
-            state_shapes |= {f"blocks.{i}.sa.heads.{h}.{kind}.weight": (size, WIDTH) for kind in ("key", "query", "value")}
-        for name, out, into in (("sa.proj", WIDTH, WIDTH), ("ffwd.net.0", 4 * WIDTH, WIDTH), ("ffwd.net.2", WIDTH, 4 * WIDTH)):
+            state_shapes |= {
+                f"blocks.{i}.sa.heads.{h}.{kind}.weight": (size, WIDTH) for kind in ("key", "query", "value")
+            }
+        for name, out, into in (
+            ("sa.proj", WIDTH, WIDTH),
+            ("ffwd.net.0", 4 * WIDTH, WIDTH),
+            ("ffwd.net.2", WIDTH, 4 * WIDTH),
+        ):
             state_shapes |= {f"blocks.{i}.{name}.weight": (out, into), f"blocks.{i}.{name}.bias": (out,)}
         for name in ("ln1", "ln2"):
             state_shapes |= {f"blocks.{i}.{name}.{part}": (WIDTH,) for part in ("weight", "bias")}
-    state_shapes |= {"ln_f.weight": (WIDTH,), "ln_f.bias": (WIDTH,), "lm_head.weight": (VOCAB, WIDTH), "lm_head.bias": (VOCAB,)}
+    state_shapes |= {
+        "ln_f.weight": (WIDTH,),
+        "ln_f.bias": (WIDTH,),
+        "lm_head.weight": (VOCAB, WIDTH),
+        "lm_head.bias": (VOCAB,),
+    }
     s = random(state_shapes, seed)
-    tril = {f"blocks.{i}.sa.heads.{h}.tril": torch.ones(CONTEXT, CONTEXT).tril() for i in range(LAYERS) for h in range(HEADS)}
+    tril = {
+        f"blocks.{i}.sa.heads.{h}.tril": torch.ones(CONTEXT, CONTEXT).tril()
+        for i in range(LAYERS)
+        for h in range(HEADS)
+    }
 
     def logits(tokens: Tensor) -> Tensor:
         x = s["token_embedding_table.weight"][tokens] + s["position_embedding_table.weight"][: tokens.shape[1]]
@@ -127,12 +161,27 @@ def lecture(seed: int = 0) -> Layout:
 
 def llama(groups: int = 2, seed: int = 0) -> Layout:
     heads, size, hidden = 4, 4, 20
-    shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (VOCAB, WIDTH), "norm.weight": (WIDTH,), "output.weight": (VOCAB, WIDTH)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "tok_embeddings.weight": (VOCAB, WIDTH),
+        "norm.weight": (WIDTH,),
+        "output.weight": (VOCAB, WIDTH),
+    }
     for i in range(LAYERS):
         at = f"layers.{i}"
-        shapes |= {f"{at}.attention.w{kind}.weight": (n * size, WIDTH) for kind, n in (("q", heads), ("k", groups), ("v", groups))}
-        shapes |= {f"{at}.attention.wo.weight": (WIDTH, heads * size), f"{at}.attention_norm.weight": (WIDTH,), f"{at}.ffn_norm.weight": (WIDTH,)}
-        shapes |= {f"{at}.feed_forward.w1.weight": (hidden, WIDTH), f"{at}.feed_forward.w2.weight": (WIDTH, hidden), f"{at}.feed_forward.w3.weight": (hidden, WIDTH)}
+        shapes |= {
+            f"{at}.attention.w{kind}.weight": (n * size, WIDTH)
+            for kind, n in (("q", heads), ("k", groups), ("v", groups))
+        }
+        shapes |= {
+            f"{at}.attention.wo.weight": (WIDTH, heads * size),
+            f"{at}.attention_norm.weight": (WIDTH,),
+            f"{at}.ffn_norm.weight": (WIDTH,),
+        }
+        shapes |= {
+            f"{at}.feed_forward.w1.weight": (hidden, WIDTH),
+            f"{at}.feed_forward.w2.weight": (WIDTH, hidden),
+            f"{at}.feed_forward.w3.weight": (hidden, WIDTH),
+        }
     s = random(shapes, seed)
 
     def rms(x: Tensor, name: str) -> Tensor:
@@ -161,7 +210,11 @@ def llama(groups: int = 2, seed: int = 0) -> Layout:
             x = x + torch.cat(z, -1) @ s[f"layers.{i}.attention.wo.weight"].T
             n = rms(x, f"layers.{i}.ffn_norm")
             gate = n @ s[f"layers.{i}.feed_forward.w1.weight"].T
-            x = x + (gate * gate.sigmoid() * (n @ s[f"layers.{i}.feed_forward.w3.weight"].T)) @ s[f"layers.{i}.feed_forward.w2.weight"].T
+            x = (
+                x
+                + (gate * gate.sigmoid() * (n @ s[f"layers.{i}.feed_forward.w3.weight"].T))
+                @ s[f"layers.{i}.feed_forward.w2.weight"].T
+            )
         return rms(x, "norm") @ s["output.weight"].T
 
     return Layout(s, logits, {"n_heads": heads, "n_ctx": CONTEXT})

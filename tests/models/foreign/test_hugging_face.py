@@ -58,7 +58,11 @@ def test_logits_are_those_of_hugging_face(tmp_path: Path, name: str) -> None:
         ("Mistral", {"sliding_window": 8}, "sliding window"),
         ("Llama", {"attention_bias": True}, "attention_bias"),
         ("Llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}}, "rope_type 'linear'"),
-        ("Gemma2", {"num_key_value_heads": 1, "head_dim": 8}, "model_type 'gemma2', expected 'gpt2' or one of gpt_neox"),
+        (
+            "Gemma2",
+            {"num_key_value_heads": 1, "head_dim": 8},
+            "model_type 'gemma2', expected 'gpt2' or one of gpt_neox",
+        ),
     ],
 )
 def test_what_cannot_be_converted_is_named(tmp_path: Path, kind: str, more: dict[str, Any], reason: str) -> None:

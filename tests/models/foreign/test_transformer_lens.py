@@ -31,8 +31,7 @@ NAMED: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(("name", "suffix"), [*((name, ".pt") for name in CONFIGS), ("adjacent", ".safetensors")])
 def test_state_dicts(tiny_model: Callable[..., Any], tmp_path: Path, name: str, suffix: str) -> None:
     model = tiny_model(d_vocab=15, **CONFIGS[name])
     path = tmp_path / f"model{suffix}"
@@ -47,7 +46,7 @@ def test_state_dicts(tiny_model: Callable[..., Any], tmp_path: Path, name: str, 
             ik.load(path, config=NAMED.get(name, {}))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", ["gpt2", "folded", "parallel", "grouped"])
 def test_a_config_beside_the_weights_says_the_rest(tiny_model: Callable[..., Any], tmp_path: Path, name: str) -> None:
     model = tiny_model(d_vocab=15, **CONFIGS[name])
     torch.save(model.state_dict(), tmp_path / "model.pt")
@@ -56,14 +55,14 @@ def test_a_config_beside_the_weights_says_the_rest(tiny_model: Callable[..., Any
     (tmp_path / "config.json").write_text(json.dumps(config))
     torch.testing.assert_close(ik.load(tmp_path / "model.pt")(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
     (tmp_path / "config.json").write_text(json.dumps(config | {"attn_scores_soft_cap": 30.0}))
-    with pytest.raises(ik.CheckpointError, match="attn_scores_soft_cap is '30.0', which is not read"):
+    with pytest.raises(ik.CheckpointError, match=r"attn_scores_soft_cap is '30.0', which is not read"):
         ik.load(tmp_path / "model.pt")
 
 
 def test_a_rotary_table_of_other_settings_is_refused(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
     model = tiny_model(positional_embedding_type="rotary", rotary_base=5000)
     torch.save(model.state_dict(), tmp_path / "model.pt")
-    with pytest.raises(ik.CheckpointError, match="rotary_(sin|cos) is not that of the settings"):
+    with pytest.raises(ik.CheckpointError, match=r"rotary_(sin|cos) is not that of the settings"):
         ik.load(tmp_path / "model.pt", config={"act_fn": "gelu_new", "rotary_base": 10000})
 
 
@@ -96,6 +95,7 @@ def test_models_in_memory(tiny_model: Callable[..., Any], tiny_gpt2_dir: Callabl
         ik.load(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.slow  # TransformerLens's own imports for it take seconds
 def test_bridges(tiny_gpt2_dir: Callable[..., Path], task: Any) -> None:
     from transformer_lens.model_bridge.sources.transformers import boot
     from transformers import GPT2LMHeadModel

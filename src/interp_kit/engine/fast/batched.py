@@ -65,9 +65,7 @@ class _Run:
     def _empty(self, tokens: int) -> Tensor:
         return self.s.x.embed.new_empty(tokens, self.s.x.embed.shape[1])
 
-    def _read_attention(
-        self, stream: Stream, layer: Layer, before: int, active: int
-    ) -> tuple[Stream, Tensor | None]:
+    def _read_attention(self, stream: Stream, layer: Layer, before: int, active: int) -> tuple[Stream, Tensor | None]:
         """The last layer's attention: keys and values of all that is carried; queries, and all behind them, where
         logits are read. Gives the stream there, and what it was before attention if the MLP reads that."""
         number, ex, reads = self.last, self.s.x, Reads(self.s.reads)
@@ -85,9 +83,7 @@ class _Run:
                 source[reads.span(slots)] = here
         return read, source
 
-    def _behind_attention(
-        self, stream: Stream, number: int, layer: Layer, active: int, source: Tensor | None
-    ) -> int:
+    def _behind_attention(self, stream: Stream, number: int, layer: Layer, active: int, source: Tensor | None) -> int:
         """The rest of a layer, where more groups enter. source: what the MLP of a parallel block reads, of the groups
         that entered before."""
         stream.visit("resid_mid", number, stream.up_to(active), range(active))

@@ -193,7 +193,7 @@ class Executor:
         return x
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None, is_causal: bool) -> Tensor:
-        """(batch, head, query, d_head) of queries (batch, head, query, d_head) and keys and values of groups of heads."""
+        """(batch, head, query, d_head) of queries of that shape, and keys and values of groups of heads."""
         k, v = self.spread(k, 1), self.spread(v, 1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)
 

@@ -70,12 +70,16 @@ def unwrap(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]
             break
         content = inner
     if path.suffix == ".json":
-        content = _flat({k: v for k, v in content.items() if k not in CONFIGS}, path) if isinstance(content, Mapping) else {}
+        content = (
+            _flat({k: v for k, v in content.items() if k not in CONFIGS}, path) if isinstance(content, Mapping) else {}
+        )
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds no state dict but {type(content).__name__}; {_remedy()}")
     if wrong := [key for key, value in content.items() if not (isinstance(key, str) and isinstance(value, Tensor))]:
         kind = type(content[wrong[0]]).__name__
-        raise CheckpointError(f"{path}: {str(wrong[0])[:60]!r} is {kind}, no tensor; {shown([str(k) for k in content])}; {_remedy()}")
+        raise CheckpointError(
+            f"{path}: {str(wrong[0])[:60]!r} is {kind}, no tensor; {shown([str(k) for k in content])}; {_remedy()}"
+        )
     state = dict(content)
     while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), None):
         state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -130,7 +134,9 @@ def _tensor(name: str, value: Mapping[str, Any], path: Path) -> Tensor:
         except (binascii.Error, ValueError, TypeError) as error:
             raise CheckpointError(f"{path}: {name} holds no base64 of {kind}: {error}") from error
     if numbers.numel() != math.prod(shape):
-        raise CheckpointError(f"{path}: {name} has {numbers.numel()} numbers, its shape {shape} asks for {math.prod(shape)}")
+        raise CheckpointError(
+            f"{path}: {name} has {numbers.numel()} numbers, its shape {shape} asks for {math.prod(shape)}"
+        )
     return numbers.reshape(shape)
 
 

@@ -30,7 +30,7 @@ RENAMED = {"embed_out.weight": "lm_head.weight"}  # GPT-NeoX before transformers
 
 @dataclass(frozen=True)
 class Architecture:
-    """kind: class in transformers; converter: as `convert_hf` takes it; config: the HookedTransformer's, of a config."""
+    """kind: class in transformers; converter: as `convert_hf` takes it; config: a HookedTransformer's, of theirs."""
 
     kind: str
     converter: str
@@ -128,8 +128,15 @@ def _grouped(hf: Any, *, always: bool = True) -> dict[str, Any]:
     """always: whether the converter wants heads in groups even where every head is its own."""
     groups = hf.num_key_value_heads
     if groups < 1 or hf.num_attention_heads % groups:
-        raise CheckpointError(f"num_key_value_heads {groups} does not divide num_attention_heads {hf.num_attention_heads}")
-    shared = {"eps": _positive("rms_norm_eps", hf.rms_norm_eps), "normalization_type": "RMS", "gated_mlp": True, "final_rms": True}
+        raise CheckpointError(
+            f"num_key_value_heads {groups} does not divide num_attention_heads {hf.num_attention_heads}"
+        )
+    shared = {
+        "eps": _positive("rms_norm_eps", hf.rms_norm_eps),
+        "normalization_type": "RMS",
+        "gated_mlp": True,
+        "final_rms": True,
+    }
     if always or groups != hf.num_attention_heads:
         shared["n_key_value_heads"] = groups
     return shared
@@ -188,12 +195,16 @@ def _read(directory: Path, kind: str, dtype: torch.dtype) -> tuple[Any, dict[str
     state = {RENAMED.get(key, key): value for key, value in read_weights(directory).items() if not BUFFERS.search(key)}
     layers = {match[1] for key in state if (match := re.match(r"\w+\.layers\.(\d+)\.", key))}
     if config["n_layers"] != len(layers):
-        raise CheckpointError(f"{where}: num_hidden_layers is {config['n_layers']}, the weights hold {len(layers)} layers")
+        raise CheckpointError(
+            f"{where}: num_hidden_layers is {config['n_layers']}, the weights hold {len(layers)} layers"
+        )
     try:
         with torch.device("meta"):  # Shapes alone: a config may ask for more than fits.
             model = getattr(transformers, f"{name}ForCausalLM")(hf_config)
     except Exception as error:
-        raise CheckpointError(f"{where}: no {name} can be built from it: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(
+            f"{where}: no {name} can be built from it: {' '.join(str(error).split())[:200]}"
+        ) from error
     if hf_config.tie_word_embeddings:
         both = next((state[key] for key in _tied(model) if key in state), None)
         state |= {} if both is None else dict.fromkeys(_tied(model), both)
@@ -228,8 +239,8 @@ def _filled(model: Any, hf_config: Any, state: dict[str, torch.Tensor], dtype: t
 
 
 def from_memory(source: nn.Module) -> "HookedTransformer":
-    """A HookedTransformer of a model in memory: a Hugging Face one, or a TransformerBridge, whose weights are taken from
-    the Hugging Face model in it and whose logits it has to have.
+    """A HookedTransformer of a model in memory: a Hugging Face one, or a TransformerBridge, whose weights are taken
+    from the Hugging Face model in it and whose logits it has to have.
 
     Raises:
         CheckpointError: Its architecture is not known, or logits differ.
@@ -260,8 +271,8 @@ def from_memory(source: nn.Module) -> "HookedTransformer":
         attach(model, conversion=compared(model, lambda tokens: _bridge_logits(source, tokens)))
     except CheckpointError as error:
         raise CheckpointError(
-            f"the bridge computes other logits than its Hugging Face weights ({error}); if it is in compatibility mode, or"
-            " has edited weights, pass the Hugging Face model that it was made of"
+            f"the bridge computes other logits than its Hugging Face weights ({error}); if it is in compatibility mode,"
+            " or has edited weights, pass the Hugging Face model that it was made of"
         ) from error
     return model
 

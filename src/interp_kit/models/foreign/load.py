@@ -61,8 +61,8 @@ def load_file(
     if reader is None:
         known = ", ".join(reader.name for reader in readers())
         raise CheckpointError(
-            f"{path} is of no known layout ({known}): {shown(state)}; build a HookedTransformer with its weights and pass"
-            " it to interp_kit.load"
+            f"{path} is of no known layout ({known}): {shown(state)}; build a HookedTransformer with its weights and"
+            " pass it to interp_kit.load"
         )
     file = File(path, state, config or {}, stored)
     try:
@@ -70,14 +70,24 @@ def load_file(
     except CheckpointError:
         raise
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} cannot be read as {reader.name}: {' '.join(str(error).split())[:200]}") from error
+        raise CheckpointError(
+            f"{path} cannot be read as {reader.name}: {' '.join(str(error).split())[:200]}"
+        ) from error
     if file.assumed:
         said = ", ".join(f"{name}={value!r}" for name, value in file.assumed.items())
-        logger.warning("{}: taken as {} has it, because the file does not say: {}; name others as config={{…}}", path, reader.name, said)
+        logger.warning(
+            "{}: taken as {} has it, because the file does not say: {}; name others as config={{…}}",
+            path,
+            reader.name,
+            said,
+        )
     model = _build(path, found, fold, dtype, device)
     if found.forward is not None:
         attach(model, conversion=compared(model, found.forward, folded=fold))
-    attach(model, settings={name: str(value) for name, value in found.config.items()} | {"final norm": str(found.final_norm)})
+    attach(
+        model,
+        settings={name: str(value) for name, value in found.config.items()} | {"final norm": str(found.final_norm)},
+    )
     return model
 
 
@@ -90,17 +100,21 @@ def _build(path: Path, found: Found, fold: bool, dtype: torch.dtype, device: str
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{path}: no HookedTransformer can be built from its settings: {reason}") from error
-    known = {name: value for name, value in expected.named_parameters()}
+    known = dict(expected.named_parameters())
     if not found.final_norm:
         known = {name: value for name, value in known.items() if not name.startswith("ln_final.")}
     _check(path, known, found.weights)
     model = hooked_transformer(**options, device=device)
     tables = dict(model.named_buffers())
     for name, table in found.tables.items():
-        if name not in tables or tables[name].shape != table.shape or not torch.allclose(tables[name], table.to(tables[name]), atol=1e-4):
+        if (
+            name not in tables
+            or tables[name].shape != table.shape
+            or not torch.allclose(tables[name], table.to(tables[name]), atol=1e-4)
+        ):
             raise CheckpointError(
-                f"{path}: {name} is not that of the settings rotary_base, rotary_dim and rotary_adjacent_pairs: name them"
-                " as config={…}"
+                f"{path}: {name} is not that of the settings rotary_base, rotary_dim and rotary_adjacent_pairs: name"
+                " them as config={…}"
             )
     return built(model, found.weights, fold=fold, final_norm=found.final_norm)
 

@@ -1,5 +1,5 @@
-"""What a reader of a layout is given, a checked state dict and settings, and what it gives: a HookedTransformer's config
-and weights, and the layout's own forward pass to compare with."""
+"""What a reader of a layout is given, a state dict and settings, and what it gives: a HookedTransformer's config and
+weights, and the layout's own forward pass to compare with."""
 
 import math
 import re
@@ -34,9 +34,9 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
 class Found:
     """A file in TransformerLens's terms.
 
-    config: of a HookedTransformer; weights: by its parameter names; final_norm: whether it has one; forward: (batch, pos)
-    tokens -> (batch, pos, vocab) logits by the layout's own computation, None if the layout is TransformerLens's; tables:
-    buffers that the built model must have alike.
+    config: of a HookedTransformer; weights: by its parameter names; final_norm: whether it has one; forward: (batch,
+    pos) tokens -> (batch, pos, vocab) logits by the layout's own computation, None if the layout is TransformerLens's;
+    tables: buffers that the built model must have alike.
     """
 
     config: dict[str, Any]
@@ -167,4 +167,6 @@ def shown(keys: Collection[str]) -> str:
 
 def _kind(kinds: type | tuple[type, ...]) -> str:
     names = [kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))]
-    return " or ".join({"str": "text", "NoneType": "None", "int": "a whole number", "float": "a number"}.get(n, n) for n in names)
+    return " or ".join(
+        {"str": "text", "NoneType": "None", "int": "a whole number", "float": "a number"}.get(n, n) for n in names
+    )

@@ -43,13 +43,17 @@ class GPT:
         final = {name: _or_zeros(file, f"{t}ln_f.{name}", width) for name in ("weight", "bias")}
         file.done(BUFFERS)
         hidden = len(layers[0]["mlp.c_fc.bias"])
-        minimal = file.has(f"{t}h.0.attn.bias") and "lm_head.weight" in file.state and not torch.equal(
-            file.state["lm_head.weight"], file.state[f"{t}wte.weight"]
+        minimal = (
+            file.has(f"{t}h.0.attn.bias")
+            and "lm_head.weight" in file.state
+            and not torch.equal(file.state["lm_head.weight"], file.state[f"{t}wte.weight"])
         )
         usual = "gelu_new" if conv1d or minimal else "gelu"
         act = file.setting("act_fn", "activation_function", default=usual)
         if act not in ACTIVATIONS:
-            raise CheckpointError(f"{file.path}: act_fn {str(act)[:40]!r} cannot be read; these can: {', '.join(ACTIVATIONS)}")
+            raise CheckpointError(
+                f"{file.path}: act_fn {str(act)[:40]!r} cannot be read; these can: {', '.join(ACTIVATIONS)}"
+            )
         config = {
             "n_layers": n_layers,
             "d_model": file.size("d_model", width, "n_embd"),
@@ -97,10 +101,16 @@ def _weights(
 ) -> dict[str, Tensor]:
     n, d = config["n_heads"], config["d_head"]
     weights = {"embed.W_E": plain["wte"], "pos_embed.W_pos": plain["wpe"], "unembed.W_U": plain["head"].T}
-    weights |= {"unembed.b_U": torch.zeros(len(plain["head"])), "ln_final.w": final["weight"], "ln_final.b": final["bias"]}
+    weights |= {
+        "unembed.b_U": torch.zeros(len(plain["head"])),
+        "ln_final.w": final["weight"],
+        "ln_final.b": final["bias"],
+    }
     for i, layer in enumerate(layers):
         here = f"blocks.{i}"
-        for name, weight, bias in zip("QKV", layer["attn.c_attn.weight"].chunk(3), layer["attn.c_attn.bias"].chunk(3), strict=True):
+        for name, weight, bias in zip(
+            "QKV", layer["attn.c_attn.weight"].chunk(3), layer["attn.c_attn.bias"].chunk(3), strict=True
+        ):
             weights[f"{here}.attn.W_{name}"] = weight.unflatten(0, (n, d)).transpose(1, 2)
             weights[f"{here}.attn.b_{name}"] = bias.unflatten(0, (n, d))
         weights[f"{here}.attn.W_O"] = layer["attn.c_proj.weight"].T.unflatten(0, (n, d))

@@ -4,7 +4,6 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from interp_kit.models.foreign.plain import activation, attend
@@ -78,7 +77,11 @@ def _weights(file: File, config: dict[str, Any], vocab: int, groups: int) -> dic
         found = file.take(f"{there}.attention.wo.weight", width, heads * d_head)
         weights[f"{here}.attn.W_O"] = found.T.unflatten(0, (heads, d_head))
         weights[f"{here}.attn.b_O"] = torch.zeros(width)
-        for ours, theirs, out, into in (("gate", 1, hidden, width), ("out", 2, width, hidden), ("in", 3, hidden, width)):
+        for ours, theirs, out, into in (
+            ("gate", 1, hidden, width),
+            ("out", 2, width, hidden),
+            ("in", 3, hidden, width),
+        ):
             weights[f"{here}.mlp.W_{ours}"] = file.take(f"{there}.feed_forward.w{theirs}.weight", out, into).T
         weights |= {f"{here}.mlp.b_in": torch.zeros(hidden), f"{here}.mlp.b_out": torch.zeros(width)}
         weights[f"{here}.ln1.w"] = file.take(f"{there}.attention_norm.weight", width)

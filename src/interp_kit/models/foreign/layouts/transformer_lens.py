@@ -64,7 +64,9 @@ class TransformerLens:
         final = file.setting("final_norm", default=config["normalization_type"] is not None, assumed=False)
         if not file.has("ln_final.w") and config["normalization_type"] in ("LN", "RMS"):
             final = False
-        tables = {key: file.state[key] for key in file.state if re.fullmatch(r"blocks\.\d+\.attn\.rotary_(sin|cos)", key)}
+        tables = {
+            key: file.state[key] for key in file.state if re.fullmatch(r"blocks\.\d+\.attn\.rotary_(sin|cos)", key)
+        }
         return Found(config, weights, final, tables=tables)
 
 
@@ -96,8 +98,8 @@ def _norm(file: File) -> str | None:
         kind = file.setting("normalization_type")
     if kind not in possible:
         raise CheckpointError(
-            f"{file.path}: normalization_type is {str(kind)[:40]!r}, and its norms have {there or 'no weights'}: expected"
-            f" {' or '.join(map(str, possible)) or 'ln1.w, or ln1.w and ln1.b'}"
+            f"{file.path}: normalization_type is {str(kind)[:40]!r}, and its norms have {there or 'no weights'}:"
+            f" expected {' or '.join(map(str, possible)) or 'ln1.w, or ln1.w and ln1.b'}"
         )
     return kind
 
@@ -119,11 +121,15 @@ def _positions(file: File, d_model: int, d_head: int) -> dict[str, Any]:
             f"{file.path}: it has neither pos_embed.W_pos nor rotary_sin, so how it knows positions is not in it; if by"
             " rotary embeddings, name config={'rotary_base': …, 'n_ctx': …}, else build the HookedTransformer"
         )
-    adjacent = file.setting("rotary_adjacent_pairs", default=known.get("rotary_adjacent_pairs", False), assumed=table is None)
+    adjacent = file.setting(
+        "rotary_adjacent_pairs", default=known.get("rotary_adjacent_pairs", False), assumed=table is None
+    )
     dim = file.setting("rotary_dim", default=known.get("rotary_dim", d_head), assumed=table is None)
     n_ctx = file.setting("n_ctx", default=None if table is None else len(table))
     if not (2 <= dim <= d_head and dim % 2 == 0) or not 1 <= n_ctx <= 2**24:
-        raise CheckpointError(f"{file.path}: rotary_dim is {dim} and n_ctx {n_ctx}; expected an even 2 to {d_head}, and 1 to {2**24}")
+        raise CheckpointError(
+            f"{file.path}: rotary_dim is {dim} and n_ctx {n_ctx}; expected an even 2 to {d_head}, and 1 to {2**24}"
+        )
     base = float(file.setting("rotary_base", default=known.get("rotary_base", 1e4), assumed=False))
     return {
         "positional_embedding_type": "rotary",
@@ -155,7 +161,11 @@ def _mlp(file: File, d_model: int) -> dict[str, Any]:
     if not file.has("blocks.0.mlp.W_in"):
         return {"attn_only": True, "act_fn": None}
     d_mlp = file.take("blocks.0.mlp.W_in", d_model, None).shape[1]
-    return {"d_mlp": file.size("d_mlp", d_mlp), "act_fn": file.setting("act_fn"), "gated_mlp": file.has("blocks.0.mlp.W_gate")}
+    return {
+        "d_mlp": file.size("d_mlp", d_mlp),
+        "act_fn": file.setting("act_fn"),
+        "gated_mlp": file.has("blocks.0.mlp.W_gate"),
+    }
 
 
 READER = TransformerLens()
