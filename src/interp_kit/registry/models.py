@@ -89,6 +89,7 @@ def load(
     """
     expect("name", name, (str, Path, nn.Module), "a model is loaded by its name or path")
     check_flag("fold", fold)
+    expect("config", config, (Mapping, type(None)), 'such as {"n_heads": 4}')
     if isinstance(name, nn.Module):
         if fold or root is not None or config or dtype != torch.float32 or device != "cpu":
             raise ValueError("a model in memory is taken as it is: fold, dtype, device, root and config are of files")
