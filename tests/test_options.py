@@ -258,7 +258,10 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "Metric": (lambda h, o: Probability(**o), {"field": ("completion",)}),
     "log_probability": (lambda h, o: ik.log_probability(**o), {"target": ("newD", 1, None)}),
     "exact_match": (lambda h, o: ik.exact_match(**o), {"target": ("newD", 1, None)}),
-    "load": (lambda h, o: ik.load(**({"name": "boolean-direct"} | o)), {"fold": FLAGS, "name": ("zz",)}),
+    "load": (
+        lambda h, o: ik.load(**({"name": "boolean-direct"} | o)),
+        {"fold": FLAGS, "name": ("zz",), "config": ({"zz": 1},)},
+    ),
     "planted": (lambda h, o: ik.planted(**({"name": "boolean-direct"} | o)), {"name": ("zz", ""), "seed": FROM_0}),
     "untrained": (lambda h, o: ik.untrained(h.model, **o), {"seed": FROM_0}),
     "ground_truth": (lambda h, o: ik.ground_truth(**o), {"name": ("zz", "")}),
@@ -401,7 +404,8 @@ def test_what_is_no_model_or_no_examples_gets_one_sentence(
 
 def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_path: Any) -> None:
     for call, sentence in (
-        (lambda: ik.load(here.model), "name is a HookedTransformer; expected str or Path"),
+        (lambda: ik.load(3), "name is a int; expected str or Path or Module"),
+        (lambda: ik.load("boolean-direct", config=[("n_heads", 3)]), "config is a list; expected Mapping or NoneType"),
         (lambda: ik.untrained("boolean-direct"), r"did you mean interp_kit\.load"),
         (lambda: ik.task_of("boolean-direct"), r"did you mean interp_kit\.load"),
         (lambda: ik.completer("boolean-direct", 8), r"did you mean interp_kit\.load"),

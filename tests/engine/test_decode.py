@@ -255,7 +255,7 @@ def test_edited_weights_are_the_ones_that_decode(tiny_model: MakeModel, task: Bo
         {"act_fn": "solu_ln"},
     ],
 )
-def test_what_the_executor_refuses_is_decoded_by_the_model(tiny_model: MakeModel, config: dict[str, Any]) -> None:
+def test_other_architectures_are_decoded_cell_by_cell(tiny_model: MakeModel, config: dict[str, Any]) -> None:
     model = tiny_model(**config, dtype=torch.float64)
     tokens, free, lengths = ragged(20, 24, 15, seed=2)
     found = decode(model, tokens, free, lengths=lengths).tokens

@@ -1,5 +1,7 @@
 """The graph of a model against the model itself under TransformerLens hooks, one edge at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,12 +16,13 @@ from interp_kit.models.circuit import HEAD, MLP, Edge, edges, nodes
 ROWS, LENGTH, VOCABULARY = 3, 5, 7
 
 
-def network(seed: int, *, layers: int = 2, attn_only: bool = False, final_norm: bool = True) -> HookedTransformer:
+def network(
+    seed: int, *, layers: int = 2, attn_only: bool = False, final_norm: bool = True, **more: Any
+) -> HookedTransformer:
     """Random weights, biases too, with d_head * heads unlike d_model."""
-    cfg = HookedTransformerConfig(
-        n_layers=layers, d_model=8, n_ctx=LENGTH, d_head=3, n_heads=2, d_vocab=VOCABULARY, d_mlp=10, act_fn="gelu_new",
-        attn_only=attn_only, normalization_type="LN", seed=seed, device="cpu",
-    )  # fmt: skip
+    sizes = {"n_layers": layers, "d_model": 8, "n_ctx": LENGTH, "d_head": 3, "n_heads": 2, "d_vocab": VOCABULARY}
+    kind = {"d_mlp": 10, "act_fn": "gelu_new", "attn_only": attn_only, "normalization_type": "LN", "device": "cpu"}
+    cfg = HookedTransformerConfig(**{**sizes, **kind, "seed": seed, **more})
     model = HookedTransformer(cfg)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -113,6 +116,40 @@ def test_an_edge_is_what_hooks_make_of_it(
     assert (found[1] - expected).abs().max() <= 1e-4 * scale
 
 
+OTHERS: dict[str, dict[str, Any]] = {
+    "parallel": {"parallel_attn_mlp": True, "d_head": 4, "positional_embedding_type": "rotary", "rotary_dim": 2},
+    "grouped": {"n_heads": 4, "d_head": 4, "n_key_value_heads": 2, "normalization_type": "RMS", "gated_mlp": True,
+                "positional_embedding_type": "rotary", "rotary_adjacent_pairs": True, "use_qk_norm": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_an_edge_of_another_architecture_is_what_hooks_make_of_it(name: str) -> None:
+    model = network(5, **OTHERS[name])
+    graph, (clean, corrupt) = Graph(model), texts(5)
+    if name == "grouped":  # every head's own keys and values, as the graph has them
+        model.set_ungroup_grouped_query_attention(True)
+    assert (Edge("L0H0", "L0 MLP", "mlp") in graph.edges) == (name != "parallel")
+    wanted = [edge for edge in graph.edges if edge.receiver.startswith("L1") or edge.receiver == "logits"]
+    with torch.no_grad():
+        plain, reference = model(clean), graph.outputs(corrupt)
+        for edge in wanted[:: 3 if name == "grouped" else 1]:
+            swapped = torch.zeros(1, len(graph.senders), len(graph.receivers))
+            swapped[0][graph.place(edge)] = 1
+            found = graph.logits(clean, READS, swapped, reference)[0]
+            expected = by_hand(model, clean, corrupt, edge, None)
+            assert (found - expected).abs().max() <= 1e-4 * float(plain.abs().max()), edge
+            assert edge.input in ("q", "k") or (found - plain).abs().max() > 1e-4, edge
+        everything = torch.zeros(1, len(graph.senders), len(graph.receivers))
+        for edge in graph.edges:
+            everything[0][graph.place(edge)] = 1
+        found = graph.logits(clean, READS, everything, reference)[0]
+        assert (found - model(corrupt)).abs().max() <= 1e-4 * float(plain.abs().max())
+    if name == "parallel":
+        with pytest.raises(ValueError, match="no edge L0H0 → L0 MLP"):
+            graph.place(Edge("L0H0", "L0 MLP", "mlp"))
+
+
 @given(st.integers(0, 10_000), st.booleans(), st.booleans())
 @settings(max_examples=10, deadline=None)
 def test_all_edges_together_are_the_other_run(seed: int, attn_only: bool, final_norm: bool) -> None:
@@ -167,9 +204,17 @@ def test_an_edge_of_a_larger_model_is_refused() -> None:
 
 def test_what_the_executor_does_not_compute_is_refused() -> None:
     cfg = HookedTransformerConfig(
-        n_layers=1, d_model=8, n_ctx=4, d_head=4, n_heads=2, d_vocab=5, d_mlp=8, act_fn="relu", parallel_attn_mlp=True
+        n_layers=1,
+        d_model=8,
+        n_ctx=4,
+        d_head=4,
+        n_heads=2,
+        d_vocab=5,
+        d_mlp=8,
+        act_fn="relu",
+        output_logits_soft_cap=3.0,
     )
-    with pytest.raises(Unsupported, match="parallel_attn_mlp"):
+    with pytest.raises(Unsupported, match="output_logits_soft_cap"):
         Graph(HookedTransformer(cfg))
 
 

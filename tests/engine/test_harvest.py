@@ -170,8 +170,8 @@ def test_rows_are_what_they_are_alone(tiny_model: MakeModel) -> None:
         ({}, "ln_final.hook_scale"),
         ({"use_attn_result": True}, "blocks.0.attn.hook_result"),
         ({}, "blocks.0.hook_resid_mid"),  # with the one before
-        ({"positional_embedding_type": "rotary", "rotary_dim": 8}, "blocks.1.hook_resid_post"),
-        ({"positional_embedding_type": "rotary", "rotary_dim": 8}, "hook_embed"),
+        ({"attn_scores_soft_cap": 30.0}, "blocks.1.hook_resid_post"),
+        ({"attn_scores_soft_cap": 30.0}, "hook_embed"),
         ({"dtype": torch.bfloat16}, "blocks.1.hook_mlp_out"),
     ],
 )
@@ -213,7 +213,7 @@ def test_hooks_that_are_active_are_heard(tiny_model: MakeModel) -> None:
 
 
 def test_by_hooks_no_block_behind_the_sites_runs(tiny_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, batch = tiny_model(n_layers=3, positional_embedding_type="rotary", rotary_dim=8), ragged()
+    model, batch = tiny_model(n_layers=3, attn_scores_soft_cap=30.0), ragged()
     seen: list[int] = []
     for number, block in enumerate(model.blocks):
         block.register_forward_pre_hook(lambda *_, number=number: seen.append(number))

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,59 @@ def read_gpt2_folder(folder: Path) -> Any:
     from interp_kit.models.gpt2 import read_gpt2
 
     return read_gpt2(folder / "gpt2")(TOKENS).logits
+
+
+def write_llama(folder: Path, seed: int) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    sizes = {"vocab_size": 15, "hidden_size": 8, "intermediate_size": 12, "max_position_embeddings": 24}
+    config = LlamaConfig(**sizes, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1, bos_token_id=0)
+    LlamaForCausalLM(config).save_pretrained(folder / "llama")
+
+
+def read_llama(folder: Path) -> Any:
+    from interp_kit.models.checkpoints import load
+
+    return load(folder / "llama")(TOKENS)
+
+
+# files of other libraries
+
+
+def _nanogpt(seed: int) -> dict[str, torch.Tensor]:
+    model = _gpt2(seed)
+    names = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+    return {k: (v.T if k.endswith(names) else v).detach().contiguous() for k, v in model.state_dict().items()}
+
+
+def write_nanogpt(folder: Path, seed: int) -> None:
+    args = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 24, "bias": True, "vocab_size": 15}
+    state = {f"_orig_mod.{key}": value for key, value in _nanogpt(seed).items()}
+    torch.save({"model": state, "model_args": args, "iter_num": 3}, folder / "ckpt.bin")
+
+
+def read_foreign(name: str, folder: Path) -> Any:
+    from interp_kit.models.checkpoints import load
+
+    config = {} if name == "ckpt.bin" else {"n_heads": 2, "act_fn": "gelu_new"}
+    return load(folder / name, config=config)(TOKENS)
+
+
+def write_lens(folder: Path, seed: int) -> None:
+    from interp_kit.models.convert import convert_gpt2
+
+    torch.save(convert_gpt2(_gpt2(seed).eval()).state_dict(), folder / "weights.pth")
+
+
+def write_json_weights(folder: Path, seed: int) -> None:
+    import base64
+
+    def shown(value: torch.Tensor) -> dict[str, Any]:
+        data = base64.b64encode(value.numpy().astype("<f4").tobytes()).decode()
+        return {"shape": list(value.shape), "dtype": "float32", "data": data}
+
+    (folder / "weights.json").write_text(json.dumps({key: shown(value) for key, value in _nanogpt(seed).items()}))
 
 
 # culture
@@ -337,6 +391,16 @@ FORMATS = (
     Format("gpt2", write_gpt2, read_named, unsealed=("manifest.json",)),
     Format("gpt2-shards", write_gpt2_shards, read_named, unsealed=("manifest.json",)),
     Format("gpt2-bin", write_gpt2_bin, read_gpt2_folder, unsealed=("config.json",), alone=True),
+    Format("llama", write_llama, read_llama, unsealed=("config.json",), alone=True),
+    Format("nanogpt", write_nanogpt, partial(read_foreign, "ckpt.bin"), alone=True),
+    Format("transformer-lens", write_lens, partial(read_foreign, "weights.pth"), alone=True),
+    Format(
+        "json-weights",
+        write_json_weights,
+        partial(read_foreign, "weights.json"),
+        unsealed=("weights.json",),
+        alone=True,
+    ),
     Format("mygpt", write_mygpt, read_mygpt, alone=True),
     Format("mygpt-named", write_mygpt_named, read_named, unsealed=("manifest.json",)),
     Format("twin", write_twin, read_twin, unsealed=("manifest.json",)),

@@ -13,10 +13,10 @@ if sys.platform != "linux":
     pytest.skip("memory and time are measured by /proc", allow_module_level=True)
 
 FORMATS = (
-    "gpt2", "gpt2-shards", "gpt2-bin", "mygpt", "mygpt-named", "twin", "state", "curve", "quizzes", "round", "patch",
-    "evaluation", "sae", "harvest", "split",
+    "gpt2", "gpt2-shards", "gpt2-bin", "llama", "nanogpt", "transformer-lens", "json-weights", "mygpt", "mygpt-named",
+    "twin", "state", "curve", "quizzes", "round", "patch", "evaluation", "sae", "harvest", "split",
 )  # fmt: skip
-QUICK, ALL = 10, 70  # cases of each format: 150 files in every run, 1,050 with those that are slow
+QUICK, ALL = 10, 70  # cases of each format: 190 files in every run, 1,330 with those that are slow
 NAIVE = (1, 2, 4, 7, 9, 11, 12, 14, 16, 18)
 FINE = ("refused", "same", "unsealed")
 

@@ -157,13 +157,13 @@ def parse_json(text: str | bytes, source: object) -> Any:
     """The value of a JSON text; `source` names it in errors.
 
     Raises:
-        ValueError: It is not JSON (NaN, Infinity and numbers beyond float64 are not), nests deeper than 100 levels, or
-            has over a million lists and objects.
+        ValueError: It is not JSON (NaN, Infinity and numbers beyond float64 are not), gives a key twice, nests deeper
+            than 100 levels, or has over a million lists and objects.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
         _check_nesting(text)
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        return json.loads(text, parse_constant=_finite, parse_float=_finite, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source} is not valid JSON: {error}") from error
 
@@ -183,6 +183,14 @@ def _check_nesting(text: str) -> None:
                 raise ValueError(f"more than {COUNT_LIMIT:,} lists and objects")
         elif found[0] in "]}":
             depth -= 1
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"key {next(name for name in names if names.count(name) > 1)[:60]!r} is given twice")
+    return found
 
 
 def _finite(text: str) -> float:

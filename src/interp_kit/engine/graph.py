@@ -45,7 +45,8 @@ class Graph:
         self.executor = ex = Executor(model)
         has_mlp = any(layer.mlp is not None for layer in ex.layers)
         self.nodes = nodes(len(ex.layers), ex.n_heads, with_mlp=has_mlp)
-        self.edges = edges(self.nodes)
+        self.edges = edges(self.nodes, parallel=any(layer.parallel for layer in ex.layers))
+        self._known = frozenset(self.edges)
         self.senders = self.nodes[:-1]
         # heads of a layer stand by input, not by head: all q, then all k, then all v
         self.receivers: tuple[tuple[str, str], ...] = tuple(
@@ -61,6 +62,8 @@ class Graph:
     def place(self, edge: Edge) -> tuple[int, int]:
         """The numbers of an edge's sender and receiver. Raises ValueError if the model has no such edge."""
         try:
+            if Edge(edge.sender, edge.receiver, edge.input) not in self._known:
+                raise KeyError
             return self._sender[edge.sender], self._receiver[edge.receiver, edge.input]
         except KeyError:
             raise ValueError(f"the model has no edge {edge}; its nodes are {', '.join(self.nodes)}") from None
@@ -102,7 +105,8 @@ class Graph:
         model."""
         ex = self.executor
         check_fits(tokens, ex.n_ctx, len(ex.embed))
-        return F.embedding(tokens, ex.embed) + ex.positions[: tokens.shape[1]]
+        words = F.embedding(tokens, ex.embed)
+        return words if ex.positions is None else words + ex.positions[: tokens.shape[1]]
 
     def logits(
         self,
@@ -154,16 +158,16 @@ class Graph:
             n = self.executor.n_heads
             reads = self._read(_Inputs(slice(done, done + 3 * n), len(outs)), total, outs, swapped, reference, probes)
             done += 3 * n
-            heads = self._attend(layer, reads)
+            heads, before, senders = self._attend(layer, reads), total, len(outs)
             outs += list(heads.unbind(0))
             total = total + heads.sum(0) + layer.out[1]
             if layer.mlp is None:
                 continue
-            read = self._read(_Inputs(slice(done, done + 1), len(outs)), total, outs, swapped, reference, probes)[0]
+            source = before if layer.parallel else total
+            where = _Inputs(slice(done, done + 1), senders if layer.parallel else len(outs))
+            read = self._read(where, source, outs, swapped, reference, probes)[0]
             done += 1
-            outs.append(
-                F.linear(self.executor.linear.act(F.linear(layer.mlp.norm(read), *layer.mlp.into)), *layer.mlp.out)
-            )
+            outs.append(F.linear(layer.mlp.hidden(read, self.executor.linear.plain), *layer.mlp.out))
             total = total + outs[-1]
         return outs, total
 
@@ -194,13 +198,18 @@ class Graph:
     def _attend(self, layer: Layer, reads: Tensor) -> Tensor:
         """(head, graph, batch, pos, d_model) what every head adds, from what `_read` gives."""
         ex = self.executor
-        weight = layer.qkv[0].view(3, ex.n_heads, ex.d_head, -1)
-        bias = layer.qkv[1].view(3, ex.n_heads, 1, 1, 1, ex.d_head)
+        parts = (layer.qkv[0].unflatten(0, (-1, ex.d_head)), layer.qkv[1].unflatten(0, (-1, ex.d_head)))
+        spread = ((q, ex.spread(k, 0), ex.spread(v, 0)) for q, k, v in (part.split(ex.heads) for part in parts))
+        weight, bias = (torch.stack(each) for each in spread)  # (3, head, d_head, …)
+        bias = bias[:, :, None, None, None]
         normed = layer.norm1(reads)
         if len(reads) == 1:
             qkv = torch.einsum("gbpd,xhed->xhgbpe", normed[0], weight) + bias
         else:
             qkv = torch.einsum("xhgbpd,xhed->xhgbpe", normed.unflatten(0, (3, ex.n_heads)), weight) + bias
         q, k, v = qkv.unbind(0)
+        if layer.places_count:
+            everywhere = slice(0, q.shape[-2])
+            q, k = layer.query(q, everywhere, axis=-2), layer.key(k, everywhere, axis=-2)
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=layer.scale)
         return torch.einsum("hgbpe,dhe->hgbpd", z, layer.out[0].unflatten(1, (ex.n_heads, ex.d_head)))

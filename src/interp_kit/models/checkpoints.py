@@ -18,6 +18,9 @@ from interp_kit.core.files import check_regular, read_bytes, read_json, write_js
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.identity import Identity, check_description, fingerprint
 from interp_kit.models.convert import convert_gpt2, convert_mygpt
+from interp_kit.models.foreign.containers import read_content
+from interp_kit.models.foreign.hugging_face import ARCHITECTURES, convert_directory, model_type
+from interp_kit.models.foreign.load import load_file
 from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.mygpt import load_mygpt
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 MANIFEST = "manifest.json"
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".json")  # of files of weights
 TRAINING = "training.json"  # beside the weights: how, and on which task, they were trained
 # How to get what a wheel leaves out: only the small checkpoints are in it.
 ELSEWHERE = (
@@ -268,13 +272,14 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     root: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> "HookedTransformer":
-    """A model by name in `checkpoints/`, by directory (GPT-2) or `.pth` file (MyGPT), or by hub id, converted and
-    checked. fold, dtype: of GPT-2s.
+    """A model by name in `checkpoints/`, by directory (Hugging Face), file (MyGPT, or a layout of `models.foreign`), or
+    by hub id, converted and checked. fold, dtype: of all but MyGPTs; config: see `models.foreign.load.load_file`.
 
     The model carries `provenance` and `conversion` (max |logit difference| against its source), which is also logged.
     Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a config that
-    cannot be converted.
+    cannot be converted; ValueError for a config of what says all itself.
     """
     entries = read_manifest(root)
     entry = entries.get(str(name))
@@ -283,16 +288,15 @@ def load(
         verify_entry(entry, directory, f"checkpoint {name!r}")
     else:
         try:
-            directory = Path(name) if Path(name).suffix == ".pth" and Path(name).is_file() else fetch(name)
+            directory = Path(name) if Path(name).suffix in SUFFIXES and Path(name).is_file() else fetch(name)
         except CheckpointError as error:
             raise UnknownCheckpoint(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
             ) from error
     sha256, digest = weights_hash(directory), digest_of(directory)
-    if directory.is_file():
-        model = convert_mygpt(load_mygpt(directory)[0], device=device)
-    else:
-        model = convert_gpt2(read_gpt2(directory, dtype), fold=fold, device=device)
+    model = _model(directory, fold, dtype, device, config)
+    if settings := getattr(model, "settings", None):
+        digest = checksum([digest, settings])
     description = read_description(directory)
     origin = Provenance(
         name=str(name),
@@ -305,5 +309,29 @@ def load(
         description=description,
     )
     attach(model, provenance=origin)
-    logger.info("{}: {}", name, model.conversion)
+    logger.info("{}: {}", name, getattr(model, "conversion", "TransformerLens's own weights, nothing to convert"))
     return model
+
+
+def _model(
+    path: Path, fold: bool, dtype: torch.dtype, device: str, config: Mapping[str, Any] | None
+) -> "HookedTransformer":
+    """The model of a directory or file, converted."""
+    content = None
+    if path.is_file():
+        content = read_content(path)
+        if not (isinstance(content, tuple | list) and len(content) == 2):  # a MyGPT: its state dict and its accuracy
+            return load_file(path, content, config=config, fold=fold, dtype=dtype, device=device)
+    if config:
+        raise ValueError(f"config is for files of weights; {path} says all itself, so load it without")
+    if content is not None:
+        return convert_mygpt(load_mygpt(path)[0], device=device)
+    kind = model_type(path)
+    if kind not in (None, "gpt2", *ARCHITECTURES):
+        raise CheckpointError(
+            f"{path / 'config.json'}: model_type {kind!r}, expected 'gpt2' or one of {', '.join(ARCHITECTURES)}; build"
+            " a HookedTransformer of it and pass that to interp_kit.load"
+        )
+    if kind in ARCHITECTURES:
+        return convert_directory(path, kind, fold=fold, dtype=dtype, device=device)
+    return convert_gpt2(read_gpt2(path, dtype), fold=fold, device=device)

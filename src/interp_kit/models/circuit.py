@@ -82,15 +82,20 @@ def nodes(n_layers: int, n_heads: int, *, with_mlp: bool = True) -> tuple[str, .
     return (EMBED, *blocks, LOGITS)
 
 
-def edges(names: Iterable[str]) -> tuple[Edge, ...]:
-    """Every edge among nodes, without positions, by receiver and then by sender."""
+def edges(names: Iterable[str], *, parallel: bool = False) -> tuple[Edge, ...]:
+    """Every edge among nodes, without positions, by receiver and then by sender. parallel: whether the MLP of a layer
+    does not read the heads of its own layer."""
     ordered = sorted(names, key=stage)
+
+    def layer(node: str) -> int:
+        return (stage(node) + 1) // 2
+
     return tuple(
         Edge(sender, receiver, way)
         for receiver in ordered
         for way in inputs(receiver)
         for sender in ordered
-        if stage(sender) < stage(receiver)
+        if (layer(sender) < layer(receiver) if parallel else stage(sender) < stage(receiver))
     )
 
 

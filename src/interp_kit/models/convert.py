@@ -1,9 +1,10 @@
 """Exact conversion into TransformerLens, checked on every call. The only code that knows TransformerLens's version."""
 
 import copy
+import importlib
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,6 @@ def gpt2_config(hf: Any) -> dict[str, Any]:
     }
 
 
-@torch.inference_mode(False)
 def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cpu") -> "HookedTransformer":
     """A GPT-2 as a HookedTransformer that computes the same, in the source's dtype.
 
@@ -109,18 +109,51 @@ def convert_gpt2(hf: "GPT2LMHeadModel", *, fold: bool = False, device: str = "cp
     the trained model's own. The check is kept as `model.conversion`. Raises CheckpointError if the config cannot be
     converted or, in float32, where the two differ by more than 1e-4 relative to the largest logit (absolute below 1).
     """
-    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+    return convert_hf(hf, gpt2_config(hf.config), "gpt2.convert_gpt2_weights", fold=fold, device=device)
 
-    dtype = next(hf.parameters()).dtype
-    model = hooked_transformer(**gpt2_config(hf.config), dtype=dtype, device=device)
-    state = {k: v.detach().clone() for k, v in convert_gpt2_weights(hf, model.cfg).items()}
+
+@torch.inference_mode(False)
+def convert_hf(
+    hf: Any, config: dict[str, Any], converter: str, *, fold: bool = False, device: str = "cpu"
+) -> "HookedTransformer":
+    """A Hugging Face model as a HookedTransformer of this config, in the source's dtype.
+
+    Args:
+        hf: The model.
+        config: Of the HookedTransformer.
+        converter: TransformerLens's function that renames the weights: `module.function` of its weight_conversions.
+        fold: As for `convert_gpt2`.
+        device: Of the model.
+
+    Returns:
+        The model; the check against the source is kept as `conversion`.
+
+    Raises:
+        CheckpointError: In float32, the two differ by more than 1e-4 relative to the largest logit.
+    """
+    module, _, name = converter.partition(".")
+    convert = getattr(importlib.import_module(f"transformer_lens.pretrained.weight_conversions.{module}"), name)
+    model = hooked_transformer(**config, dtype=next(hf.parameters()).dtype, device=device)
+    built(model, {k: v.detach().clone() for k, v in convert(hf, model.cfg).items()}, fold=fold)
+    attach(model, conversion=verify(model, hf, folded=fold))
+    return model
+
+
+@torch.inference_mode(False)
+def built(
+    model: "HookedTransformer", weights: Mapping[str, Tensor], *, fold: bool = False, final_norm: bool = True
+) -> "HookedTransformer":
+    """The model with these weights, by its parameters' names, ready for analyses. Raises CheckpointError if it is to be
+    folded and has no final norm to fold."""
+    if not final_norm:
+        if fold:
+            raise CheckpointError("a model without a final LayerNorm cannot be folded; load it with fold=False")
+        _without_final_norm(model)
     model.load_and_process_state_dict(
-        state, fold_ln=fold, center_writing_weights=fold, center_unembed=fold, fold_value_biases=fold
+        dict(weights), fold_ln=fold, center_writing_weights=fold, center_unembed=fold, fold_value_biases=fold
     )
     model.eval()
     model.requires_grad_(False)
-    check = verify(model, hf, folded=fold)
-    attach(model, conversion=check)
     return model
 
 
@@ -208,19 +241,27 @@ def _mygpt_weights(source: MyGPT, d_head: int, n_ctx: int) -> dict[str, Tensor]:
     return weights
 
 
-def verify(model: "HookedTransformer", hf: "GPT2LMHeadModel", *, folded: bool, seed: int = 0) -> ConversionCheck:
-    """Compare both models on random tokens at full context length. Raises CheckpointError if float32 disagrees."""
+def verify(model: "HookedTransformer", hf: Any, *, folded: bool, seed: int = 0) -> ConversionCheck:
+    """Compare both models on random tokens at full context length. Raises CheckpointError where float32 disagrees."""
+    return compared(model, lambda tokens: hf(tokens.to(hf.device)).logits, folded=folded, seed=seed)
+
+
+@torch.inference_mode()
+def compared(
+    model: "HookedTransformer", forward: Callable[[Tensor], Tensor], *, folded: bool = False, seed: int = 0
+) -> ConversionCheck:
+    """Compare a model with its source's (batch, pos) tokens -> (batch, pos, vocab) logits, as `verify` does."""
     tokens = _random_tokens(model, seed)
-    with torch.inference_mode():
-        logits = (hf(row[None].to(hf.device)).logits for row in tokens)
-        return _compare(model, tokens, logits, "log-prob" if folded else "logit")
+    return _compare(model, tokens, (forward(row[None]) for row in tokens), "log-prob" if folded else "logit")
 
 
 def _random_tokens(model: "HookedTransformer", seed: int = 0) -> Tensor:
-    """(rows, n_ctx) random tokens: two rows, or one where a full vocabulary at full context is a large answer."""
+    """(rows, n_ctx) random tokens: two rows, or one where a full vocabulary at full context is a large answer. Rotary
+    positions have no table that could be wrong at its end: their texts have at most 512 tokens."""
     cfg = model.cfg
-    rows = 2 if cfg.n_ctx * cfg.d_vocab < 10**7 else 1
-    return torch.randint(0, cfg.d_vocab, (rows, cfg.n_ctx), generator=torch.Generator().manual_seed(seed))
+    length = min(cfg.n_ctx, 512) if cfg.positional_embedding_type == "rotary" else cfg.n_ctx
+    rows = 2 if length * cfg.d_vocab < 10**7 else 1
+    return torch.randint(0, cfg.d_vocab, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.inference_mode()
@@ -260,7 +301,7 @@ def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     std = cfg.initializer_range if cfg.initializer_range > 0 else 0.02
     with torch.no_grad():
         for name, parameter in fresh.named_parameters():
-            kind = name.rsplit(".", 1)[-1]
+            kind = name.rsplit(".", 1)[-1].removeprefix("_")  # grouped keys and values begin with a line
             if kind == "w":
                 parameter.fill_(1.0)
             elif kind.startswith("b"):

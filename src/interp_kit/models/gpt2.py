@@ -88,7 +88,7 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
             model = GPT2LMHeadModel(config)
     except Exception as error:
         raise CheckpointError(f"{config_file}: no GPT-2 can be built from it: {_first_line(error)}") from error
-    _check_against(model.state_dict(), state, directory)
+    check_against(model.state_dict(), state, directory)
     for name, value in state.items():
         if count := int((~torch.isfinite(value.float())).sum()):
             raise CheckpointError(f"{directory}: {name} has {count} nan or infinite values")
@@ -188,7 +188,8 @@ def _normalised(state: dict[str, Tensor], tied: bool, directory: Path) -> dict[s
     return state
 
 
-def _check_against(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: Path) -> None:
+def check_against(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], directory: Path) -> None:
+    """Raise CheckpointError, naming the first three, for weights that are missing, too many, misshapen or integers."""
     problems = [
         *(f"{name} is missing" for name in expected if name not in found),
         *(f"{name} is not in the model that config.json describes" for name in found if name not in expected),

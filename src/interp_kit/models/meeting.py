@@ -35,6 +35,11 @@ def check_model(model: object, what: str = "the model") -> None:
     if isinstance(model, str) or not (callable(model) and hasattr(model, "cfg") and hasattr(model, "run_with_hooks")):
         found = f"the text {model!r}" if isinstance(model, str) else f"a {type(model).__name__}"
         raise TypeError(f"{what} is {found}; expected a HookedTransformer, as interp_kit.load(name) gives{name}")
+    if type(model).__name__ == "TransformerBridge":
+        raise TypeError(
+            f"{what} is a TransformerBridge, whose activations are not a HookedTransformer's; give"
+            " interp_kit.load(bridge), which converts it and compares logits"
+        )
 
 
 def check_same_task(model: Any, examples: Any) -> None:

@@ -92,7 +92,7 @@ def _parameters(model: HookedModel) -> dict[str, Tensor]:
             f"{name} has {number:,} parameters; a playground page takes at most {LIMIT:,}: choose a smaller model"
         )
     try:
-        refuse(model)
+        refuse(model, beyond=False)
     except Unsupported as reason:
         raise ValueError(
             f"the playground computes models in the form of GPT-2 and MyGPT, and {name} is not one: {reason}"

@@ -1,12 +1,14 @@
 """Every model by one name: shipped, planted, untrained, or a path. What the command line and the recipes resolve."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from loguru import logger
+from torch import nn
 
 from interp_kit.core.config import check_flag, check_seed, expect
 from interp_kit.core.example import Example
@@ -15,6 +17,7 @@ from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import Provenance, UnknownCheckpoint, provenance, read_manifest
 from interp_kit.models.checkpoints import load as load_checkpoint
 from interp_kit.models.convert import untrained as fresh
+from interp_kit.models.foreign.hugging_face import from_memory
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.meeting import check_model
 from interp_kit.models.planted import PLANTED_TASKS, planted_model
@@ -53,35 +56,70 @@ def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
 
 
 def load(
-    name: str | Path,
+    name: str | Path | nn.Module,
     *,
     fold: bool = False,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     root: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> "HookedTransformer":
     """A model by name: a planted one (`boolean-direct`, `boolean-direct@3` for seed 3), `untrained:NAME` (`@SEED`),
     `twin:NAME` (the trained twin of a planted one), else a checkpoint: by name in `checkpoints/` (or `root`), by
-    directory (GPT-2) or `.pth` file (MyGPT), or by hub id, converted and checked. fold, dtype: of GPT-2s.
+    directory (Hugging Face) or file of weights, or by hub id, converted and checked; or a model in memory.
 
     The model carries `provenance`, and a checkpoint `conversion` (max |logit difference| against its source), which is
-    also logged. Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a
-    config that cannot be converted; ValueError for an unknown twin.
+    also logged.
+
+    Args:
+        name: The name, path or hub id. Files may be torch's, safetensors or JSON, of MyGPT, TransformerLens, nanoGPT,
+            minGPT, GPT-2, Karpathy's lecture or Llama's layout. Of models in memory a HookedTransformer is given back
+            as it is; a Hugging Face model or TransformerBridge is converted.
+        fold: Fold norms and centre weights, as TransformerLens does by default. Not of MyGPTs.
+        dtype: Of the weights. Not of MyGPTs.
+        device: Of the model.
+        root: A folder with a manifest in place of `checkpoints/`.
+        config: For files of weights, what their shapes do not say, such as {"act_fn": "gelu", "n_heads": 4}; the keys
+            are those of `models.foreign.reader.OPTIONS`.
+
+    Raises:
+        CheckpointError: An unknown name (listing those there are), a changed or damaged file, a layout that is not
+            known (listing the file's keys), a setting that the file does not say, or a config that cannot be converted.
+        ValueError: An unknown twin, or options that do not go with what is loaded.
     """
-    expect("name", name, (str, Path), "a model is loaded by its name or path")
+    expect("name", name, (str, Path, nn.Module), "a model is loaded by its name or path")
     check_flag("fold", fold)
-    return _identified(_load(name, fold, dtype, device, root))
+    expect("config", config, (Mapping, type(None)), 'such as {"n_heads": 4}')
+    if isinstance(name, nn.Module):
+        if fold or root is not None or config or dtype != torch.float32 or device != "cpu":
+            raise ValueError("a model in memory is taken as it is: fold, dtype, device, root and config are of files")
+        return _in_memory(name)
+    return _identified(_load(name, fold, dtype, device, root, config))
+
+
+def _in_memory(source: nn.Module) -> "HookedTransformer":
+    if type(source).__name__ == "TransformerBridge" or hasattr(getattr(source, "config", None), "model_type"):
+        return from_memory(source)
+    check_model(source)
+    return source  # pyright: ignore[reportReturnType]
 
 
 def _load(
-    name: str | Path, fold: bool, dtype: torch.dtype, device: str, root: str | Path | None
+    name: str | Path,
+    fold: bool,
+    dtype: torch.dtype,
+    device: str,
+    root: str | Path | None,
+    config: Mapping[str, Any] | None,
 ) -> "HookedTransformer":
     text = str(name)
     stem, _, seed = text.rpartition("@")
     stem, number = (stem, int(seed)) if stem and seed.isdigit() else (text, 0)
     if stem.startswith("untrained:"):
-        trained = _identified(_load(stem.removeprefix("untrained:"), fold, dtype, device, root))
+        trained = _identified(_load(stem.removeprefix("untrained:"), fold, dtype, device, root, config))
         return untrained(trained, derive_seed(number, "untrained") % 2**31)
+    if config and (text.startswith("twin:") or stem in PLANTED):
+        raise ValueError(f"config is for files of weights, and {text!r} is none; load it without")
     if text.startswith("twin:"):
         from interp_kit.registry.twins import twin
 
@@ -89,7 +127,7 @@ def _load(
     if stem in PLANTED:
         return planted(stem, number).to(device, print_details=False)
     try:
-        return load_checkpoint(name, fold=fold, dtype=dtype, device=device, root=root)
+        return load_checkpoint(name, fold=fold, dtype=dtype, device=device, root=root, config=config)
     except UnknownCheckpoint as error:
         near = get_close_matches(text, [*read_manifest(root), *PLANTED], n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""

@@ -414,6 +414,49 @@ def test_the_lens_reads_the_stream_after_each_block(
             np.testing.assert_allclose(here, difference(at, pairs), atol=1e-4)
 
 
+LLAMA = {
+    "normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu", "n_heads": 4, "d_head": 4, "n_key_value_heads": 2,
+    "positional_embedding_type": "rotary",
+}  # fmt: skip
+PYTHIA = {"parallel_attn_mlp": True, "positional_embedding_type": "rotary", "rotary_dim": 4, "act_fn": "gelu"}
+
+
+@pytest.mark.parametrize("config", [LLAMA, PYTHIA], ids=["llama", "pythia"])
+def test_other_architectures_by_edges_lens_and_attribution(
+    tiny_model: MakeModel, pairs: PairBatch, config: dict
+) -> None:
+    """Against the model's own hooks and logits; gradients against finite differences along each swap."""
+    model = tiny_model(3, **config)
+    rows, at = torch.arange(len(pairs)), pairs.clean.position("newD?")
+    logits, cache = model.run_with_cache(pairs.clean.tokens)
+    expected = difference(logits[rows, at], pairs)
+    found = ik.direct_logit_attribution(model, pairs)
+    np.testing.assert_allclose(found.values.sum(0), expected, atol=1e-4)
+    heads = {name: row for name, row in zip(found.component, found.values, strict=True) if name.startswith("L1H")}
+    direction = difference(model.W_U.T[None].expand(len(pairs), -1, -1), pairs)  # (pair, d_model)
+    scaled = cache["blocks.1.attn.hook_z"][rows, at][..., None] * model.W_O[1]
+    scaled = scaled.sum(-2) / cache["ln_final.hook_scale"][rows, at][:, None]
+    if config is PYTHIA:
+        scaled = scaled - scaled.mean(-1, keepdim=True)
+    own = torch.einsum("bhd,bd->hb", scaled * model.ln_final.w, torch.as_tensor(direction))
+    np.testing.assert_allclose(np.stack(list(heads.values())), own, atol=1e-4)
+    lens = ik.logit_lens(model, pairs, positions=["newD?"])
+    for values, name in zip(lens.values, ("0.hook_resid_pre", "0.hook_resid_post", "1.hook_resid_post"), strict=True):
+        read = model.unembed(model.ln_final(cache[f"blocks.{name}"]))[rows, at]
+        np.testing.assert_allclose(values[0], difference(read, pairs), atol=1e-4)
+    scored, graph = ik.score_edges(model, pairs, method="eap", direction="noise", progress=False), Graph(model)
+    known, step = dict(zip(scored.edges, scored.score, strict=True)), 1e-2
+    reads, reference = at[:, None], graph.outputs(pairs.corrupt.tokens)
+    swapped = torch.zeros(len(graph.edges), len(graph.senders), len(graph.receivers))
+    for number, edge in enumerate(graph.edges):
+        swapped[number][graph.place(edge)] = step
+    with torch.no_grad():
+        moved = graph.logits(pairs.clean.tokens, reads, swapped, reference)[:, :, 0]
+    fall = [(expected - difference(logits, pairs)).mean() / step for logits in moved]
+    np.testing.assert_allclose([known[edge] for edge in graph.edges], fall, atol=0.03 * float(max(map(abs, fall))))
+    assert (Edge("L0H0", "L0 MLP", "mlp") in known) == (config is LLAMA)
+
+
 def test_direct_attribution_of_a_field(latent: HookedTransformer, task: BooleanTask) -> None:
     batch = task.batch(task.enumerate())
     found = ik.direct_logit_attribution(latent, batch, "newA")

@@ -34,8 +34,20 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "other output vocabulary": {"d_vocab_out": 4},
     "one of each": {"n_layers": 1, "n_heads": 1, "d_head": 1, "d_mlp": 1, "d_vocab": 2, "n_ctx": 1},
     "no layers": {"n_layers": 0},
+    "root mean square": {"normalization_type": "RMS", "eps": 0.1},
+    "folded root mean square": {"normalization_type": "RMSPre"},
+    "gated": {"gated_mlp": True, "act_fn": "silu"},
+    "rotary": {"positional_embedding_type": "rotary", "rotary_dim": 4},
+    "rotary, neighbours": {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": True, "rotary_base": 100},
+    "parallel": {"parallel_attn_mlp": True},
+    "grouped": {"n_key_value_heads": 2, "n_heads": 4},
+    "normed queries": {"use_qk_norm": True, "positional_embedding_type": "rotary"},
+    "Llama": {
+        "normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu", "positional_embedding_type": "rotary",
+        "n_heads": 4, "d_head": 6, "n_key_value_heads": 1, "final_rms": True,
+    },
     "more hook points": {"use_attn_result": True, "use_split_qkv_input": True, "use_hook_mlp_in": True},
-}
+}  # fmt: skip
 
 
 def random_tokens(model: HookedTransformer, rows: int, length: int) -> Tensor:
@@ -203,17 +215,14 @@ def test_it_keeps_no_gradient(tiny_model: MakeModel) -> None:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "rotary": ({"positional_embedding_type": "rotary", "rotary_dim": 4}, "rotary"),
     "alibi": ({"positional_embedding_type": "alibi"}, "positional_embedding_type is 'alibi'"),
     "shortformer": ({"positional_embedding_type": "shortformer"}, "positional_embedding_type is 'shortformer'"),
-    "parallel": ({"parallel_attn_mlp": True}, "parallel_attn_mlp is True"),
-    "gated": ({"gated_mlp": True}, "GatedMLP"),
     "experts": ({"num_experts": 2, "experts_per_token": 1}, "MoE"),
     "local": ({"use_local_attn": True, "window_size": 3, "attn_types": ["local", "global"]}, "attn|window"),
-    "grouped": ({"n_key_value_heads": 1}, "GroupedQueryAttention"),
-    "root mean square": ({"normalization_type": "RMS"}, "RMSNorm"),
     "both ways": ({"attention_dir": "bidirectional"}, "attention_dir is 'bidirectional'"),
     "soft cap": ({"output_logits_soft_cap": 5.0}, "output_logits_soft_cap is 5.0"),
+    "ungrouped": ({"n_key_value_heads": 1, "ungroup_grouped_query_attention": True}, "ungroup_grouped_query_attention"),
+    "norms of OLMo": ({"normalization_type": "RMS", "original_architecture": "Olmo2ForCausalLM"}, "Olmo2"),
     "clipped": ({"clip_qkv": 0.1}, "clip_qkv is 0.1"),
     "solu": ({"act_fn": "solu_ln"}, "act_fn is 'solu_ln'"),
     "half precision": ({"dtype": torch.bfloat16}, "dtype is torch.bfloat16"),

@@ -50,7 +50,7 @@ class LogitAttributionResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"What each component of {self.config['model']} adds directly to the {self.config['metric']}, the final"
-            f" LayerNorm's scale held as it is (n = {self.values.shape[1]}"
+            f" norm's scale held as it is (n = {self.values.shape[1]}"
             f"{scope(self.config)}; 95 % intervals; together"
             f" {self.mean.sum():.2f}, the model's own)."
         )

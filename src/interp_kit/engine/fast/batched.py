@@ -48,15 +48,16 @@ class _Run:
         stream = Stream(s, self.windows, self._empty(self.windows.first[-1]), self.later)
         for number, layer in enumerate(s.x.layers):
             before, active = active, self._enter_pre(stream, number, active)
+            source = stream.up_to(active).clone() if layer.parallel else None
             if number == self.last:
-                stream = self._read_attention(stream, layer, before, active)
+                stream, source = self._read_attention(stream, layer, before, active)
             else:
-                beside = self._beside(number)
+                beside, heads = self._beside(number), s.x.n_heads
                 for slots in self._tiles(active):
                     qkv = self._qkv(stream, layer, number, before, slots)
-                    out = self._attend(stream, layer, number, slots, beside, qkv[:, 0], qkv[:, 1:])
+                    out = self._attend(stream, layer, number, slots, beside, qkv[:, :heads], qkv[:, heads:])
                     stream.x[self.windows.span(slots)] += out
-            active = self._behind_attention(stream, number, layer, active)
+            active = self._behind_attention(stream, number, layer, active, source)
         out = s.x.read_out(stream.x.unflatten(0, (len(self.groups), *s.reads.shape)))
         unreached = s.reads < torch.tensor(self.windows.starts, device=s.reads.device)[:, None, None]
         return torch.where(unreached[..., None], s.logits, out) if bool(unreached.any()) else out
@@ -64,27 +65,36 @@ class _Run:
     def _empty(self, tokens: int) -> Tensor:
         return self.s.x.embed.new_empty(tokens, self.s.x.embed.shape[1])
 
-    def _read_attention(self, stream: Stream, layer: Layer, before: int, active: int) -> Stream:
+    def _read_attention(self, stream: Stream, layer: Layer, before: int, active: int) -> tuple[Stream, Tensor | None]:
         """The last layer's attention: keys and values of all that is carried; queries, and all behind them, where
-        logits are read. Gives the stream there."""
+        logits are read. Gives the stream there, and what it was before attention if the MLP reads that."""
         number, ex, reads = self.last, self.s.x, Reads(self.s.reads)
         read = Stream(self.s, reads, self._empty(len(self.groups) * reads.each), self.later)
         weight, bias = (w[: ex.n_heads * ex.d_head] for w in layer.qkv)
         beside = self._beside(number)
+        source = self._empty(active * reads.each) if layer.parallel else None
         for slots in self._tiles(active):
             kv = self._qkv(stream, layer, number, before, slots)
             here = stream.x[self.windows.read(self.s.reads, slots)]
             q = ex.linear(layer.norm1(here), weight, bias).unflatten(-1, (ex.n_heads, ex.d_head))
             q = read.visit("q", number, q, slots)
             read.x[reads.span(slots)] = here + self._attend(read, layer, number, slots, beside, q, kv)
-        return read
+            if source is not None:
+                source[reads.span(slots)] = here
+        return read, source
 
-    def _behind_attention(self, stream: Stream, number: int, layer: Layer, active: int) -> int:
-        """The rest of a layer, where more groups enter."""
+    def _behind_attention(self, stream: Stream, number: int, layer: Layer, active: int, source: Tensor | None) -> int:
+        """The rest of a layer, where more groups enter. source: what the MLP of a parallel block reads, of the groups
+        that entered before."""
         stream.visit("resid_mid", number, stream.up_to(active), range(active))
-        active = self._enter_mid(stream, number, active)
+        before, active = active, self._enter_mid(stream, number, active)
         if active:
-            self._mlp(stream, layer, number, active)
+            if source is not None and active > before:  # whose residual stream is still the unedited run's
+                fresh = Stream(self.s, stream.carried, self._empty(stream.carried.span(range(active)).stop), {})
+                fresh.x[: len(source)] = source
+                fresh.fill("resid_pre", number, range(before, active))
+                source = fresh.x
+            self._mlp(stream, layer, number, active, source)
             stream.visit("resid_post", number, stream.up_to(active), range(active))
         return self._enter_post(stream, number, active)
 
@@ -104,15 +114,16 @@ class _Run:
             yield range(begin, active)
 
     def _qkv(self, stream: Stream, layer: Layer, number: int, before: int, slots: range) -> Tensor:
-        """(token, 3, head, d_head) queries, keys and values, edited; in the last layer keys and values alone.
+        """(token, head, d_head) the heads of queries, then of keys, then of values, edited; in the last layer of keys
+        and values alone.
 
         Of groups from `before` on, which enter here, those that change single positions have the unedited run's
         anywhere else.
         """
         ex, names, windows = self.s.x, "kv" if number == self.last else "qkv", self.windows
-        x, size = stream.x[windows.span(slots)], ex.n_heads * ex.d_head
-        weight, bias = (w[(3 - len(names)) * size :] for w in layer.qkv)
-        shape = (len(names), ex.n_heads, ex.d_head)
+        x, heads = stream.x[windows.span(slots)], ex.heads[3 - len(names) :]
+        weight, bias = (w[len(w) - sum(heads) * ex.d_head :] for w in layer.qkv)
+        shape = (sum(heads), ex.d_head)
         local = next((slot for slot in slots if slot >= before and self.groups[slot].local), slots.stop)
         if local == slots.stop:
             result = ex.linear(layer.norm1(x), weight, bias).unflatten(-1, shape)
@@ -122,19 +133,19 @@ class _Run:
             result = x.new_empty(len(x), *shape)
             if whole:
                 result[:whole] = ex.linear(layer.norm1(x[:whole]), weight, bias).unflatten(-1, shape)
-            for i, name in enumerate(names):
-                windows.fill(result[whole:, i], self.s.sites[name, number], kept)
+            for name, part in zip(names, result[whole:].split(heads, 1), strict=True):
+                windows.fill(part, self.s.sites[name, number], kept)
             sites = ("embed", "pos_embed", "resid_pre")
             edits = [found for site in sites for found in stream.edits(site, number, kept)]
             if edits:
                 tokens = stream.places(edits)[-1] - ahead
                 result[tokens] = ex.linear(layer.norm1(x[tokens]), weight, bias).view(-1, *shape)
-        for name, part in zip(names, result.unbind(1), strict=True):
+        for name, part in zip(names, result.split(heads, 1), strict=True):
             stream.visit(name, number, part, slots)
         return result
 
     def _beside(self, number: int) -> Beside:
-        return Beside([self.s.sites[name, number] for name in "kv"])
+        return Beside([self.s.keys(number), self.s.sites["v", number]])
 
     def _attend(
         self, stream: Stream, layer: Layer, number: int, slots: range, beside: Beside, q: Tensor, kv: Tensor
@@ -142,14 +153,15 @@ class _Run:
         """(token, d_model) what attention adds to a stream, of whose tokens q are the queries; kv of all that windows
         carry: earlier keys and values are the unedited run's."""
         windows, batch, read = self.windows, len(slots) * len(self.s.batch), isinstance(stream.carried, Reads)
-        low = windows.low(slots)
+        low, kv = windows.low(slots), kv.unflatten(1, (2, -1))
+        if layer.places_count:
+            q = layer.query(q, stream.carried.at(slots))
+            kv[:, 0] = layer.key(kv[:, 0], windows.at(slots))
         keys, values = windows.whole(kv, slots, beside).unbind(2)
         queries = q.unflatten(0, (batch, -1)) if read else windows.texts(q, slots, low)
-        options: dict = {"is_causal": True}
-        if low or read:
-            options = {"attn_mask": self._unread(len(slots)) if read else self._unseen()[low:]}
+        mask = self._unread(len(slots)) if read else self._unseen()[low:] if low else None
         queries, keys, values = (value.transpose(1, 2) for value in (queries, keys, values))
-        z = F.scaled_dot_product_attention(queries, keys, values, scale=layer.scale, **options).transpose(1, 2)
+        z = self.s.x.attend(queries, keys, values, layer.scale, mask=mask, is_causal=mask is None).transpose(1, 2)
         z = z.flatten(0, 1) if read else windows.tokens(z, slots, low)
         z = stream.visit("z", number, z, slots)
         return stream.visit("attn_out", number, self.s.x.linear(z.flatten(1), *layer.out), slots)
@@ -171,15 +183,16 @@ class _Run:
     def _masked(self, behind: Tensor) -> Tensor:
         return self.s.x.embed.new_zeros(behind.shape).masked_fill_(behind, -torch.inf)
 
-    def _mlp(self, stream: Stream, layer: Layer, number: int, active: int) -> None:
-        """Add to the residual stream what the MLP makes of it."""
+    def _mlp(self, stream: Stream, layer: Layer, number: int, active: int, source: Tensor | None) -> None:
+        """Add to the residual stream what the MLP makes of it, or of what it was before attention (`source`)."""
         if layer.mlp is None:
             return
         x, slots = stream.up_to(active), range(active)
+        source = x if source is None else source
         if not any((site, number) in self.later for site in INSIDE):
-            self.s.x.add_mlp(layer.mlp, x, x)
+            self.s.x.add_mlp(layer.mlp, source, x, x)
             return
-        post = self.s.x.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)
+        post = layer.mlp.hidden(source, self.s.x.linear)
         post = stream.visit("mlp_post", number, post, slots)
         x += stream.visit("mlp_out", number, self.s.x.linear(post, *layer.mlp.out), slots)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_kit.engine.fast.layers import MLP, Layer, Norm, Unsupported, layer_of, norm_of, refuse
 from interp_kit.engine.fast.matmul import Products, blocks
+from interp_kit.engine.fast.rotary import Rotary
 from interp_kit.engine.inputs import check_length, whole_text
 from interp_kit.models.hooked_model import HookedModel
 
@@ -26,9 +27,9 @@ Visit = Callable[[str, int, Tensor], None]  # site, layer, activation
 class Executor:
     """The logits of `model` with its weights as they are now: make a new one where weights change.
 
-    Raises Unsupported naming what the model has that is not computed here (rotary positions, parallel blocks, gated or
-    local layers, active hooks, half precision …), or by how much logits differ on random tokens (`compare`; without
-    it the caller has to).
+    Raises Unsupported naming what the model has that is not computed here (experts, soft caps, local layers, active
+    hooks, half precision …), or by how much logits differ on random tokens (`compare`; without it the caller has to).
+    n_groups: heads of keys and values, each for as many queries' heads as follow each other.
 
     blocks: only the first so many, for `run` alone: nothing is copied that need not be, and nothing compared.
     """
@@ -38,14 +39,20 @@ class Executor:
         whole: Any = model
         cfg = model.cfg
         self.n_ctx, self.n_heads, self.d_head = cfg.n_ctx, cfg.n_heads, cfg.d_head
+        self.n_groups = cfg.n_key_value_heads or cfg.n_heads
+        self.heads = (self.n_heads, self.n_groups, self.n_groups)
+        rotates = cfg.positional_embedding_type == "rotary" and cfg.n_layers > 0
+        rotary = Rotary(whole.blocks[0].attn, cfg.n_ctx) if rotates else None
         with torch.no_grad():
-            self.embed, self.positions = whole.embed.W_E.detach(), whole.pos_embed.W_pos.detach()
+            self.embed = whole.embed.W_E.detach()
+            learned = cfg.positional_embedding_type == "standard"
+            self.positions = whole.pos_embed.W_pos.detach() if learned else None
             arrange = Tensor.contiguous if blocks is None else _same
-            self.layers = [layer_of(block, arrange) for block in list(whole.blocks)[:blocks]]
+            self.layers = [layer_of(block, arrange, rotary) for block in list(whole.blocks)[:blocks]]
             self.norm = norm_of(whole.ln_final) if cfg.normalization_type is not None else Norm(None, None, None)
             self.unembed = arrange(whole.unembed.W_U.detach().T), whole.unembed.b_U.detach()
         self.linear = Products(cfg.act_fn if not cfg.attn_only else None, self.embed, alike=blocks is not None)
-        self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_heads, 0, self.d_head)
+        self.length, self.cache = 0, self.embed.new_empty(len(self.layers), 2, 0, self.n_groups, 0, self.d_head)
         if compare and blocks is None:
             self._compare(model)
 
@@ -121,6 +128,9 @@ class Executor:
 
     def _embed(self, tokens: Tensor, start: int, visit: Visit) -> Tensor:
         words = F.embedding(tokens, self.embed)
+        if self.positions is None:
+            visit("embed", 0, words)
+            return words
         places = self.positions[start : start + tokens.shape[1]].expand_as(words)
         if visit is not _nothing:
             places = places.clone()  # which a visit may change
@@ -142,13 +152,15 @@ class Executor:
         up to the last new position, of which the new ones are written here; None where all are new. at: (batch, read)
         of the new positions, those that are wanted."""
         visit("resid_pre", number, x)
-        heads = self.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (3, self.n_heads, self.d_head)).unbind(2)
+        heads = self.linear(layer.norm1(x), *layer.qkv).unflatten(-1, (-1, self.d_head)).split(self.heads, 2)
         for name, value in zip("qkv", heads, strict=True):
             visit(name, number, value)
+        new, end, seen = x.shape[1], x.shape[1] if kept is None else kept.shape[3], None
+        if layer.places_count:
+            here = slice(end - new, end)
+            heads = (layer.query(heads[0], here), layer.key(heads[1], here), heads[2])
         q, k, v = (value.transpose(1, 2) for value in heads)
-        new, end, seen = q.shape[2], q.shape[2], None
         if kept is not None:
-            end = kept.shape[3]
             kept[0, :, :, end - new :], kept[1, :, :, end - new :] = k, v
             k, v = kept
             if 1 < new < end:
@@ -158,34 +170,49 @@ class Executor:
             x, q = x[rows, at], heads[0][rows, at].transpose(1, 2)
             seen = torch.arange(end, device=x.device) <= at[:, None, :, None] + (end - new)
         if new == 1 and x.device.type == "cpu":  # one query sees every key; torch's own takes an eighth longer here
+            k, v = self.spread(k, 1), self.spread(v, 1)
             z = (q * layer.scale @ k.mT).softmax(-1) @ v
         else:
-            causal = seen is None and 1 < new == end
-            z = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal, scale=layer.scale)
+            z = self.attend(q, k, v, layer.scale, mask=seen, is_causal=seen is None and 1 < new == end)
         z = z.transpose(1, 2)
         visit("z", number, z)
         out = self.linear(z.flatten(2), *layer.out)
         visit("attn_out", number, out)
-        x = x + out
-        visit("resid_mid", number, x)
+        before, x = x, x + out
+        visit("resid_mid", number, x)  # which hooks of a parallel block do not have
+        source = before if layer.parallel else x
         if layer.mlp is not None and inside:
-            post = self.linear(layer.mlp.norm(x), *layer.mlp.into, act=True)
+            post = layer.mlp.hidden(source, self.linear)
             visit("mlp_post", number, post)
             out = self.linear(post, *layer.mlp.out)
             visit("mlp_out", number, out)
             x = x + out
         elif layer.mlp is not None:
-            x = self.add_mlp(layer.mlp, x, torch.empty_like(x))
+            x = self.add_mlp(layer.mlp, source, x, torch.empty_like(x))
         visit("resid_post", number, x)
         return x
 
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *, mask: Tensor | None, is_causal: bool) -> Tensor:
+        """(batch, head, query, d_head) of queries of that shape, and keys and values of groups of heads."""
+        k, v = self.spread(k, 1), self.spread(v, 1)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scale)
+
+    def spread(self, x: Tensor, axis: int) -> Tensor:
+        """Keys or values of groups, once for each of the heads that read them."""
+        each = self.n_heads // self.n_groups
+        return x if each == 1 else x.repeat_interleave(each, axis)
+
     def add_mlp(
-        self, mlp: MLP, x: Float[Tensor, "*token d"], out: Float[Tensor, "*token d"]
+        self,
+        mlp: MLP,
+        source: Float[Tensor, "*token d"],
+        x: Float[Tensor, "*token d"],
+        out: Float[Tensor, "*token d"],
     ) -> Float[Tensor, "*token d"]:
-        """`out`, to which x and what an MLP makes of it are written: in blocks, of which all stays in the processor's
-        cache. It may be x itself."""
-        for rows, into in zip(blocks(x), blocks(out), strict=True):
-            torch.add(rows, self.linear(self.linear(mlp.norm(rows), *mlp.into, act=True), *mlp.out), out=into)
+        """`out`, to which x and what an MLP makes of `source` are written: in blocks, of which all stays in the
+        processor's cache. All three may be one tensor."""
+        for read, rows, into in zip(blocks(source), blocks(x), blocks(out), strict=True):
+            torch.add(rows, self.linear(mlp.hidden(read, self.linear), *mlp.out), out=into)
         return out
 
     def read_out(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... vocab"]:
@@ -194,7 +221,7 @@ class Executor:
 
     def _room(self, batch: int, capacity: int) -> Tensor:
         """(layer, 2, batch, head, capacity, d_head) memory for keys and values; the last one again where it fits."""
-        shape = (len(self.layers), 2, batch, self.n_heads, capacity, self.d_head)
+        shape = (len(self.layers), 2, batch, self.n_groups, capacity, self.d_head)
         return self.cache if self.cache.shape == shape else self.embed.new_empty(shape)
 
     def _compare(self, model: HookedModel) -> None:

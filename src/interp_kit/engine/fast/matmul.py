@@ -52,13 +52,14 @@ class Products:
         if self.fused is not None and len(rows) in BLOCKS:
             return torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], algorithm)
         if self.fused is None or len(rows) < BLOCKS[-1] or not (act or weight.numel() >= LARGE):
-            return self._plain(x, weight, bias, act)
+            return self.plain(x, weight, bias, act=act)
         out = x.new_empty(*x.shape[:-1], len(weight))
         for here, into in zip(blocks(rows), blocks(out), strict=True):
             into.copy_(self(here, weight, bias, act=act))
         return out
 
-    def _plain(self, x: Tensor, weight: Tensor, bias: Tensor, act: bool) -> Tensor:
+    def plain(self, x: Tensor, weight: Tensor, bias: Tensor, *, act: bool = False) -> Tensor:
+        """The same by torch's own product, through which gradients pass."""
         out = F.linear(x, weight, bias)
         return self.act(out) if act else out
 

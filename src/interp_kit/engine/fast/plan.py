@@ -88,6 +88,7 @@ class Suffix:
         self.rows = torch.arange(len(batch), device=batch.tokens.device)
         self.sites: dict[tuple[str, int], Tensor] = {}  # in the last layer from z on: where logits are read
         self._at: dict[str | int, Tensor] = {}
+        self._keys: dict[int, Tensor] = {}
         self._reach: dict[tuple[int | str | None, TokenBatch | None], tuple[int, int]] = {}
         tokens = batch.tokens[:, : self.end]
         keep = self.sites.__setitem__
@@ -106,6 +107,15 @@ class Suffix:
         """(batch, read, …) what the unedited run has at a site where logits are read, in the last layer."""
         value = self.sites[site, layer]
         return value if site in BEHIND else value[self.rows[:, None], self.reads]
+
+    def keys(self, layer: int) -> Tensor:
+        """(batch, pos, group, d_head) the unedited run's keys, as scores have them."""
+        weights = self.x.layers[layer]
+        if not weights.places_count:
+            return self.sites["k", layer]
+        if layer not in self._keys:
+            self._keys[layer] = weights.key(self.sites["k", layer], slice(0, self.end))
+        return self._keys[layer]
 
     def entries(self, groups: Iterable[EditGroup]) -> Entries:
         """Entry point of each group."""

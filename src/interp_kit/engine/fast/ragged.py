@@ -60,6 +60,10 @@ class Windows:
         at = reads.maximum(self._start[number])
         return self._token(number, self.rows[:, None], at).flatten()
 
+    def at(self, slots: range) -> Tensor:
+        """(token,) the position of every token of the slots."""
+        return self._cells[self.span(slots)] % self.end
+
     def low(self, slots: range) -> int:
         """The first position that any of the slots carries."""
         return min(self.starts[slots.start : slots.stop])
@@ -159,6 +163,9 @@ class Reads:
 
     def carried(self, slot: int) -> Tensor:
         return self.reads
+
+    def at(self, slots: range) -> Tensor:
+        return self.reads.flatten().repeat(len(slots))
 
     def of(self, value: Tensor, slot: int, begin: int = 0) -> Tensor:
         return value[(slot - begin) * self.each : (slot - begin + 1) * self.each].unflatten(0, self.reads.shape)

@@ -1,0 +1,113 @@
+"""TransformerLens's own state dicts, with and without a config, against the model that they were taken from."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import interp_kit as ik
+
+TOKENS = torch.arange(20).remainder(15).reshape(2, 10)
+CONFIGS: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "attention": {"attn_only": True},
+    "no norm": {"normalization_type": None},
+    "folded": {"normalization_type": "LNPre"},
+    "rms": {"normalization_type": "RMS", "gated_mlp": True, "act_fn": "silu"},
+    "rotary": {"positional_embedding_type": "rotary", "rotary_dim": 4, "rotary_base": 5000},
+    "adjacent": {"positional_embedding_type": "rotary", "rotary_adjacent_pairs": True},
+    "grouped": {"n_key_value_heads": 1, "normalization_type": "RMS", "positional_embedding_type": "rotary"},
+    "parallel": {"parallel_attn_mlp": True, "positional_embedding_type": "rotary"},
+}
+# what shapes do not say of these
+NAMED: dict[str, dict[str, Any]] = {
+    "no norm": {"normalization_type": None},
+    "folded": {"normalization_type": "LNPre"},
+    "parallel": {"parallel_attn_mlp": True},
+}
+
+
+@pytest.mark.parametrize(("name", "suffix"), [*((name, ".pt") for name in CONFIGS), ("adjacent", ".safetensors")])
+def test_state_dicts(tiny_model: Callable[..., Any], tmp_path: Path, name: str, suffix: str) -> None:
+    model = tiny_model(d_vocab=15, **CONFIGS[name])
+    path = tmp_path / f"model{suffix}"
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    act = {} if name == "attention" else {"act_fn": model.cfg.act_fn}
+    found = ik.load(path, config=act | NAMED.get(name, {}))
+    torch.testing.assert_close(found(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
+    assert found.cfg.n_ctx == model.cfg.n_ctx
+    if act:
+        with pytest.raises(ik.CheckpointError, match="act_fn stands neither"):
+            ik.load(path, config=NAMED.get(name, {}))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "folded", "parallel", "grouped"])
+def test_a_config_beside_the_weights_says_the_rest(tiny_model: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    model = tiny_model(d_vocab=15, **CONFIGS[name])
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    config = {key: float(value) if key == "attn_scale" else value for key, value in model.cfg.to_dict().items()}
+    config = {key: value for key, value in config.items() if isinstance(value, str | int | float | type(None))}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    torch.testing.assert_close(ik.load(tmp_path / "model.pt")(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"attn_scores_soft_cap": 30.0}))
+    with pytest.raises(ik.CheckpointError, match=r"attn_scores_soft_cap is '30.0', which is not read"):
+        ik.load(tmp_path / "model.pt")
+
+
+def test_a_rotary_table_of_other_settings_is_refused(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model(positional_embedding_type="rotary", rotary_base=5000)
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    with pytest.raises(ik.CheckpointError, match=r"rotary_(sin|cos) is not that of the settings"):
+        ik.load(tmp_path / "model.pt", config={"act_fn": "gelu_new", "rotary_base": 10000})
+
+
+def test_without_a_final_norm(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model()
+    model.ln_final = torch.nn.Identity()
+    model.setup()
+    torch.save(model.state_dict(), tmp_path / "model.pt")
+    found = ik.load(tmp_path / "model.pt", config={"act_fn": "gelu_new"})
+    torch.testing.assert_close(found(TOKENS), model(TOKENS), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pickled_config_is_refused_and_says_how(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny_model()
+    torch.save({"model": model.state_dict(), "config": model.cfg}, tmp_path / "model.pt")
+    with pytest.raises(ik.CheckpointError, match=r"nothing in it was executed; write torch.save\(model.state_dict"):
+        ik.load(tmp_path / "model.pt")
+
+
+def test_models_in_memory(tiny_model: Callable[..., Any], tiny_gpt2_dir: Callable[..., Path]) -> None:
+    from transformers import GPT2LMHeadModel
+
+    model = tiny_model()
+    assert ik.load(model) is model
+    hf = GPT2LMHeadModel.from_pretrained(tiny_gpt2_dir())
+    torch.testing.assert_close(ik.load(hf)(TOKENS), hf(TOKENS).logits, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match="taken as it is"):
+        ik.load(model, fold=True)
+    with pytest.raises(TypeError, match="a Linear; expected a HookedTransformer"):
+        ik.load(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.slow  # TransformerLens's own imports for it take seconds
+def test_bridges(tiny_gpt2_dir: Callable[..., Path], task: Any) -> None:
+    from transformer_lens.model_bridge.sources.transformers import boot
+    from transformers import GPT2LMHeadModel
+
+    folder = tiny_gpt2_dir()
+    hf = GPT2LMHeadModel.from_pretrained(folder).eval()
+    expected = hf(TOKENS).logits
+    bridge = boot(str(folder), hf_model=hf, tokenizer=None)
+    found = ik.load(bridge)
+    torch.testing.assert_close(found(TOKENS), expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(TypeError, match=r"TransformerBridge.*interp_kit.load\(bridge\)"):
+        ik.ablate(bridge, task.batch(task.enumerate()))
+    bridge.enable_compatibility_mode()
+    with pytest.raises(ik.CheckpointError, match="compatibility mode"):
+        ik.load(bridge)
