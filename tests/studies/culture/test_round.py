@@ -292,7 +292,9 @@ def test_kinds_name_the_rule_that_paints_both_halves() -> None:
 
 def test_kinds_name_the_rules_of_halves_that_do_not_go_together() -> None:
     of = {name: TASKS.index(name) for name in ("frame", "grow", "translate")}
-    worlds = draw_worlds(np.array([of["frame"], of["grow"], of["translate"], of["translate"]]), np.random.default_rng(0))
+    worlds = draw_worlds(
+        np.array([of["frame"], of["grow"], of["translate"], of["translate"]]), np.random.default_rng(0)
+    )
     shown = worlds.changed(direction=np.array([0, 0, 0, 7])).grids().astype(np.int64)
     noise = np.random.default_rng(1).integers(0, 11, size=100)
     rows = [

@@ -1,12 +1,12 @@
 """Where the rule of a quiz stands in a network, and what of it can be exchanged.
 
 One quiz is run under two rules that paint its A and B alike, so that f_A alone tells which f_B is right. Activations of
-one run are put into the other, whole, in a subspace, or moved by a constant direction; and f_A shows two rules at once.
-An answer is judged against what the task's own rules make of the same B.
+one run are put into the other, whole, in a subspace, or moved by a constant direction. An answer is judged against what
+the task's own rules make of the same B. `rule_answers` lets whole answers be written.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from torch import Tensor
 
 from interp_kit.analysis.causal.ablation import AblationResult
@@ -24,16 +23,14 @@ from interp_kit.core.identity import derive_seed
 from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import Estimate, wilson
-from interp_kit.engine.decode import decode
 from interp_kit.engine.edits import Add, Copy, Edit, Source
 from interp_kit.engine.harvest import harvest
 from interp_kit.engine.metrics import AtField, first_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.reports.plotting import heatmap
-from interp_kit.tasks.culture import grids
-from interp_kit.tasks.culture.composed import AT_ONCE, PLAIN, two_rules
-from interp_kit.tasks.culture.grids import CELLS, QUARTER, cell_name
+from interp_kit.tasks.culture.composed import PLAIN, two_rules
+from interp_kit.tasks.culture.grids import CELLS, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
 
@@ -187,13 +184,12 @@ def _measured(
 
 
 def exchange(model: HookedModel, pairs: PairBatch) -> RuleExchange:
-    """Exchange the whole residual stream, place by place, before each layer and after the last."""
-    layers = model.cfg.n_layers
-    before = [("resid_pre", layer) for layer in range(layers)] + [("resid_post", layers - 1)]
+    """Exchange the whole residual stream, place by place, before each layer but the first and after the last. Before
+    the first, it is the text itself: only f_A tells the rules apart there."""
     source = Copy(pairs.corrupt)
     edits = {
-        (WHOLE, place, number): [Edit(site, layer, source, position=name) for name in names]
-        for number, (site, layer) in enumerate(before)
+        (WHOLE, place, layer + 1): [Edit("resid_post", layer, source, position=name) for name in names]
+        for layer in range(model.cfg.n_layers)
         for place, names in PLACES.items()
     }
     return _measured(model, pairs, edits)
@@ -267,101 +263,3 @@ def exchange_parts(model: HookedModel, pairs: PairBatch) -> AblationResult:
             "solved": solved, "solved_of": len(pairs),
         },
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Whole answers, written freely and greedily.
-
-    names: of the conditions; cells: (condition, quiz, 100) what was written; first, second, both: (quiz, 100) the right
-    answers by either rule and by both at once, `both` being `first` where they were not asked for together; before:
-    (quiz, 100) B; kind: of each quiz, its two rules.
-    """
-
-    names: tuple[str, ...]
-    cells: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    both: NDArray[np.int64]
-    before: NDArray[np.int64]
-    kind: tuple[str, ...]
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row a condition and kind of quiz: shares of whole answers with interval, and of the cells on which the
-        two rules differ, those as either rule has them and those as neither (means over quizzes)."""
-        rows = []
-        for c, name in enumerate(self.names):
-            for kind in dict.fromkeys(self.kind):
-                at = np.flatnonzero(np.array(self.kind) == kind)
-                written, one, two = (x[at] for x in (self.cells[c], self.first, self.second))
-                differ = one != two
-                count = differ.sum(1)
-                cells = [((written == x) & differ).sum(1) / count for x in (one, two)]
-                whole = [wilson(int((written == x).all(1).sum()), len(at), UNIT) for x in (one, two, self.both[at])]
-                values = [v for w in whole for v in (w.value, w.low, w.high)]
-                shares = [float(cells[0].mean()), float(cells[1].mean()), float((1 - cells[0] - cells[1]).mean())]
-                rows.append((name, kind, *values, *shares, len(at)))
-        names = [f"{what}{end}" for what in ("first", "second", "both") for end in ("", "_low", "_high")]
-        cells = ["cells_first", "cells_second", "cells_neither"]
-        return pd.DataFrame(rows, columns=["condition", "rules", *names, *cells, "n"])
-
-
-INTACT, AT_INPUT, PUT_IN = "f_A of the first rule", "f_A of both rules", "the second rule's cells of f_A put in"
-
-
-def answers_at_once(model: HookedModel, n: int, layer: int, seed: int = 0) -> Answers:
-    """Ask quizzes whose f_A shows two rules at once, n of each of AT_ONCE: in the text, or by putting the residual
-    stream before `layer` of those cells of f_A that belong to what the second rule changes into a run of the first."""
-    drawn = two_rules(n * len(AT_ONCE), AT_ONCE, np.random.default_rng(derive_seed(seed, "at once")), apart=True)
-    first, second = (worlds.quizzes().astype(np.int64) for worlds in (drawn.first, drawn.second))
-    both = drawn.both()
-    task = CultureTask(tasks=PLAIN)
-    other = task.batch(task.examples(drawn.second), str(model.cfg.device))
-    site, start = f"resid_pre.{layer}", 1 + QUARTER + 1  # BOS, A, the marker of f_A
-    put = harvest(model, other, site, positions=PLACES["f_A cells"])[site]
-    mask = torch.as_tensor(_belongs(first, second)).to(put.device)[..., None]
-
-    def write(where: str, number: int, at: int, value: Tensor) -> None:
-        if where == "resid_pre" and number == layer and at == 0:
-            cells = value[:, start : start + CELLS]
-            cells.copy_(torch.where(mask, put, cells))
-
-    given = [(INTACT, first, None), (AT_INPUT, both, None), (PUT_IN, first, write)]
-    free = torch.arange(1 + grids.LENGTH) > grids.LENGTH - CELLS
-    written = []
-    for _, quizzes, edit in given:
-        tokens = torch.as_tensor(np.pad(quizzes, ((0, 0), (1, 0)))).to(model.cfg.device)
-        done = decode(model, tokens, free, edit=edit, batch_size=None, progress=False)
-        written.append(done.tokens[:, -CELLS:].cpu().numpy())
-    answers = [grids.split(x)[:, 3] for x in (first, second, both)]
-    kind = tuple(f"{TASKS[a]} and {TASKS[b]}" for a, b in zip(drawn.first.task, drawn.second.task, strict=True))
-    return Answers(tuple(name for name, *_ in given), np.stack(written), *answers, grids.split(first)[:, 2], kind)
-
-
-def _belongs(first: NDArray[np.int64], second: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n, 100) True on the cells of f_A that the second rule changes, or that have the colour in A of what it does."""
-    a, shown = grids.split(second)[:, 0], grids.split(second)[:, 1]
-    changed = a != shown
-    colours = (changed[:, :, None] & (a[:, :, None] == np.arange(1, grids.COLOURS))).any(1)
-    own = (colours[:, None, :] & (a[:, :, None] == np.arange(1, grids.COLOURS))).any(2)
-    return changed | own
-
-
-def exchanged_answers(model: HookedModel, pairs: PairBatch, layer: int) -> Answers:
-    """Whole answers when the cells of f_A before `layer` are those of the same quiz under the other rule, all of it."""
-    site, start = f"resid_pre.{layer}", 1 + QUARTER + 1
-    put = harvest(model, pairs.corrupt, site, positions=PLACES["f_A cells"])[site]
-
-    def write(where: str, number: int, at: int, value: Tensor) -> None:
-        if where == "resid_pre" and number == layer and at == 0:
-            value[:, start : start + CELLS] = put
-
-    free = torch.arange(1 + grids.LENGTH) > grids.LENGTH - CELLS
-    written = [
-        decode(model, pairs.clean.tokens, free, edit=edit, batch_size=None, progress=False).tokens[:, -CELLS:]
-        for edit in (None, write)
-    ]
-    first, second = (side.tokens[:, -CELLS:].cpu().numpy() for side in (pairs.clean, pairs.corrupt))
-    before = pairs.clean.tokens[:, -CELLS - QUARTER : -QUARTER].cpu().numpy()
-    cells = torch.stack(written).cpu().numpy()
-    return Answers(("unedited", f"f_A cells before L{layer}"), cells, first, second, first, before, ("all",) * len(first))

@@ -43,7 +43,9 @@ class TwoRules:
         """(n, 404) quizzes whose f_A and f_B show what both rules change. Raises ValueError where they change the same
         cells."""
         if not self.apart.all():
-            raise ValueError(f"quiz {int((~self.apart).argmax())}: both rules change the same cells, or one of them none")
+            raise ValueError(
+                f"quiz {int((~self.apart).argmax())}: both rules change the same cells, or one of them none"
+            )
         shown, second = self.first.grids().copy(), self.second.grids()
         shown[:, 1::2] = np.where(changed(self.second), second[:, 1::2], shown[:, 1::2])
         return grids.compose(shown).astype(np.int64)
@@ -91,7 +93,9 @@ def _of(n: int, first: str, second: str, rng: np.random.Generator, apart: bool) 
         found = part if found is None else found.joined(part)
         if len(found) >= n:
             return TwoRules(found.first.take(np.arange(n)), found.second.take(np.arange(n)))
-    raise ValueError(f"{first} and {second}: {0 if found is None else len(found)} of {n} quizzes found in {ROUNDS} draws")
+    raise ValueError(
+        f"{first} and {second}: {0 if found is None else len(found)} of {n} quizzes found in {ROUNDS} draws"
+    )
 
 
 def _joined(one: Worlds, two: Worlds) -> Worlds:
