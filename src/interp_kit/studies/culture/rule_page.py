@@ -180,6 +180,16 @@ def _parts_section(study: "Study") -> Section:
             )
         )
         parts.append(Table(frame, f"{m.name}: heads and MLPs, 95 % intervals over quizzes.", folded=True))
+        circuits = m.rules.circuits
+        parts.append(
+            Figure(
+                circuits.plot(m.name),
+                f"Faithfulness of the parts of {m.name} that matter most for a rule, all others exchanged (1: as the"
+                f" whole model, 0: as with all exchanged; n = {min(circuits.n)} or more other quizzes per rule, 95 %"
+                f" intervals; {circuits.random.shape[1]} random sets of each size as control).",
+            )
+        )
+        parts.append(Table(circuits.to_frame(), f"{m.name}: circuits by rule.", folded=True))
     if (same := study.rule_similarity) is not None:
         parts.append(Figure(same.plot(), same.caption()))
         parts.append(Table(same.to_frame(), "Overlap of the parts that carry the rule.", folded=True))

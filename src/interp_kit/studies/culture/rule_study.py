@@ -7,6 +7,7 @@ import numpy as np
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.studies.culture.rule_answers import Answers, answers_at_once, exchanged_answers
+from interp_kit.studies.culture.rule_circuit import RuleCircuits, rule_circuits
 from interp_kit.studies.culture.rules import (
     RuleExchange,
     carrying_layer,
@@ -26,7 +27,7 @@ class RuleMeasures:
     """layer: the last before which the cells of f_A carry the rule, 0 if they do before none but the first; places,
     within: what is exchanged where, and in part; swapped: whole answers with all cells of f_A exchanged; at_once: whole
     answers to two rules at once; parts: heads and MLPs exchanged one by one, of quizzes of CHOSEN; by_rule: rule -> the
-    rows of `parts`."""
+    rows of `parts`; circuits: the best of them alone, on other quizzes."""
 
     layer: int
     places: RuleExchange
@@ -35,6 +36,7 @@ class RuleMeasures:
     at_once: Answers
     parts: AblationResult
     by_rule: dict[str, list[int]]
+    circuits: RuleCircuits
 
 
 def examine_rules(model: HookedModel, pairs: int, at_once: int) -> RuleMeasures:
@@ -42,14 +44,18 @@ def examine_rules(model: HookedModel, pairs: int, at_once: int) -> RuleMeasures:
     asked = rule_pairs(pairs, 11)
     places = exchange(model, asked)
     layer = carrying_layer(places)
-    chosen = rule_pairs(pairs, 13, {rule: tuple(other for other in PLAIN if other != rule) for rule in CHOSEN})
+    against = {rule: tuple(other for other in PLAIN if other != rule) for rule in CHOSEN}
+    chosen, others = (rule_pairs(max(pairs, 12), seed, against) for seed in (13, 14))
     of = chosen.clean.label("task").cpu().numpy()
+    by_rule = {rule: np.flatnonzero(of == TASKS.index(rule)).tolist() for rule in CHOSEN}
+    parts = exchange_parts(model, chosen)
     return RuleMeasures(
         layer=layer,
         places=places,
         within=exchange_within(model, asked, rule_pairs(2 * pairs, 12), layer),
         swapped=exchanged_answers(model, asked, layer),
         at_once=answers_at_once(model, at_once, layer),
-        parts=exchange_parts(model, chosen),
-        by_rule={rule: np.flatnonzero(of == TASKS.index(rule)).tolist() for rule in CHOSEN},
+        parts=parts,
+        by_rule=by_rule,
+        circuits=rule_circuits(model, others, parts, by_rule),
     )

@@ -29,6 +29,7 @@ from interp_kit.engine.metrics import AtField, first_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.reports.plotting import heatmap
+from interp_kit.studies.culture.rule_circuit import parts_of
 from interp_kit.tasks.culture.composed import PLAIN, two_rules
 from interp_kit.tasks.culture.grids import CELLS, cell_name
 from interp_kit.tasks.culture.task import CultureTask
@@ -245,9 +246,7 @@ def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, lay
 def exchange_parts(model: HookedModel, pairs: PairBatch) -> AblationResult:
     """How much of the lead of the own rule's answer, at the first cell on which two rules differ, is lost when a head
     or an MLP gives everywhere what it gives under the other rule."""
-    source, layers = Copy(pairs.corrupt), range(model.cfg.n_layers)
-    parts = {f"L{la}H{he}": Edit("z", la, source, head=he) for la in layers for he in range(model.cfg.n_heads)}
-    parts |= {f"L{la} MLP": Edit("mlp_out", la, source) for la in layers}
+    parts = parts_of(model, Copy(pairs.corrupt))
     first = first_difference(pairs)
     swept = sweep(model, pairs.clean, list(parts.values()), first)
     solved = int((swept.baseline[0] > 0).sum())
