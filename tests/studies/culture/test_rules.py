@@ -12,6 +12,7 @@ from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.studies.culture.models import load_hooked
 from interp_kit.studies.culture.rule_answers import AT_INPUT, INTACT, PUT_IN, answers_at_once, exchanged_answers
+from interp_kit.studies.culture.rule_circuit import parts_of, rule_circuits
 from interp_kit.studies.culture.rules import (
     PLACES,
     WHOLE,
@@ -148,3 +149,22 @@ def test_a_shipped_network_applies_two_rules_at_once(shipped: HookedModel) -> No
     assert found.whole(PUT_IN, "both", kind).value == 1
     assert found.quizzes.shape == (3, 6, 404)
     assert found.to_frame().shape[0] == 3 * 3 * 3
+
+
+def test_circuits_hold_everything_or_nothing_at_their_ends(random: HookedModel) -> None:
+    """The same order of parts is found by hand, and a circuit of all but one part loses what that part alone does."""
+    against = {rule: tuple(other for other in PLAIN if other != rule) for rule in ("replace_color", "frame")}
+    chosen, others = rule_pairs(8, 5, against), rule_pairs(8, 6, against)
+    parts = exchange_parts(random, chosen)
+    found = rule_circuits(random, others, parts, {"replace_color": range(4), "frame": range(4, 8)})
+    assert (found.sizes, found.total, found.n) == ((4,), 6, (4, 4))
+    for rows, best in zip((range(4), range(4, 8)), found.best, strict=True):
+        mean = parts.effect[:, 0, list(rows)].mean(1)
+        assert best == tuple(sorted(parts.component, key=lambda name: -mean[parts.component.index(name)]))
+    of = others.take(range(4, 8))
+    edits = parts_of(random, Copy(of.corrupt))
+    lost = [edits[name] for name in found.best[1][4:]]
+    swept = sweep(random, of.clean, [lost, list(edits.values())], first_difference(of))
+    kept, nothing = swept.values[:, 0].mean(1)
+    assert found.value[1, 0] == pytest.approx((kept - nothing) / (swept.baseline[0].mean() - nothing), rel=1e-3)
+    assert len(found.to_frame()) == 2
