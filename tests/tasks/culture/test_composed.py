@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture import composed, grids
 from interp_kit.tasks.culture import rectangles as rect
 from interp_kit.tasks.culture.composed import AT_ONCE, PLAIN, TwoRules, two_rules
 from interp_kit.tasks.culture.world import TASKS
@@ -53,13 +53,14 @@ def test_both_rules_are_painted_cell_by_cell() -> None:
             np.testing.assert_array_equal(found[row, 2 * side + 1], after.ravel())
 
 
-def test_rules_that_change_the_same_cells_are_refused() -> None:
-    drawn = two_rules(2, [("frame", "translate")], np.random.default_rng(0))
+def test_rules_that_change_the_same_cells_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = two_rules(2, [("replace_color", "detect")], np.random.default_rng(0))
     assert not drawn.apart.any()
     with pytest.raises(ValueError, match="quiz 0: both rules change the same cells"):
         drawn.both()
-    with pytest.raises(ValueError, match="frame and translate: 0 of 1 quizzes found"):
-        two_rules(1, [("frame", "translate")], np.random.default_rng(0), apart=True)
+    monkeypatch.setattr(composed, "ROUNDS", 2)
+    with pytest.raises(ValueError, match="replace_color and detect: 0 of 1 quizzes found in 2 draws"):
+        two_rules(1, [("replace_color", "detect")], np.random.default_rng(0), apart=True)
 
 
 @pytest.mark.parametrize(
