@@ -45,7 +45,9 @@ def examine_rules(model: HookedModel, pairs: int, at_once: int) -> RuleMeasures:
     places = exchange(model, asked)
     layer = carrying_layer(places)
     against = {rule: tuple(other for other in PLAIN if other != rule) for rule in CHOSEN}
-    chosen, others = (rule_pairs(max(pairs, 12), seed, against) for seed in (13, 14))
+    kinds = sum(map(len, against.values()))
+    each = -(-pairs // kinds) * kinds  # as many of every two rules
+    chosen, others = (rule_pairs(each, seed, against) for seed in (13, 14))
     of = chosen.clean.label("task").cpu().numpy()
     by_rule = {rule: np.flatnonzero(of == TASKS.index(rule)).tolist() for rule in CHOSEN}
     parts = exchange_parts(model, chosen)
