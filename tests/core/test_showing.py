@@ -19,6 +19,7 @@ from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
 from interp_kit.studies.audit.result import AuditResult
+from interp_kit.studies.culture.rules import RuleExchange
 from interp_kit.studies.culture.scores import CultureTests
 
 EVIL = "<script>alert('&')</script>\nsecond line"
@@ -51,6 +52,14 @@ def culture() -> CultureTests:
         models=("culture-0",), tasks=("task",), structures=("forward",), noise=np.zeros(1), task=rows, structure=rows,
         right=cube > 0, expected=cube, cells=cube, loss=cube, copied=np.ones(4), ceiling=np.ones(4),
         config={"task": "culture", "models": ["culture-0"], "greedy": True, "culture": 0, "n": 4, "seed": 0},
+    )  # fmt: skip
+
+
+def exchanged() -> RuleExchange:
+    rows = np.array([0, 4])
+    return RuleExchange(
+        what=("everything",), place=("markers",), layer=np.array([1]), answers=np.array([[1, 2]]), unedited=np.ones(2),
+        own=rows, other=rows[::-1], config={"task": "culture", "model": "culture-0"},
     )  # fmt: skip
 
 
@@ -97,6 +106,7 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
     "ProbeResult": lambda h: h.probe,
     "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
+    "RuleExchange": lambda h: exchanged(),
     "SAEResult": lambda h: ik.train_sae(
         h.model, h.task, config=ik.SAEConfig(width=8, k=2, training_samples=4096), progress=False
     ),

@@ -49,6 +49,7 @@ _DEFINED_IN = {
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
+    "RuleExchange": "interp_kit.studies.culture.rules",
     "SAEResult": "interp_kit.analysis.dictionaries.sae",
 }
 

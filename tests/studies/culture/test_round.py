@@ -19,11 +19,11 @@ from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.reports.plotting import figure_of
 from interp_kit.studies.culture import round as recipe
 from interp_kit.studies.culture.models import load_culture
-from interp_kit.studies.culture.round import EVIDENCE, culture_round, main, picture, summary
+from interp_kit.studies.culture.round import EVIDENCE, by_kind, culture_round, kinds, main, picture, summary
 from interp_kit.studies.culture.training import quiz_making as making
 from interp_kit.studies.culture.training.quiz_making import QUIZZES, Agreement, load_quizzes, save_quizzes, save_round
 from interp_kit.tasks.culture import grids
-from interp_kit.tasks.culture.world import sample_worlds
+from interp_kit.tasks.culture.world import TASKS, draw_worlds, sample_worlds
 
 SIZES = MyGPTConfig(15, 16, 4, 8, 16, 2, 2)
 
@@ -282,3 +282,40 @@ def test_a_round_holds_the_rule_worked_out_again(folder: Path, tmp_path: Path) -
     cells = grids.split(quizzes)
     assert (cells[:, 0] != cells[:, 1]).any(1).all()
     assert (cells[:, 2] != cells[:, 3]).any(1).all()
+
+
+def test_kinds_name_the_rule_that_paints_both_halves() -> None:
+    task = np.repeat(np.arange(len(TASKS)), 3)
+    worlds = draw_worlds(task, np.random.default_rng(2))
+    assert kinds(worlds.quizzes().astype(np.int64)) == [TASKS[t] for t in task]
+
+
+def test_kinds_name_the_rules_of_halves_that_do_not_go_together() -> None:
+    of = {name: TASKS.index(name) for name in ("frame", "grow", "translate")}
+    worlds = draw_worlds(
+        np.array([of["frame"], of["grow"], of["translate"], of["translate"]]), np.random.default_rng(0)
+    )
+    shown = worlds.changed(direction=np.array([0, 0, 0, 7])).grids().astype(np.int64)
+    noise = np.random.default_rng(1).integers(0, 11, size=100)
+    rows = [
+        [*shown[0, :2], *shown[1, 2:]],
+        [*shown[2, :2], *shown[3, 2:]],  # another step and other colours
+        [*shown[0, :3], noise],
+        [shown[0, 0], noise, *shown[0, 2:]],
+        [shown[0, 0], noise, shown[0, 2], noise],
+    ]
+    found = kinds(grids.compose(np.array(rows)))
+    assert found == ["A: frame, B: grow", "A: translate, B: translate otherwise", "A: frame", "B: frame", "no rule"]
+
+
+def test_a_round_is_counted_by_kind(whole_round: Path, tmp_path: Path) -> None:
+    frame = by_kind(whole_round).set_index("kind")
+    names = [TASKS[t] for t in sample_worlds(9, np.random.default_rng(3)).task]
+    assert {kind: int(n) for kind, n in frame["kept"].items()} == {name: names.count(name) for name in set(names)}
+    assert (frame["n"] == 9).all()
+    assert list(frame["kept"]) == sorted(frame["kept"], reverse=True)
+    lost = frame[[f"lost by gpt_{k:03d}" for k in range(4)]]
+    assert lost.to_numpy().sum(0).tolist() == [3, 2, 2, 2]
+    assert (lost.sum(axis=1) == frame["kept"]).all()
+    with pytest.raises(ValueError, match="holds no round"):
+        by_kind(tmp_path)

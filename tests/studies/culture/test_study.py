@@ -22,7 +22,7 @@ from interp_kit.tasks.culture.world import TASKS
 
 pytestmark = pytest.mark.slow
 
-SMALL = Sizes(ablated=10, looked=3, generated=2, probed=48, pairs=16)
+SMALL = Sizes(ablated=10, looked=3, generated=2, probed=48, pairs=16, exchanged=20, at_once=1)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,8 @@ def small(folder: Path) -> Study:
         patched.setattr(culture_report, "FEWEST", 1)  # random models tell few pairs apart
         one, two = (examine(id, folder, sizes=SMALL) for id in range(2))
         control = examine(0, folder, control=True, sizes=SMALL)
-    return Study((one, two), control, jaccard(one.parts, two.parts, k=2))
+    rules = jaccard(one.rules.parts, two.rules.parts, k=2)
+    return Study((one, two), control, jaccard(one.parts, two.parts, k=2), rules)
 
 
 def test_every_measure_is_there_and_of_the_right_model(small: Study) -> None:
@@ -56,6 +57,9 @@ def test_every_measure_is_there_and_of_the_right_model(small: Study) -> None:
         assert 0 <= result.dropped < SMALL.pairs
     assert not np.allclose(one.parts.effect, two.parts.effect)
     assert not np.allclose(one.parts.effect, small.control.parts.effect)
+    assert (one.rules.places.n, one.rules.within.n, len(one.rules.at_once.kind)) == (20, 20, 3)
+    assert one.rules.circuits.rules == tuple(one.rules.by_rule) == ("replace_color", "translate", "frame")
+    assert not np.allclose(one.rules.parts.effect, two.rules.parts.effect)
     assert len(one.shown_tasks) == SMALL.generated
     assert set(one.shown_tasks) <= set(TASKS)
 
@@ -95,13 +99,14 @@ def test_pairs_that_a_model_does_not_tell_apart_are_counted(folder: Path, monkey
 def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, tmp_path: Path) -> None:
     models = dict(zip(("gpt_000", "gpt_001"), load_culture([0, 1], folder), strict=True))
     report = page(run_tests(models, 16, workers=1), small)
-    assert len(report.sections) == 7
+    assert len(report.sections) == 11
     written = report.write(tmp_path / "culture.html").read_text(encoding="utf-8")
     for section in report.sections:
         assert section.title in written
     for name in ("gpt_000", "gpt_001", "gpt_000 untrained"):
         assert name in written
     assert any("gpt_001 solves" in sentence for sentence in report.findings)
+    assert sum("the rule" in sentence or "two rules" in sentence for sentence in report.findings) == 3
     same = small.similarity
     assert same is not None
     overlap = f"overlap by {same.index[0]:.2f} (Jaccard index, {same.matched} matching, 1 pairs of models)"

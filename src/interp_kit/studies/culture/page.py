@@ -12,6 +12,7 @@ from interp_kit.core.stats import mean_interval
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.curve import plot_curve
+from interp_kit.studies.culture.rule_page import rule_findings, rule_sections
 from interp_kit.studies.culture.scores import CultureTests
 from interp_kit.studies.culture.study import DIRECTED
 from interp_kit.studies.culture.training.turns import Point
@@ -35,6 +36,7 @@ def page(scores: CultureTests, study: "Study", curve: Sequence[Point] = ()) -> R
             _generation_section(first),
             _probe_section(study),
             _patch_section(study),
+            *rule_sections(study),
             *_overlap_section(study),
         ),
         configs={
@@ -62,6 +64,7 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
             if where
             else f"{m.name}: no head looks mostly at the same cell of an earlier grid."
         )
+    found += rule_findings(study)
     if (same := study.similarity) is not None:
         found.append(
             f"The {same.config['k']} most important components of two models overlap by {_span(same.index)} (Jaccard"

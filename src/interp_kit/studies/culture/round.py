@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from loguru import logger
 from matplotlib.axes import Axes
 
@@ -32,8 +33,9 @@ from interp_kit.studies.culture.training.quiz_making import (
     save_round,
 )
 from interp_kit.tasks.culture import grids
+from interp_kit.tasks.culture.explain import Halves, explain
 from interp_kit.tasks.culture.figures import plot_quizzes
-from interp_kit.tasks.culture.solver import solve
+from interp_kit.tasks.culture.world import TASKS
 
 EVIDENCE = "c_quizzes.json"
 FIELDS = (
@@ -181,11 +183,57 @@ def summary(out: str | Path) -> str:
     text = f"{made}, {len(quizzes)} kept: {share.value:.2%} [{share.low:.2%}, {share.high:.2%}]"
     if len(quizzes) == 0:
         return text
-    solution = solve(quizzes, grids.structure_of(quizzes))
-    explained = int(((solution.possible > 0) & (solution.answers == quizzes[:, -grids.CELLS :]).all(1)).sum())
+    explained = sum(kind in TASKS for kind in kinds(quizzes))
     lost = (np.array(found["p"]) <= found["rule"]["lost"]).sum(0)
     judges = ", ".join(f"{name} at {n}" for name, n in zip(found["judges"], lost, strict=True))
     return f"{text}\nexplained by a rule of the world: {explained}; lost: {judges}"
+
+
+def kinds(quizzes: np.ndarray) -> list[str]:
+    """Say for each quiz (n, 404) which rule of the world it is of: the name of one that paints both halves with the
+    same colours and direction; else which paint a half alone; else "no rule"."""
+    cells = grids.split(quizzes).astype(np.uint8)
+    halves = [_rules(explain(cells[:, k], cells[:, k + 1]), len(quizzes)) for k in (0, 2)]
+    found = []
+    for a, b in zip(*halves, strict=True):
+        names = [sorted({TASKS[task] for task, *_ in half}) for half in (a, b)]
+        if common := sorted({TASKS[task] for task, *_ in a & b}):
+            found.append(common[0])
+        elif a and b:
+            found.append(f"A: {names[0][0]}, B: {names[1][0]}" + " otherwise" * (names[0][0] == names[1][0]))
+        else:
+            found.append(f"A: {names[0][0]}" if a else f"B: {names[1][0]}" if b else "no rule")
+    return found
+
+
+def _rules(found: Halves, n: int) -> list[set[tuple[int, ...]]]:
+    """Of each of n halves what paints it: rule, direction and colours."""
+    rules: list[set[tuple[int, ...]]] = [set() for _ in range(n)]
+    for row, task, direction, colours in zip(found.row, found.task, found.direction, found.colours, strict=True):
+        rules[row].add((int(task), int(direction), *colours.tolist()))
+    return rules
+
+
+def by_kind(out: str | Path) -> pd.DataFrame:
+    """One row per kind of quiz that a round kept (see `kinds`): how many, their share of those kept with Wilson's 95 %
+    interval, and how many of them each judge loses.
+
+    Raises:
+        ValueError: OUT holds no round, or one that kept nothing.
+    """
+    quizzes, found = kept(out)
+    if not len(quizzes):
+        raise ValueError(f"{out}: no quiz is kept, so there are no kinds")
+    lost = np.array(found["p"]) <= found["rule"]["lost"]
+    of = np.array(kinds(quizzes))
+    rows = []
+    for kind in sorted(set(of.tolist()), key=lambda kind: (-int((of == kind).sum()), kind)):
+        share = wilson(int((of == kind).sum()), len(of), "quizzes")
+        each = {f"lost by {name.rpartition('/')[2]}": int(lost[of == kind, j].sum())
+                for j, name in enumerate(found["judges"])}  # fmt: skip
+        rows.append({"kind": kind, "kept": int((of == kind).sum()), "share": share.value, "low": share.low,
+                     "high": share.high, "n": len(of), **each})  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def picture(out: str | Path, rows: Sequence[int] = ()) -> Axes:
@@ -225,6 +273,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed, most=options.most
     )
     print(f"{path}\n{summary(options.out)}")
+    if len(kept(options.out)[0]):
+        print(by_kind(options.out).round(3).to_string(index=False))
     if options.picture is not None:
         with replacing(options.picture) as aside:
             aside.write_bytes(png(picture(options.out, options.rows), dpi=80))

@@ -29,6 +29,7 @@ from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.registry.models import untrained
 from interp_kit.studies.culture.models import load_hooked
+from interp_kit.studies.culture.rule_study import RuleMeasures, examine_rules
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS
@@ -46,13 +47,16 @@ FEWEST = 6  # pairs that a model has to tell apart before anything is copied bet
 
 @dataclass(frozen=True)
 class Sizes:
-    """Number of quizzes per measure. pairs: of which those that the model tells apart are used."""
+    """Number of quizzes per measure. pairs: of which those that the model tells apart are used; exchanged: pairs
+    under two rules; at_once: quizzes of each two rules shown at once."""
 
     ablated: int = 64
     looked: int = 32
     generated: int = 24
     probed: int = 320
     pairs: int = 64
+    exchanged: int = 20
+    at_once: int = 8
 
 
 @dataclass(frozen=True)
@@ -75,15 +79,18 @@ class Examination:
     direction_probe: ProbeResult
     patches: dict[str, PatchingResult]
     task_of: dict[str, list[int]]
+    rules: RuleMeasures
 
 
 @dataclass(frozen=True)
 class Study:
-    """The examined models, an untrained one beside them, and how alike their important parts are (None for one)."""
+    """The examined models, an untrained one beside them, and how alike are their important parts, and those that carry
+    the rule (None for one model)."""
 
     models: tuple[Examination, ...]
     control: Examination
     similarity: JaccardResult | None
+    rule_similarity: JaccardResult | None = None
 
 
 def by_task(batch: TokenBatch) -> dict[str, list[int]]:
@@ -120,6 +127,7 @@ def examine(
         direction_probe=_probe(model, half, "half", ends, sizes.probed),
         patches={name: found for name in DIRECTED if (found := _patch(model, name, sizes)) is not None},
         task_of=by_task(batch),
+        rules=examine_rules(model, sizes.exchanged, sizes.at_once),
     )
 
 
@@ -179,8 +187,11 @@ def study(
     *models, control = in_processes(
         run, [*((id, False) for id in ids), (ids[0], True)], jobs, name="models", progress=progress
     )
-    similarity = jaccard(*(m.parts for m in models), k=5, match="functional") if len(models) > 1 else None
-    return Study(tuple(models), control, similarity)
+    alike = [
+        jaccard(*parts, k=5, match="functional") if len(models) > 1 else None
+        for parts in ([m.parts for m in models], [m.rules.parts for m in models])
+    ]
+    return Study(tuple(models), control, *alike)
 
 
 DIRECTED = ("translate", "grow", "half_fill")
