@@ -64,8 +64,11 @@ _EXPORTS = {
     "mechanism": "interp_kit.analysis.causal.mechanism",
     "interchange": "interp_kit.analysis.causal.interchange",
     "das": "interp_kit.analysis.causal.das",
+    "universality": "interp_kit.analysis.comparison.universality",
+    "universal_features": "interp_kit.analysis.comparison.universality",
     "train_sae": "interp_kit.analysis.dictionaries.sae",
     "SAEConfig": "interp_kit.analysis.dictionaries.sae_training",
+    "align_features": "interp_kit.analysis.dictionaries.alignment",
     "decode": "interp_kit.engine.decode",
     "first_difference": "interp_kit.engine.metrics",
     "exact_match": "interp_kit.engine.metrics",
@@ -105,6 +108,9 @@ if TYPE_CHECKING:
     from interp_kit.analysis.circuits.path_patching import path_patch as path_patch
     from interp_kit.analysis.comparison.component_overlap import jaccard as jaccard
     from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
+    from interp_kit.analysis.comparison.universality import universal_features as universal_features
+    from interp_kit.analysis.comparison.universality import universality as universality
+    from interp_kit.analysis.dictionaries.alignment import align_features as align_features
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
     from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
     from interp_kit.analysis.probing.probe import probe as probe
