@@ -150,7 +150,9 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     "harvest": _harvested,
     "sweep": _swept,
 }  # fmt: skip
-SAME = {"harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep", "universal_features": "universality"}  # are tried with another
+SAME = {  # are tried with another
+    "harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep", "universal_features": "universality",
+}  # fmt: skip
 NOT_ANALYSES = {
     "first_difference",
     "exact_match",
@@ -162,6 +164,7 @@ NOT_ANALYSES = {
     "complete",
     "completer",
     "decode",
+    "load_sae",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {

@@ -68,7 +68,8 @@ _EXPORTS = {
     "universal_features": "interp_kit.analysis.comparison.universality",
     "train_sae": "interp_kit.analysis.dictionaries.sae",
     "SAEConfig": "interp_kit.analysis.dictionaries.sae_training",
-    "align_features": "interp_kit.analysis.dictionaries.alignment",
+    "load_sae": "interp_kit.analysis.dictionaries.shipped",
+    "align_features": "interp_kit.analysis.dictionaries.alignment.align",
     "decode": "interp_kit.engine.decode",
     "first_difference": "interp_kit.engine.metrics",
     "exact_match": "interp_kit.engine.metrics",
@@ -110,9 +111,10 @@ if TYPE_CHECKING:
     from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
     from interp_kit.analysis.comparison.universality import universal_features as universal_features
     from interp_kit.analysis.comparison.universality import universality as universality
-    from interp_kit.analysis.dictionaries.alignment import align_features as align_features
+    from interp_kit.analysis.dictionaries.alignment.align import align_features as align_features
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
     from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.shipped import load_sae as load_sae
     from interp_kit.analysis.probing.probe import probe as probe
     from interp_kit.analysis.probing.readability import readability as readability
     from interp_kit.core.batch import TokenBatch as TokenBatch

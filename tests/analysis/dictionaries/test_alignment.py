@@ -12,10 +12,17 @@ import torch
 
 import interp_kit as ik
 from interp_kit.analysis.dictionaries.activations import harvest, split_examples
-from interp_kit.analysis.dictionaries.alignment_result import AlignmentResult
-from interp_kit.analysis.dictionaries.detectors import Candidates, choose, classes, fit_probe, permuted, shuffled_sae
+from interp_kit.analysis.dictionaries.alignment.detectors import (
+    Candidates,
+    choose,
+    classes,
+    fit_probe,
+    permuted,
+    shuffled_sae,
+)
+from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
+from interp_kit.analysis.dictionaries.alignment.splitting import split
 from interp_kit.analysis.dictionaries.sae import SAEResult, evaluate_sae
-from interp_kit.analysis.dictionaries.splitting import split
 from interp_kit.core.detection import ranked
 from interp_kit.models.planted.boolean import _frame
 

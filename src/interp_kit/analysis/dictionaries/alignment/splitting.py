@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from interp_kit.analysis.dictionaries.detectors import Probe, fit_probe
+from interp_kit.analysis.dictionaries.alignment.detectors import Probe, fit_probe
 from interp_kit.core.detection import auroc, best_threshold, ranked
 from interp_kit.core.stats import Estimate, wilson
 

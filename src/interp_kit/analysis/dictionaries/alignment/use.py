@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp_kit.analysis.dictionaries.detectors import encode
+from interp_kit.analysis.dictionaries.alignment.detectors import encode
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.stats import Estimate, ratio_interval
 from interp_kit.core.task import AbstractTask

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.dictionaries.detectors import FEATURE, PROBE
-from interp_kit.analysis.dictionaries.feature_use import EXCHANGED
+from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
+from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats import scope
 from interp_kit.reports.plotting import intervals
