@@ -91,8 +91,8 @@ def _aligned(study: FeatureStudy) -> Section:
     return Section(
         "Rules and latents",
         (
-            "A feature is chosen on half of the quizzes and scored on the others. That it tells a rule does not say that"
-            " it is used: the features are exchanged alone between two quizzes that differ in the latent.",
+            "A feature is chosen on half of the quizzes and scored on the others. That it tells a rule does not say"
+            " that it is used: the features are exchanged alone between two quizzes that differ in the latent.",
         ),
         tuple(parts),
     )

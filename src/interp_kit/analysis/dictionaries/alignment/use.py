@@ -72,7 +72,7 @@ def use(
     """
     positions = list(dict.fromkeys(question.position for question in questions))
     clean, corrupt = (
-        harvest(model, side, hook, positions=positions, dtype=torch.float32)[hook]
+        harvest(model, side, hook, positions=positions, dtype=torch.float32, progress=False)[hook]
         for side in (pairs.clean, pairs.corrupt)
     )
     edits: list[Edit] = []
