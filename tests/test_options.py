@@ -156,10 +156,11 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "universality": (
         lambda h, o: ik.universality([h.model, h.model], h.batch, **o),
         {
-            "site": ("zz", "pos_embed", 1), "within": WORDS, "tokens": (*COUNTS, 15), "rotations": COUNTS,
+            "site": ("zz", 1), "within": WORDS, "tokens": (*COUNTS, 15), "rotations": COUNTS,
             "seed": FROM_0, "progress": FLAGS, "saes": ([],),
         },
     ),
+    "load_sae": (lambda h, o: ik.load_sae(**o), {"name": ("zz", "")}),
     "universal_features": (lambda h, o: ik.universal_features(h.alike, **o), {"alignments": ([],)}),
     "SAEConfig": (
         lambda h, o: ik.SAEConfig(**o),

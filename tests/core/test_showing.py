@@ -99,7 +99,7 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "ProbeResult": lambda h: h.probe,
     "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
     "SAEResult": lambda h: h.sae,
-    "UniversalityResult": lambda h: ik.universality([h.model, h.model], h.batch, tokens=64, rotations=1),
+    "UniversalityResult": lambda h: ik.universality([h.model, h.model], h.batch, rotations=1),
 }
 ASKED = {"Circuit", "DASResult", "FaithfulnessResult", "InterchangeResult", "MechanismResult", "PatchingResult"}
 

@@ -1,6 +1,6 @@
 """Recipe of the autoencoders that come with the package, one per task.
 
-Rerun with `python -m interp_kit.recipes.sae_checkpoints` (a minute on one core for boolean and cards, ten for culture).
+Rerun with `python -m interp_kit.recipes.sae_checkpoints` (a minute on one core for each).
 """
 
 import argparse
@@ -30,7 +30,7 @@ SAES = {
     "culture": (
         "culture/gpt_000",
         "blocks.1.hook_mlp_out",
-        SAEConfig(width=1024, k=32, training_samples=1_000_000, batch_size=2048, max_examples=400, learning_rate=1e-3),
+        SAEConfig(width=512, k=32, training_samples=240_000, batch_size=1024, max_examples=64),
     ),
 }
 

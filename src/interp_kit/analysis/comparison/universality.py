@@ -191,7 +191,7 @@ def _checked(
         sites = {one.hook for one in saes}
         if len(saes) != len(models) or len(sites) != 1:
             raise ValueError(
-                f"{len(saes)} autoencoders of {', '.join(sorted(sites))} for {len(models)} networks; expected one per"
+                f"saes holds {len(saes)} autoencoders of {', '.join(sorted(sites)) or 'no site'} for {len(models)} networks; expected one per"
                 " network, all of one site"
             )
         return sorted(sites)

@@ -1,7 +1,7 @@
 """Features of a sparse autoencoder of a culture model, on grids: where each fires, in which quizzes most, what it adds
 to the logits, and which rule or latent it tells; and how much of the model's answers a few features hold."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -135,7 +135,9 @@ def _codes(model: HookedModel, batch: TokenBatch, sae: SAEResult) -> Float[Tenso
 def _effects(model: HookedModel, sae: SAEResult) -> Float[np.ndarray, "feature vocab"]:
     """What one unit of each feature adds to the logits straight away, the final layer norm left out, its mean over
     tokens taken off."""
-    written = torch.from_numpy(sae.weights["W_dec"]).float() @ model.W_U.detach().float()
+    written = (
+        torch.from_numpy(sae.weights["W_dec"]).float() @ dict(model.named_parameters())["unembed.W_U"].detach().float()
+    )
     return (written - written.mean(1, keepdim=True)).numpy()
 
 
@@ -159,7 +161,7 @@ def _card(
     codes: Float[np.ndarray, "quiz pos"],
     batch: TokenBatch,
     effect: Float[np.ndarray, " vocab"],
-    vocabulary: Sequence[str],
+    vocabulary: tuple[str, ...],
     best: Mapping[int, str],
 ) -> Card:
     codes = codes.astype(np.float32)
@@ -173,8 +175,8 @@ def _card(
         quizzes=batch.tokens[torch.from_numpy(top)].cpu().numpy(),
         fires=codes[top] > np.maximum(codes[top].max(1, keepdims=True) / 2, 0),
         place=place,
-        raises=tuple((vocabulary[t], float(effect[t])) for t in order[::-1][:3]),
-        lowers=tuple((vocabulary[t], float(effect[t])) for t in order[:3]),
+        raises=tuple((vocabulary[t], float(effect[t])) for t in order[::-1][:3].tolist()),
+        lowers=tuple((vocabulary[t], float(effect[t])) for t in order[:3].tolist()),
         tells=best.get(feature, ""),
     )
 
