@@ -76,6 +76,11 @@ class World:
         return ik.probe(self.model, self.batch, [label], positions=self.positions, repeats=1, control_repeats=0)
 
     @cached_property
+    def sae(self) -> Any:
+        config = ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64)
+        return ik.train_sae(self.model, self.task, site="blocks.1.hook_mlp_out", progress=False, config=config)
+
+    @cached_property
     def circuit(self) -> Any:
         return ik.score_edges(self.model, self.pairs, method="eap")
 
@@ -128,9 +133,12 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         w.ablation, ik.ablate(w.model, w.batch, kind="mean"), k=2, match="index", permutations=50
     ),
     "diff_models": lambda w: ik.diff_models(w.model, ik.untrained(w.model, 3), w.batch, metric=ik.log_probability),
-    "train_sae": lambda w: ik.train_sae(
-        w.model, w.task, site="blocks.1.hook_mlp_out", progress=False,
-        config=ik.SAEConfig(architecture="topk", width=8, k=2, training_samples=2048, max_examples=64),
+    "train_sae": lambda w: w.sae,
+    "universality": lambda w: ik.universality(
+        [w.model, ik.untrained(w.model, 3)], w.batch, site="mlp_post.1", tokens=256, rotations=1
+    ),
+    "align_features": lambda w: ik.align_features(
+        w.model, w.task, w.sae, positions=w.positions[-1], target=w.target, permutations=2, pairs=8
     ),
     "attention_lags": lambda w: ik.attention_lags(w.model, w.batch, {"itself": 0, "before": 1}),
     "generate_under": lambda w: ik.generate_under(
@@ -145,7 +153,9 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     "harvest": _harvested,
     "sweep": _swept,
 }  # fmt: skip
-SAME = {"harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep"}  # are tried with another
+SAME = {  # are tried with another
+    "harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep", "universal_features": "universality",
+}  # fmt: skip
 NOT_ANALYSES = {
     "first_difference",
     "exact_match",
@@ -157,6 +167,7 @@ NOT_ANALYSES = {
     "complete",
     "completer",
     "decode",
+    "load_sae",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {

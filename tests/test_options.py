@@ -38,9 +38,13 @@ def here(task: ik.BooleanTask) -> SimpleNamespace:
     edges = ik.score_edges(model, pairs, method="eap")
     probe = ik.probe(model, batch, "newA", positions=["newA?"], repeats=1, control_repeats=0)
     edge = ik.Edge("embed", "logits", "logits")
+    config = ik.SAEConfig(width=8, k=2, training_samples=1024)
+    sae = ik.train_sae(model, task, site="blocks.0.hook_resid_post", config=config, progress=False)
+    alike = ik.universality([model, model], batch, site="mlp_post.0", tokens=64, rotations=1, progress=False)
     return SimpleNamespace(
-        model=model, task=task, pairs=pairs, batch=batch, ablated=ablated, edges=edges, probe=probe, edge=edge
-    )
+        model=model, task=task, pairs=pairs, batch=batch, ablated=ablated, edges=edges, probe=probe, edge=edge, sae=sae,
+        alike=alike,
+    )  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +153,23 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.train_sae(h.model, h.task, **o),
         {"site": ("zz", "mlp_out"), "seed": FROM_0, "progress": FLAGS},
     ),
+    "align_features": (
+        lambda h, o: ik.align_features(h.model, h.task, h.sae, **({"positions": "newB?", "variables": "newB"} | o)),
+        {
+            "variables": ([], ["newA", "newA"], ["zz"], [1]), "positions": ([], ["zz"], ["D", "D"]),
+            "target": ("zz", "A"), "limit": (*COUNTS, 3), "pairs": COUNTS, "chosen_by": (0, 1, -1, NAN, True, "0.5"),
+            "permutations": (*COUNTS, 1), "seed": FROM_0, "progress": FLAGS,
+        },
+    ),
+    "universality": (
+        lambda h, o: ik.universality([h.model, h.model], h.batch, **o),
+        {
+            "site": ("zz", 1), "within": WORDS, "tokens": (*COUNTS, 15), "rotations": COUNTS,
+            "seed": FROM_0, "progress": FLAGS, "saes": ([],),
+        },
+    ),
+    "load_sae": (lambda h, o: ik.load_sae(**o), {"name": ("zz", "")}),
+    "universal_features": (lambda h, o: ik.universal_features(h.alike, **o), {"alignments": ([],)}),
     "SAEConfig": (
         lambda h, o: ik.SAEConfig(**o),
         {
@@ -371,6 +392,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.das, ("newB", "newD"), TASK),
     (ik.lesion, (ik.Edit("z", 0),), TASK),
     (ik.train_sae, (), f"{TASK} or TokenBatch"),
+    (ik.align_features, (None,), f"{TASK} or TokenBatch"),
     (ik.evaluate, (), TASK),
     (ik.complete, (), BATCH),
     (ik.harvest, ("embed",), BATCH),
@@ -423,6 +445,10 @@ def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_p
         (lambda: ik.sweep(here.model, here.batch, [], ["accuracy"]), "a metric is the text 'accuracy'"),
         (lambda: ik.sweep(here.model, here.batch, [[[]]], ik.accuracy("newD")), "an edit is a list; expected Edit"),
         (lambda: ik.train_sae(here.model, here.task, config={}), "config is a dict; expected SAEConfig"),
+        (lambda: ik.align_features(here.model, here.task, here.probe), "sae is a ProbeResult; expected SAEResult"),
+        (lambda: ik.universality([here.model] * 2, here.task), "expected TokenBatch"),
+        (lambda: ik.universality([here.model] * 2, here.batch, saes=[here.probe] * 2), "expected SAEResult"),
+        (lambda: ik.universal_features(here.probe, []), "found is a ProbeResult; expected UniversalityResult"),
         (lambda: ik.train_sft(here.task, [], tmp_path / "m", {}), "config is a dict; expected SFTConfig"),
     ):
         with pytest.raises(TypeError, match=sentence):

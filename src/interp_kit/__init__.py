@@ -65,8 +65,12 @@ _EXPORTS = {
     "mechanism": "interp_kit.analysis.causal.mechanism",
     "interchange": "interp_kit.analysis.causal.interchange",
     "das": "interp_kit.analysis.causal.das",
+    "universality": "interp_kit.analysis.comparison.universality",
+    "universal_features": "interp_kit.analysis.comparison.universality",
     "train_sae": "interp_kit.analysis.dictionaries.sae",
     "SAEConfig": "interp_kit.analysis.dictionaries.sae_training",
+    "load_sae": "interp_kit.analysis.dictionaries.shipped",
+    "align_features": "interp_kit.analysis.dictionaries.alignment.align",
     "decode": "interp_kit.engine.decode",
     "first_difference": "interp_kit.engine.metrics",
     "exact_match": "interp_kit.engine.metrics",
@@ -107,8 +111,12 @@ if TYPE_CHECKING:
     from interp_kit.analysis.circuits.path_patching import path_patch as path_patch
     from interp_kit.analysis.comparison.component_overlap import jaccard as jaccard
     from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
+    from interp_kit.analysis.comparison.universality import universal_features as universal_features
+    from interp_kit.analysis.comparison.universality import universality as universality
+    from interp_kit.analysis.dictionaries.alignment.align import align_features as align_features
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
     from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.shipped import load_sae as load_sae
     from interp_kit.analysis.probing.probe import probe as probe
     from interp_kit.analysis.probing.readability import readability as readability
     from interp_kit.core.batch import TokenBatch as TokenBatch

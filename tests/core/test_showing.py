@@ -77,11 +77,15 @@ def here(task: ik.BooleanTask) -> SimpleNamespace:
         ablated=ik.ablate(model, batch, kind="zero", units=["layer"]),
         probe=ik.probe(model, batch, "newA", positions=["newA?"], repeats=1, control_repeats=0),
         evaluated=ik.evaluate(model, task, omitted=task.enumerate()[:4]),
+        sae=ik.train_sae(model, task, config=ik.SAEConfig(width=8, k=2, training_samples=4096), progress=False),
     )
 
 
 MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "AblationResult": lambda h: h.ablated,
+    "AlignmentResult": lambda h: ik.align_features(
+        h.model, h.task, h.sae, variables="newB", positions="newB?", target="newD", permutations=2
+    ),
     "AttentionLags": lambda h: ik.attention_lags(h.model, h.batch, lags=[1]),
     "AuditResult": lambda h: audit(),
     "Circuit": lambda h: h.edges,
@@ -107,9 +111,8 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "ProbeResult": lambda h: h.probe,
     "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
     "RuleExchange": lambda h: exchanged(),
-    "SAEResult": lambda h: ik.train_sae(
-        h.model, h.task, config=ik.SAEConfig(width=8, k=2, training_samples=4096), progress=False
-    ),
+    "SAEResult": lambda h: h.sae,
+    "UniversalityResult": lambda h: ik.universality([h.model, h.model], h.batch, rotations=1),
 }
 ASKED = {"Circuit", "DASResult", "FaithfulnessResult", "InterchangeResult", "MechanismResult", "PatchingResult"}
 

@@ -81,10 +81,10 @@ class Circuits:
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """The study of one family of tasks, recomputed from the checkpoints, as a page. cards: does supervised fine-tuning
-    memorise where reinforcement learning generalises? graphs: does a model that answers causal questions at once
-    compute what another writes down?"""
+    memorise where reinforcement learning generalises? features: what do the features of a culture model tell, and are
+    they used? graphs: does a model that answers causal questions at once compute what another writes down?"""
 
-    family: Annotated[Literal["cards", "graphs"], tyro.conf.Positional]
+    family: Annotated[Literal["cards", "features", "graphs"], tyro.conf.Positional]
     out: Path | None = None
     """the page; default: reports/<family>.html"""
     jobs: Jobs = None
@@ -93,7 +93,8 @@ class Study:
     def execute(self) -> None:
         from importlib import import_module
 
-        run = import_module(f"interp_kit.studies.{self.family}.command").main
+        module = {"features": "culture.features_command"}.get(self.family, f"{self.family}.command")
+        run = import_module(f"interp_kit.studies.{module}").main
         print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
 
 

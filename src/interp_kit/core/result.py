@@ -29,6 +29,7 @@ _CLASSES: dict[str, type["AbstractResult"]] = {}
 # Class -> module that defines it, so that a fresh process can load what another one saved.
 _DEFINED_IN = {
     "AblationResult": "interp_kit.analysis.causal.ablation",
+    "AlignmentResult": "interp_kit.analysis.dictionaries.alignment.result",
     "AttentionLags": "interp_kit.analysis.behaviour.attention_lags",
     "AuditResult": "interp_kit.studies.audit.result",
     "Circuit": "interp_kit.analysis.circuits.circuit",
@@ -51,6 +52,7 @@ _DEFINED_IN = {
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
     "RuleExchange": "interp_kit.studies.culture.rules",
     "SAEResult": "interp_kit.analysis.dictionaries.sae",
+    "UniversalityResult": "interp_kit.analysis.comparison.universality_result",
 }
 
 

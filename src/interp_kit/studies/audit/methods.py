@@ -5,11 +5,15 @@ given what its user would give it: the model, the task, the question and its min
 site at which positions are compared.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
 from scipy.stats import rankdata
+from torch import Tensor
 
 from interp_kit.analysis.causal.ablation import Kind, ablate
 from interp_kit.analysis.causal.das import das
@@ -20,8 +24,10 @@ from interp_kit.analysis.circuits.acdc import acdc
 from interp_kit.analysis.circuits.direct_attribution import direct_logit_attribution, logit_lens
 from interp_kit.analysis.circuits.edge_scores import Method as EdgeMethod
 from interp_kit.analysis.circuits.edge_scores import score_edges
+from interp_kit.analysis.dictionaries.alignment.detectors import Candidates, choose
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
+from interp_kit.core.detection import ranked
 from interp_kit.engine.edits import Add, Direction, Edit, Mean, Zero
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep
@@ -187,14 +193,42 @@ def _separation(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def _latents_patched(case: Case) -> Found:
     """Each position's LATENTS latents that differ most within pairs, given the values of the other side: share of the
     logit difference that moves."""
-    site, layer, _ = case.truth.site
+    change, written = _changed_latents(case), case.sae.W_dec.detach()
+    by = [(change[:, k].abs().mean(0) * written.norm(dim=1)).topk(LATENTS).indices for k in range(len(case.positions))]
+    return _latents_given(case, change, by)
+
+
+def _features_exchanged(case: Case) -> Found:
+    """Each position's features of the variable, one per value, chosen among all examples as `align_features` does,
+    given the values of the other side: share of the logit difference that moves."""
+    values = case.everything.label(case.truth.variable).cpu().numpy()
+    labels = np.stack([values == value for value in np.unique(values)])
+    codes = case.sae.encode(case.site_vectors(case.everything)).detach().double().cpu().numpy()
+    size, every = case.sae.W_dec.detach().double().norm(dim=1).cpu().numpy(), np.ones(len(values), dtype=bool)
+    by = []
+    for k in range(len(case.positions)):
+        found = choose(Candidates(codes[:, k], size), every, ranked(codes[:, k]), labels, firing=True)[0]
+        by.append(torch.from_numpy(np.unique(found)))
+    return _latents_given(case, _changed_latents(case), by)
+
+
+def _changed_latents(case: Case) -> Float[Tensor, "pair position latent"]:
+    """What the corrupt run has more of each latent than the clean one."""
     sides = (case.site_vectors(side) for side in (case.pairs.clean, case.pairs.corrupt))
     clean, corrupt = (case.sae.encode(side).detach() for side in sides)
-    change, written = corrupt - clean, case.sae.W_dec.detach()
-    edits = []
-    for k, name in enumerate(case.positions):
-        chosen = (change[:, k].abs().mean(0) * written.norm(dim=1)).topk(LATENTS).indices
-        edits.append(Edit(site, layer, Add(change[:, k, chosen] @ written[chosen]), position=name))
+    return corrupt - clean
+
+
+def _latents_given(
+    case: Case, change: Float[Tensor, "pair position latent"], by: Sequence[Int[Tensor, " chosen"]]
+) -> Found:
+    """How far the logit difference moves where the latents chosen at a position change as much."""
+    site, layer, _ = case.truth.site
+    written = case.sae.W_dec.detach()
+    edits = [
+        Edit(site, layer, Add(change[:, k, chosen] @ written[chosen]), position=name)
+        for k, (name, chosen) in enumerate(zip(case.positions, by, strict=True))
+    ]
     swept = sweep(case.model, case.pairs.clean, edits, logit_difference(case.pairs))
     effect = np.abs((swept.baseline[0] - swept.values[:, 0]).mean(1))
     return Found(dict(zip(case.positions, effect.tolist(), strict=True)), len(edits) + 3)
@@ -237,6 +271,7 @@ METHODS = (
     Method("ablation, zero", "positions", partial(_ablate_positions, source=Zero())),
     Method("SAE latents, patched", "positions", _latents_patched),
     Method("SAE latent, read", "positions", _latent_read),
+    Method("SAE feature, exchanged", "positions", _features_exchanged),
     Method("logit lens", "positions", _lens_positions),
     Method("probe", "positions", partial(probe_positions, above_tokens=False)),
     Method("probe, above visible tokens", "positions", partial(probe_positions, above_tokens=True)),

@@ -49,7 +49,7 @@ _INKS = {"black": 16, "white": 231}
 _LETTERS = {-1: " ", 0: ".", 10: "a", 11: "A", 12: "F", 13: "B", 14: "G"}
 _SHORT = {11: "A", 12: "fA", 13: "B", 14: "fB"}
 # what is marked -> how: two characters on a coloured cell, and one after a letter
-MARKS = {"wrong": ("><", "!"), "changed": ("[]", "*")}
+MARKS = {"wrong": ("><", "!"), "changed": ("[]", "*"), "fires": ("()", "o")}
 _GAP = "  "
 
 Marks = Mapping[str, Any]
@@ -79,8 +79,8 @@ def panels(quizzes: Any, marks: Marks | None = None, names: Sequence[str] | None
 
     quizzes: texts, one (pos,) or several (n, pos), with or without the 0 before them, cut off anywhere, in any order of
     the grids; or bare cells: a grid (100,) or (10, 10), grids (k, …) of one row, or rows (n, k, …) of them. -1 is an
-    unknown cell. marks: "wrong" or "changed" -> True on such cells, in the shape of `quizzes`. names: of the grids
-    in a row, in place of their own.
+    unknown cell. marks: "wrong", "changed" or "fires" -> True on such cells, in the shape of `quizzes`. names: of the
+    grids in a row, in place of their own.
 
     Raises ValueError for anything but tokens, an unknown kind of mark, and shapes that do not fit.
     """
@@ -250,7 +250,7 @@ def plot_quizzes(
     """Quizzes as a figure, one a row. quizzes, marks, names: see `panels`.
 
     titles: above each quiz (its task, its structure). digits: write the number of the colour into each cell. Cells that
-    are wrong carry a cross, changed ones a frame; cells not known are grey.
+    are wrong carry a cross, changed ones a frame, those where a feature fires a diamond; cells not known are grey.
     """
     from interp_kit.reports.plotting import new_axes
 
@@ -304,6 +304,7 @@ def _draw_marks(ax: "Axes", kind: str, x: NDArray, y: NDArray) -> None:
     strokes = {
         "wrong": ([(0.25, 0.25), (0.75, 0.75)], [(0.25, 0.75), (0.75, 0.25)]),
         "changed": ([(0.12, 0.12), (0.88, 0.12), (0.88, 0.88), (0.12, 0.88), (0.12, 0.12)],),
+        "fires": ([(0.5, 0.2), (0.8, 0.5), (0.5, 0.8), (0.2, 0.5), (0.5, 0.2)],),
     }[kind]
     corners = np.stack([x, y], axis=-1)
     lines = [corner + np.array(stroke) for corner in corners for stroke in strokes]

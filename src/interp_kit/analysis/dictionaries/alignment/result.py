@@ -1,0 +1,198 @@
+"""Which variable each feature tells, and whether the model uses it for that: the result."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
+from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats import scope
+from interp_kit.reports.plotting import intervals
+
+SHOWN = 24  # classes of a figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentResult(AbstractResult):
+    """Features of an autoencoder against the variables of a task. One entry per class of a variable and position.
+
+    Attributes:
+        variable, value, position: (row,) The class: `value` is "= 2" (against every other value) or "> 3".
+        method: What was chosen from: the features, and the controls.
+        chosen: (row, method) Number of the feature, component, axis or neuron; -1 if there is none, as for the probe.
+        sign: (row, method) -1 if it is smaller on the class.
+        auroc, auroc_low, auroc_high: (row, method) Area under the ROC curve on inputs that it was not chosen by.
+        chosen_at: (row, method) The same area on the inputs that it was chosen by.
+        bits, bits_low, bits_high: (row, method) Mutual information with the class, above a threshold set on the inputs
+            that it was chosen by.
+        entropy: (row,) Bits of the class among the scored inputs: the most that there are to tell.
+        permuted_high: (row,) 95th percentile of `auroc` of the best feature under permuted labels; permuted_chosen_at:
+            mean of `chosen_at` under them, by how much choosing alone flatters.
+        sparse: (row, size) Area of the sparse probe of 1, 2, 4, 8, 16 features; needed: (row,) how many have 95 % of
+            the best one's distance from 1/2.
+        missed, missed_low, missed_high: (row,) Share of inputs of the class on which its features are silent.
+        absorbed, absorbed_low, absorbed_high: (row,) Share on which another feature writes it instead; absorber:
+            (row,) that feature, -1 if there is none.
+        n, of_class: (row,) Scored inputs (distinct texts up to the position), and those of the class.
+        use_variable, use_position, target: (use,) What was exchanged where, and whose answer was read.
+        exchanged: The kinds of exchange.
+        moved, moved_low, moved_high: (use, kind) Share of the logit difference between the two answers that moves.
+        pairs: (use,) Independent pairs.
+        unused: Variable -> why it has no pairs for a target.
+    """
+
+    variable: tuple[str, ...]
+    value: tuple[str, ...]
+    position: tuple[str, ...]
+    method: tuple[str, ...]
+    chosen: np.ndarray
+    sign: np.ndarray
+    auroc: np.ndarray
+    auroc_low: np.ndarray
+    auroc_high: np.ndarray
+    chosen_at: np.ndarray
+    bits: np.ndarray
+    bits_low: np.ndarray
+    bits_high: np.ndarray
+    entropy: np.ndarray
+    permuted_high: np.ndarray
+    permuted_chosen_at: np.ndarray
+    sparse: np.ndarray
+    needed: np.ndarray
+    missed: np.ndarray
+    missed_low: np.ndarray
+    missed_high: np.ndarray
+    absorbed: np.ndarray
+    absorbed_low: np.ndarray
+    absorbed_high: np.ndarray
+    absorber: np.ndarray
+    n: np.ndarray
+    of_class: np.ndarray
+    use_variable: tuple[str, ...]
+    use_position: tuple[str, ...]
+    target: tuple[str, ...]
+    exchanged: tuple[str, ...]
+    moved: np.ndarray
+    moved_low: np.ndarray
+    moved_high: np.ndarray
+    pairs: np.ndarray
+    unused: Mapping[str, str]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per class, position, measure and method, and one per variable, position and exchange."""
+        rows: list[tuple[Any, ...]] = []
+        for i, place in enumerate(zip(self.variable, self.value, self.position, strict=True)):
+            n = int(self.n[i])
+            for j, method in enumerate(self.method):
+                which = int(self.chosen[i, j])
+                for measure, (value, low, high) in {
+                    "AUROC": (self.auroc, self.auroc_low, self.auroc_high),
+                    "mutual information": (self.bits, self.bits_low, self.bits_high),
+                }.items():
+                    rows.append((*place, measure, method, which, value[i, j], low[i, j], high[i, j], n, "inputs"))
+            for measure, which, (value, low, high) in (
+                ("missed", -1, (self.missed, self.missed_low, self.missed_high)),
+                ("absorbed", int(self.absorber[i]), (self.absorbed, self.absorbed_low, self.absorbed_high)),
+            ):
+                of = int(self.of_class[i] if self.sign[i, 0] > 0 else n - self.of_class[i])
+                rows.append((*place, measure, FEATURE, which, value[i], low[i], high[i], of, "inputs"))
+            rows.append((*place, "features needed", FEATURE, -1, float(self.needed[i]), np.nan, np.nan, n, "inputs"))
+            rows.append(
+                (*place, "AUROC, labels permuted", FEATURE, -1, self.permuted_high[i], np.nan, np.nan, n, "inputs")
+            )
+        for i, (variable, position) in enumerate(zip(self.use_variable, self.use_position, strict=True)):
+            for j, kind in enumerate(self.exchanged):
+                found = (self.moved[i, j], self.moved_low[i, j], self.moved_high[i, j])
+                measure = f"moved of {self.target[i]}"
+                rows.append((variable, "", position, measure, kind, -1, *found, int(self.pairs[i]), "pairs"))
+        columns = ["variable", "value", "position", "measure", "source", "which", "result", "low", "high", "n", "unit"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def summary(self) -> pd.DataFrame:
+        """One row per class and position: its feature, how well it tells, and how far its exchange moves the answer."""
+        used = {key: i for i, key in enumerate(zip(self.use_variable, self.use_position, strict=True))}
+        rows = []
+        for i, (variable, value, position) in enumerate(zip(self.variable, self.value, self.position, strict=True)):
+            at = used.get((variable, position))
+            scores = {name: round(float(self.auroc[i, j]), 3) for j, name in enumerate(self.method)}
+            moved = {} if at is None else dict(zip(self.exchanged, self.moved[at].round(2).tolist(), strict=True))
+            rows.append(
+                {
+                    "class": f"{variable} {value}",
+                    "position": position,
+                    "feature": int(self.chosen[i, 0]),
+                    **scores,
+                    "permuted, 95 %": round(float(self.permuted_high[i]), 3),
+                    "needed": int(self.needed[i]),
+                    "missed": round(float(self.missed[i]), 2),
+                    "absorbed": round(float(self.absorbed[i]), 2),
+                    "moves": "" if at is None else self.target[at],
+                    **{kind: moved.get(kind, np.nan) for kind in EXCHANGED},
+                    "n": int(self.n[i]),
+                    "pairs": 0 if at is None else int(self.pairs[at]),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def caption(self) -> str:
+        """See AbstractResult."""
+        c = self.config
+        counts = _span(self.n)
+        text = (
+            f"How well the best feature of an autoencoder of {c['width']} at {c['hook']} of {c['model']} tells each"
+            f" variable, chosen on {c['chosen_by']:.0%} of the inputs and scored on the others (AUROC; n = {counts}"
+            f" distinct texts up to the position{scope(c)}), beside controls chosen by the same rule and a supervised"
+            f" probe; labels permuted {c['permutations']} times, the rule's 95th percentile is at most"
+            f" {np.max(self.permuted_high):.2f}."
+        )
+        if len(self.use_variable):
+            text += (
+                " Moved: share of the logit difference that follows when the feature's activation alone is exchanged"
+                f" between two runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the"
+                " other run. A feature that tells a variable and moves nothing is not used for it there. Control: as"
+                " many random live features."
+            )
+        return text + " 95 % intervals."
+
+    def plot(self, ax: Axes | None = None, what: Literal["use", "tell"] | None = None) -> Axes:
+        """Every class with intervals: what its feature tells and what it moves ("use"), or what each method tells
+        ("tell"); by default "use" if anything was exchanged. At most 24 classes, those that features tell best."""
+        what = what or ("use" if len(self.use_variable) else "tell")
+        order = np.argsort(-np.abs(self.auroc[:, 0] - 0.5), kind="stable")
+        used = {key: i for i, key in enumerate(zip(self.use_variable, self.use_position, strict=True))}
+        if what == "use":
+            order = np.array([i for i in order if (self.variable[i], self.position[i]) in used], dtype=int)
+            if not len(order):
+                raise ValueError("nothing was exchanged: no variable has pairs; plot what='tell'")
+        order = np.sort(order[:SHOWN])
+        names = [f"{self.variable[i]} {self.value[i]}, at {self.position[i]}" for i in order]
+        tell = (self.auroc, self.auroc_low, self.auroc_high)
+        methods = [name for name in self.method if what == "tell" or name in (FEATURE, PROBE)]
+        series = {
+            f"tells: {name}" if what == "use" else name: _columns(tell, order, self.method.index(name))
+            for name in methods
+        }
+        if what == "use":
+            at = np.array([used[self.variable[i], self.position[i]] for i in order])
+            moved = (self.moved, self.moved_low, self.moved_high)
+            for kind in ("feature", "random features", "site"):
+                series[f"moves: {kind}"] = _columns(moved, at, self.exchanged.index(kind))
+        title = f"SAE of {self.config['width']} at {self.config['hook']}\n{self.config['model']} (n = {_span(self.n)}"
+        title += f" texts{f', {_span(self.pairs)} pairs' if what == 'use' else ''})"
+        label = "AUROC (tells), share of the logit difference (moves)" if what == "use" else "AUROC"
+        reference = {"chance (AUROC)": 0.5} if what == "tell" else {"nothing moves": 0.0, "chance (AUROC)": 0.5}
+        return intervals(names, series, ax=ax, title=title, x_label=label, reference=reference)
+
+
+def _columns(parts: tuple[np.ndarray, ...], rows: np.ndarray, column: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    value, low, high = (part[rows, column] for part in parts)
+    return value, low, high
+
+
+def _span(n: np.ndarray) -> str:
+    return str(n.min()) if n.min() == n.max() else f"{n.min()} to {n.max()}"
