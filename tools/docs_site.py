@@ -2,7 +2,6 @@
 built site is checked.
 """
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,7 @@ def on_files(files: Files, config: Any) -> Files:
         text = (ROOT / name).read_text(encoding="utf-8")
         for old, new in MOVED.items():
             text = text.replace(old, new)
-        files.append(
-            File.generated(config, page, content=re.sub(r"\]\((?=(notebooks|patches|benchmarks)/)", "](../", text))
-        )
+        files.append(File.generated(config, page, content=text))
     return files
 
 

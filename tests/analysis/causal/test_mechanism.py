@@ -310,7 +310,7 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
         assert part in result.caption()
     (said,) = result.findings()
     assert said.startswith("Route by which boolean-latent@0 uses newB for newD: latent. ")
-    assert said.endswith(f"in a share of {result.token_flips.short()} of 16 worlds.")
+    assert said.endswith(f"in a share of {result.token_flips.short()} of 16 {result.token_flips.unit}.")
     loaded = MechanismResult.load(result.save(tmp_path / "mechanism"))
     for name, value in vars(result).items():
         other = vars(loaded)[name]

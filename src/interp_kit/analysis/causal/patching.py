@@ -106,12 +106,14 @@ class PatchingResult(AbstractResult):
         if np.isnan(self.recovered).all():
             return ()
         c, best = self.config, int(np.nanargmax(self.recovered))
-        where = f"{self.site[best]} at {self.position[best]}"
+        where = f"Copying {self.site[best]} at {self.position[best]}"
         where += f", layer {self.layer[best]}" if self.layer[best] >= 0 else ""
         where += f", head {self.head[best]}" if self.head[best] >= 0 else ""
+        if self.site[best] == "senders":
+            where = f"Reading {self.position[best]} from the other run"
         share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
-        kind = "Recovered" if c["direction"] == "denoise" else "Lost"
-        return (f"{kind} share of the {c['metric']} of {c['model']}: at most {share}, by {where} (n = {self.n}).",)
+        does = "recovers" if c["direction"] == "denoise" else "loses"
+        return (f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}).",)
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
         """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""
