@@ -95,8 +95,9 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("train", "equations"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"equations": {"newA": "A ^ C"}}),
     ("train", "inputs"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"inputs": ("P", "Q")}),
     ("train", "data"): lambda old, new: "read_split" in _called(new) - _called(old),
-    ("lesion", "value"): lambda old, new: (old["lesion 2"], new["lesion 2"])
-    == (["z layer=0 head=1 <- Zero"], ["z layer=0 head=1 <- Mean"]),
+    ("lesion", "value"): lambda old, new: (
+        (old["lesion 2"], new["lesion 2"]) == (["z layer=0 head=1 <- Zero"], ["z layer=0 head=1 <- Mean"])
+    ),
     ("train", "seed"): lambda old, new: (new["train_sft 3 seed"], new["sample 1"]) == (11, 11),
 }
 
