@@ -15,6 +15,7 @@ import tyro
 from interp_kit.cli import Command, main
 from interp_kit.cli.common import Common
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.edits import Edit
 
 COMMANDS = {get_args(annotated)[1].name: get_args(annotated)[0] for annotated in get_args(Command)}
 # Paths are written to, and tested where they are: with the files.
@@ -94,8 +95,9 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("train", "equations"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"equations": {"newA": "A ^ C"}}),
     ("train", "inputs"): lambda old, new: (old["made 1"], new["made 1"]) == ({}, {"inputs": ("P", "Q")}),
     ("train", "data"): lambda old, new: "read_split" in _called(new) - _called(old),
-    ("lesion", "value"): lambda old, new: [str(edit[0]).split()[-1] for edit in (old["lesion 2"], new["lesion 2"])]
-    == ["Zero", "Mean"],
+    ("lesion", "value"): lambda old, new: (
+        (old["lesion 2"], new["lesion 2"]) == (["z layer=0 head=1 <- Zero"], ["z layer=0 head=1 <- Mean"])
+    ),
     ("train", "seed"): lambda old, new: (new["train_sft 3 seed"], new["sample 1"]) == (11, 11),
 }
 
@@ -126,6 +128,8 @@ class Recorder:
             for field in fields(value):
                 self._note(f"{path} {field.name}", getattr(value, field.name))
             return
+        if isinstance(value, list) and value and isinstance(value[0], Edit):
+            value = [str(edit) for edit in value]  # an edit is equal to itself alone
         self.calls[path] = getattr(value, "__name__", value)  # metrics are functions
 
 

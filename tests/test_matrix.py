@@ -127,7 +127,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     ),
     "ablate": lambda w: w.ablation,
     "lesion": lambda w: ik.lesion(
-        w.model, w.task, ik.Edit("z", 0, ik.Mean(), head=1), steps=1, seeds=(0,), batch_size=2, limit=4
+        w.model, w.task, ik.Edit("z", 0, head=1), steps=1, seeds=(0,), batch_size=2, limit=4
     ),
     "jaccard": lambda w: ik.jaccard(
         w.ablation, ik.ablate(w.model, w.batch, kind="mean"), k=2, match="index", permutations=50

@@ -17,14 +17,14 @@ const leb = (n) => {
 const section = (id, body) => [id, ...leb(body.length), ...body];
 const name = (text) => [text.length, ...[...text].map((c) => c.charCodeAt(0))];
 
-// product(x, w, y, blocks of 4 rows, inner, panels): y = x w, with y in rows of 8 * panels numbers. fused: multiply and add
-// in one instruction, of "relaxed SIMD", which not every browser has.
+// product(x, w, y, blocks of 4 rows, inner, panels, b): y = x w + b, with y in rows of 8 * panels numbers, as many as b has.
+// fused: multiply and add in one instruction, of "relaxed SIMD", which not every browser has.
 function assemble(fused) {
-  const [X, W, Y, BLOCKS, INNER, PANELS] = [0, 1, 2, 3, 4, 5];
-  const [R, XP, WP, K, YP, XS, YS] = [6, 7, 8, 9, 10, 11, 12]; // counters, pointers, strides
-  const at = [13, 14, 15, 16]; // pointers to four rows of x
-  const sum = [17, 18, 19, 20, 21, 22, 23, 24]; // four rows of two vectors
-  const [W0, W1, XV] = [25, 26, 27];
+  const [X, W, Y, BLOCKS, INNER, PANELS, B] = [0, 1, 2, 3, 4, 5, 6];
+  const [R, XP, WP, K, YP, XS, YS] = [7, 8, 9, 10, 11, 12, 13]; // counters, pointers, strides
+  const at = [14, 15, 16, 17]; // pointers to four rows of x
+  const sum = [18, 19, 20, 21, 22, 23, 24, 25]; // four rows of two vectors
+  const [W0, W1, XV] = [26, 27, 28];
   const get = (i) => [0x20, i];
   const set = (i) => [0x21, i];
   const int = (n) => [0x41, n]; // n below 64
@@ -45,11 +45,10 @@ function assemble(fused) {
     [...get(WP), ...load, 4, 0, ...set(W0), ...get(WP), ...load, 4, 16, ...set(W1)],
     ...step, plus(WP, int(32)), countdown(K, 0),
   );
-  const zero = [...simd(12), ...Array(16).fill(0)];
   const rows = loop(
     get(XP), set(at[0]),
     ...[1, 2, 3].map((i) => [...get(at[i - 1]), ...get(XS), 0x6a, ...set(at[i])]),
-    get(W), set(WP), get(INNER), set(K), ...sum.map((s) => [...zero, ...set(s)]),
+    get(W), set(WP), get(INNER), set(K), ...sum.map((s, i) => [...get(B), ...load, 4, 16 * (i % 2), ...set(s)]),
     inner,
     ...[0, 1, 2, 3].map((i) => [
       ...get(YP), ...get(sum[2 * i]), ...store, 4, 0, ...get(YP), ...get(sum[2 * i + 1]), ...store, 4, 16,
@@ -61,14 +60,14 @@ function assemble(fused) {
     ...get(INNER), ...int(4), 0x6c, ...set(XS), ...get(PANELS), ...int(32), 0x6c, ...set(YS),
     ...loop(
       get(Y), set(YP), get(X), set(XP), get(BLOCKS), set(R),
-      rows, get(WP), set(W), plus(Y, int(32)), countdown(PANELS, 0),
+      rows, get(WP), set(W), plus(Y, int(32)), plus(B, int(32)), countdown(PANELS, 0),
     ),
     0x0b,
   ];
-  const body = [2, 11, 0x7f, 11, 0x7b, ...code]; // 11 i32 and 11 v128 locals beside the 6 parameters
+  const body = [2, 11, 0x7f, 11, 0x7b, ...code]; // 11 i32 and 11 v128 locals beside the 7 parameters
   return new Uint8Array([
     0, 0x61, 0x73, 0x6d, 1, 0, 0, 0,
-    ...section(1, [1, 0x60, 6, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0x7f, 0]),
+    ...section(1, [1, 0x60, 7, ...Array(7).fill(0x7f), 0]),
     ...section(2, [1, ...name("e"), ...name("m"), 2, 0, 1]),
     ...section(3, [1, 0]),
     ...section(7, [1, ...name("product"), 0, 0]),
@@ -129,7 +128,7 @@ export class Kernel {
     const { inner, cols, panels } = matrix;
     const width = panels * PANEL;
     const out = new Float32Array(n * cols);
-    const need = CHUNK * (inner + width);
+    const need = CHUNK * (inner + width) + width;
     if (!this.room || this.room < need) {
       this.scratch = this._take(need);
       this.room = need;
@@ -137,28 +136,27 @@ export class Kernel {
     const { heap } = this;
     const xs = this.scratch;
     const ys = xs + CHUNK * inner;
+    const bs = ys + CHUNK * width;
+    heap.fill(0, bs, bs + width);
+    if (bias) heap.set(bias, bs);
     for (let start = 0; start < n; start += CHUNK) {
       const rows = Math.min(CHUNK, n - start);
       heap.set(x.subarray(start * inner, (start + rows) * inner), xs);
       const blocks = Math.ceil(rows / ROWS);
-      if (this.native) this.native(xs * 4, matrix.at * 4, ys * 4, blocks, inner, panels);
-      else plainProduct(heap, xs, matrix.at, ys, rows, inner, panels);
-      for (let r = 0; r < rows; r++) {
-        const from = ys + r * width;
-        const to = (start + r) * cols;
-        if (bias) for (let c = 0; c < cols; c++) out[to + c] = heap[from + c] + bias[c];
-        else for (let c = 0; c < cols; c++) out[to + c] = heap[from + c];
-      }
+      if (this.native) this.native(xs * 4, matrix.at * 4, ys * 4, blocks, inner, panels, bs * 4);
+      else plainProduct(heap, xs, matrix.at, ys, rows, inner, panels, bs);
+      if (width === cols) out.set(heap.subarray(ys, ys + rows * width), start * cols);
+      else for (let r = 0; r < rows; r++) out.set(heap.subarray(ys + r * width, ys + r * width + cols), (start + r) * cols);
     }
     return out;
   }
 }
 
-function plainProduct(heap, xs, ws, ys, rows, inner, panels) {
+function plainProduct(heap, xs, ws, ys, rows, inner, panels, bs) {
   const width = panels * PANEL;
   for (let p = 0; p < panels; p++) {
     for (let r = 0; r < rows; r++) {
-      let a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+      let [a, b, c, d, e, f, g, h] = heap.subarray(bs + p * PANEL, bs + (p + 1) * PANEL);
       for (let k = 0, w = ws + p * inner * PANEL, x = xs + r * inner; k < inner; k++, w += PANEL, x++) {
         const v = heap[x];
         a += v * heap[w];

@@ -1,7 +1,7 @@
 // One run of a net over a tree of texts, with keys and values kept, under edits of activations. A run under edits takes
 // from the unedited one (`base`) all that the edits cannot reach: earlier layers and earlier positions.
 
-import { ACTIVATIONS, layerNorm } from "./numbers.js";
+import { ACTIVATIONS, exp, layerNorm } from "./numbers.js";
 import { Rows } from "./trie.js";
 
 export class Pass {
@@ -188,7 +188,7 @@ export class Pass {
       if (weights[j] > top) top = weights[j];
     }
     let total = 0;
-    for (let j = 0; j < path.length; j++) total += weights[j] = Math.exp(weights[j] - top);
+    for (let j = 0; j < path.length; j++) total += weights[j] = exp(weights[j] - top);
     for (let j = 0; j < path.length; j++) weights[j] /= total;
   }
 
