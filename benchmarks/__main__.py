@@ -18,12 +18,14 @@ from benchmarks.decoding import decoding
 from benchmarks.graphs import graphs
 from benchmarks.harvest import harvesting
 from benchmarks.measure import HEADER
-from benchmarks.patching import cells, patching, ranking
+from benchmarks.patching import architectures, cells, patching, ranking
 from benchmarks.probes import probing
 from interp_kit.core.files import write_text
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
-PARTS = {part.__name__: part for part in (patching, ranking, cells, decoding, harvesting, probing, graphs)}
+PARTS = {
+    part.__name__: part for part in (patching, architectures, ranking, cells, decoding, harvesting, probing, graphs)
+}
 
 
 def processor() -> str:

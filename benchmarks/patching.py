@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -59,12 +59,13 @@ def random_pairs(
     return PairBatch(*sides, variable="text", target="answer", completion="own", differs=(("text",),) * rows)
 
 
-def random_model(layers: int, width: int, heads: int, vocabulary: int = VOCABULARY) -> HookedTransformer:
-    """Of GPT-2's form, never trained."""
-    return hooked_transformer(
-        n_layers=layers, d_model=width, n_ctx=64, d_head=width // heads, n_heads=heads, d_mlp=4 * width,
-        d_vocab=vocabulary, act_fn="gelu_new", seed=0,
-    )  # fmt: skip
+def random_model(layers: int, width: int, heads: int, vocabulary: int = VOCABULARY, **form: Any) -> HookedTransformer:
+    """Of GPT-2's form unless it is said otherwise, never trained."""
+    usual = {
+        "n_layers": layers, "d_model": width, "n_ctx": 64, "d_head": width // heads, "n_heads": heads,
+        "d_mlp": 4 * width, "d_vocab": vocabulary, "act_fn": "gelu_new", "seed": 0,
+    }  # fmt: skip
+    return hooked_transformer(**usual | form)
 
 
 def _floor(model: HookedTransformer, rows: int, length: int, entries: Iterable[tuple[int, bool, int]]) -> float:
@@ -76,8 +77,10 @@ def _floor(model: HookedTransformer, rows: int, length: int, entries: Iterable[t
     """
     layer, cfg = Executor(model).layers[0], model.cfg
     weights = [layer.qkv[0], layer.out[0], *((layer.mlp.into[0], layer.mlp.out[0]) if layer.mlp else ())]
+    weights += [layer.mlp.gate[0]] if layer.mlp and layer.mlp.gate else []
     block, attention = sum(w.numel() for w in weights), layer.qkv[0].numel() + layer.out[0].numel()
-    keys, last = layer.qkv[0].numel() * 2 // 3, cfg.n_layers - 1
+    attention = block if layer.parallel else attention  # behind which no MLP of the same layer runs
+    keys, last = layer.qkv[0].numel() - cfg.n_heads * cfg.d_head * cfg.d_model, cfg.n_layers - 1
     products = 0
     for at, behind, start in entries:
         window = length - start
@@ -189,6 +192,33 @@ def patching() -> list[Row]:
             name += "" if differ is None else f", of which token {differ + 1} differs"
             repeats = REPEATS if model is small else 3
             found += _beside(name, model, pairs, at, site, by, names, part=part, repeats=repeats)
+    return found
+
+
+PYTHIA = {
+    "act_fn": "gelu", "parallel_attn_mlp": True, "positional_embedding_type": "rotary", "rotary_dim": 16,
+}  # fmt: skip
+LLAMA = {
+    "act_fn": "silu", "normalization_type": "RMS", "gated_mlp": True, "d_mlp": 2048, "n_key_value_heads": 4,
+    "positional_embedding_type": "rotary",
+}  # fmt: skip
+
+
+def architectures() -> list[Row]:
+    """Residual streams by position and heads at all positions, of models of GPT-2 small's size in Pythia's form
+    (parallel blocks, a quarter of each head rotary) and in Llama's (RMSNorm, gated MLPs, rotary, grouped queries)."""
+    found, rows = [], 4
+    works: list[tuple[str, str, By]] = [
+        ("resid_pre by position", "resid_pre", "position"),
+        ("heads, all positions", "z", "all"),
+    ]
+    for form, kind in (("Pythia", PYTHIA), ("Llama", LLAMA)):
+        model = random_model(12, 768, 12, GPT2, **kind)
+        pairs, at = random_pairs(rows, vocabulary=GPT2), torch.full((rows,), LENGTH - 1)
+        for work, site, by in works:
+            name = f"{work}, {form}'s form at GPT-2 small's size, {rows} pairs of {LENGTH} tokens"
+            names = [f"t{i}" for i in range(LENGTH)]
+            found += _beside(name, model, pairs, at, site, by, names, part=21, repeats=3)
     return found
 
 

@@ -391,7 +391,7 @@ FORMATS = (
     Format("gpt2", write_gpt2, read_named, unsealed=("manifest.json",)),
     Format("gpt2-shards", write_gpt2_shards, read_named, unsealed=("manifest.json",)),
     Format("gpt2-bin", write_gpt2_bin, read_gpt2_folder, unsealed=("config.json",), alone=True),
-    Format("llama", write_llama, read_llama, unsealed=("config.json",), alone=True),
+    Format("llama", write_llama, read_llama, unsealed=("config.json", "model.safetensors"), alone=True),
     Format("nanogpt", write_nanogpt, partial(read_foreign, "ckpt.bin"), alone=True),
     Format("transformer-lens", write_lens, partial(read_foreign, "weights.pth"), alone=True),
     Format(

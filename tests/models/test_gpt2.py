@@ -130,7 +130,7 @@ FILES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "config is a list": (lambda d: (d / "config.json").write_text("[]"), "config.json: model_type 'list', expected"),
     "config without end": (lambda d: linked(d / "config.json"), "config.json is not a regular file"),
     "weights without end": (lambda d: linked(d / "model.safetensors"), "model.safetensors .*is not a regular file"),
-    "another model": (lambda d: edit_config(d, model_type="llama"), "config.json: model_type 'llama', expected 'gpt2'"),
+    "another model": (lambda d: edit_config(d, model_type="bert"), "config.json: model_type 'bert', expected 'gpt2'"),
     "index is not a json": (lambda d: shards(d, "{"), "index.json cannot be read"),
     "index without map": (lambda d: shards(d, {"metadata": {}}), "index.json cannot be read"),
     "index of numbers": (lambda d: shards(d, {"weight_map": {"a": 3}}), "index.json cannot be read"),

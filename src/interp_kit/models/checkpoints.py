@@ -288,7 +288,9 @@ def load(
         verify_entry(entry, directory, f"checkpoint {name!r}")
     else:
         try:
-            directory = Path(name) if Path(name).suffix in SUFFIXES and Path(name).is_file() else fetch(name)
+            file = Path(name)
+            weights = file.suffix in SUFFIXES and file.name != "config.json" and file.is_file()
+            directory = file if weights else fetch(name)
         except CheckpointError as error:
             raise UnknownCheckpoint(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"

@@ -88,15 +88,29 @@ class _Run:
         that entered before."""
         stream.visit("resid_mid", number, stream.up_to(active), range(active))
         before, active = active, self._enter_mid(stream, number, active)
-        if active:
-            if source is not None and active > before:  # whose residual stream is still the unedited run's
+        entered = range(before, active)
+        if source is not None and entered and not any(stream.edits(site, number, entered) for site in INSIDE):
+            self._add_unedited_mlp(stream, number, entered)
+            if before:
+                self._mlp(stream, layer, number, before, source)
+        elif active:
+            if source is not None and entered:
                 fresh = Stream(self.s, stream.carried, self._empty(stream.carried.span(range(active)).stop), {})
                 fresh.x[: len(source)] = source
-                fresh.fill("resid_pre", number, range(before, active))
+                fresh.fill("resid_pre", number, entered)
                 source = fresh.x
             self._mlp(stream, layer, number, active, source)
+        if active:
             stream.visit("resid_post", number, stream.up_to(active), range(active))
         return self._enter_post(stream, number, active)
+
+    def _add_unedited_mlp(self, stream: Stream, number: int, slots: range) -> None:
+        """Add what the MLP gives in the unedited run: in a parallel block it does not read what attention gives."""
+        here, span = self._empty(stream.carried.span(slots).stop), stream.carried.span(slots)
+        aside = Stream(self.s, stream.carried, here, {})
+        for site, sign in (("resid_post", 1), ("resid_mid", -1)):
+            aside.fill(site, number, slots)
+            stream.x[span] += sign * here[span]
 
     def _tiles(self, active: int) -> Iterator[range]:
         """The slots up to `active`, so many at once that what attention makes of them stays in the processor's cache,
