@@ -13,6 +13,7 @@ from interp_kit.reports.report import Figure, Section, Table
 from interp_kit.studies.culture.rule_answers import AT_INPUT, EXCHANGED, PUT_IN, UNEDITED
 from interp_kit.studies.culture.rules import WHOLE
 from interp_kit.tasks.culture.figures import plot_quizzes
+from interp_kit.tasks.culture.grids import CELLS
 
 if TYPE_CHECKING:
     from interp_kit.studies.culture.study import Examination, Study
@@ -134,7 +135,10 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
     ]
     columns = ["model", "condition", "rule", "share of cells", "low", "high", "n"]
     shown = [first.at_once.kind.index(kind) for kind in kinds]
-    condition = first.at_once.names.index(AT_INPUT)
+    written = first.at_once.quizzes[first.at_once.names.index(AT_INPUT)][shown]
+    assert first.at_once.both is not None
+    wrong = np.zeros(written.shape, bool)
+    wrong[:, -CELLS:] = written[:, -CELLS:] != first.at_once.both[shown]
     return Section(
         title="Two rules at once",
         text=(
@@ -152,8 +156,9 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
                 " (in the table).",
             ),
             Figure(
-                plot_quizzes(first.at_once.quizzes[condition][shown], titles=kinds),
-                f"Quizzes whose f_A shows two rules, with f_B as {models[0].name} writes it.",
+                plot_quizzes(written, {"wrong": wrong}, titles=kinds),
+                f"Quizzes whose f_A shows two rules, the first of each two, with f_B as {models[0].name} writes it;"
+                " crosses mark cells that are not as both rules have them.",
             ),
             Table(pd.concat(frames), "Whole answers by either rule and by both.", folded=True),
             Table(pd.concat(swapped), "Whole answers when all cells of f_A are exchanged.", folded=True),
