@@ -1,12 +1,13 @@
 """The sections of the culture page on rules: where one stands, if it is a direction, two at once, which parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.stats import Estimate
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Section, Table
@@ -178,7 +179,7 @@ def _parts_section(study: "Study") -> Section:
         frame = m.rules.parts.grouped(m.rules.by_rule)
         parts.append(
             Figure(
-                _parts_figure(frame, m.name, m.rules.parts.n),
+                _parts_figure(m.rules.parts, m.rules.by_rule, m.name),
                 "Loss of the right answer's lead (logits), at the first cell on which two rules differ, when one head"
                 f" or MLP of {m.name} gives everywhere what it gives under another rule, by the quiz's rule (n ="
                 f" {m.rules.parts.n} distinct quizzes; intervals in the table).",
@@ -208,12 +209,14 @@ def _parts_section(study: "Study") -> Section:
     )
 
 
-def _parts_figure(frame: pd.DataFrame, name: str, n: int) -> Axes:
-    heads = frame[~frame["component"].str.contains("MLP")].copy()
-    top = heads.groupby("component", sort=False)["importance"].mean().abs().nlargest(12).index
-    shown = frame[frame["component"].isin(top) | frame["component"].str.contains("MLP")]
-    table = shown.pivot_table(index="component", columns="group", values="importance", sort=False)
+def _parts_figure(parts: AblationResult, by_rule: Mapping[str, Sequence[int]], name: str) -> Axes:
+    """The MLPs and the dozen heads that matter most, by rule."""
+    heads = [i for i, part in enumerate(parts.component) if "MLP" not in part]
+    best = sorted(heads, key=lambda i: -abs(float(parts.importance()[i])))[:12]
+    shown = [i for i in range(len(parts.component)) if i in best or i not in heads]
+    values = np.stack([parts.importance(rows=rows)[shown] for rows in by_rule.values()], axis=1)
+    title = f"{name}: {len(best)} heads and the MLPs (n = {parts.n})"
     return heatmap(
-        table.to_numpy(), list(table.index), list(table.columns), title=f"{name}: 12 heads and the MLPs (n = {n})",
-        label="lead lost (logits)", signed=True, x_label="rule of the quiz",
+        values, [parts.component[i] for i in shown], list(by_rule), title=title, label="lead lost (logits)",
+        signed=True, x_label="rule of the quiz",
     )  # fmt: skip

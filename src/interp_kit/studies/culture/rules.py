@@ -70,7 +70,8 @@ def rule_pairs(n: int, seed: int, rules: Mapping[str, tuple[str, ...]] | None = 
     rng = np.random.default_rng(derive_seed(seed, "rule pairs"))
     drawn, task = two_rules(n, chosen, rng), CultureTask(tasks=PLAIN)
     clean, corrupt = task.examples(drawn.first), task.examples(drawn.second)
-    return make_pairs(task, clean, corrupt, "task", task.fields[0].name, "own")
+    target = task.fields[0].name
+    return make_pairs(task, clean, corrupt, "task", target, "own")  # pyright: ignore[reportArgumentType]
 
 
 class Followed(AtField):

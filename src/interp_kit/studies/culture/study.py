@@ -187,11 +187,13 @@ def study(
     *models, control = in_processes(
         run, [*((id, False) for id in ids), (ids[0], True)], jobs, name="models", progress=progress
     )
-    alike = [
-        jaccard(*parts, k=5, match="functional") if len(models) > 1 else None
-        for parts in ([m.parts for m in models], [m.rules.parts for m in models])
-    ]
-    return Study(tuple(models), control, *alike)
+    if len(models) == 1:
+        return Study(tuple(models), control, None)
+    parts = len(models[0].rules.parts.component)
+    alike = jaccard(*(m.parts for m in models), k=5, match="functional")
+    # the four MLPs lead everywhere: five parts would hardly tell models apart
+    rules = jaccard(*(m.rules.parts for m in models), k=max(1, min(12, parts // 4)), match="functional")
+    return Study(tuple(models), control, alike, rules)
 
 
 DIRECTED = ("translate", "grow", "half_fill")
