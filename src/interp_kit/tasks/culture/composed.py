@@ -37,8 +37,8 @@ class TwoRules:
     def apart(self) -> np.ndarray:
         """(n,) True where no cell of f_A and none of f_B is changed by both rules, and each changes some of both."""
         one, two = changed(self.first), changed(self.second)
-        some = one.any(axis=2) & two.any(axis=2)
-        return np.logical_not((one & two).any(axis=(1, 2))) & some[:, 0] & some[:, 1]
+        some = np.all(np.any(one, axis=2) & np.any(two, axis=2), axis=1)
+        return some & ~np.any(one & two, axis=(1, 2))
 
     def both(self) -> Array:
         """(n, 404) quizzes whose f_A and f_B show what both rules change. Raises ValueError where they change the same
