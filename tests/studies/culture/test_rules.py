@@ -128,7 +128,7 @@ def test_a_shipped_network_holds_the_rule_in_the_cells_of_f_a(
     shipped: HookedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = {"frame": ("replace_color", "translate"), "translate": ("frame", "detect"), "detect": ("contact", "frame")}
-    few = rule_pairs(6, 3, asked)
+    few = rule_pairs(6, 3, asked).take([0, 2, 3, 5])
     monkeypatch.setattr(rules, "PLACES", {name: PLACES[name] for name in ("markers", "f_A cells")})
     found = exchange(shipped, few)
     assert (found.unedited == 1).all()
@@ -136,7 +136,7 @@ def test_a_shipped_network_holds_the_rule_in_the_cells_of_f_a(
     assert layer == 2
     assert found.share(found.at(WHOLE, "f_A cells", layer)).value == 1
     assert found.share(found.at(WHOLE, "markers", layer)).value == 0
-    within = exchange_within(shipped, few, rule_pairs(12, 4, asked), layer)
+    within = exchange_within(shipped, few, rule_pairs(6, 4, asked), layer)
     assert within.share(within.at(WHOLE, "f_A cells")).value == 1
     assert within.share(within.at("constant direction x 1", "f_A cells")).value == 0
     assert within.share(within.at("differences, rank 64", "f_A cells")).value > 0.8

@@ -50,7 +50,7 @@ def test_every_measure_is_there_and_of_the_right_model(small: Study) -> None:
     assert sum(map(len, one.task_of.values())) == 10
     assert one.lags.lags == tuple(LAGS.values())
     assert one.patches
-    assert set(one.patches) <= set(culture_report.DIRECTED)
+    assert set(one.patches) <= set(culture_report.LATENTS)
     for result in one.patches.values():
         assert set(result.position) == set(GRIDS)
         assert np.isfinite(result.recovered).all()
@@ -88,7 +88,7 @@ def test_pairs_that_a_model_does_not_tell_apart_are_counted(folder: Path, monkey
     monkeypatch.setattr(
         culture_report, "patch", lambda model, pairs, **o: (seen.append(pairs), patch(model, pairs, **o))[1]
     )
-    found = {name: culture_report._patch(model, name, SMALL) for name in culture_report.DIRECTED}
+    found = {name: culture_report._patch(model, name, SMALL) for name in culture_report.LATENTS}
     told = [result for result in found.values() if result is not None]
     assert len(told) == len(seen) > 0
     for result, pairs in zip(told, seen, strict=True):

@@ -14,7 +14,7 @@ from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.curve import plot_curve
 from interp_kit.studies.culture.rule_page import rule_findings, rule_sections
 from interp_kit.studies.culture.scores import CultureTests
-from interp_kit.studies.culture.study import DIRECTED
+from interp_kit.studies.culture.study import LATENTS
 from interp_kit.studies.culture.training.turns import Point
 from interp_kit.tasks.culture.figures import plot_quizzes
 from interp_kit.tasks.culture.world import TASKS
@@ -237,19 +237,19 @@ def _patch_section(study: "Study") -> Section:
     for m in (*study.models, study.control):
         for task, result in m.patches.items():
             axes = result.plot()
-            axes.set_title(f"{m.name}, {task}: which grid carries the direction (n = {result.n})")
+            axes.set_title(f"{m.name}, {task}: which grid carries {LATENTS[task]} (n = {result.n})")
             parts.append(Figure(axes, f"{task}: {result.caption()}"))
             parts.append(Table(result.to_frame(), f"{m.name}, {task}: recovered, with intervals.", folded=True))
-        missing = [task for task in DIRECTED if task not in m.patches]
+        missing = [task for task in LATENTS if task not in m.patches]
         if missing:
-            silent.append(f"{m.name} does not tell the directions of {', '.join(missing)} apart.")
+            silent.append(f"{m.name} does not tell the latents of {', '.join(missing)} apart.")
     return Section(
-        title="Which grid carries the direction",
+        title="Which grid carries a latent",
         text=(
-            "Two quizzes differ in the direction of the rule alone. One grid's residual stream at a time is copied from"
-            " one run into the other, and the first cell read at which the two answers differ, on pairs of which the"
-            " model prefers both right answers. What f_A carries before the first layer, f_B (as far as it is written)"
-            " has to carry before the last reads it.",
+            "Two quizzes differ in one latent alone: the rule's direction, or the colour c3 that it adds. One grid's"
+            " residual stream at a time is copied from one run into the other, and the first cell read at which the two"
+            " answers differ, on pairs of which the model prefers both right answers. What f_A carries before the first"
+            " layer, f_B (as far as it is written) has to carry before the last reads it.",
             *silent,
         ),
         parts=tuple(parts),

@@ -97,9 +97,9 @@ def answers_at_once(model: HookedModel, n: int, layer: int, seed: int = 0) -> An
 
     given = [(INTACT, first, None), (AT_INPUT, both, None), (PUT_IN, first, write)]
     written = [_written(model, np.pad(quizzes, ((0, 0), (1, 0))), edit) for _, quizzes, edit in given]
-    answers = [quizzes[:, -CELLS:] for quizzes in (first, second, both)]
+    one, two, at_once = (quizzes[:, -CELLS:] for quizzes in (first, second, both))
     kind = tuple(f"{TASKS[a]} and {TASKS[b]}" for a, b in zip(drawn.first.task, drawn.second.task, strict=True))
-    return Answers(tuple(name for name, *_ in given), np.stack(written), *answers, kind)
+    return Answers(tuple(name for name, *_ in given), np.stack(written), one, two, at_once, kind)
 
 
 def _written(model: HookedModel, tokens: NDArray[np.integer], edit: Change | None) -> NDArray[np.int64]:

@@ -1,18 +1,20 @@
 """The sections of the culture page on rules: where one stands, if it is a direction, two at once, which parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.stats import Estimate
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Section, Table
 from interp_kit.studies.culture.rule_answers import AT_INPUT, EXCHANGED, PUT_IN, UNEDITED
 from interp_kit.studies.culture.rules import WHOLE
 from interp_kit.tasks.culture.figures import plot_quizzes
+from interp_kit.tasks.culture.grids import CELLS
 
 if TYPE_CHECKING:
     from interp_kit.studies.culture.study import Examination, Study
@@ -134,7 +136,10 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
     ]
     columns = ["model", "condition", "rule", "share of cells", "low", "high", "n"]
     shown = [first.at_once.kind.index(kind) for kind in kinds]
-    condition = first.at_once.names.index(AT_INPUT)
+    written = first.at_once.quizzes[first.at_once.names.index(AT_INPUT)][shown]
+    assert first.at_once.both is not None
+    wrong = np.zeros(written.shape, bool)
+    wrong[:, -CELLS:] = written[:, -CELLS:] != first.at_once.both[shown]
     return Section(
         title="Two rules at once",
         text=(
@@ -152,8 +157,9 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
                 " (in the table).",
             ),
             Figure(
-                plot_quizzes(first.at_once.quizzes[condition][shown], titles=kinds),
-                f"Quizzes whose f_A shows two rules, with f_B as {models[0].name} writes it.",
+                plot_quizzes(written, {"wrong": wrong}, titles=kinds),
+                f"Quizzes whose f_A shows two rules, the first of each two, with f_B as {models[0].name} writes it;"
+                " crosses mark cells that are not as both rules have them.",
             ),
             Table(pd.concat(frames), "Whole answers by either rule and by both.", folded=True),
             Table(pd.concat(swapped), "Whole answers when all cells of f_A are exchanged.", folded=True),
@@ -173,7 +179,7 @@ def _parts_section(study: "Study") -> Section:
         frame = m.rules.parts.grouped(m.rules.by_rule)
         parts.append(
             Figure(
-                _parts_figure(frame, m.name, m.rules.parts.n),
+                _parts_figure(m.rules.parts, m.rules.by_rule, m.name),
                 "Loss of the right answer's lead (logits), at the first cell on which two rules differ, when one head"
                 f" or MLP of {m.name} gives everywhere what it gives under another rule, by the quiz's rule (n ="
                 f" {m.rules.parts.n} distinct quizzes; intervals in the table).",
@@ -203,12 +209,14 @@ def _parts_section(study: "Study") -> Section:
     )
 
 
-def _parts_figure(frame: pd.DataFrame, name: str, n: int) -> Axes:
-    heads = frame[~frame["component"].str.contains("MLP")].copy()
-    top = heads.groupby("component", sort=False)["importance"].mean().abs().nlargest(12).index
-    shown = frame[frame["component"].isin(top) | frame["component"].str.contains("MLP")]
-    table = shown.pivot_table(index="component", columns="group", values="importance", sort=False)
+def _parts_figure(parts: AblationResult, by_rule: Mapping[str, Sequence[int]], name: str) -> Axes:
+    """The MLPs and the dozen heads that matter most, by rule."""
+    heads = [i for i, part in enumerate(parts.component) if "MLP" not in part]
+    best = sorted(heads, key=lambda i: -abs(float(parts.importance()[i])))[:12]
+    shown = [i for i in range(len(parts.component)) if i in best or i not in heads]
+    values = np.stack([parts.importance(rows=rows)[shown] for rows in by_rule.values()], axis=1)
+    title = f"{name}: {len(best)} heads and the MLPs (n = {parts.n})"
     return heatmap(
-        table.to_numpy(), list(table.index), list(table.columns), title=f"{name}: 12 heads and the MLPs (n = {n})",
-        label="lead lost (logits)", signed=True, x_label="rule of the quiz",
+        values, [parts.component[i] for i in shown], list(by_rule), title=title, label="lead lost (logits)",
+        signed=True, x_label="rule of the quiz",
     )  # fmt: skip

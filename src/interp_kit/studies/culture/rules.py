@@ -70,7 +70,8 @@ def rule_pairs(n: int, seed: int, rules: Mapping[str, tuple[str, ...]] | None = 
     rng = np.random.default_rng(derive_seed(seed, "rule pairs"))
     drawn, task = two_rules(n, chosen, rng), CultureTask(tasks=PLAIN)
     clean, corrupt = task.examples(drawn.first), task.examples(drawn.second)
-    return make_pairs(task, clean, corrupt, "task", task.fields[0].name, "own")
+    target = task.fields[0].name
+    return make_pairs(task, clean, corrupt, "task", target, "own")  # pyright: ignore[reportArgumentType]
 
 
 class Followed(AtField):
@@ -162,8 +163,10 @@ class RuleExchange(AbstractResult):
         frame = self.to_frame()
         frame = frame[frame["exchanged"] == what]
         table = frame.pivot_table(index="layer", columns="place", values="follows", sort=False)
+        last = int(self.layer.max())
+        names = [f"before L{layer}" if layer < last else f"after L{last - 1}" for layer in table.index]
         return heatmap(
-            table.to_numpy(), [f"before L{layer}" for layer in table.index], list(table.columns), ax=ax,
+            table.to_numpy(), names, list(table.columns), ax=ax,
             title=f"{self.config['model']}: rule exchanged (n = {self.n})", label="answers by the other rule",
             limits=(0.0, 1.0),
         )  # fmt: skip

@@ -2,8 +2,8 @@
 
 What they solve, beside what can be solved at all; which attention and MLP layers each task needs; which heads look at
 the same cell of an earlier grid; what is written without them, and where it goes wrong; from which layer the task and
-its direction can be read, and in which grid they stand; and whether models that share no initialisation need the same
-parts. Every measure is also taken on an untrained network.
+its direction can be read, and in which grid they stand; what of a rule can be exchanged; and whether models that share
+no initialisation need the same parts. Every measure is also taken on an untrained network.
 """
 
 from collections.abc import Sequence
@@ -64,8 +64,8 @@ class Examination:
     """Everything measured on one model.
 
     layers, layers_exact: whole attention and MLP layers set to zero, by log-probability and by share of quizzes solved;
-    parts: every head and MLP set to its mean; patches: by task, which grid carries its direction, for the tasks whose
-    directions the model tells apart; task_of: rows of the ablated quizzes by task.
+    parts: every head and MLP set to its mean; patches: by task, which grid carries its latent (see LATENTS), for
+    the tasks whose latent the model tells apart; task_of: rows of the ablated quizzes by task.
     """
 
     name: str
@@ -125,7 +125,7 @@ def examine(
         shown_tasks=tuple(TASKS[t] for t in written.label("task").tolist()),
         task_probe=_probe(model, CultureTask(), "task", ends, sizes.probed),
         direction_probe=_probe(model, half, "half", ends, sizes.probed),
-        patches={name: found for name in DIRECTED if (found := _patch(model, name, sizes)) is not None},
+        patches={name: found for name in LATENTS if (found := _patch(model, name, sizes)) is not None},
         task_of=by_task(batch),
         rules=examine_rules(model, sizes.exchanged, sizes.at_once),
     )
@@ -148,12 +148,12 @@ def _probe(model: HookedModel, task: CultureTask, label: str, positions: Sequenc
 
 
 def _patch(model: HookedModel, name: str, sizes: Sizes) -> PatchingResult | None:
-    """Grid and layer that carry the direction: clean into corrupt, whole grids at a time.
+    """Grid and layer that carry the latent of a rule: clean into corrupt, whole grids at a time.
 
     On the pairs of which the model prefers the right answer on both sides; None where those are fewer than FEWEST.
     """
     task = CultureTask(tasks=(name,))
-    pairs = task.pairs("direction", cell_name("f_B", 44), completion="clean", limit=sizes.pairs)
+    pairs = task.pairs(LATENTS[name], cell_name("f_B", 44), completion="clean", limit=sizes.pairs)
     preferred = [sweep(model, side, [], first_difference(pairs)).baseline[0] for side in (pairs.clean, pairs.corrupt)]
     told = np.flatnonzero((preferred[0] > 0) & (preferred[1] < 0))
     if len(told) < FEWEST:
@@ -187,11 +187,14 @@ def study(
     *models, control = in_processes(
         run, [*((id, False) for id in ids), (ids[0], True)], jobs, name="models", progress=progress
     )
-    alike = [
-        jaccard(*parts, k=5, match="functional") if len(models) > 1 else None
-        for parts in ([m.parts for m in models], [m.rules.parts for m in models])
-    ]
-    return Study(tuple(models), control, *alike)
+    if len(models) == 1:
+        return Study(tuple(models), control, None)
+    parts = len(models[0].rules.parts.component)
+    alike = jaccard(*(m.parts for m in models), k=5, match="functional")
+    # the four MLPs lead everywhere: five parts would hardly tell models apart
+    rules = jaccard(*(m.rules.parts for m in models), k=max(1, min(12, parts // 4)), match="functional")
+    return Study(tuple(models), control, alike, rules)
 
 
-DIRECTED = ("translate", "grow", "half_fill")
+# rule -> the latent that is patched: its shared parameter, or the colour that it adds
+LATENTS = {"translate": "direction", "grow": "direction", "half_fill": "direction", "replace_color": "c3"}

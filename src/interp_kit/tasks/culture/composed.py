@@ -37,7 +37,8 @@ class TwoRules:
     def apart(self) -> np.ndarray:
         """(n,) True where no cell of f_A and none of f_B is changed by both rules, and each changes some of both."""
         one, two = changed(self.first), changed(self.second)
-        return ~(one & two).any((1, 2)) & one.any(2).all(1) & two.any(2).all(1)
+        some = np.all(np.any(one, axis=2) & np.any(two, axis=2), axis=1)
+        return some & ~np.any(one & two, axis=(1, 2))
 
     def both(self) -> Array:
         """(n, 404) quizzes whose f_A and f_B show what both rules change. Raises ValueError where they change the same
