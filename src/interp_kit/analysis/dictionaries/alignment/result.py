@@ -34,7 +34,7 @@ class AlignmentResult(AbstractResult):
         permuted_high: (row,) 95th percentile of `auroc` of the best feature under permuted labels; permuted_chosen_at:
             mean of `chosen_at` under them, by how much choosing alone flatters.
         sparse: (row, size) Area of the sparse probe of 1, 2, 4, 8, 16 features; needed: (row,) how many have 95 % of
-            the best one's distance from 1/2.
+            the best one's distance from 1/2, 0 if none is above `permuted_high`.
         missed, missed_low, missed_high: (row,) Share of inputs of the class on which its features are silent.
         absorbed, absorbed_low, absorbed_high: (row,) Share on which another feature writes it instead; absorber:
             (row,) that feature, -1 if there is none.
