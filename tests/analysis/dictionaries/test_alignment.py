@@ -174,14 +174,22 @@ def test_a_class_split_over_two_features_needs_both() -> None:
     which = rng.random(len(label)) < 0.5
     codes = np.stack([label & which, label & ~which, rng.random(len(label)) < 0.3], 1).astype(float)
     decoder = np.eye(3)
-    found = split(codes, decoder, label, by, 0, 1.0, fit_probe(codes @ decoder, label, by))
+    found = split(codes, decoder, label, by, 0, 1.0, fit_probe(codes @ decoder, label, by), 0.6)
     assert found.features == (0, 1)
     assert found.areas[0] == pytest.approx(0.75, abs=0.06)
     assert found.areas[1] == 1
     assert found.missed.value == 0
     one = split(codes[:, [0, 2]] + codes[:, [1, 2]] * [1, 0], decoder[:2], label, by, 0, 1.0,
-                fit_probe(codes @ decoder, label, by))  # fmt: skip
+                fit_probe(codes @ decoder, label, by), 0.6)  # fmt: skip
     assert one.features == (0,)
+
+
+def test_a_class_that_cannot_be_told_is_told_by_no_number_of_features() -> None:
+    rng, label, by = parted()
+    codes = rng.random((len(label), 5))
+    found = split(codes, np.eye(5), label, by, 0, 1.0, fit_probe(codes, label, by), 0.6)
+    assert found.features == ()
+    assert np.isnan([found.missed.value, found.absorbed.value]).all()
 
 
 def test_a_child_that_writes_its_parents_direction_absorbs_it() -> None:
@@ -191,12 +199,12 @@ def test_a_child_that_writes_its_parents_direction_absorbs_it() -> None:
     codes = np.stack([label & ~child, child, rng.random(len(label)) < 0.3], 1).astype(float)
     decoder = np.array([[1.0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0]])
     values = codes @ decoder + rng.normal(size=(len(label), 4)) * 0.01
-    found = split(codes, decoder, label, by, 0, 1.0, fit_probe(values, label, by))
+    found = split(codes, decoder, label, by, 0, 1.0, fit_probe(values, label, by), 0.6)
     assert found.features == (0,), "one feature has 95 % of what two have"
     assert found.missed.value == found.absorbed.value == pytest.approx((child & ~by).sum() / (label & ~by).sum())
     assert found.absorber == 1
     clean = np.stack([label, child, codes[:, 2]], 1).astype(float)
-    apart = split(clean, np.eye(3, 4), label, by, 0, 1.0, fit_probe(clean @ np.eye(3, 4), label, by))
+    apart = split(clean, np.eye(3, 4), label, by, 0, 1.0, fit_probe(clean @ np.eye(3, 4), label, by), 0.6)
     assert apart.features == (0,)
     assert apart.absorbed.value == 0
 

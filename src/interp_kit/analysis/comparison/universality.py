@@ -191,8 +191,8 @@ def _checked(
         sites = {one.hook for one in saes}
         if len(saes) != len(models) or len(sites) != 1:
             raise ValueError(
-                f"saes holds {len(saes)} autoencoders of {', '.join(sorted(sites)) or 'no site'} for {len(models)} networks; expected one per"
-                " network, all of one site"
+                f"saes holds {len(saes)} autoencoders of {', '.join(sorted(sites)) or 'no site'} for {len(models)}"
+                " networks; expected one per network, all of one site"
             )
         return sorted(sites)
     found = {tuple(layers_of(model, site)[1]) for model in models}

@@ -34,7 +34,7 @@ class AlignmentResult(AbstractResult):
         permuted_high: (row,) 95th percentile of `auroc` of the best feature under permuted labels; permuted_chosen_at:
             mean of `chosen_at` under them, by how much choosing alone flatters.
         sparse: (row, size) Area of the sparse probe of 1, 2, 4, 8, 16 features; needed: (row,) how many have 95 % of
-            the best one's distance from 1/2.
+            the best one's distance from 1/2, 0 if none is above `permuted_high`.
         missed, missed_low, missed_high: (row,) Share of inputs of the class on which its features are silent.
         absorbed, absorbed_low, absorbed_high: (row,) Share on which another feature writes it instead; absorber:
             (row,) that feature, -1 if there is none.
@@ -152,10 +152,11 @@ class AlignmentResult(AbstractResult):
         )
         if len(self.use_variable):
             text += (
-                " Moved: share of the logit difference that follows when the feature's activation alone is exchanged"
-                f" between two runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the"
-                " other run. A feature that tells a variable and moves nothing is not used for it there. Control: as"
-                " many random live features."
+                " Moved: share of the logit difference that follows when the activations of the variable's features"
+                " (for each value the one that fires, and what a class is split over) are exchanged alone between two"
+                f" runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the other run. What"
+                " tells a variable and moves nothing is not used for it there. Controls: as many random live features,"
+                " all features, and the whole site."
             )
         return text + " 95 % intervals."
 
@@ -180,7 +181,7 @@ class AlignmentResult(AbstractResult):
         if what == "use":
             at = np.array([used[self.variable[i], self.position[i]] for i in order])
             moved = (self.moved, self.moved_low, self.moved_high)
-            for kind in ("feature", "random features", "site"):
+            for kind in ("features", "random features", "all features", "site"):
                 series[f"moves: {kind}"] = _columns(moved, at, self.exchanged.index(kind))
         title = f"SAE of {self.config['width']} at {self.config['hook']}\n{self.config['model']} (n = {_span(self.n)}"
         title += f" texts{f', {_span(self.pairs)} pairs' if what == 'use' else ''})"

@@ -104,7 +104,7 @@ def _scored(
         low, high = auroc_interval(area, int(label[~by].sum()), int((~label[~by]).sum()))
         areas.append((area, float(low), float(high)))
         bits.append(mutual_information(values[~by] > best_threshold(values[by], label[by]), label[~by]))
-    parts = split(place.given[FEATURE].values, place.decoder, label, by, chosen[0], sign[0], probe)
+    parts = split(place.given[FEATURE].values, place.decoder, label, by, chosen[0], sign[0], probe, by_chance[0])
     return Row(
         variable, value, place.position, tuple(chosen), tuple(sign), tuple(areas), tuple(bits), tuple(there),
         by_chance, parts, firing, int((~by).sum()), int(label[~by].sum()),

@@ -27,7 +27,8 @@ class Split:
     """How a class is spread over features.
 
     Attributes:
-        features: The fewest features with which a sparse probe has ENOUGH, the main one first.
+        features: The fewest features with which a sparse probe has ENOUGH, the main one first; none if the class is not
+            told.
         areas: (size,) Area under the ROC curve on the scored units of the sparse probe of each of SIZES.
         missed: Share of the scored units of the class on which all of `features` are silent.
         absorbed: Share of them that another feature takes.
@@ -49,6 +50,7 @@ def split(
     main: int,
     sign: float,
     probe: Probe,
+    chance: float,
 ) -> Split:
     """Measure splitting and absorption of a class.
 
@@ -63,10 +65,14 @@ def split(
         main: The class's feature.
         sign: -1 if the feature is silent on the class; then the class is that of all other units.
         probe: Of the class, fitted on the activations.
+        chance: An area that is no better than chance: if no sparse probe is above it, the class is told by no number of
+            features, and nothing can be missed or absorbed.
     """
     order = _pursuit(codes[choosing], label[choosing], main)
     areas = np.array([_area(codes[:, order[:size]], label, choosing) for size in SIZES])
     above = areas - 0.5
+    if areas.max() <= chance:
+        return Split((), areas, NONE, NONE, -1)
     enough = int(SIZES[int(np.argmax(above >= ENOUGH * above.max()))])
     features = tuple(order[:enough])
     truth = label if sign > 0 else ~label
