@@ -168,8 +168,8 @@ def test_a_hub_gives_only_the_files_that_are_wanted(folder: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("/no/such/place", "no folder of checkpoints: it is missing"),
-        (Path("some/where"), "no folder of checkpoints: it is missing"),  # a path is never asked of a hub
+        ("/no/such/place", "not a folder of checkpoints: it is missing"),
+        (Path("some/where"), "not a folder of checkpoints: it is missing"),  # a path is never asked of a hub
         ("someone/culture", "the hub does not give it"),
         (__file__, "is not a folder of checkpoints"),
     ],

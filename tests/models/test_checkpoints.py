@@ -231,7 +231,7 @@ def test_no_manifest_is_no_checkpoint(tmp_path: Path) -> None:
 GOOD = {"path": "one", "sha256": "0", "task": "t", "recipe": "r", "seed": 1, "initialisation": "i", "revision": "v"}
 MALFORMED: dict[str, tuple[Any, str]] = {
     "no json": ("{", "not valid JSON"),
-    "a list": ([GOOD], "no mapping of names"),
+    "a list": ([GOOD], "not a mapping of names"),
     "an entry that is text": ({"bad": "one"}, "'bad'"),
     "an entry that is a number": ({"bad": 3}, "'bad'"),
     "an entry that is null": ({"good": GOOD, "bad": None}, "'bad'"),

@@ -169,8 +169,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         in_pickle(b"K\x02K\x03\x86", b"\x8a\x0f" + b"\x7f" * 15 + b"K\x03\x86"),
         "more than the file stores",
     ),
-    "a negative size": (in_pickle(b"K\x02K\x03\x86", b"J\xff\xff\xff\xffK\x03\x86"), "no dense tensor of known size"),
-    "a size that is true": (in_pickle(b"K\x02K\x03\x86", b"\x88K\x03\x86"), "no dense tensor of known size"),
+    "a negative size": (in_pickle(b"K\x02K\x03\x86", b"J\xff\xff\xff\xffK\x03\x86"), "not a dense tensor of known size"),
+    "a size that is true": (in_pickle(b"K\x02K\x03\x86", b"\x88K\x03\x86"), "not a dense tensor of known size"),
     "a long pickle": (pickled(b"]" * 3 * 2**20 + b"."), "data.pkl has 3,145,731 bytes, more than"),
     "a memo of four billion": (pickled(b"Nr\xff\xff\xff\xff]."), "its pickle is damaged"),
     "ten gigabytes": (pickled(b"cbuiltins\nbytearray\nJ\x00\x00\x00\x7f\x85R."), "it holds builtins.bytearray"),
@@ -191,7 +191,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "old, more values": (old(grown), "more values than the file has bytes"),
     "old, of another length": (old(lambda raw: raw[:-32] + b"\7" + raw[-31:]), "is cut short, or not of 6 values"),
     "a plain pickle": (lambda path: path.write_bytes(pickle.dumps({"w": 1})), "nothing in it was executed"),
-    "a tar": (lambda path: path.write_bytes(b"ustar" * 300), "no file of torch's"),
+    "a tar": (lambda path: path.write_bytes(b"ustar" * 300), "not a file of torch's"),
 }
 
 

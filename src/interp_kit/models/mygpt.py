@@ -215,7 +215,7 @@ def _keys(n_layers: int, wrapped: bool) -> dict[str, str]:
 
 def _read(path: Path) -> tuple[dict[str, Any], float]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is {'no file' if path.exists() else 'missing'}")
+        raise CheckpointError(f"{path} is {'not a file' if path.exists() else 'missing'}")
     content = read_torch(path)
     if not isinstance(content, tuple | list) or len(content) != 2:
         raise CheckpointError(f"{path} holds no pair (state dict, accuracy)")

@@ -112,5 +112,5 @@ def test_parquet_files_are_read_and_checked(questions: Path, tmp_path: Path) -> 
     with pytest.raises(ValueError, match="no column 'split'"):
         read_questions(path)
     path.write_text("no")
-    with pytest.raises(ValueError, match="no parquet file"):
+    with pytest.raises(ValueError, match="not a parquet file"):
         read_generations(path)

@@ -235,6 +235,6 @@ def test_shards_that_are_missing_or_of_another_config_are_not_merged(tmp_path: P
     with pytest.raises(ValueError, match="of another config"):
         merge(small, tmp_path, 2)
     (tmp_path / "train-00001-of-00002.parquet").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match="no parquet file, or damaged"):
+    with pytest.raises(ValueError, match="not a parquet file, or damaged"):
         merge(small, tmp_path, 2)
     assert not (tmp_path / "train.parquet").exists()
