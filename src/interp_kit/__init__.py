@@ -65,7 +65,9 @@ _EXPORTS = {
     "interchange": "interp_kit.analysis.causal.interchange",
     "das": "interp_kit.analysis.causal.das",
     "train_sae": "interp_kit.analysis.dictionaries.sae",
-    "SAEConfig": "interp_kit.analysis.dictionaries.sae_training",
+    "train_saes": "interp_kit.analysis.dictionaries.sae",
+    "load_sae": "interp_kit.analysis.dictionaries.sae_training",
+    "SAEConfig": "interp_kit.analysis.dictionaries.sae_config",
     "decode": "interp_kit.engine.decode",
     "first_difference": "interp_kit.engine.metrics",
     "exact_match": "interp_kit.engine.metrics",
@@ -106,7 +108,9 @@ if TYPE_CHECKING:
     from interp_kit.analysis.comparison.component_overlap import jaccard as jaccard
     from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
-    from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.sae import train_saes as train_saes
+    from interp_kit.analysis.dictionaries.sae_config import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.sae_training import load_sae as load_sae
     from interp_kit.analysis.probing.probe import probe as probe
     from interp_kit.analysis.probing.readability import readability as readability
     from interp_kit.core.batch import TokenBatch as TokenBatch

@@ -48,7 +48,7 @@ _DEFINED_IN = {
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
-    "SAEResult": "interp_kit.analysis.dictionaries.sae",
+    "SAEResult": "interp_kit.analysis.dictionaries.sae_result",
 }
 
 

@@ -137,7 +137,7 @@ class TopKLoop:
         half = residual.shape[1] // 2
         scale, count = self.aux_coefficient * min(len(which) / half, 1.0), min(half, len(which))
         of_dead = hidden[:, which]
-        values, chosen = of_dead.topk(count, sorted=False)
+        chosen = of_dead.topk(count, sorted=False).indices
         mask = torch.zeros_like(of_dead).scatter_(1, chosen, 1.0)
         codes = of_dead * mask / norms[which]
         decoder, encoder = self.decoder[which], self.encoder[which]
