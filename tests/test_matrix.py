@@ -142,7 +142,12 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     "harvest": _harvested,
     "sweep": _swept,
 }  # fmt: skip
-SAME = {"harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep"}  # are tried with another
+SAME = {
+    "harvest_to": "harvest",
+    "open_harvest": "harvest",
+    "editing": "sweep",
+    "train_saes": "train_sae",
+}  # are tried with another
 NOT_ANALYSES = {
     "first_difference",
     "exact_match",
@@ -154,6 +159,7 @@ NOT_ANALYSES = {
     "complete",
     "completer",
     "decode",
+    "load_sae",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {

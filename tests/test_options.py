@@ -139,14 +139,26 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "diff_models": (lambda h, o: ik.diff_models(h.model, h.model, h.batch, **o), {"progress": FLAGS}),
     "train_sae": (
         lambda h, o: ik.train_sae(h.model, h.task, **o),
-        {"site": ("zz", "mlp_out"), "seed": FROM_0, "progress": FLAGS},
+        {
+            "site": ("zz", "mlp_out"), "target_site": ("zz", "mlp_out", "blocks.1.hook_resid_post"),
+            "store": (1, True, ["zz"]), "seed": FROM_0, "progress": FLAGS,
+        },
     ),
+    "train_saes": (
+        lambda h, o: ik.train_saes(h.model, h.task, [ik.SAEConfig()], **o),
+        {
+            "site": ("zz", "mlp_out"), "target_site": ("zz", "mlp_out", "blocks.1.hook_resid_post"),
+            "store": (1, True, ["zz"]), "seed": FROM_0, "progress": FLAGS,
+        },
+    ),
+    "load_sae": (lambda h, o: ik.load_sae(**o), {"directory": ("zz", "tests")}),
     "SAEConfig": (
         lambda h, o: ik.SAEConfig(**o),
         {
             "architecture": WORDS, "width": COUNTS, "k": (*COUNTS, 65), "l1_coefficient": (-1, NAN, True),
             "training_samples": COUNTS, "batch_size": COUNTS, "learning_rate": POSITIVE,
             "held_out": (0, 1, NAN, True), "max_examples": COUNTS,
+            "matryoshka_widths": ((0, 64), (8, 4, 64), (8,), (65,), [64], 64, "zz", None),
         },
     ),
     "SFTConfig": (
@@ -356,6 +368,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.interchange, ("newB", "newD"), TASK),
     (ik.das, ("newB", "newD"), TASK),
     (ik.train_sae, (), f"{TASK} or TokenBatch"),
+    (ik.train_saes, ([ik.SAEConfig()],), f"{TASK} or TokenBatch"),
     (ik.evaluate, (), TASK),
     (ik.complete, (), BATCH),
     (ik.harvest, ("embed",), BATCH),
@@ -407,6 +420,11 @@ def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_p
         (lambda: ik.sweep(here.model, here.batch, [], ["accuracy"]), "a metric is the text 'accuracy'"),
         (lambda: ik.sweep(here.model, here.batch, [[[]]], ik.accuracy("newD")), "an edit is a list; expected Edit"),
         (lambda: ik.train_sae(here.model, here.task, config={}), "config is a dict; expected SAEConfig"),
+        (
+            lambda: ik.train_saes(here.model, here.task, ik.SAEConfig()),
+            "configs is a SAEConfig; expected list or tuple",
+        ),
+        (lambda: ik.train_saes(here.model, here.task, ["topk"]), "a config is the text 'topk'; expected SAEConfig"),
         (lambda: ik.train_sft(here.task, [], tmp_path / "m", {}), "config is a dict; expected SFTConfig"),
     ):
         with pytest.raises(TypeError, match=sentence):

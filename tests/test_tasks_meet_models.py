@@ -55,6 +55,7 @@ ANALYSES: dict[str, Callable[[Any, ik.AbstractTask, str, str], Any]] = {
     "das": lambda m, t, v, y: ik.das(m, t, v, y),
     "mechanism": lambda m, t, v, y: ik.mechanism(m, t, mediator=v, target=y),
     "train_sae": lambda m, t, v, y: ik.train_sae(m, t),
+    "train_saes": lambda m, t, v, y: ik.train_saes(m, t, [ik.SAEConfig()]),
     "evaluate": lambda m, t, v, y: ik.evaluate(m, t),
     "harvest": lambda m, t, v, y: ik.harvest(m, few(t), "embed"),
     "sweep": lambda m, t, v, y: ik.sweep(m, few(t), [], ik.accuracy(y)),

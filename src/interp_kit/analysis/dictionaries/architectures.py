@@ -16,7 +16,7 @@ from interp_kit.analysis.dictionaries.sae_config import SAEConfig
 if TYPE_CHECKING:
     from sae_lens import TrainingSAE
 
-L0_COEFFICIENT, BANDWIDTH = 1.0, 0.5  # of jumprelu, at a mean squared activation of 1 per dimension
+L0_COEFFICIENT, BANDWIDTH = 0.3, 0.5  # of jumprelu, at a mean squared activation of 1 per dimension
 THRESHOLD_RATE = 0.1  # SAELens's 0.01 leaves the threshold of batchtopk far behind after few hundred steps
 TRANSCODERS = {"standard": "transcoder", "batchtopk": "jumprelu_transcoder", "matryoshka": "jumprelu_transcoder",
                "jumprelu": "jumprelu_transcoder"}  # fmt: skip
@@ -49,10 +49,9 @@ def training_sae(
         "jumprelu_sparsity_loss_mode": "quadratic",
         "target_l0": float(config.k),
         "l0_coefficient": L0_COEFFICIENT,
-        "l0_warm_up_steps": warm_up,
+        "l0_warm_up_steps": steps // 5,
         "jumprelu_bandwidth": BANDWIDTH,
         "jumprelu_init_threshold": 0.1,
-        "jumprelu_ste_to_input": True,
     }
     name, options = {
         "standard": ("Standard", l1),

@@ -134,6 +134,8 @@ def _train(
         )
     check_seed(seed)
     check_flag("progress", progress)
+    if store is not None and not isinstance(store, str | Path):
+        raise ValueError(f"store is {store!r}; expected the path of a folder, or None")
     hook = find_hook(model, site)
     target_hook = hook if target_site is None else find_hook(model, target_site)
     names = {"model_name": model_name(model), "hook_name": hook, "task": source(task)}

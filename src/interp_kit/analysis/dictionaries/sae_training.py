@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -162,17 +162,6 @@ def _options(config: SAEConfig, steps: int, device: str) -> "SAETrainerConfig":
     )
 
 
-class _Loop(Protocol):
-    """What takes steps on a training class; l0: mean latents active in the last one."""
-
-    l0: Any
-
-    @property
-    def dead(self) -> Tensor: ...
-    def step(self, x: Tensor) -> object: ...
-    def finish(self) -> None: ...
-
-
 class _SAELensLoop:
     """SAETrainer, step by step; its `fit` always draws a bar of its own."""
 
@@ -192,7 +181,7 @@ class _SAELensLoop:
         """Its class holds the weights already."""
 
 
-def _loop(sae: Any, options: "SAETrainerConfig") -> _Loop:
+def _loop(sae: Any, options: "SAETrainerConfig") -> TopKLoop | _SAELensLoop:
     """Our own loop for TopK, SAETrainer for all else."""
     from sae_lens import SAETrainer
 
@@ -224,15 +213,14 @@ def inference_sae(config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> "
     return sae.requires_grad_(False)
 
 
-def load_sae(directory: str | Path, *, device: str = "cpu") -> "SAE":
+def load_sae(directory: str | Path) -> "SAE":
     """Read an autoencoder or a transcoder in SAELens's format, as `save_sae` and SAELens itself write it.
 
     Args:
         directory: Folder of cfg.json and sae_weights.safetensors.
-        device: Where the weights go.
 
     Returns:
-        SAELens's inference class, without gradients.
+        SAELens's inference class on the CPU, without gradients.
 
     Raises:
         ValueError: A file is missing or damaged. It names the folder.
@@ -245,7 +233,7 @@ def load_sae(directory: str | Path, *, device: str = "cpu") -> "SAE":
     if missing:
         raise ValueError(f"{folder} holds no autoencoder in SAELens's format: {', '.join(missing)} is not there")
     try:
-        sae = SAE.load_from_disk(folder, device=device)
+        sae = SAE.load_from_disk(folder, device="cpu")
     except Exception as error:  # of JSON, safetensors, torch and SAELens, which has no class of its own
         raise ValueError(f"{folder} is damaged, or of a SAELens that this one does not read: {error}") from error
     return sae.requires_grad_(False)
