@@ -119,11 +119,11 @@ def fold_scales(sae: "TrainingSAE[Any]", scale: float, scale_out: float | None) 
     """
     sae.fold_activation_norm_scaling_factor(scale)
     if scale_out is not None:
-        with torch.no_grad():
-            sae.W_dec *= scale / scale_out
-            sae.b_dec *= scale / scale_out
-            if hasattr(sae, "topk_threshold"):  # in units of decoder norms
-                sae.topk_threshold *= scale / scale_out
+        sae.W_dec.data.mul_(scale / scale_out)
+        sae.b_dec.data.mul_(scale / scale_out)
+        threshold = getattr(sae, "topk_threshold", None)  # in units of decoder norms
+        if threshold is not None:
+            threshold.mul_(scale / scale_out)
 
 
 def inference_config(sae: "TrainingSAE[Any]", architecture: str, d_out: int | None) -> dict[str, Any]:

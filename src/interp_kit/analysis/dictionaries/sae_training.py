@@ -98,7 +98,7 @@ def fit_sae(
             for step in range(steps):
                 rows = next(stream).to(vectors.device)
                 batch = vectors[rows] * scale
-                if targets is not None:
+                if targets is not None and scale_out is not None:
                     batch = torch.cat([batch, targets[rows] * scale_out], 1)
                 loop.step(batch)
                 if step >= steps - LAST:
