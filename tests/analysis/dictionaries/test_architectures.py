@@ -111,12 +111,13 @@ def test_the_best_architecture_finds_all_but_one_in_twenty() -> None:
 
 
 def test_a_threshold_that_did_not_settle_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    settled = fitted("batchtopk")
     monkeypatch.setattr("interp_kit.analysis.dictionaries.architectures.THRESHOLD_RATE", 1e-4)
     config = SAEConfig(architecture="batchtopk", width=32, k=2, training_samples=12_800)
     with pytest.warns(UserWarning, match=r"L0 is \d+\.\d, but was 2\.0 in the last steps of training"):
         sae = fit_sae(toy()[0], config, {"hook_name": "toy"}, 0, False)
     assert unsettled(sae, toy()[0]) is not None
-    assert unsettled(fitted("batchtopk"), toy()[0]) is None
+    assert unsettled(settled, toy()[0]) is None
 
 
 @pytest.mark.parametrize("architecture", TRANSCODERS)
