@@ -20,11 +20,13 @@ from benchmarks.harvest import harvesting
 from benchmarks.measure import HEADER
 from benchmarks.patching import architectures, cells, patching, ranking
 from benchmarks.probes import probing
+from benchmarks.sae import sae
 from interp_kit.core.files import write_text
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 PARTS = {
-    part.__name__: part for part in (patching, architectures, ranking, cells, decoding, harvesting, probing, graphs)
+    part.__name__: part
+    for part in (patching, architectures, ranking, cells, decoding, harvesting, probing, graphs, sae)
 }
 
 

@@ -73,6 +73,7 @@ OTHERS: dict[str, Any] = {
     "permutations": 7, "seed": 11, "variable": "newA", "target": "newC", "hold": ("A", "B"), "completion": "clean",
     "by": "all", "direction": "noise", "metric": "probability", "only_solved": True, "limit": 13, "method": "eap",
     "top": 2, "kind": "zero", "units": ("mlp",), "k": 3, "mediator": "newA", "site": "mlp_out.0",
+    "target_site": "mlp_out.0", "l1_coefficient": 2.5,
     "architecture": "standard", "width": 32, "training_samples": 4096, "epochs": 2.5, "learning_rate": 0.25,
     "batch_size": 9, "examples": 17, "omit": "1,1,1,1,1", "fold": True, "jobs": 3, "ids": (4, 5),
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,

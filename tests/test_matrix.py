@@ -155,6 +155,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
 }  # fmt: skip
 SAME = {  # are tried with another
     "harvest_to": "harvest", "open_harvest": "harvest", "editing": "sweep", "universal_features": "universality",
+    "train_saes": "train_sae",
 }  # fmt: skip
 NOT_ANALYSES = {
     "first_difference",
@@ -168,6 +169,7 @@ NOT_ANALYSES = {
     "completer",
     "decode",
     "load_sae",
+    "read_sae",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {

@@ -151,7 +151,10 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "diff_models": (lambda h, o: ik.diff_models(h.model, h.model, h.batch, **o), {"progress": FLAGS}),
     "train_sae": (
         lambda h, o: ik.train_sae(h.model, h.task, **o),
-        {"site": ("zz", "mlp_out"), "seed": FROM_0, "progress": FLAGS},
+        {
+            "site": ("zz", "mlp_out"), "target_site": ("zz", "mlp_out", "blocks.1.hook_resid_post"),
+            "store": (1, True, ["zz"]), "seed": FROM_0, "progress": FLAGS,
+        },
     ),
     "align_features": (
         lambda h, o: ik.align_features(h.model, h.task, h.sae, **({"positions": "newB?", "variables": "newB"} | o)),
@@ -170,12 +173,21 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "load_sae": (lambda h, o: ik.load_sae(**o), {"name": ("zz", "")}),
     "universal_features": (lambda h, o: ik.universal_features(h.alike, **o), {"alignments": ([],)}),
+    "train_saes": (
+        lambda h, o: ik.train_saes(h.model, h.task, [ik.SAEConfig()], **o),
+        {
+            "site": ("zz", "mlp_out"), "target_site": ("zz", "mlp_out", "blocks.1.hook_resid_post"),
+            "store": (1, True, ["zz"]), "seed": FROM_0, "progress": FLAGS,
+        },
+    ),
+    "read_sae": (lambda h, o: ik.read_sae(**o), {"directory": ("zz", "tests")}),
     "SAEConfig": (
         lambda h, o: ik.SAEConfig(**o),
         {
             "architecture": WORDS, "width": COUNTS, "k": (*COUNTS, 65), "l1_coefficient": (-1, NAN, True),
             "training_samples": COUNTS, "batch_size": COUNTS, "learning_rate": POSITIVE,
             "held_out": (0, 1, NAN, True), "max_examples": COUNTS,
+            "matryoshka_widths": ((0, 64), (8, 4, 64), (8,), (65,), [64], 64, "zz", None),
         },
     ),
     "SFTConfig": (
@@ -393,6 +405,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.lesion, (ik.Edit("z", 0),), TASK),
     (ik.train_sae, (), f"{TASK} or TokenBatch"),
     (ik.align_features, (None,), f"{TASK} or TokenBatch"),
+    (ik.train_saes, ([ik.SAEConfig()],), f"{TASK} or TokenBatch"),
     (ik.evaluate, (), TASK),
     (ik.complete, (), BATCH),
     (ik.harvest, ("embed",), BATCH),
@@ -449,6 +462,11 @@ def test_other_first_arguments_get_one_sentence_too(here: SimpleNamespace, tmp_p
         (lambda: ik.universality([here.model] * 2, here.task), "expected TokenBatch"),
         (lambda: ik.universality([here.model] * 2, here.batch, saes=[here.probe] * 2), "expected SAEResult"),
         (lambda: ik.universal_features(here.probe, []), "found is a ProbeResult; expected UniversalityResult"),
+        (
+            lambda: ik.train_saes(here.model, here.task, ik.SAEConfig()),
+            "configs is a SAEConfig; expected list or tuple",
+        ),
+        (lambda: ik.train_saes(here.model, here.task, ["topk"]), "a config is the text 'topk'; expected SAEConfig"),
         (lambda: ik.train_sft(here.task, [], tmp_path / "m", {}), "config is a dict; expected SFTConfig"),
     ):
         with pytest.raises(TypeError, match=sentence):

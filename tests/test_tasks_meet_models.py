@@ -56,6 +56,7 @@ ANALYSES: dict[str, Callable[[Any, ik.AbstractTask, str, str], Any]] = {
     "mechanism": lambda m, t, v, y: ik.mechanism(m, t, mediator=v, target=y),
     "train_sae": lambda m, t, v, y: ik.train_sae(m, t),
     "align_features": lambda m, t, v, y: ik.align_features(m, t, ik.load_sae("boolean")),
+    "train_saes": lambda m, t, v, y: ik.train_saes(m, t, [ik.SAEConfig()]),
     "evaluate": lambda m, t, v, y: ik.evaluate(m, t),
     "harvest": lambda m, t, v, y: ik.harvest(m, few(t), "embed"),
     "sweep": lambda m, t, v, y: ik.sweep(m, few(t), [], ik.accuracy(y)),

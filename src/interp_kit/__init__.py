@@ -68,7 +68,9 @@ _EXPORTS = {
     "universality": "interp_kit.analysis.comparison.universality",
     "universal_features": "interp_kit.analysis.comparison.universality",
     "train_sae": "interp_kit.analysis.dictionaries.sae",
-    "SAEConfig": "interp_kit.analysis.dictionaries.sae_training",
+    "train_saes": "interp_kit.analysis.dictionaries.sae",
+    "read_sae": "interp_kit.analysis.dictionaries.sae_training",
+    "SAEConfig": "interp_kit.analysis.dictionaries.sae_config",
     "load_sae": "interp_kit.analysis.dictionaries.shipped",
     "align_features": "interp_kit.analysis.dictionaries.alignment.align",
     "decode": "interp_kit.engine.decode",
@@ -115,7 +117,9 @@ if TYPE_CHECKING:
     from interp_kit.analysis.comparison.universality import universality as universality
     from interp_kit.analysis.dictionaries.alignment.align import align_features as align_features
     from interp_kit.analysis.dictionaries.sae import train_sae as train_sae
-    from interp_kit.analysis.dictionaries.sae_training import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.sae import train_saes as train_saes
+    from interp_kit.analysis.dictionaries.sae_config import SAEConfig as SAEConfig
+    from interp_kit.analysis.dictionaries.sae_training import read_sae as read_sae
     from interp_kit.analysis.dictionaries.shipped import load_sae as load_sae
     from interp_kit.analysis.probing.probe import probe as probe
     from interp_kit.analysis.probing.readability import readability as readability

@@ -307,17 +307,21 @@ class Mechanism(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Sae(Common):
-    """Train a sparse autoencoder (SAELens) on one site over the task's stream."""
+    """Train a sparse autoencoder or a transcoder (SAELens) on one site over the task's stream."""
 
     model: Annotated[Model, tyro.conf.Positional]
     site: str = "blocks.1.hook_resid_post"
     """TransformerLens's name of the site"""
-    architecture: Literal["standard", "topk"] = "topk"
-    """ReLU with an L1 penalty, or the k largest latents of each token"""
+    target_site: str | None = None
+    """the site that a transcoder rebuilds; an autoencoder if none"""
+    architecture: Literal["standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka"] = "topk"
+    """by k: topk, batchtopk, jumprelu, matryoshka; by an L1 penalty: standard, gated"""
     width: int = 64
     """latents"""
     k: int = 8
-    """latents that are on at once (topk)"""
+    """latents that are on at once (topk, batchtopk, jumprelu, matryoshka)"""
+    l1_coefficient: float = 1.0
+    """weight of the L1 penalty (standard, gated)"""
     training_samples: int = 100_000
     """tokens"""
     seed: Seed = 0
@@ -328,12 +332,24 @@ class Sae(Common):
         from interp_kit.analysis.dictionaries.sae_training import SAEConfig
 
         config = SAEConfig(
-            architecture=self.architecture, width=self.width, k=self.k, training_samples=self.training_samples
+            architecture=self.architecture,
+            width=self.width,
+            k=self.k,
+            l1_coefficient=self.l1_coefficient,
+            training_samples=self.training_samples,
         )
         model, task = self.open(self.model)
         from interp_kit.analysis.dictionaries.sae import train_sae
 
-        result = train_sae(model, task, site=self.site, config=config, seed=self.seed, progress=self.progress)
+        result = train_sae(
+            model,
+            task,
+            site=self.site,
+            target_site=self.target_site,
+            config=config,
+            seed=self.seed,
+            progress=self.progress,
+        )
         self.finish(result)
         if self.out is not None:
             result.save_sae(self.out)

@@ -51,7 +51,7 @@ _DEFINED_IN = {
     "ProbeResult": "interp_kit.analysis.probing.probe",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
     "RuleExchange": "interp_kit.studies.culture.rules",
-    "SAEResult": "interp_kit.analysis.dictionaries.sae",
+    "SAEResult": "interp_kit.analysis.dictionaries.sae_result",
     "UniversalityResult": "interp_kit.analysis.comparison.universality_result",
 }
 

@@ -1,7 +1,8 @@
 """The activations of one site over a task: which examples, one vector a real token, how many distinct ones."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -15,6 +16,7 @@ from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.harvest import harvest as read_sites
+from interp_kit.engine.harvest_store import harvest_to
 from interp_kit.engine.inputs import unpadded
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
@@ -147,22 +149,56 @@ def harvest(
     *,
     progress: bool = PROGRESS,
 ) -> Activations:
-    """Run the model up to `hook` on every example and keep the vectors of the real tokens, in float32.
+    """`harvest_sites` of one hook."""
+    return harvest_sites(model, task, (hook,), train, test, progress=progress)[hook]
 
-    train, test: examples of the task, or row numbers of the batch.
 
-    Raises ValueError for texts that do not fit the model, a hook that the model never calls or that has no position
-    axis, and activations that are nan or infinite.
+def harvest_sites(
+    model: HookedModel,
+    task: AbstractTask | TokenBatch,
+    hooks: Sequence[str],
+    train: list[Any],
+    test: list[Any],
+    *,
+    store: str | Path | None = None,
+    progress: bool = PROGRESS,
+) -> dict[str, Activations]:
+    """Run the model up to the last hook on every example and keep the vectors of the real tokens, in float32.
+
+    Args:
+        model: What is run.
+        task: Of the examples; or a batch.
+        hooks: One or more.
+        train: Examples of the task, or row numbers of the batch.
+        test: The same, held out.
+        store: Folder of shards that is written, or read if it holds this harvest already; None for memory alone.
+        progress: Whether to show a bar.
+
+    Returns:
+        Activations per hook.
+
+    Raises:
+        ValueError: Texts do not fit the model, the model never calls a hook or it has no position axis, activations
+            are nan or infinite, or the store holds another harvest.
     """
     if isinstance(task, TokenBatch):
         batch = task.take([*train, *test]).to(str(model.cfg.device))
     else:
         batch = task.batch([*train, *test], device=model.cfg.device)
-    found = read_sites(model, batch, [hook], dtype=torch.float32, progress=progress)[hook]
-    shape, vectors = tuple(found.shape[1:]), found.flatten(1)
-    row = torch.arange(len(batch), device=vectors.device)[:, None].expand_as(batch.mask)[batch.mask]
-    is_train = torch.arange(len(batch), device=vectors.device) < len(train)
-    return Activations(hook, shape, batch, is_train, vectors, row, _prefixes(batch)[batch.mask])
+    wanted = list(dict.fromkeys(hooks))
+    if store is None:
+        read = read_sites(model, batch, wanted, dtype=torch.float32, progress=progress)
+    else:
+        files = harvest_to(store, model, batch, wanted, dtype=torch.float32, progress=progress)
+        read = {hook: files.load(hook).to(model.cfg.device) for hook in wanted}
+    device = batch.tokens.device
+    row = torch.arange(len(batch), device=device)[:, None].expand_as(batch.mask)[batch.mask]
+    is_train = torch.arange(len(batch), device=device) < len(train)
+    prefix = _prefixes(batch)[batch.mask]
+    return {
+        hook: Activations(hook, tuple(found.shape[1:]), batch, is_train, found.flatten(1), row, prefix)
+        for hook, found in read.items()
+    }
 
 
 def _prefixes(batch: TokenBatch) -> Int[Tensor, "batch pos"]:

@@ -94,4 +94,6 @@ def load_sae(name: str, root: str | Path | None = None) -> SAEResult:
         raise ValueError(f"{file} is damaged or was changed: its checksum is another; fetch the checkpoints again")
     weights = {key: value.astype(np.float32) for key, value in load_file(file).items()}
     figures = {key: _unpack(value, {}) for key, value in found["figures"].items()}
+    if set(figures) != {f.name for f in fields(SAEResult)} - {"weights", "frequency"}:
+        raise ValueError(f"{folder / PROVENANCE} has other figures than an autoencoder of this version; fetch it again")
     return SAEResult(**figures, weights=weights, frequency=np.array(found["frequency"]))
