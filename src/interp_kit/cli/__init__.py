@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import tyro
 
 import interp_kit
-from interp_kit.cli import analyses, models, studies
+from interp_kit.cli import analyses, dictionaries, models, studies
 from interp_kit.core.program import ended
 
 # One frozen dataclass a command; nothing heavy is imported before a command runs.
@@ -25,7 +25,7 @@ Command = (
     | Annotated[analyses.Ablate, tyro.conf.subcommand("ablate")]
     | Annotated[analyses.Lesion, tyro.conf.subcommand("lesion")]
     | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
-    | Annotated[analyses.Sae, tyro.conf.subcommand("sae")]
+    | Annotated[dictionaries.Sae, tyro.conf.subcommand("sae")]
     | Annotated[models.TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[studies.Report, tyro.conf.subcommand("report")]
     | Annotated[studies.CultureReport, tyro.conf.subcommand("culture-report")]

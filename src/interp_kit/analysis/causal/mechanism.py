@@ -151,22 +151,21 @@ def mechanism(
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
     A route is named if its recovery is above one half with its whole interval, no other's is above SHARED with its
-    own, and the conflict prompts agree; "mixed" if two share it. As many of the solved pairs are measured as can be
-    had of which no two share a text, as only those are independent; with fewer than FEWEST no route is named.
+    own, and the conflict prompts agree; "mixed" if two share it. Only independent solved pairs are measured, of which
+    no two share a text; with fewer than FEWEST no route is named.
 
     Args:
         model: A causal model that learned the task.
         task: Gives pairs and conflict prompts.
         mediator: A variable that the text writes on the way.
         target: The field that may use it.
-        progress: Whether to show a bar.
+        progress: Show a bar.
 
     Returns:
         The verdict, recovery per route and per sender, and the flips of the conflict prompts.
 
     Raises:
-        ValueError: The task has no such pair, the two runs of the pairs do not differ at all, or mediator and target
-            are one variable.
+        ValueError: There is no such pair, the two runs do not differ, or mediator and target are one variable.
     """
     check_meeting(model, task, AbstractTask)
     check_flag("progress", progress)

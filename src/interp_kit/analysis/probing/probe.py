@@ -12,10 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
+from interp_kit.analysis.probing.labels import (
+    MEASURED,
+    control_labels,
+    determined,
+    distinct_prefixes,
+    is_written,
+    raw_tokens,
+)
 from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
@@ -29,8 +36,6 @@ from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting, check_model
 from interp_kit.reports.plotting import heatmap
-
-MEASURED, UNDETERMINED, TOO_FEW = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,17 +210,17 @@ def probe(
     table = {key: np.full(shape, np.nan) for key in ("score", "untrained", "control", "control_high")}
     raw, status = np.full((len(labels), len(names)), np.nan), np.zeros((len(labels), len(names)), dtype=np.int64)
     null = np.full((len(labels), permutations, len(rows), len(names)), np.nan)
-    written = np.array([[_is_written(batch, label, name) for name in names] for label in labels])
-    unit_rows = [_units(batch, name) for name in names]
+    written = np.array([[is_written(batch, label, name) for name in names] for label in labels])
+    unit_rows = [distinct_prefixes(batch, name) for name in names]
     with bar(len(names) * len(labels), "probes", progress) as shown:
         for k, name in enumerate(names):
             units, group = unit_rows[k]
-            tokens = rotate(_raw_tokens(batch, name, units))
+            tokens = rotate(raw_tokens(batch, name, units))
             cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
             for i, label in enumerate(labels):
                 shown.update()
                 values = batch.label(label).cpu().numpy()
-                truth, status[i, k] = _determined(values, group, units, label in batch.numeric)
+                truth, status[i, k] = determined(values, group, units, label in batch.numeric)
                 if status[i, k] != MEASURED:
                     continue
                 key = (label, name)
@@ -224,7 +229,7 @@ def probe(
                 table["untrained"][i, :, k] = score(fresh_cells)
                 raw[i, k] = score([tokens])[0]
                 if control_repeats and label not in batch.numeric and not written[i, k]:
-                    others = _control_labels(batch, values, units, group)
+                    others = control_labels(batch, values, units, group)
                     found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
                     if found:
                         table["control"][i, :, k] = np.mean(found, axis=0)
@@ -299,61 +304,3 @@ def _features(
         if not np.isfinite(features[-1]).all():
             raise FloatingPointError(f"{row} of {model_name(model)} has nan or infinite activations")
     return [row for row, _ in wanted], features
-
-
-def _units(batch: TokenBatch, position: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that stand for the distinct visible prefixes at a position, and for every row the number of its prefix."""
-    at = batch.position(position)
-    visible = torch.where(torch.arange(batch.tokens.shape[1], device=at.device) <= at[:, None], batch.tokens, -1)
-    _, first, group = np.unique(visible.cpu().numpy(), axis=0, return_index=True, return_inverse=True)
-    return first, group.reshape(-1)
-
-
-def _determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric: bool) -> tuple[np.ndarray, int]:
-    """A label's value for each unit, and whether it can be probed there."""
-    truth = values[units]
-    if (truth[group] != values).any():
-        return truth, UNDETERMINED
-    smallest = len(units) if numeric else np.unique(truth, return_counts=True)[1].min()
-    if len(np.unique(truth)) < 2 or len(units) < 8 or smallest < 2:
-        return truth, TOO_FEW
-    return truth, MEASURED
-
-
-def _is_written(batch: TokenBatch, label: str, position: str) -> bool:
-    if label not in batch.positions:
-        return False
-    at = batch.positions[label]  # -1 in a row where it is not written at all
-    return bool(((at >= 0) & (at <= batch.position(position))).all())
-
-
-def _raw_tokens(batch: TokenBatch, position: str, units: np.ndarray) -> np.ndarray:
-    """(units, d) one-hot of the visible tokens, counted from the start of the text; pairs of position and id that
-    occur."""
-    at = batch.position(position).cpu().numpy()[units]
-    tokens = batch.tokens.cpu().numpy()[units]
-    visible = np.arange(tokens.shape[1])[None] <= at[:, None]
-    one_hot = (tokens[..., None] == np.unique(tokens)) & visible[..., None]
-    one_hot = one_hot.reshape(len(units), -1)
-    return one_hot[:, one_hot.any(0)].astype(np.float64)  # padding and ids that never occur leave no trace
-
-
-def _control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, group: np.ndarray) -> list[np.ndarray]:
-    """Two-input Boolean functions that no variable of the task is (nor is the complement of), of the same kind as
-    `values`: exclusive-or or and-like, and determined by what is visible."""
-    bits = {name: batch.label(name).cpu().numpy() for name in batch.inputs}
-    if any(set(np.unique(bit)) - {0, 1} for bit in bits.values()) or set(np.unique(values)) - {0, 1}:
-        return []
-    asked = {tuple(v) for label in batch.labels.values() for v in (label.tolist(), (1 - label).tolist())}
-    smaller = min(values.mean(), 1 - values.mean())
-    found = []
-    for a, b in itertools.combinations(bits.values(), 2):
-        ands = [x & y for x in (a, 1 - a) for y in (b, 1 - b)]
-        for control in [a ^ b, *ands]:
-            same_kind = abs(min(control.mean(), 1 - control.mean()) - smaller) < 1e-9
-            if same_kind and tuple(control.tolist()) not in asked:
-                truth, status = _determined(control, group, units, False)
-                if status == MEASURED:
-                    found.append(truth)
-    single = any(tuple(values.tolist()) in {tuple(b.tolist()), tuple((1 - b).tolist())} for b in bits.values())
-    return [] if single else found
