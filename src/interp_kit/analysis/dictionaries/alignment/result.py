@@ -154,9 +154,9 @@ class AlignmentResult(AbstractResult):
             text += (
                 " Moved: share of the logit difference that follows when the activations of the variable's features"
                 " (for each value the one that fires, and what a class is split over) are exchanged alone between two"
-                f" runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the other run. What"
-                " tells a variable and moves nothing is not used for it there. Controls: as many random live features,"
-                " all features, and the whole site."
+                f" runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the other run."
+                " What tells a variable and moves nothing is not used for it there. Controls: as many random live"
+                " features, all features, and the whole site."
             )
         return text + " 95 % intervals."
 
