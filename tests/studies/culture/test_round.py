@@ -320,3 +320,15 @@ def test_a_round_is_counted_by_kind(whole_round: Path, tmp_path: Path) -> None:
     assert lost.to_numpy().sum(1).tolist() == frame["kept"].tolist()
     with pytest.raises(ValueError, match="holds no round"):
         by_kind(tmp_path)
+
+
+def test_the_command_says_how_many_are_made_at_a_time(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(recipe, "culture_round", lambda *_, **options: seen.update(options))
+    monkeypatch.setattr(recipe, "summary", lambda out: "")
+    monkeypatch.setattr(recipe, "kept", lambda out: (np.zeros((0, 404)), {}))
+    command = ["--maker", str(folder / "maker" / "gpt_004.pth"), "--out", str(tmp_path), "--most", "9"]
+    assert main([*command, "--made", "3"]) == 0
+    assert (seen["made"], seen["most"]) == (3, 9)

@@ -124,6 +124,7 @@ def test_parts_of_no_effect_have_none_and_the_kinds_are_there(random: HookedMode
     np.testing.assert_allclose(parts.effect[..., :4], same.effect, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_shipped_network_holds_the_rule_in_the_cells_of_f_a(
     shipped: HookedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the first grid (the original's is 1.5)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=20_000, help="quizzes to make")
+    parser.add_argument("--made", type=int, default=200, help="quizzes made at a time, lost where a round is stopped")
     parser.add_argument("--picture", type=Path, help="draw what is kept into this file (.png)")
     parser.add_argument("--rows", type=int, nargs="*", default=[], help="numbers of the quizzes drawn; default: all")
     options = parser.parse_args(argv)
@@ -270,7 +271,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_writable(options.picture)
     rule = Agreement(max_fail=options.max_fail, temperature=options.temperature)
     path = culture_round(
-        options.maker, options.out, options.ids, options.checkpoint_dir, rule=rule, seed=options.seed, most=options.most
+        options.maker,
+        options.out,
+        options.ids,
+        options.checkpoint_dir,
+        rule=rule,
+        seed=options.seed,
+        made=options.made,
+        most=options.most,
     )
     print(f"{path}\n{summary(options.out)}")
     if len(kept(options.out)[0]):

@@ -40,13 +40,20 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
             f" for each two rules, {moved} at best."
         )
     both = [m.rules.at_once.whole(AT_INPUT, "both") for m in study.models]
-    n = both[0].n
     found.append(
-        f"No model has seen two rules at once; if f_A shows two, {_range(both)} of the answers apply both in every cell"
-        f" (n = {n} quizzes per model). The rule is not one variable: each object is looked up by itself."
-        if min(share.value for share in both) > 0.5
-        else f"If f_A shows two rules at once, {_range(both)} of the answers apply both (n = {n} quizzes per model)."
+        f"If f_A shows two rules at once, as no world does, {_range(both)} of the answers apply both in every cell (n ="
+        f" {both[0].n} quizzes per model)."
+        + " Looking up each object by itself would do so; one variable for the rule could not."
+        * (min(share.low for share in both) > 0.2)
     )
+    if (same := study.rule_similarity) is not None:
+        found.append(
+            f"The {same.config['k']} parts that carry the rule most overlap by {same.index.min():.2f} to"
+            f" {same.index.max():.2f} (Jaccard index, {same.matched} matching, {len(same.pair)} pairs of models),"
+            f" random sets with as many heads and MLPs of each layer by {same.stratified.min():.2f} to"
+            f" {same.stratified.max():.2f}; p < 0.05 in {int((same.p < 0.05).sum())} of {len(same.pair)} pairs, each by"
+            " itself."
+        )
     return tuple(found)
 
 
