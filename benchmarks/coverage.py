@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from interp_kit.core.stats import mean_estimate, mean_interval, ratio_interval, wilson
+from interp_kit.core.stats.intervals import mean_estimate, mean_interval, ratio_interval, wilson
 
 SIZES = (4, 5, 6, 8, 12, 16, 32, 64)
 Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 import interp_kit.culture as culture
-from interp_kit.core.stats import wilson
+from interp_kit.core.stats.intervals import wilson
 from interp_kit.models.checkpoints import Entry, write_manifest
 from interp_kit.models.gpt2 import CheckpointError
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt

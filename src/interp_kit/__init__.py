@@ -19,7 +19,7 @@ _EXPORTS = {
     "TokenBatch": "interp_kit.core.batch",
     "PairBatch": "interp_kit.core.pairs",
     "AbstractResult": "interp_kit.core.result",
-    "Estimate": "interp_kit.core.stats",
+    "Estimate": "interp_kit.core.stats.intervals",
     "task": "interp_kit.registry.tasks",
     "register": "interp_kit.registry.tasks",
     "BooleanTask": "interp_kit.tasks.boolean",
@@ -128,7 +128,7 @@ if TYPE_CHECKING:
     from interp_kit.core.example import Field as Field
     from interp_kit.core.pairs import PairBatch as PairBatch
     from interp_kit.core.result import AbstractResult as AbstractResult
-    from interp_kit.core.stats import Estimate as Estimate
+    from interp_kit.core.stats.intervals import Estimate as Estimate
     from interp_kit.core.task import AbstractTask as AbstractTask
     from interp_kit.engine.decode import complete as complete
     from interp_kit.engine.decode import completer as completer

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import mutual_info_score, roc_auc_score
 
-from interp_kit.core.detection import auroc, auroc_interval, best_threshold, entropy, mutual_information, ranked
+from interp_kit.core.stats.detection import auroc, auroc_interval, best_threshold, entropy, mutual_information, ranked
 
 RNG = np.random.default_rng(0)
 

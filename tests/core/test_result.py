@@ -22,7 +22,7 @@ from interp_kit.core import result
 from interp_kit.core.config import _fits
 from interp_kit.core.folders import MARK
 from interp_kit.core.result import _CLASSES, AbstractResult
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import new_axes
 
 

@@ -19,7 +19,7 @@ from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
 from interp_kit.studies.audit.result import AuditResult
-from interp_kit.studies.culture.rules import RuleExchange
+from interp_kit.studies.culture.rules.exchange import RuleExchange
 from interp_kit.studies.culture.scores import CultureTests
 
 EVIL = "<script>alert('&')</script>\nsecond line"

@@ -10,8 +10,8 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp_kit.core import stats
-from interp_kit.core.stats import (
+from interp_kit.core.stats import intervals as stats
+from interp_kit.core.stats.intervals import (
     WHOLE,
     Estimate,
     clustered_mean,

@@ -17,7 +17,7 @@ from interp_kit.core.config import check_fields
 from interp_kit.core.files import JSON_LIMIT, check_regular, parse_json, read_json
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.showing import counted, line, preview
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ _DEFINED_IN = {
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
-    "RuleExchange": "interp_kit.studies.culture.rules",
+    "RuleExchange": "interp_kit.studies.culture.rules.exchange",
     "SAEResult": "interp_kit.analysis.dictionaries.sae_result",
     "UniversalityResult": "interp_kit.analysis.comparison.universality_result",
 }

@@ -24,7 +24,7 @@ from interp_kit.analysis.causal.interchange import InterchangeResult, _distinct,
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import wilson_share
+from interp_kit.core.stats.intervals import wilson_share
 from interp_kit.engine.sites import hook_name
 from interp_kit.models.planted import planted_boolean
 from interp_kit.registry.models import planted, untrained

@@ -20,7 +20,7 @@ from interp_kit.analysis.causal.mechanism import (
     route_summary,
 )
 from interp_kit.analysis.causal.patching import patch_senders
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.models.convert import untrained
 from interp_kit.models.planted import planted_boolean, planted_equations
 from interp_kit.tasks.boolean import BooleanTask

@@ -18,7 +18,7 @@ from transformer_lens import HookedTransformer, patching
 from interp_kit.analysis.causal.patching import PatchingResult, patch, patch_senders
 from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import ratio_interval
+from interp_kit.core.stats.intervals import ratio_interval
 from interp_kit.engine.edits import CopyAttended, Edit
 from interp_kit.engine.metrics import Metric, first_difference, logit_difference, probability
 from interp_kit.engine.sites import ACTIVATIONS

@@ -23,7 +23,7 @@ from interp_kit.analysis.dictionaries.alignment.detectors import (
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
 from interp_kit.analysis.dictionaries.alignment.splitting import split
 from interp_kit.analysis.dictionaries.sae import SAEResult, evaluate_sae
-from interp_kit.core.detection import ranked
+from interp_kit.core.stats.detection import ranked
 from interp_kit.models.planted.boolean import _frame
 
 TASK = ik.BooleanTask()

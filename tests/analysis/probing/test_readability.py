@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from interp_kit.analysis.probing.probe import MEASURED, TOO_FEW, UNDETERMINED, ProbeResult, probe
 from interp_kit.analysis.probing.readability import MARGIN, ReadabilityResult, readability
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.stats import mean_interval
+from interp_kit.core.stats.intervals import mean_interval
 from interp_kit.models.planted import planted_boolean
 from interp_kit.tasks.boolean import BooleanTask
 

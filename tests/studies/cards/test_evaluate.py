@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from interp_kit.core.stats import wilson
+from interp_kit.core.stats.intervals import wilson
 from interp_kit.studies.cards.evaluate import TESTED, CardsEvaluation, calibration_error, evaluate_cards
 from interp_kit.studies.cards.sft import deals_of
 from interp_kit.tasks.cards import CardsTask

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from interp_kit.core.stats import wilson
+from interp_kit.core.stats.intervals import wilson
 from interp_kit.studies.cards.activity import participation
 from interp_kit.studies.cards.evaluate import CardsEvaluation, SplitScore
 from interp_kit.studies.cards.study import Study

@@ -12,8 +12,8 @@ from interp_kit.analysis.dictionaries.activations import answer_cross_entropy, h
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import hooked_transformer
 from interp_kit.reports.plotting import png
-from interp_kit.studies.culture.features import FACTORS, SIZES, FeatureStudy, examine_features
-from interp_kit.studies.culture.features_page import features_page
+from interp_kit.studies.culture.features.page import features_page
+from interp_kit.studies.culture.features.study import FACTORS, SIZES, FeatureStudy, examine_features
 
 TASK = ik.CultureTask()
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from interp_kit.core.stats import mean_estimate, wilson
+from interp_kit.core.stats.intervals import mean_estimate, wilson
 from interp_kit.models.checkpoints import Provenance
 from interp_kit.models.convert import convert_mygpt, untrained
 from interp_kit.models.hooked_model import attach

@@ -12,9 +12,9 @@ from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
 from interp_kit.studies.culture import rules
 from interp_kit.studies.culture.models import load_hooked
-from interp_kit.studies.culture.rule_answers import AT_INPUT, INTACT, PUT_IN, answers_at_once, exchanged_answers
-from interp_kit.studies.culture.rule_circuit import parts_of, rule_circuits
-from interp_kit.studies.culture.rules import (
+from interp_kit.studies.culture.rules.answers import AT_INPUT, INTACT, PUT_IN, answers_at_once, exchanged_answers
+from interp_kit.studies.culture.rules.circuit import parts_of, rule_circuits
+from interp_kit.studies.culture.rules.exchange import (
     PLACES,
     WHOLE,
     Followed,

@@ -16,7 +16,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import mean_interval, scope
+from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.engine.inputs import unpadded
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model

@@ -18,7 +18,7 @@ from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import Estimate, mean_estimate, of_all, scope, wilson
+from interp_kit.core.stats.intervals import Estimate, mean_estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.inputs import check_length, whole_text

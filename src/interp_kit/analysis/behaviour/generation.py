@@ -15,7 +15,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import wilson
+from interp_kit.core.stats.intervals import wilson
 from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import decode
 from interp_kit.engine.edit_checks import check_edits

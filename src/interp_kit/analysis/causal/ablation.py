@@ -13,7 +13,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import mean_interval, scope
+from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.engine.solved import counted_solved, said, warn_if_few

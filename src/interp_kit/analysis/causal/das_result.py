@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.causal import das_controls
 from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, VERDICTS
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import mean_estimate
+from interp_kit.core.stats.intervals import mean_estimate
 from interp_kit.engine.solved import said
 from interp_kit.reports.plotting import heatmap, intervals
 

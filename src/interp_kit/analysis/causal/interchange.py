@@ -21,7 +21,7 @@ from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import Estimate, wilson_share
+from interp_kit.core.stats.intervals import Estimate, wilson_share
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Copy, check_by, everywhere, grouped
 from interp_kit.engine.solved import counted_solved, said, warn_if_few

@@ -12,7 +12,7 @@ from scipy import stats
 from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
-from interp_kit.core.stats import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
 from interp_kit.reports.plotting import COLOURS, intervals, new_axes
 
 ARMS = ("lesion", "control")

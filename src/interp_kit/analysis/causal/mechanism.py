@@ -19,7 +19,15 @@ from interp_kit.core.config import check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import FEWEST_OF_RATIO, Estimate, mean_estimate, of_all, ratio_interval, scope, wilson
+from interp_kit.core.stats.intervals import (
+    FEWEST_OF_RATIO,
+    Estimate,
+    mean_estimate,
+    of_all,
+    ratio_interval,
+    scope,
+    wilson,
+)
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.edits import Copy, Edit

@@ -16,7 +16,7 @@ from interp_kit.core.config import check_choice, check_flag, check_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import Estimate, counted, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, scope
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import counted_solved, said, solving, warn_if_few

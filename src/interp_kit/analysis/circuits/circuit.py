@@ -12,7 +12,7 @@ from interp_kit.analysis.circuits.drawing import draw
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import ratio_interval, scope
+from interp_kit.core.stats.intervals import ratio_interval, scope
 from interp_kit.engine.solved import said
 from interp_kit.models.circuit import EMBED, LOGITS, Edge
 from interp_kit.models.hooked_model import HookedModel, model_name

@@ -15,7 +15,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import mean_interval, scope
+from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model

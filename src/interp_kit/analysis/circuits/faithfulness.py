@@ -17,7 +17,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import ratio_interval, scope
+from interp_kit.core.stats.intervals import ratio_interval, scope
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few

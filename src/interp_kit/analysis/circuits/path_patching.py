@@ -14,7 +14,7 @@ from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import counted, ratio_interval, scope
+from interp_kit.core.stats.intervals import counted, ratio_interval, scope
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference

@@ -18,7 +18,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_flag
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import mean_interval, scope
+from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.engine.edits import Edit, Set
 from interp_kit.engine.metrics import COMPLETION, Metric, exact_match
 from interp_kit.engine.sites import WEIGHTS

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_kit.analysis.dictionaries.activations import Activations, answer_cross_entropy
 from interp_kit.analysis.dictionaries.sae_result import SAEResult
 from interp_kit.analysis.dictionaries.sae_training import unsettled
-from interp_kit.core.stats import Estimate, mean_interval, ratio_interval
+from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval
 from interp_kit.models.hooked_model import HookedModel
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.sae_training import inference_sae
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import intervals
 
 if TYPE_CHECKING:

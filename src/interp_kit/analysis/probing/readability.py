@@ -16,7 +16,7 @@ from scipy import stats
 from interp_kit.analysis.probing.probe import MEASURED, ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, mean_estimate
+from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.reports.plotting import intervals
 
 MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth the word "computed"

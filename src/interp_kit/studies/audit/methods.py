@@ -27,7 +27,7 @@ from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.dictionaries.alignment.detectors import Candidates, choose
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
-from interp_kit.core.detection import ranked
+from interp_kit.core.stats.detection import ranked
 from interp_kit.engine.edits import Add, Direction, Edit, Mean, Zero
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep

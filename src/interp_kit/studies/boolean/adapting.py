@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from interp_kit.analysis.causal.lesion_result import ARMS, LesionResult, recovery
-from interp_kit.core.stats import Estimate, mean_estimate
+from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.reports.links import Link
 from interp_kit.reports.report import Figure, Section, Table
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.mechanism import ROUTES
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import scope
+from interp_kit.core.stats.intervals import scope
 from interp_kit.reports.links import Link, links
 from interp_kit.reports.plotting import intervals
 from interp_kit.reports.report import Figure, Report, Section, Table

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from interp_kit.analysis.causal.mechanism import OPPOSED, SOLVED, TOO_FEW, route_summary
-from interp_kit.core.stats import mean_estimate
+from interp_kit.core.stats.intervals import mean_estimate
 from interp_kit.studies.boolean.adapting import adapting
 
 if TYPE_CHECKING:

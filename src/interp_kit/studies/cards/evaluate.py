@@ -14,7 +14,7 @@ from torch import Tensor
 from interp_kit.core.config import check_count, expect
 from interp_kit.core.files import check_writable, write_json
 from interp_kit.core.program import ended
-from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.stats.intervals import Estimate, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.inputs import check_fits, whole_text
 from interp_kit.models.hold import on_model

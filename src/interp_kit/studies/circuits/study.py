@@ -20,7 +20,7 @@ from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult, faithf
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.engine.metrics import first_difference, logit_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.core.files import check_writable, read_json, replacing, write_json
 from interp_kit.core.program import ended
-from interp_kit.core.stats import wilson
+from interp_kit.core.stats.intervals import wilson
 from interp_kit.models.checkpoints import checksum, provenance, weights_hash
 from interp_kit.models.mygpt import load_mygpt
 from interp_kit.reports.plotting import png

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, mean_estimate, wilson
+from interp_kit.core.stats.intervals import Estimate, mean_estimate, wilson
 from interp_kit.reports.plotting import intervals
 
 ALL = "all"

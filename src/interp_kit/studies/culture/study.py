@@ -29,7 +29,7 @@ from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.registry.models import untrained
 from interp_kit.studies.culture.models import load_hooked
-from interp_kit.studies.culture.rule_study import RuleMeasures, examine_rules
+from interp_kit.studies.culture.rules.study import RuleMeasures, examine_rules
 from interp_kit.tasks.culture.grids import GRIDS, QUARTER, cell_name
 from interp_kit.tasks.culture.task import CultureTask
 from interp_kit.tasks.culture.world import TASKS

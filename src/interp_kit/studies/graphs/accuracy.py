@@ -11,7 +11,7 @@ import torch
 
 from interp_kit.core.config import check_count, check_names, check_seed
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.stats import Estimate, clustered_mean
+from interp_kit.core.stats.intervals import Estimate, clustered_mean
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import decode
 from interp_kit.models.hold import on_model

@@ -11,7 +11,7 @@ import numpy as np
 from interp_kit.core.config import check_count, check_seed
 from interp_kit.core.example import Example
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel

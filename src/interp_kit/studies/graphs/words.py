@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp_kit.core.stats import over_seeds
+from interp_kit.core.stats.intervals import over_seeds
 
 if TYPE_CHECKING:
     from interp_kit.studies.graphs.accuracy import GraphsEvaluation

@@ -19,9 +19,9 @@ from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED, Question, 
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, expect, one_or_more
-from interp_kit.core.detection import entropy
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.detection import entropy
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name

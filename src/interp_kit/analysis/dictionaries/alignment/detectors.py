@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from interp_kit.analysis.dictionaries.sae_training import inference_sae
-from interp_kit.core.detection import auroc, ranked
 from interp_kit.core.identity import derive_seed
+from interp_kit.core.stats.detection import auroc, ranked
 
 if TYPE_CHECKING:
     from sae_lens import SAE

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import scope
+from interp_kit.core.stats.intervals import scope
 from interp_kit.reports.plotting import intervals
 
 SHOWN = 24  # classes of a figure

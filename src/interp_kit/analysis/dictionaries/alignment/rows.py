@@ -18,9 +18,9 @@ from interp_kit.analysis.dictionaries.alignment.detectors import (
 from interp_kit.analysis.dictionaries.alignment.places import Place
 from interp_kit.analysis.dictionaries.alignment.splitting import Split, split
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.detection import auroc, auroc_interval, best_threshold, mutual_information, ranked
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.detection import auroc, auroc_interval, best_threshold, mutual_information, ranked
+from interp_kit.core.stats.intervals import Estimate
 
 LEAST, MOST = 3, 16  # units of a class in either part; classes of a variable
 

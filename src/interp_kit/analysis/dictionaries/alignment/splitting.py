@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from interp_kit.analysis.dictionaries.alignment.detectors import Probe, fit_probe
-from interp_kit.core.detection import auroc, best_threshold, ranked
-from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.stats.detection import auroc, best_threshold, ranked
+from interp_kit.core.stats.intervals import Estimate, wilson
 
 SIZES = (1, 2, 4, 8, 16)  # features of the sparse probes
 ENOUGH = 0.95  # of what the best sparse probe has above chance

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from interp_kit.analysis.dictionaries.alignment.detectors import encode
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.stats import Estimate, ratio_interval
+from interp_kit.core.stats.intervals import Estimate, ratio_interval
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Add, Edit
 from interp_kit.engine.harvest import harvest

@@ -17,7 +17,7 @@ from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats import ratio_interval
+from interp_kit.core.stats.intervals import ratio_interval
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.tasks.culture.task import CultureTask
 

@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.ablation import AblationResult
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Section, Table
-from interp_kit.studies.culture.rule_answers import AT_INPUT, EXCHANGED, PUT_IN, UNEDITED
-from interp_kit.studies.culture.rules import WHOLE
+from interp_kit.studies.culture.rules.answers import AT_INPUT, EXCHANGED, PUT_IN, UNEDITED
+from interp_kit.studies.culture.rules.exchange import WHOLE
 from interp_kit.tasks.culture.figures import plot_quizzes
 from interp_kit.tasks.culture.grids import CELLS
 

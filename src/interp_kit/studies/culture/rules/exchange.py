@@ -2,7 +2,7 @@
 
 One quiz is run under two rules that paint its A and B alike, so that f_A alone tells which f_B is right. Activations of
 one run are put into the other, whole, in a subspace, or moved by a constant direction. An answer is judged against what
-the task's own rules make of the same B. `rule_answers` lets whole answers be written.
+the task's own rules make of the same B. `answers` lets whole answers be written.
 """
 
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats import Estimate, wilson
+from interp_kit.core.stats.intervals import Estimate, wilson
 from interp_kit.engine.edits import Add, Copy, Edit, Source
 from interp_kit.engine.harvest import harvest
 from interp_kit.engine.metrics import AtField, first_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.reports.plotting import heatmap
-from interp_kit.studies.culture.rule_circuit import parts_of
+from interp_kit.studies.culture.rules.circuit import parts_of
 from interp_kit.tasks.culture.composed import PLAIN, two_rules
 from interp_kit.tasks.culture.grids import CELLS, cell_name
 from interp_kit.tasks.culture.task import CultureTask

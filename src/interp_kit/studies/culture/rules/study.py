@@ -6,9 +6,9 @@ import numpy as np
 
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.models.hooked_model import HookedModel
-from interp_kit.studies.culture.rule_answers import Answers, answers_at_once, exchanged_answers
-from interp_kit.studies.culture.rule_circuit import RuleCircuits, rule_circuits
-from interp_kit.studies.culture.rules import (
+from interp_kit.studies.culture.rules.answers import Answers, answers_at_once, exchanged_answers
+from interp_kit.studies.culture.rules.circuit import RuleCircuits, rule_circuits
+from interp_kit.studies.culture.rules.exchange import (
     RuleExchange,
     carrying_layer,
     exchange,

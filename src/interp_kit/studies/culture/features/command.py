@@ -7,8 +7,8 @@ from interp_kit.core.parallel import processes
 from interp_kit.core.showing import PROGRESS
 from interp_kit.registry.models import load
 from interp_kit.reports.report import page_path
-from interp_kit.studies.culture.features import examine_features
-from interp_kit.studies.culture.features_page import features_page
+from interp_kit.studies.culture.features.page import features_page
+from interp_kit.studies.culture.features.study import examine_features
 
 SAE = "culture"
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.stats import ratio_interval
+from interp_kit.core.stats.intervals import ratio_interval
 from interp_kit.engine.edits import Copy, Edit
 from interp_kit.engine.metrics import first_difference
 from interp_kit.engine.sweep import sweep

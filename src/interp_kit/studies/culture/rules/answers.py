@@ -14,11 +14,11 @@ from torch import Tensor
 
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.stats import Estimate, mean_estimate, wilson
+from interp_kit.core.stats.intervals import Estimate, mean_estimate, wilson
 from interp_kit.engine.decode import Change, decode
 from interp_kit.engine.harvest import harvest
 from interp_kit.models.hooked_model import HookedModel
-from interp_kit.studies.culture.rules import PLACES, UNIT
+from interp_kit.studies.culture.rules.exchange import PLACES, UNIT
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.composed import AT_ONCE, PLAIN, two_rules
 from interp_kit.tasks.culture.grids import CELLS, QUARTER

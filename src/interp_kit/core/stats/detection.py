@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import special, stats
 
-from interp_kit.core.stats import Estimate
+from interp_kit.core.stats.intervals import Estimate
 
 LEVEL = 0.95
 

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.reports.plotting import heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
-from interp_kit.studies.culture.features import FACTORS, SIZES, Card, FeatureStudy
+from interp_kit.studies.culture.features.study import FACTORS, SIZES, Card, FeatureStudy
 from interp_kit.tasks.culture.figures import plot_quizzes
 
 GRID_NAMES = ("1st", "2nd", "3rd", "4th")

@@ -1,0 +1,1 @@
+"""Features of a culture network on grids."""
