@@ -17,7 +17,7 @@ from interp_kit.analysis.dictionaries.sae_config import ARCHITECTURES, SAEConfig
 from interp_kit.analysis.dictionaries.sae_training import fit_sae, import_sae_lens
 
 PART = 16  # of SynthSAEBench-16k
-KEPT, CLOSE = 0.95, 0.95  # share of features that are to be found; cosine at which one is
+KEPT, CLOSE = 0.95, 0.95  # share of features that must be found; cosine at which one is
 PUBLISHED = {"matryoshka": "0.879 / 0.793", "batchtopk": "0.732 / 0.757", "standard": "0.556 / 0.604"}
 TOY = SAEConfig(width=80, k=2, l1_coefficient=2.5, training_samples=500_000, batch_size=512, learning_rate=5e-3)
 SYNTH = SAEConfig(width=256, k=2, l1_coefficient=2.5, training_samples=400_000, batch_size=1024, learning_rate=5e-3)

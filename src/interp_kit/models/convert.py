@@ -143,8 +143,8 @@ def convert_hf(
 def built(
     model: "HookedTransformer", weights: Mapping[str, Tensor], *, fold: bool = False, final_norm: bool = True
 ) -> "HookedTransformer":
-    """The model with these weights, by its parameters' names, ready for analyses. Raises CheckpointError if it is to be
-    folded and has no final norm to fold."""
+    """The model with these weights, by its parameters' names, ready for analyses. Raises CheckpointError if folding is
+    asked for and there is no final norm to fold."""
     if not final_norm:
         if fold:
             raise CheckpointError("a model without a final LayerNorm cannot be folded; load it with fold=False")
@@ -242,7 +242,7 @@ def _mygpt_weights(source: MyGPT, d_head: int, n_ctx: int) -> dict[str, Tensor]:
 
 
 def verify(model: "HookedTransformer", hf: Any, *, folded: bool, seed: int = 0) -> ConversionCheck:
-    """Compare both models on random tokens at full context length. Raises CheckpointError where float32 disagrees."""
+    """Compare both models on random tokens at full context length. Raises CheckpointError if float32 disagrees."""
     return compared(model, lambda tokens: hf(tokens.to(hf.device)).logits, folded=folded, seed=seed)
 
 

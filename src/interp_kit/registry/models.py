@@ -119,7 +119,7 @@ def _load(
         trained = _identified(_load(stem.removeprefix("untrained:"), fold, dtype, device, root, config))
         return untrained(trained, derive_seed(number, "untrained") % 2**31)
     if config and (text.startswith("twin:") or stem in PLANTED):
-        raise ValueError(f"config is for files of weights, and {text!r} is none; load it without")
+        raise ValueError(f"config is for files of weights, which {text!r} is not; load it without")
     if text.startswith("twin:"):
         from interp_kit.registry.twins import twin
 

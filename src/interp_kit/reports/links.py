@@ -17,7 +17,7 @@ HEADER = re.compile(r'<script type="application/json" id="header">(.*?)</script>
 
 @dataclass(frozen=True)
 class Link:
-    """What a click does, and the address."""
+    """Words for what a click does, and the address."""
 
     text: str
     address: str

@@ -1,4 +1,4 @@
-"""How a model adapts to a lesion: what later components make good at once, and what training relearns around it.
+"""Adaptation of a model to a lesion: repair at once by later components, and relearning around it in training.
 
 Self-repair at once is the direct effect of what is cut less its total effect (McGrath et al. 2023, "The Hydra Effect",
 arXiv:2307.15771; Rushing & Nanda 2024, arXiv:2402.15390). Relearning is measured by training a copy on with the lesion
@@ -118,7 +118,7 @@ def _measured(model: HookedModel, task: AbstractTask, limit: int) -> TokenBatch:
 
 
 def _texts(model: HookedModel, task: AbstractTask, cut: Lesion, seed: int, n: int, measured: TokenBatch) -> TokenBatch:
-    """What one seed trains on, in its order."""
+    """Texts that one seed trains on, in its order."""
     batch = task.batch(task.sample(n, derive_seed(seed, "lesion") % 2**32), measured.tokens.device)
     check_texts(model, batch)
     cut.check(batch)
@@ -198,7 +198,7 @@ class _Runs:
 
 
 def _diverging(step: int, measured: Callable[[], np.ndarray]) -> np.ndarray:
-    """What is measured of a model in training, whose logits may have become infinite."""
+    """Measures of a model in training, whose logits may have become infinite."""
     try:
         return measured()
     except FloatingPointError as error:

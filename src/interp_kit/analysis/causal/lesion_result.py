@@ -1,4 +1,4 @@
-"""What a lesion did: recovery over steps, self-repair at once, and who took over."""
+"""Result of a lesion: recovery over steps, self-repair at once, and who took over."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -31,8 +31,8 @@ Hold = Callable[[HookedModel, TokenBatch], AbstractContextManager[None]]
 class Lesion:
     """Edits whose new values stay those of the intact model, whatever becomes of the weights.
 
-    Raises TypeError for what is no edit, ValueError for an edit that is not of an output, that takes its values from
-    other rows, or that does not fit the model.
+    Raises TypeError for anything but an edit, ValueError for an edit that is not of an output, that takes its values
+    from other rows, or that does not fit the model.
 
     Args:
         model: The intact model, which is only read.

@@ -1,4 +1,4 @@
-"""Universality: do networks that learnt the same task hold the same units (Gurnee et al. 2024, arXiv:2401.12181)?
+"""Universality: do networks that learned the same task hold the same units (Gurnee et al. 2024, arXiv:2401.12181)?
 
 Every unit (neuron, or feature of an autoencoder) is matched with the unit of another network that correlates most with
 it, on half of the texts, and the correlation is measured on the other half: the best of many would flatter. The
@@ -127,7 +127,7 @@ def universality(
 
 
 def universal_features(found: UniversalityResult, alignments: Sequence[AlignmentResult]) -> pd.DataFrame:
-    """Which variable each network's feature carries, how universal it is, and whether its match carries the same.
+    """Name the variable of each network's feature, how universal it is, and whether its match carries the same.
 
     Args:
         found: Of `universality` with autoencoders.

@@ -1,4 +1,4 @@
-"""Which units of one network have a counterpart in others: the result."""
+"""Result of matching units of one network with those of others."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

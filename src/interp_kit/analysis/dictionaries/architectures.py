@@ -81,7 +81,7 @@ def training_sae(
 
 
 def _transcoder_class(base: type[Any]) -> type[Any]:
-    """A training class that rebuilds targets, which stand behind the inputs of every vector that it is given."""
+    """A training class that rebuilds targets, which stand after the inputs of every vector that it is given."""
 
     class TrainingTranscoder(base):
         def __init__(self, cfg: Any, d_out: int) -> None:

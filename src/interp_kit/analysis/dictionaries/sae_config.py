@@ -13,7 +13,7 @@ BY_K = ("topk", "batchtopk", "jumprelu", "matryoshka")  # whose sparsity is set 
 
 @dataclass(frozen=True)
 class SAEConfig:
-    """How a sparse autoencoder is trained and evaluated.
+    """Options for training and evaluating a sparse autoencoder.
 
     Attributes:
         architecture: "topk" keeps the k largest latents of a vector (Gao et al. 2024), "batchtopk" the k largest per

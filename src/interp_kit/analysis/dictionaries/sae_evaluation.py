@@ -1,4 +1,4 @@
-"""What a sparse autoencoder explains of examples that it was not trained on, beside a PCA of as many directions.
+"""Share that a sparse autoencoder explains of examples that it was not trained on, beside a PCA of as many directions.
 
 A second control is the same training on `models.convert.untrained(model)`.
 """

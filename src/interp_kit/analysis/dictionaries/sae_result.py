@@ -1,4 +1,4 @@
-"""What a trained sparse autoencoder explains, as a result: beside a PCA of as many directions, with its notes."""
+"""Result of a trained sparse autoencoder: what it explains, beside a PCA of as many directions, with its notes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

@@ -120,7 +120,7 @@ def fit_sae(
 
 @torch.no_grad()
 def unsettled(sae: "SAE", vectors: Float[Tensor, "vector d_in"]) -> str | None:
-    """What to say where the L0 of an autoencoder is not that of its training, which its metadata hold; else None."""
+    """Warning for where the L0 of an autoencoder is not that of its training, which its metadata hold; else None."""
     trained = getattr(sae.cfg.metadata, "l0", None)
     if trained is None:
         return None

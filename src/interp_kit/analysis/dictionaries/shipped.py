@@ -26,7 +26,7 @@ def store_sae(result: SAEResult, name: str, root: str | Path, **origin: Any) -> 
         result: Of `train_sae`.
         name: By which `load_sae` finds it.
         root: A folder of checkpoints.
-        origin: What else is to be known of it, as JSON values.
+        origin: Anything else worth knowing of it, as JSON values.
 
     Raises:
         OSError: The folder holds anything but an autoencoder stored there before.
@@ -59,7 +59,7 @@ def saes(root: str | Path | None = None) -> tuple[str, ...]:
 
 
 def sae_origin(name: str, root: str | Path | None = None) -> Mapping[str, Any]:
-    """What made an autoencoder: "model", by which `interp_kit.load` finds it, "sha256" of the weights, and more.
+    """Origin of an autoencoder: "model", by which `interp_kit.load` finds it, "sha256" of the weights, and more.
 
     Raises:
         ValueError: An unknown name, listing those there are; a damaged file.

@@ -1,4 +1,4 @@
-"""How well a number detects a class: area under the ROC curve and mutual information, with 95 % intervals that hold for
+"""Detection of a class by a number: area under the ROC curve and mutual information, with 95 % intervals that hold for
 few units and for perfect separation, at which a bootstrap or DeLong's interval has no width."""
 
 import itertools

@@ -92,7 +92,7 @@ class MLP:
         normed = self.norm(x)
         if self.gate is None:
             return product(normed, *self.into, act=True)
-        up = product(normed, self.into[0], self.gate[1])  # the bias comes behind the gate
+        up = product(normed, self.into[0], self.gate[1])  # the bias comes after the gate
         return product(normed, *self.gate, act=True) * up + self.into[1]
 
 
@@ -125,7 +125,7 @@ class Layer:
 
     @property
     def places_count(self) -> bool:
-        """Whether queries and keys are others than projections give."""
+        """True where queries and keys are not those that projections give."""
         return self.norms is not None or self.rotary is not None
 
     def _scored(self, x: Tensor, which: int, places: slice | Tensor, axis: int) -> Tensor:

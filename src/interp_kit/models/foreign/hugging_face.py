@@ -38,7 +38,7 @@ class Architecture:
 
 
 def _shared(hf: Any) -> dict[str, Any]:
-    """What all of them have. Raises CheckpointError naming what cannot be converted."""
+    """Settings that all of them have. Raises CheckpointError naming what cannot be converted."""
     act = getattr(hf, "hidden_activation", None) or hf.hidden_act
     if act not in ACTIVATIONS:
         raise CheckpointError(f"hidden_act {act!r} cannot be converted; these can: {', '.join(ACTIVATIONS)}")

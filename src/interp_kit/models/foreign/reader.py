@@ -1,4 +1,4 @@
-"""What a reader of a layout is given, a state dict and settings, and what it gives: a HookedTransformer's config and
+"""Interface of a reader of a layout: it is given a state dict and settings, and gives a HookedTransformer's config and
 weights, and the layout's own forward pass to compare with."""
 
 import math

@@ -213,7 +213,7 @@ def _features_exchanged(case: Case) -> Found:
 
 
 def _changed_latents(case: Case) -> Float[Tensor, "pair position latent"]:
-    """What the corrupt run has more of each latent than the clean one."""
+    """Surplus of each latent in the corrupt run over the clean one."""
     sides = (case.site_vectors(side) for side in (case.pairs.clean, case.pairs.corrupt))
     clean, corrupt = (case.sae.encode(side).detach() for side in sides)
     return corrupt - clean
@@ -222,7 +222,7 @@ def _changed_latents(case: Case) -> Float[Tensor, "pair position latent"]:
 def _latents_given(
     case: Case, change: Float[Tensor, "pair position latent"], by: Sequence[Int[Tensor, " chosen"]]
 ) -> Found:
-    """How far the logit difference moves where the latents chosen at a position change as much."""
+    """Change of the logit difference where the latents chosen at a position change as much."""
     site, layer, _ = case.truth.site
     written = case.sae.W_dec.detach()
     edits = [

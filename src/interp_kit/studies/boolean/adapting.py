@@ -1,4 +1,4 @@
-"""How the trained models adapt when their most important head is held at its mean: in words, and as a section."""
+"""Adaptation of the trained models when their most important head is held at its mean: in words, and as a section."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -32,7 +32,7 @@ def growth(found: list[LesionResult]) -> tuple[list[str], np.ndarray]:
 
 
 def adapting(study: "Study") -> tuple[str, ...]:
-    """What happens without the most important head? Nothing where it was not asked."""
+    """Section on the loss of the most important head; empty if it was not asked for."""
     found = lesions(study)
     if not found:
         return ()

@@ -25,7 +25,7 @@ def main(
     path = page_path(path)
     there = None if playground is None else playground_path(playground)
     if there is not None and there.resolve() == path.resolve():
-        raise ValueError(f"the report and the playground are to be written to one path: {path}")
+        raise ValueError(f"the report and the playground would be written to one path: {path}")
     found = study(held_out=omitted_models(), progress=progress, jobs=jobs)
     if there is not None:
         write_playground(load(SEEDS[0]), there)

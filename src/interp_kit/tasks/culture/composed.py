@@ -41,7 +41,7 @@ class TwoRules:
         return some & ~np.any(one & two, axis=(1, 2))
 
     def both(self) -> Array:
-        """(n, 404) quizzes whose f_A and f_B show what both rules change. Raises ValueError where they change the same
+        """(n, 404) quizzes whose f_A and f_B show what both rules change. Raises ValueError if they change the same
         cells."""
         if not self.apart.all():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a variable can be read from at one position: features of an autoencoder, and the controls that are chosen from
+"""Detectors of a variable at one position: features of an autoencoder, and the controls that are chosen from
 by the same rule: features of a random autoencoder, principal components, the site's own axes, and neurons.
 """
 
@@ -44,7 +44,7 @@ def encode(sae: "SAE", vectors: Float[Tensor, "unit ..."]) -> Float[Tensor, "uni
 
 
 def shuffled_sae(sae: "SAE", seed: int) -> "SAE":
-    """An autoencoder that learnt nothing: every encoder and decoder vector has a random direction and its own length,
+    """An autoencoder that learned nothing: every encoder and decoder vector has a random direction and its own length,
     and the biases, thresholds and k are kept."""
     draw = torch.Generator().manual_seed(derive_seed(seed, "random autoencoder") % 2**63)
     weights = {name: value.clone() for name, value in sae.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Where variables are read: the named positions of a batch, at each its distinct texts, and what is chosen from."""
+"""Places where variables are read: named positions of a batch, the distinct texts at each, and the choosing half."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which variable each feature tells, and whether the model uses it for that: the result."""
+"""Result of an alignment: the variable that each feature tells, and whether the model uses it for that."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether one feature is enough for a class: splitting over several, and absorption by another (Chanin et al. 2024,
+"""Number of features that a class needs: splitting over several, and absorption by another (Chanin et al. 2024,
 arXiv:2409.14507), stated so that both are exact on given inputs.
 
 Splitting: how many features a sparse probe (Gurnee et al. 2023 choose k neurons alike) needs. Absorption: inputs of the
@@ -24,7 +24,7 @@ NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "inputs")
 
 @dataclass(frozen=True)
 class Split:
-    """How a class is spread over features.
+    """Spread of a class over features.
 
     Attributes:
         features: The fewest features with which a sparse probe has ENOUGH, the main one first; none if the class is not

@@ -1,4 +1,4 @@
-"""Whether features that tell a variable are used for it: interchange by feature.
+"""Use of the features that tell a variable: interchange by feature.
 
 Of a pair of runs that differ in the variable, the activations of a few features are exchanged at one position: the
 clean run gets those of the other run. What the other features hold, and what the autoencoder does not reconstruct,
@@ -36,7 +36,7 @@ NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "pairs")
 
 @dataclass(frozen=True)
 class Question:
-    """What is exchanged at a position: the main features of a variable, and all that it is split over."""
+    """Features exchanged at a position: the main features of a variable, and all that it is split over."""
 
     variable: str
     position: str
@@ -111,7 +111,7 @@ def _changes(
     question: Question,
     rng: np.random.Generator,
 ) -> list[tuple[str, Float[Tensor, "pair ..."]]]:
-    """What each exchange adds to the clean run at the position."""
+    """Vectors that each exchange adds to the clean run at the position."""
     codes = [encode(sae, side) for side in (clean, corrupt)]
     change, decoder = codes[1] - codes[0], sae.W_dec.detach()
     live = np.flatnonzero(((codes[0] > 0) | (codes[1] > 0)).any(0).cpu().numpy())

@@ -146,7 +146,7 @@ def _rotary(file: File) -> Tensor | None:
 
 
 def _rotary_settings(sin: Tensor) -> dict[str, Any]:
-    """What the table of sines says; the built model's is compared with it afterwards."""
+    """Settings that the table of sines shows; the built model's is compared with it afterwards."""
     dim = sin.shape[1]
     if len(sin) < 2 or dim < 4:
         return {"rotary_dim": dim}

@@ -133,8 +133,8 @@ def _codes(model: HookedModel, batch: TokenBatch, sae: SAEResult) -> Float[Tenso
 
 
 def _effects(model: HookedModel, sae: SAEResult) -> Float[np.ndarray, "feature vocab"]:
-    """What one unit of each feature adds to the logits straight away, the final layer norm left out, its mean over
-    tokens taken off."""
+    """Change that one unit of each feature makes to the logits straight away, without the final layer norm, its mean
+    over tokens taken off."""
     written = (
         torch.from_numpy(sae.weights["W_dec"]).float() @ dict(model.named_parameters())["unembed.W_U"].detach().float()
     )

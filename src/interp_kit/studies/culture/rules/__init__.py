@@ -1,1 +1,1 @@
-"""Where the rule of a quiz stands in the culture networks, and which parts carry it."""
+"""Location of the rule of a quiz in the culture networks, and which parts carry it."""

@@ -1,4 +1,4 @@
-"""Where the rule of a quiz stands in a network, and what of it can be exchanged.
+"""Location of the rule of a quiz in a network, and what of it can be exchanged.
 
 One quiz is run under two rules that paint its A and B alike, so that f_A alone tells which f_B is right. Activations of
 one run are put into the other, whole, in a subspace, or moved by a constant direction. An answer is judged against what
@@ -104,7 +104,7 @@ class Within(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class RuleExchange(AbstractResult):
-    """What a model answers at the first cell on which two rules differ, where activations are of the other rule's run.
+    """Answers of a model at the first cell on which two rules differ, where activations are of the other rule's run.
 
     what: of each edit, what was exchanged; place: where; layer: (edit,) into which layer, the number of layers after
     the last; answers: (edit, pair) 1 the run's own rule's, 2 the other rule's, 0 neither's; unedited: (pair,) the same
@@ -132,14 +132,14 @@ class RuleExchange(AbstractResult):
         return wilson(int((rows == answer).sum()), len(rows), UNIT)
 
     def at(self, what: str, place: str, layer: int | None = None) -> int:
-        """The number of an edit. Raises ValueError where there is none."""
+        """The number of an edit. Raises ValueError if there is none."""
         for i, found in enumerate(zip(self.what, self.place, self.layer.tolist(), strict=True)):
             if found[:2] == (what, place) and layer in (None, found[2]):
                 return i
         raise ValueError(f"no edit of {what} at {place}, layer {layer}")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an edit: shares of quizzes that follow the other rule, with interval, that stay, and the rest."""
+        """One row per edit: shares of quizzes that follow the other rule, with interval, that stay, and the rest."""
         rows = []
         for i, (what, place, layer) in enumerate(zip(self.what, self.place, self.layer.tolist(), strict=True)):
             follows = self.share(i)
@@ -247,7 +247,7 @@ def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, lay
 
 
 def exchange_parts(model: HookedModel, pairs: PairBatch) -> AblationResult:
-    """How much of the lead of the own rule's answer, at the first cell on which two rules differ, is lost when a head
+    """Share of the lead of the own rule's answer, at the first cell on which two rules differ, is lost when a head
     or an MLP gives everywhere what it gives under the other rule."""
     parts = parts_of(model, Copy(pairs.corrupt))
     first = first_difference(pairs)
