@@ -6,7 +6,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-SHIPPED = ("manifest.json", "boolean-*", "circuit-twins")  # of checkpoints/; larger ones come with a clone
+SHIPPED = ("manifest.json", "boolean-*", "circuit-twins", "sae")  # of checkpoints/; larger ones come with a clone
 
 
 class BuildWithCheckpoints(build_py):
