@@ -169,10 +169,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         in_pickle(b"K\x02K\x03\x86", b"\x8a\x0f" + b"\x7f" * 15 + b"K\x03\x86"),
         "more than the file stores",
     ),
-    "a negative size": (
-        in_pickle(b"K\x02K\x03\x86", b"J\xff\xff\xff\xffK\x03\x86"),
-        "not a dense tensor of known size",
-    ),
+    "a negative size": (in_pickle(b"K\x02K\x03\x86", b"J\xff\xff\xff\xffK\x03\x86"), "not a dense tensor of known"),
     "a size that is true": (in_pickle(b"K\x02K\x03\x86", b"\x88K\x03\x86"), "not a dense tensor of known size"),
     "a long pickle": (pickled(b"]" * 3 * 2**20 + b"."), "data.pkl has 3,145,731 bytes, more than"),
     "a memo of four billion": (pickled(b"Nr\xff\xff\xff\xff]."), "its pickle is damaged"),

@@ -309,7 +309,7 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
     ):
         assert part in result.caption()
     (said,) = result.findings()
-    assert said.startswith("Route by which boolean-latent@0 uses newB for newD: latent. ")
+    assert said.startswith(f"Route by which {result.config['model']} uses newB for newD: latent. ")
     assert said.endswith(f"in a share of {result.token_flips.short()} of 16 {result.token_flips.unit}.")
     loaded = MechanismResult.load(result.save(tmp_path / "mechanism"))
     for name, value in vars(result).items():
