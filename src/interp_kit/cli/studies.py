@@ -93,7 +93,7 @@ class Study:
     def execute(self) -> None:
         from importlib import import_module
 
-        module = {"features": "culture.features_command"}.get(self.family, f"{self.family}.command")
+        module = {"features": "culture.features.command"}.get(self.family, f"{self.family}.command")
         run = import_module(f"interp_kit.studies.{module}").main
         print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
 
