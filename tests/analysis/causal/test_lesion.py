@@ -42,7 +42,7 @@ def test_planted_self_repair_is_found_as_strong_as_it_was_written(task: ik.Boole
     grown = (result.at_once - result.before).mean(1)
     assert (result.component[int(grown.argmax())] == "L2H2") == (strength > 0)
     said = {0.0: "no self-repair is shown", 0.5: "make good 0.5", 1.0: "make good 1.0"}
-    assert said[strength] in result.findings()
+    assert said[strength] in " ".join(result.findings())
     right = float(result.accuracy[0, 0, 0, result.fields.index("newB")])
     assert (right == 1.0) == (strength > 0)
 
@@ -54,7 +54,7 @@ def test_what_a_later_component_does_is_no_direct_effect(task: ik.BooleanTask) -
     assert abs(result.direct[at]).max() < 0.2
     assert result.total[at].mean() > 2
     assert np.isnan(result.repaired_share.value)
-    assert "no direct effect to repair" in result.findings()
+    assert "no direct effect to repair" in " ".join(result.findings())
 
 
 @pytest.mark.slow

@@ -125,15 +125,15 @@ class LesionResult(AbstractResult):
         cut = list(self.config["cut"])
         return {f"{'; '.join(self.config['edits'])}, before training": cut} if cut else {}
 
-    def findings(self) -> str:
+    def findings(self) -> tuple[str, ...]:
         """Accuracy, self-repair and takeover in words that the numbers choose."""
-        return " ".join((self._recovery(), self._self_repair(), self._takeover()))
+        return self._recovery(), self._self_repair(), self._takeover()
 
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
         return (
-            f"{self.findings()} (n = {self.n} examples{scope(c)}, {counted(len(self.seeds), 'seed')};"
+            f"{' '.join(self.findings())} (n = {self.n} examples{scope(c)}, {counted(len(self.seeds), 'seed')};"
             f" {c['model']}, {'; '.join(c['edits'])}, held over {c['steps']} steps of {c['batch_size']} texts, learning"
             f" rate {c['learning_rate']:g}; importance: loss of logit difference under {c['kind']} ablation; control:"
             " the same steps without the lesion; 95 % intervals.)"
