@@ -138,7 +138,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         [w.model, ik.untrained(w.model, 3)], w.batch, site="mlp_post.1", tokens=256, rotations=1
     ),
     "align_features": lambda w: ik.align_features(
-        w.model, w.task, w.sae, positions=w.positions[-1], target=w.target, permutations=2, pairs=8
+        w.model, w.task, w.sae, positions=w.positions[-1], target=w.target, limit=48, permutations=2, pairs=4
     ),
     "attention_lags": lambda w: ik.attention_lags(w.model, w.batch, {"itself": 0, "before": 1}),
     "generate_under": lambda w: ik.generate_under(

@@ -359,7 +359,19 @@ PLAIN = {
     "Estimate", "Example", "Field", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
     "complete", "first_difference", "kl", "logit_difference", "open_harvest", "probability", "train_sft",
 }  # fmt: skip
-FREE = {"metric", "control_model", "root", "device", "title", "omitted", "examples", "other", "unedited", "lengths"}
+FREE = {
+    "metric",
+    "control_model",
+    "root",
+    "device",
+    "title",
+    "intro",
+    "omitted",
+    "examples",
+    "other",
+    "unedited",
+    "lengths",
+}
 FREE |= {"unedited_other", "edit", "generate", "right", "wrong", "at", "validation", "dtype", "config", "field"}
 FREE |= {"source", "mask", "over", "pairs"}
 

@@ -9,17 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from interp_kit.analysis.causal.mechanism import (
-    FEWEST,
-    ROUTES,
-    TOO_FEW,
-    MechanismResult,
-    _routes,
-    _verdict,
-    mechanism,
-    route_summary,
-)
+from interp_kit.analysis.causal.mechanism import MechanismResult, _routes, mechanism, route_summary
 from interp_kit.analysis.causal.patching import patch_senders
+from interp_kit.analysis.causal.routes import FEWEST, ROUTES, TOO_FEW, verdict_of
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.models.convert import untrained
 from interp_kit.models.planted import planted_boolean, planted_equations
@@ -186,7 +178,7 @@ def test_verdicts(
 ) -> None:
     values = np.array(route)
     routes = values, np.where(values == max(route), low, np.minimum(values, 0.0)), values
-    found = _verdict(estimate(solved), estimate(token), routes, (*latent, NONE, NONE), pairs)
+    found = verdict_of(estimate(solved), estimate(token), routes, (*latent, NONE, NONE), pairs)
     assert found == verdict
 
 
@@ -195,7 +187,7 @@ def test_a_second_route_that_surely_carries_much_is_not_passed_by() -> None:
     for second, verdict in ((0.1, "direct"), (0.2, "direct"), (0.21, "mixed"), (0.39, "mixed")):
         lows = np.array([second, 0.56, 0.0, 0.0])
         routes = np.array(route), lows, np.array(route)
-        assert _verdict(estimate(1.0), estimate(0.4), routes, (*latent, NONE, NONE), 8) == verdict
+        assert verdict_of(estimate(1.0), estimate(0.4), routes, (*latent, NONE, NONE), 8) == verdict
 
 
 def boolean_model(task: BooleanTask, name: str, mediator: str = "M", target: str = "Y") -> HookedTransformer:

@@ -463,7 +463,7 @@ def test_direct_attribution_of_a_field(latent: HookedTransformer, task: BooleanT
     assert found.component[int(found.mean.argmax())] == "L0 MLP"
     with pytest.raises(ValueError, match="which field"):
         ik.direct_logit_attribution(latent, batch)
-    with pytest.raises(ValueError, match="no logit difference"):
+    with pytest.raises(ValueError, match="not a logit difference"):
         ik.direct_logit_attribution(latent, batch, metric=ik.kl("newA"))
 
 

@@ -21,17 +21,9 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
+from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED, control_labels, distinct_prefixes
 from interp_kit.analysis.probing.linear import fit_logistic, fit_ridge, rotate, standardise
-from interp_kit.analysis.probing.probe import (
-    MEASURED,
-    TOO_FEW,
-    UNDETERMINED,
-    ProbeResult,
-    _control_labels,
-    _threshold,
-    _units,
-    probe,
-)
+from interp_kit.analysis.probing.probe import ProbeResult, _threshold, probe
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained
@@ -426,7 +418,7 @@ def test_control_functions_are_of_the_same_kind_and_never_asked_for(batch: Token
 
     def expected(kind: str, position: str) -> set[tuple]:
         visible = [n for n in "ABCDE" if batch.position(n)[0] <= batch.position(position)[0]]
-        units, _ = _units(batch, position)
+        units, _ = distinct_prefixes(batch, position)
         found = set()
         for a, b in itertools.combinations(visible, 2):
             if kind == "xor":
@@ -449,7 +441,7 @@ def test_control_functions_are_of_the_same_kind_and_never_asked_for(batch: Token
         ("A", "none", "E", 0),
         ("sum1", "none", "E", 0),
     ):
-        found = _control_labels(batch, batch.label(label).numpy(), *_units(batch, position))
+        found = control_labels(batch, batch.label(label).numpy(), *distinct_prefixes(batch, position))
         assert len(found) == count
         if count:
             assert {tuple(values.tolist()) for values in found} == expected(kind, position)

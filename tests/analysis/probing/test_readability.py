@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interp_kit.analysis.probing.probe import MEASURED, TOO_FEW, UNDETERMINED, ProbeResult, probe
+from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED
+from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.analysis.probing.readability import MARGIN, ReadabilityResult, readability
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.stats.intervals import mean_interval

@@ -73,7 +73,7 @@ class Links(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.found += [value or "" for name, value in attrs if name == "src" or (name == "href" and value[:1] != "#")]
 
 
 def test_the_page_is_self_contained_and_quotes_its_findings(examined: tuple[str, Study], tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.patching import PatchingResult, patch_senders
+from interp_kit.analysis.causal.routes import ROUTES, SHARED, opposing_routes, verdict_of
 from interp_kit.core.config import check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import (
-    FEWEST_OF_RATIO,
     Estimate,
     mean_estimate,
     of_all,
@@ -38,12 +38,7 @@ from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import intervals
 
-SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
-SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
-FEWEST = FEWEST_OF_RATIO  # independent units of pairs: with fewer there is no interval
-TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
 STEPS = 7  # that a bar counts: inputs, two kinds of flips, pairs, routes, senders, latents
-ROUTES = ("via token", "direct", "latent", "relayed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +85,7 @@ class MechanismResult(AbstractResult):
     @property
     def opposing(self) -> tuple[str, ...]:
         """Routes that move the answer the other way: their whole interval is below -SHARED."""
-        return _opposing(self.route_high)
+        return opposing_routes(self.route_high)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per measurement: experiment, what was changed, value, interval, n; of routes also their role:
@@ -215,7 +210,7 @@ def _mechanism(
         done()
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
         latent = _latent(model, pairs, mediator, target, done)
-    verdict = _verdict(solved, token, (route, least, most), latent, units)
+    verdict = verdict_of(solved, token, (route, least, most), latent, units)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -320,38 +315,6 @@ def _latent(
             free[j, i] = float((text[rows, clean.position(name)] == other.answer[name]).float().mean())
         done()
     return held[0], held[1], free[0], free[1]
-
-
-def _verdict(
-    solved: Estimate,
-    token: Estimate,
-    routes: tuple[np.ndarray, np.ndarray, np.ndarray],
-    latent: tuple[np.ndarray, ...],
-    units: int,
-) -> str:
-    """routes: recovery of each of ROUTES, and between what it surely lies."""
-    route, least, most = routes
-    if solved.value < SOLVED:
-        return "none"
-    if units < FEWEST or np.isnan(least).any():
-        return TOO_FEW
-    opposed = OPPOSED + " and ".join(opposing) if (opposing := _opposing(most)) else ""
-    best = int(np.argmax(route))
-    name = ROUTES[best]
-    if not least[best] > 0.5:
-        return f"mixed{opposed}" if route.clip(min=0).sum() > 0.5 else "none"
-    if (np.delete(least, best) > SHARED).any():
-        return f"mixed{opposed}"
-    by_token = token.value > 0.5
-    if by_token != (name == "via token") and name != "relayed":
-        return f"mixed{opposed}"
-    if name == "latent" and not ((latent[0] > 0.5) & (latent[1] > 0.5)).any():
-        return f"mixed{opposed}"
-    return f"{name}{opposed}"
-
-
-def _opposing(high: np.ndarray) -> tuple[str, ...]:
-    return tuple(name for name, end in zip(ROUTES, high, strict=True) if end < -SHARED)
 
 
 def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from scipy import stats
 
-from interp_kit.analysis.probing.probe import MEASURED, ProbeResult
+from interp_kit.analysis.probing.labels import MEASURED
+from interp_kit.analysis.probing.probe import ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.causal.mechanism import ROUTES
+from interp_kit.analysis.causal.routes import ROUTES
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import scope
 from interp_kit.reports.links import Link, links

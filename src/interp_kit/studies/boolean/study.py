@@ -18,8 +18,9 @@ from interp_kit.analysis.behaviour.evaluation import EvaluationResult, HeldOutRe
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.lesion import lesion
 from interp_kit.analysis.causal.lesion_result import LesionResult
-from interp_kit.analysis.causal.mechanism import SOLVED, MechanismResult, mechanism
+from interp_kit.analysis.causal.mechanism import MechanismResult, mechanism
 from interp_kit.analysis.causal.patching import PatchingResult, patch
+from interp_kit.analysis.causal.routes import SOLVED
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
 from interp_kit.analysis.dictionaries.sae import SAEConfig, SAEResult, train_sae
 from interp_kit.analysis.probing.probe import ProbeResult, probe

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp_kit.analysis.causal.mechanism import OPPOSED, SOLVED, TOO_FEW, route_summary
+from interp_kit.analysis.causal.mechanism import route_summary
+from interp_kit.analysis.causal.routes import OPPOSED, SOLVED, TOO_FEW
 from interp_kit.core.stats.intervals import mean_estimate
 from interp_kit.studies.boolean.adapting import adapting
 
