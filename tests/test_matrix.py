@@ -111,6 +111,15 @@ def _swept(w: World) -> Any:
 
 
 # Each gives a result, or None where it has checked what it gives itself.
+def _aligned(w: World) -> Any:
+    """Of culture, whose cells are variables too, one latent."""
+    only = "direction" if w.mediator == "direction" else None
+    return ik.align_features(
+        w.model, w.task, w.sae, variables=only, positions=w.positions[-1], target=w.target,
+        limit=128, permutations=2, pairs=4,
+    )  # fmt: skip
+
+
 ANALYSES: dict[str, Callable[[World], Any]] = {
     "evaluate": lambda w: ik.evaluate(w.model, w.task, examples=w.examples[:2]),
     "probe": lambda w: w.probed,
@@ -137,9 +146,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
     "universality": lambda w: ik.universality(
         [w.model, ik.untrained(w.model, 3)], w.batch, site="mlp_post.1", tokens=256, rotations=1
     ),
-    "align_features": lambda w: ik.align_features(
-        w.model, w.task, w.sae, positions=w.positions[-1], target=w.target, limit=48, permutations=2, pairs=4
-    ),
+    "align_features": _aligned,
     "attention_lags": lambda w: ik.attention_lags(w.model, w.batch, {"itself": 0, "before": 1}),
     "generate_under": lambda w: ik.generate_under(
         w.model, w.batch.take(range(4)), {"no MLP": ik.Edit("mlp_out", 0, ik.Zero())}

@@ -90,6 +90,8 @@ def examine_features(
     *,
     quizzes: int = 400,
     answered: int = 24,
+    pairs: int = 64,
+    permutations: int = 50,
     seed: int = 0,
     progress: bool = PROGRESS,
 ) -> FeatureStudy:
@@ -101,14 +103,16 @@ def examine_features(
         name: Of the model, for the page.
         quizzes: To read features on.
         answered: Quizzes to measure answers on, at least five.
+        pairs: Pairs per variable whose features are exchanged, at most.
+        permutations: Of the labels, for the level of chance.
         seed: Of the quizzes.
         progress: Whether to show a bar.
     """
     task = CultureTask()
     batch = task.batch(task.sample(quizzes, derive_seed(seed, "features") % 2**31))
     aligned = align_features(
-        model, task, sae, variables=LATENTS, positions=PLACES, limit=quizzes, pairs=64, permutations=50, seed=seed,
-        progress=progress,
+        model, task, sae, variables=LATENTS, positions=PLACES, limit=quizzes, pairs=pairs, permutations=permutations,
+        seed=seed, progress=progress,
     )  # fmt: skip
     codes = _codes(model, batch, sae)
     effects = _effects(model, sae)
