@@ -12,7 +12,7 @@ from interp_kit.core.stats.intervals import mean_interval
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.curve import plot_curve
-from interp_kit.studies.culture.rules.page import rule_findings, rule_sections
+from interp_kit.studies.culture.rule_page import rule_findings, rule_sections
 from interp_kit.studies.culture.scores import CultureTests
 from interp_kit.studies.culture.study import LATENTS
 from interp_kit.studies.culture.training.turns import Point
