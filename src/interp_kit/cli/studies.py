@@ -78,6 +78,10 @@ class Circuits:
         print(run(self.out, jobs=self.jobs, progress=self.progress))
 
 
+# name on the command line -> the module that runs the study
+STUDIES = {"cards": "cards.command", "features": "culture.features.command", "graphs": "graphs.command"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """The study of one family of tasks, recomputed from the checkpoints, as a page. cards: does supervised fine-tuning
@@ -93,8 +97,7 @@ class Study:
     def execute(self) -> None:
         from importlib import import_module
 
-        module = {"features": "culture.features.command"}.get(self.family, f"{self.family}.command")
-        run = import_module(f"interp_kit.studies.{module}").main
+        run = import_module(f"interp_kit.studies.{STUDIES[self.family]}").main
         print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
 
 

@@ -127,7 +127,7 @@ class AbstractResult(ABC):
         from safetensors.numpy import save_file
 
         arrays: dict[str, np.ndarray] = {}
-        values = {f.name: _pack(getattr(self, f.name), f.name, arrays) for f in dataclasses.fields(self)}
+        values = {f.name: pack(getattr(self, f.name), f.name, arrays) for f in dataclasses.fields(self)}
         arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         with replacing_directory(directory, KIND) as aside:
             file = aside / "arrays.safetensors"
@@ -167,7 +167,7 @@ class AbstractResult(ABC):
         fields = {}
         for name, value in values.items():
             try:
-                fields[name] = _unpack(value, arrays)
+                fields[name] = unpack(value, arrays)
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{directory}: field {name!r} is damaged: {error!r}") from error
         return found(**check_fields(found, fields, directory))
@@ -210,7 +210,8 @@ def _class_of(name: str) -> type[AbstractResult] | None:
     return _CLASSES.get(name)
 
 
-def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+def pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """The value as JSON; arrays in it go into `arrays` under their path, and a reference stands in their place."""
     match value:
         case np.ndarray() if value.dtype.kind in "biuf":
             while path in arrays:  # {"a.b": …, "a": {"b": …}}
@@ -220,32 +221,33 @@ def _pack(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         case np.ndarray():
             raise TypeError(f"{path}: a result cannot hold an array of {value.dtype}")
         case Estimate():
-            return {"@estimate": [_pack(v, path, arrays) for v in dataclasses.astuple(value)]}
+            return {"@estimate": [pack(v, path, arrays) for v in dataclasses.astuple(value)]}
         case np.generic():
-            return _pack(value.item(), path, arrays)
+            return pack(value.item(), path, arrays)
         case float() if not np.isfinite(value):
             return {"@float": repr(value)}
         case Mapping() if any(str(key).startswith("@") for key in value):
             raise ValueError(f"{path}: no key may begin with @: {', '.join(map(str, value))}")
         case Mapping():
-            return {str(key): _pack(item, f"{path}.{key}", arrays) for key, item in value.items()}
+            return {str(key): pack(item, f"{path}.{key}", arrays) for key, item in value.items()}
         case tuple() | list():
-            return [_pack(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
+            return [pack(item, f"{path}.{i}", arrays) for i, item in enumerate(value)]
         case None | bool() | int() | float() | str():
             return value
     raise TypeError(f"{path}: a result cannot hold a {type(value).__name__}")
 
 
-def _unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+def unpack(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value that `pack` made JSON of."""
     match value:
         case {"@array": name}:
             return arrays[name]
         case {"@estimate": parts}:
-            return Estimate(*(_unpack(part, arrays) for part in parts))
+            return Estimate(*(unpack(part, arrays) for part in parts))
         case {"@float": text}:
             return float(text)
         case dict():
-            return {key: _unpack(item, arrays) for key, item in value.items()}
+            return {key: unpack(item, arrays) for key, item in value.items()}
         case list():
-            return tuple(_unpack(item, arrays) for item in value)
+            return tuple(unpack(item, arrays) for item in value)
     return value

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from interp_kit.analysis.dictionaries.activations import _prefixes
+from interp_kit.analysis.dictionaries.activations import text_prefixes
 from interp_kit.analysis.dictionaries.alignment.detectors import encode
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
@@ -34,7 +34,7 @@ class Tokens:
 def chosen_tokens(batch: TokenBatch, most: int, seed: int) -> Tokens:
     """Tokens whose text up to there is distinct, at most so many, and their texts in two halves."""
     row, column = (part.numpy() for part in batch.mask.cpu().nonzero().unbind(1))
-    prefix = _prefixes(batch).cpu().numpy()[row, column]
+    prefix = text_prefixes(batch).cpu().numpy()[row, column]
     first = np.unique(prefix, return_index=True)[1]
     rng = np.random.default_rng(derive_seed(seed, "tokens"))
     index = np.sort(first if len(first) <= most else rng.choice(first, most, replace=False))

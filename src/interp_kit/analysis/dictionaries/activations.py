@@ -194,14 +194,14 @@ def harvest_sites(
     device = batch.tokens.device
     row = torch.arange(len(batch), device=device)[:, None].expand_as(batch.mask)[batch.mask]
     is_train = torch.arange(len(batch), device=device) < len(train)
-    prefix = _prefixes(batch)[batch.mask]
+    prefix = text_prefixes(batch)[batch.mask]
     return {
         hook: Activations(hook, tuple(found.shape[1:]), batch, is_train, found.flatten(1), row, prefix)
         for hook, found in read.items()
     }
 
 
-def _prefixes(batch: TokenBatch) -> Int[Tensor, "batch pos"]:
+def text_prefixes(batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) a number for the text up to and including each token, the same for the same text."""
     tokens = batch.tokens.cpu().numpy()
     numbers, current, used = np.empty_like(tokens), np.zeros(len(tokens), dtype=tokens.dtype), 0

@@ -12,7 +12,7 @@ import numpy as np
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.files import check_regular, read_json, write_json
 from interp_kit.core.folders import replacing_directory
-from interp_kit.core.result import _pack, _unpack
+from interp_kit.core.result import pack, unpack
 from interp_kit.models.checkpoints import checkpoint_root, weights_hash
 
 FOLDER, KIND = "sae", "shipped autoencoder"
@@ -35,7 +35,9 @@ def store_sae(result: SAEResult, name: str, root: str | Path, **origin: Any) -> 
 
     arrays: dict[str, np.ndarray] = {}
     kept = {f.name: getattr(result, f.name) for f in fields(result) if f.name not in ("weights", "frequency")}
-    figures = {key: _pack(value, key, arrays) for key, value in kept.items()}
+    figures = {key: pack(value, key, arrays) for key, value in kept.items()}
+    if arrays:  # the file beside the weights is JSON alone
+        raise TypeError(f"{', '.join(arrays)}: figures of a shipped autoencoder hold no arrays")
     folder = Path(root) / FOLDER / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_directory(folder, KIND) as aside:
@@ -93,7 +95,7 @@ def load_sae(name: str, root: str | Path | None = None) -> SAEResult:
     if weights_hash(file) != found["sha256"]:
         raise ValueError(f"{file} is damaged or was changed: its checksum is another; fetch the checkpoints again")
     weights = {key: value.astype(np.float32) for key, value in load_file(file).items()}
-    figures = {key: _unpack(value, {}) for key, value in found["figures"].items()}
+    figures = {key: unpack(value, {}) for key, value in found["figures"].items()}
     if set(figures) != {f.name for f in fields(SAEResult)} - {"weights", "frequency"}:
         raise ValueError(f"{folder / PROVENANCE} has other figures than an autoencoder of this version; fetch it again")
     return SAEResult(**figures, weights=weights, frequency=np.array(found["frequency"]))

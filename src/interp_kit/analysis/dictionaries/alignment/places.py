@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from interp_kit.analysis.dictionaries.activations import _prefixes
+from interp_kit.analysis.dictionaries.activations import text_prefixes
 from interp_kit.analysis.dictionaries.alignment.detectors import Candidates, candidates, ranks_of, shuffled_sae
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
@@ -92,7 +92,7 @@ def places_of(
     width = found[hook][0, 0].numel()
     if sae.cfg.d_in != width:
         raise ValueError(f"an autoencoder of {sae.cfg.d_in} inputs at {hook}, which has {width}")
-    control, prefixes = shuffled_sae(sae, seed), _prefixes(batch).cpu()
+    control, prefixes = shuffled_sae(sae, seed), text_prefixes(batch).cpu()
     text = np.unique(batch.tokens.cpu().numpy(), axis=0, return_inverse=True)[1].reshape(-1)
     order = np.random.default_rng(derive_seed(seed, "chosen by")).permutation(text.max() + 1)
     by = np.isin(text, order[: round(chosen_by * len(order))])
