@@ -29,15 +29,18 @@ def planted() -> Iterator[torch.Tensor]:
         yield 2 * (on * (1 + torch.rand(BATCH, 48, generator=generator))) @ features + 1
 
 
-@pytest.mark.parametrize(("window", "steps"), [(20, 500), (1000, 100)])
-def test_losses_dead_latents_and_weights_are_those_of_saelens(window: int, steps: int) -> None:
+@pytest.mark.parametrize(("window", "steps", "bias"), [(20, 500, 0.0), (1000, 100, 0.0), (20, 60, -3.0)])
+def test_losses_dead_latents_and_weights_are_those_of_saelens(window: int, steps: int, bias: float) -> None:
+    """With a low bias fewer than k latents are positive; those that are chosen for want of others have not fired."""
     options = SAETrainerConfig(
         total_training_samples=steps * BATCH, train_batch_size_samples=BATCH, lr=2e-3, lr_end=2e-3,
         lr_decay_steps=steps // 5, device="cpu", dead_feature_window=window, logger=LoggingConfig(log_to_wandb=False),
     )  # fmt: skip
     theirs, ours, batches = start(), start(), planted()
+    for sae in (theirs, ours):
+        sae.b_enc.data += bias
     trainer, loop = SAETrainer(options, theirs, batches), TopKLoop(ours, options)
-    revived = 0
+    revived, fewest = 0, float(K)
     for _ in range(steps):
         batch = next(batches)
         expected = trainer.step(batch)
@@ -47,9 +50,10 @@ def test_losses_dead_latents_and_weights_are_those_of_saelens(window: int, steps
         auxiliary = float(expected.losses["auxiliary_reconstruction_loss"].detach())
         assert float(losses.auxiliary) == pytest.approx(auxiliary, rel=0.01)
         assert loop.l0 == pytest.approx(float((expected.feature_acts > 0).sum()) / BATCH)
-        revived = max(revived, int(trainer.dead_neurons.sum()))
+        revived, fewest = max(revived, int(trainer.dead_neurons.sum())), min(fewest, loop.l0)
     assert torch.equal(loop.since_fired, trainer.n_forward_passes_since_fired)
     assert torch.equal(loop.dead, trainer.dead_neurons)
+    assert fewest < K - 0.5 if bias else fewest > K - 0.5
     assert revived > D_IN // 2 if window == 20 else revived == 0  # both ways to choose the latents that are revived
     assert loop.optimizer.param_groups[0]["lr"] == trainer.optimizer.param_groups[0]["lr"]
     loop.finish()
