@@ -124,7 +124,7 @@ def with_own_edges(case: Case) -> Case:
 def auroc(case: Case, method: Method, scores: Mapping[Any, float]) -> float:
     """Rank true parts above false ones by score: AUROC. Raises ValueError for a score that is not finite."""
     truth, edges = case.truth, case.truth.edges if case.edges is None else case.edges
-    true = {"nodes": truth.nodes, "edges": edges, "positions": {truth.site[2]}}[method.level]
+    true = {"nodes": truth.nodes, "edges": edges, "positions": truth.positions}[method.level]
     if missing := true - set(scores):
         raise ValueError(f"{method.name} gave no score to {', '.join(map(str, missing))}")
     values = np.array(list(scores.values()))
