@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.circuit import EMBED, LOGITS, Edge, GroundTruth, head, mlp
 from interp_kit.models.compiler.plan import Plan, Read
@@ -118,6 +119,22 @@ def truth_of(plan: Plan, task: AbstractTask, variable: str | None = None, target
     return GroundTruth(
         variable, target, kept, ways, ("resid_pre", plan.layer[target], best), decoy=idle, positions=found
     )  # fmt: skip
+
+
+def alone(plan: Plan, truth: GroundTruth, pairs: PairBatch) -> dict[str, float]:
+    """Least share of the gap that a true part moves when it is patched alone and its copies are not silent, as the plan
+    predicts it: by level, "nodes", "edges" and "positions". Where that is 0, no patching of single parts finds it."""
+    clean, corrupt = (_signed(side.labels, plan) for side in (pairs.clean, pairs.corrupt))
+    nodes, edges = parts(plan, truth.target)
+
+    def least(patches: Iterable[Patch]) -> float:
+        return min(effect(plan, patch, truth.target, clean, corrupt) for patch in patches)
+
+    return {
+        "nodes": least(nodes[name] for name in truth.nodes),
+        "edges": least(edges[edge] for edge in truth.edges),
+        "positions": least(patch for place, patch in _places(plan, truth.target) if place in truth.positions),
+    }
 
 
 def _places(plan: Plan, target: str) -> Iterable[tuple[str, Patch]]:
