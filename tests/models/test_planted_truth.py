@@ -68,9 +68,7 @@ def by_parts(
             x = block.ln2(seen(f"L{layer} MLP", "mlp"))
             parts[f"L{layer} MLP"] = (x @ block.mlp.W_in + block.mlp.b_in).relu() @ block.mlp.W_out + block.mlp.b_out
     before = dict(parts)
-    last = seen(LOGITS, "logits")
-    normed = last if model.cfg.normalization_type is None else model.ln_final(last)
-    return normed @ model.W_U + model.b_U, parts
+    return model.ln_final(seen(LOGITS, "logits")) @ model.W_U + model.b_U, parts
 
 
 def difference(logits: Tensor, pairs: PairBatch) -> Tensor:

@@ -18,10 +18,10 @@ from interp_kit.models.compiler.weights import (
     LEAST_D_MLP,
     MOST_D_MLP,
     Frame,
-    answers,
     head_width,
     layer_neurons,
     neuron_count,
+    right_answers,
     write_heads,
 )
 from interp_kit.models.hooked_model import attach
@@ -132,7 +132,7 @@ def _written(plan: Plan, task: AbstractTask, generator: torch.Generator) -> Hook
             write_heads(model, layer, frame)
             set_mlp(model.blocks[layer], layer_neurons(model, layer, frame))
         set_unembedding(model, task, examples, layout.basis)
-        right = answers(model, frame.batch, examples[0].prompt_length)
+        right = right_answers(model, frame.batch, examples[0].prompt_length)
     if not right.all():
         raise ValueError(
             f"the compiled model answers {float(right.float().mean()):.4f} of {task.name}'s tokens; choose another seed"

@@ -50,7 +50,7 @@ def tabulate(operands: Sequence[str], answer: Callable[[Mapping[str, np.ndarray]
     for name in operands:
         axis = kept.index(name)
         if (np.take(table, 0, axis) == np.take(table, 1, axis)).all():
-            table, kept = np.take(table, 0, axis), [other for other in kept if other != name]
+            table, kept = np.asarray(np.take(table, 0, axis)), [other for other in kept if other != name]
     return Function(tuple(kept), tuple(_cubes(table, kept, ())))
 
 
@@ -66,5 +66,5 @@ def _cubes(table: np.ndarray, names: Sequence[str], fixed: tuple[tuple[str, int]
     axis = max(range(table.ndim), key=constant)
     rest = [name for i, name in enumerate(names) if i != axis]
     return [
-        cube for bit in (0, 1) for cube in _cubes(np.take(table, bit, axis), rest, (*fixed, (names[axis], bit)))
+        cube for bit in (0, 1) for cube in _cubes(np.asarray(np.take(table, bit, axis)), rest, (*fixed, (names[axis], bit)))
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ ROUTES: Mapping[Mechanism, tuple[Route, ...]] = {
 LEAST_HEADS, MOST_DECOYS = 4, 2  # of a layer; heads that are left over are idle
 
 
+@runtime_checkable
 class _Equation(Protocol):
     """One equation of a boolean task."""
 

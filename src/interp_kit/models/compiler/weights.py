@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
@@ -192,7 +192,7 @@ def _calibrated(slot: Tensor, x: Float[Tensor, "batch d_model"], value: Tensor, 
     return (slot - offset * unit) / amount
 
 
-def answers(model: HookedTransformer, batch: TokenBatch, prompt_length: int) -> Int[Tensor, "batch pos"]:
-    """Tokens that the model answers after the prompt, and those that are right, as (answers == right)."""
+def right_answers(model: HookedTransformer, batch: TokenBatch, prompt_length: int) -> Bool[Tensor, "batch pos"]:
+    """Which tokens after the prompt the model answers right, each after the true ones before it."""
     found = model(batch.tokens[:, :-1]).argmax(-1)[:, prompt_length - 1 :]
     return found == batch.tokens[:, prompt_length:]
