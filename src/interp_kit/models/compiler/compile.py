@@ -114,7 +114,13 @@ def _written(plan: Plan, task: AbstractTask, generator: torch.Generator) -> Hook
     examples = task.enumerate() if (task.n_worlds or WORLDS + 1) <= WORLDS else task.sample(WORLDS, 0)
     n_decoys = len({read.node for read in plan.decoys})
     layout = lay_out(
-        task, examples, plan.n_slots, n_decoys, superposed=plan.superposed, layer_norm=plan.layer_norm, generator=generator
+        task,
+        examples,
+        plan.n_slots,
+        n_decoys,
+        superposed=plan.superposed,
+        layer_norm=plan.layer_norm,
+        generator=generator,
     )
     tokens = bit_tokens(examples, [*plan.inputs, *plan.functions])
     frame = Frame(plan, task, examples, task.batch(examples), layout, (tokens[0], tokens[1]), generator)

@@ -39,9 +39,10 @@ def lay_out(
     """Random directions of mean 0. Orthonormal; or superposed: tokens, positions and answers are random unit vectors in
     no more dimensions than the states span that can occur, so every one overlaps others and its reader, of least
     squares, is still exact on those states. Slots, junk and constant keep dimensions of their own."""
-    used = sorted({token for example in examples for token in example.tokens} | {
-        token for field in task.fields for token in field.candidates
-    })
+    used = sorted(
+        {token for example in examples for token in example.tokens}
+        | {token for field in task.fields for token in field.candidates}
+    )
     length, n_answers = len(examples[0].tokens), len(task.fields)
     n_shared, n_alone = len(used) + length + n_answers, n_slots + n_decoys + 1
     states = _states(task, examples, used) if superposed else None

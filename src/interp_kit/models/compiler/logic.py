@@ -43,7 +43,7 @@ def tabulate(operands: Sequence[str], answer: Callable[[Mapping[str, np.ndarray]
     """
     if len(operands) > MOST_OPERANDS:
         raise ValueError(f"{len(operands)} operands of one field; at most {MOST_OPERANDS} are tabulated")
-    axes = np.indices((2,) * len(operands)).reshape(len(operands), -1)
+    axes = np.indices((2,) * len(operands)).reshape(len(operands), 2 ** len(operands))
     rows = dict(zip(operands, axes, strict=True))
     table = np.broadcast_to(answer(rows), (2 ** len(operands),)).reshape((2,) * len(operands))
     kept = list(operands)
@@ -65,6 +65,7 @@ def _cubes(table: np.ndarray, names: Sequence[str], fixed: tuple[tuple[str, int]
 
     axis = max(range(table.ndim), key=constant)
     rest = [name for i, name in enumerate(names) if i != axis]
-    return [
-        cube for bit in (0, 1) for cube in _cubes(np.asarray(np.take(table, bit, axis)), rest, (*fixed, (names[axis], bit)))
-    ]  # fmt: skip
+    found: list[Cube] = []
+    for bit in (0, 1):
+        found += _cubes(np.asarray(np.take(table, bit, axis)), rest, (*fixed, (names[axis], bit)))
+    return found

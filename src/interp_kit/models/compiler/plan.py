@@ -161,9 +161,7 @@ def equations_of(task: AbstractTask) -> dict[str, _Equation]:
     return found
 
 
-def _function(
-    name: str, equations: Mapping[str, _Equation], inputs: Sequence[str], mechanism: Mechanism
-) -> Function:
+def _function(name: str, equations: Mapping[str, _Equation], inputs: Sequence[str], mechanism: Mechanism) -> Function:
     if mechanism != "direct":
         return _named(name, equations[name].parents, equations[name])
     causes: set[str] = set()
@@ -204,9 +202,7 @@ def _routes(
     return found
 
 
-def _layers(
-    latents: Mapping[str, Sequence[str]], target: str, rng: np.random.Generator
-) -> tuple[dict[str, int], int]:
+def _layers(latents: Mapping[str, Sequence[str]], target: str, rng: np.random.Generator) -> tuple[dict[str, int], int]:
     """Layer of each equation, and how many layers there are: a field that reads another where it was computed stands
     behind it, and the target never in the first."""
     earliest: dict[str, int] = {}
@@ -228,7 +224,8 @@ def _numbered(plan: Plan, rng: np.random.Generator) -> Plan:
     """Give every read its head, in an order drawn for each layer, and its slot; of the heads that are left, some are
     decoys."""
     kinds = [
-        sorted({(read.route, read.head) for read in plan.reads if read.layer == layer}) for layer in range(plan.n_layers)
+        sorted({(read.route, read.head) for read in plan.reads if read.layer == layer})
+        for layer in range(plan.n_layers)
     ]
     n_heads = max(LEAST_HEADS, *(len(found) + 1 for found in kinds))
     orders = [rng.permutation(n_heads) for _ in kinds]

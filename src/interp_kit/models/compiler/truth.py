@@ -24,7 +24,7 @@ Values = Mapping[str, np.ndarray]  # variable -> (pair,) -1 or +1
 
 @dataclass(frozen=True)
 class Patch:
-    """What is given its corrupt value: what some reads bring, and what some fields' neurons write."""
+    """Reads whose value, and fields whose answer, are those of the corrupt text."""
 
     reads: frozenset[Read] = frozenset()
     fields: frozenset[str] = frozenset()
@@ -63,7 +63,7 @@ def effect(plan: Plan, patch: Patch, target: str, clean: Values, corrupt: Values
 
     clean, corrupt: of pairs in which the target differs. copies: whether the other copies of what is patched are
     silent, as truth is defined; else the answer is that of the network, in which copies are added up and a tie of two
-    is no answer.
+    gives none.
     """
     computed: dict[str, np.ndarray] = {}
     for field in plan.order:
@@ -84,7 +84,7 @@ def effect(plan: Plan, patch: Patch, target: str, clean: Values, corrupt: Values
 
 
 def _vote(found: np.ndarray, clean: np.ndarray, copies: bool) -> np.ndarray:
-    """What several copies (copy, pair) say together."""
+    """The value that several copies (copy, pair) give together."""
     if copies:
         return np.where((found != clean).any(0), -clean, clean)
     return np.sign(found.sum(0))
@@ -93,8 +93,8 @@ def _vote(found: np.ndarray, clean: np.ndarray, copies: bool) -> np.ndarray:
 def truth_of(plan: Plan, task: AbstractTask, variable: str | None = None, target: str | None = None) -> GroundTruth:
     """The circuit that carries `variable` to `target`, by default those of the plan, in the minimal pairs of the two.
 
-    Raises ValueError where there are no such pairs, the target is not an equation, or no single part of the network
-    carries the change.
+    Raises ValueError if there are no such pairs, the target is not an equation, or no single position carries the
+    change.
     """
     ours = plan.question or (None, None)
     variable, target = task.asked(variable or ours[0], target or ours[1])

@@ -24,7 +24,8 @@ LEAST_D_HEAD, LEAST_D_MLP, MOST_D_MLP = 8, 16, 4096
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What every part of a model is written from. batch: of the examples, whose activations set the neurons."""
+    """Plan, layout and examples that every part of a model is written from. batch: of the examples, whose activations
+    set the neurons."""
 
     plan: Plan
     task: AbstractTask
@@ -60,8 +61,8 @@ class Frame:
         return torch.stack([read.answer[name] for name in self.plan.functions]).sum(0)
 
     def rest(self, route: Route) -> int:
-        """Where a head looks that has nothing to bring: the comma after the first input has no bit, and the first input
-        no answer."""
+        """Position at which a head looks that has nothing to bring: the comma after the first input has no bit, and
+        the first input no answer."""
         return 1 if route == "token" else 0
 
 
@@ -77,9 +78,7 @@ def write_heads(model: HookedTransformer, layer: int, frame: Frame) -> None:
     """Write every head of a layer, each in a random basis of its own dimensions."""
     attn, basis, length = model.blocks[layer].attn, frame.layout.basis, len(frame.examples[0].tokens)
     for number in range(model.cfg.n_heads):
-        reads = [
-            read for read in (*frame.plan.reads, *frame.plan.decoys) if (read.layer, read.head) == (layer, number)
-        ]
+        reads = [read for read in (*frame.plan.reads, *frame.plan.decoys) if (read.layer, read.head) == (layer, number)]
         if not reads:  # idle
             continue
         route = reads[0].route
@@ -88,7 +87,9 @@ def write_heads(model: HookedTransformer, layer: int, frame: Frame) -> None:
             wanted[frame.predict(name)] = {frame.place(read) for read in reads if read.field == name}
         codes = _rotation(model.cfg.d_head, frame.generator)
         strength = math.sqrt(SCORE * math.sqrt(model.cfg.d_head)) * basis.read.scale
-        code = {source: strength * row for source, row in zip(sorted(set().union(*wanted.values())), codes, strict=False)}
+        code = {
+            source: strength * row for source, row in zip(sorted(set().union(*wanted.values())), codes, strict=False)
+        }
         keys, queries = (torch.zeros(model.cfg.d_model, model.cfg.d_head, dtype=torch.float64) for _ in range(2))
         for source, row in code.items():
             keys += torch.outer(basis.read.position[source], row)
@@ -193,6 +194,6 @@ def _calibrated(slot: Tensor, x: Float[Tensor, "batch d_model"], value: Tensor, 
 
 
 def right_answers(model: HookedTransformer, batch: TokenBatch, prompt_length: int) -> Bool[Tensor, "batch pos"]:
-    """Which tokens after the prompt the model answers right, each after the true ones before it."""
+    """True for each token after the prompt that the model answers right, given the true ones before it."""
     found = model(batch.tokens[:, :-1]).argmax(-1)[:, prompt_length - 1 :]
     return found == batch.tokens[:, prompt_length:]

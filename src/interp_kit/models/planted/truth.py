@@ -32,9 +32,7 @@ from interp_kit.models.planted.induction import INDUCTION, PREVIOUS
 Way = tuple[str, str, Input]
 
 
-def ground_truth(
-    name: "str | HookedModel", variable: str | None = None, target: str | None = None
-) -> GroundTruth:
+def ground_truth(name: "str | HookedModel", variable: str | None = None, target: str | None = None) -> GroundTruth:
     """The circuit of a model whose weights were written, and not trained.
 
     Args:
@@ -53,7 +51,10 @@ def ground_truth(
             raise ValueError(f"{model_name(name)} was not compiled; name a planted model, or compile a task")
         return truth(variable, target)
     if variable is not None or target is not None:
-        raise ValueError("the question of a planted model is fixed; only a compiled model answers others")
+        raise ValueError(
+            f"variable is {variable!r} and target {target!r}: the question of a planted model is fixed; only a compiled"
+            " model answers others"
+        )
     if name not in _TRUTHS:
         raise ValueError(f"no planted model {name!r}; there are {', '.join(_TRUTHS)}")
     return _TRUTHS[name]

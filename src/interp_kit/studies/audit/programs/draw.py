@@ -54,7 +54,7 @@ class Program:
 
 def draw(number: int, seed: int = 0) -> Program:
     """The program of a number: equations are drawn until the last that reads an earlier one is changed by it alone, in
-    some minimal pair of the two, and the model is no wider than WIDEST."""
+    some minimal pair of the two, and the model is at most WIDEST wide."""
     mechanism, layer_norm, superposed = CELLS[number % len(CELLS)]
     own = derive_seed(seed, f"program {number}") % 2**31
     rng = np.random.default_rng(own)

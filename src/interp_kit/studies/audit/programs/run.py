@@ -49,13 +49,13 @@ class Work:
 
     @property
     def key(self) -> str:
-        """What its scores depend on, beside the code."""
+        """Digest of all that its scores depend on, beside the code."""
         training = TRAINING if self.kind == "trained" else None
         methods = [f"{method.level}: {method.name}" for method in CHEAP]
         return sha256(repr((methods, PAIRS, training)).encode()).hexdigest()[:16]
 
     def done(self) -> dict[str, Any] | None:
-        """What the file says; None if there is none, or it is of other methods."""
+        """The contents of the file; None if there is none, or it is of other methods."""
         found = read_json(self.path) if self.path.exists() else None
         return found if isinstance(found, dict) and found.get("key") == self.key else None
 
@@ -72,7 +72,7 @@ def works(folder: str | Path, programs: int, trained: int, seed: int) -> list[Wo
 
 
 def run(work: Sequence[Work], *, jobs: int | None = 1, progress: bool = PROGRESS) -> list[dict[str, Any]]:
-    """What every network's file says, after those without one were audited."""
+    """The contents of every network's file, after those without one were audited."""
     in_processes(_finish, [one for one in work if one.done() is None], jobs, name="networks", progress=progress)
     return [found for one in work if (found := one.done()) is not None]
 
@@ -119,7 +119,9 @@ def _judged(case: Case, method: Method, kind: Kind) -> dict[str, Any]:
     row: dict[str, Any] = {"method": method.name, "level": method.level}
     start = process_time()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning)  # of unsolved pairs, and of a variable that several move
+        warnings.filterwarnings(
+            "ignore", category=UserWarning
+        )  # of unsolved pairs, and of a variable that several move
         try:
             scores = _in_steps(method.run(case).scores)
             row["seconds"] = round(process_time() - start, 4)
@@ -157,5 +159,3 @@ def _trained(program: Program, teacher: Any) -> tuple[Any, float, float]:
     followed = np.array([found.followed[node] for node in nodes])
     share = float(np.nansum(np.where(changes > 0, followed, 0.0) * changes) / changes.sum())
     return student, round(share, 4), round(float(np.nanmean([found.kept[node] for node in nodes])), 4)
-
-
