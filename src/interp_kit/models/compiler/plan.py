@@ -101,8 +101,9 @@ class Plan:
             )  # fmt: skip
         for name, layer in self.layer.items():
             function = self.functions.get(name)
-            does = f"counts {name}" if function is None else f"{name} of {', '.join(function.operands) or 'nothing'}"
-            rows.append({"layer": layer, "node": mlp(layer), "position": f"{name}?", "does": f"computes {does}"})
+            operands = "" if function is None else ", ".join(function.operands) or "nothing"
+            does = f"counts {name}" if function is None else f"computes {name} of {operands}"
+            rows.append({"layer": layer, "node": mlp(layer), "position": f"{name}?", "does": does})
         return pd.DataFrame(rows).sort_values(["layer", "node", "position"], ignore_index=True)
 
 
