@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _DEFINED_IN = {
     "EvaluationResult": "interp_kit.analysis.behaviour.evaluation",
     "FaithfulnessResult": "interp_kit.analysis.circuits.faithfulness",
     "Generations": "interp_kit.analysis.behaviour.generation",
-    "HeldOutResult": "interp_kit.analysis.behaviour.evaluation",
+    "HeldOutResult": "interp_kit.analysis.behaviour.held_out",
     "InterchangeResult": "interp_kit.analysis.causal.interchange",
     "JaccardResult": "interp_kit.analysis.comparison.component_overlap",
     "LesionResult": "interp_kit.analysis.causal.lesion_result",
@@ -63,6 +63,8 @@ class AbstractResult(ABC):
     Fields of subclasses are numpy arrays, JSON values, Estimates, or tuples and string-keyed mappings of those.
     """
 
+    leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked
+    rows_shown: ClassVar[int] = 8  # rows that a summary has
     config: Mapping[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -85,6 +87,17 @@ class AbstractResult(ABC):
     def findings(self) -> tuple[str, ...]:
         """Sentences that a report opens with, each with n and interval; empty if the result draws no conclusion."""
         return ()
+
+    def highlights(self) -> "pd.DataFrame":
+        """The few rows of the table that the findings rest on, as commands print them: the largest by the column
+        `leading` if there is one, else the first; columns that are empty or say the same in every row are left out."""
+        frame = self.to_frame()
+        rows = frame[frame[self.leading].notna()] if self.leading else frame
+        if self.leading:
+            rows = rows.sort_values(self.leading, key=abs, ascending=False, kind="stable")
+        rows = rows.head(self.rows_shown)
+        telling = [c for c in rows if c in ("n", self.leading) or len(frame) < 2 or len(set(frame[c].map(str))) > 1]
+        return rows[telling].replace("", np.nan).dropna(axis=1, how="all").fillna("")
 
     def heading(self) -> str:
         """Name the analysis, what it asked and of which model, as a heading of a report."""

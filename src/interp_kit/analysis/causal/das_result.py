@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal import das_controls
-from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, VERDICTS
+from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, STANDS, VERDICTS
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import mean_estimate
+from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.engine.solved import said
 from interp_kit.reports.plotting import heatmap, intervals
 
@@ -42,6 +42,7 @@ class DASResult(AbstractResult):
     orthonormal columns.
     """
 
+    leading: ClassVar[str] = "held_out"
     site: str
     layer: np.ndarray
     position: tuple[str, ...]
@@ -146,6 +147,27 @@ class DASResult(AbstractResult):
         counts = {name: self.verdict.count(name) for name in VERDICTS}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         return f"Controls: {shares}. Of {len(self.position)} cells: {said} (dots: found, but does not stand)."
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: how many cells stand up to their controls, and the best of them."""
+        c, verdict = self.config, np.array(self.verdict)
+        stands = verdict == STANDS
+        pool = stands if stands.any() else np.ones(len(verdict), dtype=bool)
+        best = int(np.where(pool, self.gain(), -np.inf).argmax())
+        share = Estimate(self.mean[best], self.low[best], self.high[best], len(self.seeds), "seeds").short()
+        where = f"{c['k']} dimensions of {self.site}, L{self.layer[best]} at {self.position[best]},"
+        numbers = f"{share} of held-out pairs (n = {len(self.seeds)} seeds; unedited {self.baseline.mean():.2f})"
+        does = f"{where} give {c['target']} as do({c['variable']}) would have it in {numbers}"
+        if not c["controls"]:
+            return (f"{does}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",)
+        counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
+        if not stands.any():
+            return (f"No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",)
+        rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
+        return (
+            f"{does}, beyond every control (share of pairs plus share of controls kept, less 1:"
+            f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Mean held-out accuracy, layers by positions, with dots where what is found does not stand; with one layer or
