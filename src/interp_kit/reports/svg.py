@@ -114,7 +114,7 @@ def _both(light: str, dark: str) -> str:
 
 
 def _inline(drawn: str, label: str) -> str:
-    """What a page needs of a file: no names of elements, which must be unique in the page; no fonts; its tones."""
+    """Part of a file that a page needs: no names of elements, which must be unique in the page; no fonts; its tones."""
     drawn = re.sub(r'(<(?:g|image)\b[^>]*?) id="[^"]*"', r"\1", drawn)
     drawn = drawn.replace("xlink:href", "href").replace("base64,\n", "base64,")
     drawn = re.sub(r"style=\"[^\"]*\"", lambda style: _FONT.sub(_size, style[0]), drawn)

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.causal import das_controls
 from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, STANDS, VERDICTS
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import counted
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.engine.solved import said
 from interp_kit.reports.plotting import heatmap, intervals
@@ -155,17 +156,20 @@ class DASResult(AbstractResult):
         pool = stands if stands.any() else np.ones(len(verdict), dtype=bool)
         best = int(np.where(pool, self.gain(), -np.inf).argmax())
         share = Estimate(self.mean[best], self.low[best], self.high[best], len(self.seeds), "seeds").short()
-        where = f"{c['k']} dimensions of {self.site}, L{self.layer[best]} at {self.position[best]},"
-        numbers = f"{share} of held-out pairs (n = {len(self.seeds)} seeds; unedited {self.baseline.mean():.2f})"
-        does = f"{where} give {c['target']} as do({c['variable']}) would have it in {numbers}"
+        where = f"{counted(c['k'], 'dimension')} of {self.site} (L{self.layer[best]} at {self.position[best]})"
+        seeds = f"n = {counted(len(self.seeds), 'seed')}"
+        numbers = f"{share} of held-out pairs ({seeds}; unedited {self.baseline.mean():.2f})"
+        does = f"swapping {where} gives {c['target']} as do({c['variable']}) would have it in {numbers}"
         if not c["controls"]:
-            return (f"{does}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",)
+            return (
+                f"S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",
+            )
         counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
         if not stands.any():
             return (f"No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",)
         rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
         return (
-            f"{does}, beyond every control (share of pairs plus share of controls kept, less 1:"
+            f"S{does[1:]}, beyond every control (share of pairs plus share of controls kept, less 1:"
             f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
         )
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import networkx
 
 SHOWN = 60  # edges, beyond which a picture says nothing
+FAINTEST = 0.01  # of the largest score: an edge below it is not drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,12 +189,15 @@ class Circuit(AbstractResult):
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Nodes from left to right as they are computed, edges as wide as their score is large: at most SHOWN, those of
-        largest score; the title says so. Grey: edges that do not matter. Raises ValueError for a circuit without
-        edges."""
+        """Nodes from left to right as they are computed, edges as wide as their score is large.
+
+        At most SHOWN edges, those of largest score, and none below FAINTEST of the largest; the title says so. Grey:
+        edges that do not matter. Raises ValueError for a circuit without edges.
+        """
         if len(self) == 0:
             raise ValueError("a circuit without edges cannot be drawn")
-        shown, c = self.top(min(len(self), SHOWN)), self.config
+        large = int((np.abs(self.score) >= FAINTEST * np.abs(self.score).max()).sum())
+        shown, c = self.top(min(large, SHOWN)), self.config
         more = f", the {len(shown)} largest of {len(self)} edges" if len(shown) < len(self) else ""
         title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
         label = str(c["metric"])

@@ -57,7 +57,7 @@ def draw(
         for i, node in enumerate(sorted(nodes)):
             gap = heights[row] / len(nodes)
             at[node, position] = (columns.index(level), tops[row] + (i + 0.5) * gap)
-    ax = ax or new_axes(1.6 + 1.5 * len(columns), 1.4 + 0.62 * tops[-1])
+    ax = ax or new_axes(1.2 + 1.15 * len(columns), 1.4 + 0.62 * tops[-1])
     limit = float(abs(scores).max()) or 1.0
     matters = matter(scores, clear)
     on_path = {(n, e.position or "") for e, m in zip(edges, matters, strict=True) if m for n in (e.sender, e.receiver)}
@@ -83,6 +83,8 @@ def draw(
         ax.axhline(top, color=GRID, linewidth=0.8, zorder=0)
     ax.set_ylabel("position" if rows else "")
     ax.set_title(title, fontsize=10)
+    for side in ax.spines.values():
+        side.set_visible(bool(rows))
     _legend(ax, scores, matters, label, words)
     whole = ax.get_figure(root=True)
     assert whole is not None

@@ -85,6 +85,10 @@ class JaccardResult(AbstractResult):
     def _mean_of(self) -> str:
         return "" if self.matched == "index" else f", mean over {self.config['halvings']} random halvings of all"
 
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"jaccard: {self.pair[0]}" if len(self.pair) == 1 else f"jaccard: {len(self.config['models'])} models"
+
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: do the models share more components than chance gives?"""
         k, clear = self.config["k"], np.array(holm(self.p.tolist())) < LEVEL

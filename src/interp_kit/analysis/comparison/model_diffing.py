@@ -77,6 +77,10 @@ class ModelDiffResult(AbstractResult):
             " up to it. Control: two models that learned the same from the same start, in another order of data."
         )
 
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"diff_models: {self.config['donor']} into {self.config['receiver']}"
+
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the whole difference, and the part that alone makes most of it."""
         c, parts = self.config, self.effect[:-1]

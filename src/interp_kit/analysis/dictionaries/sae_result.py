@@ -117,6 +117,10 @@ class SAEResult(AbstractResult):
             + "".join(f" Note: {note}." for note in self.notes)
         )
 
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"{self._kind}: {self._sites.rstrip(',')} ({self.config.get('model', 'a model')})"
+
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: what is kept of held-out examples, more or less than by PCA, and how much is dead."""
         kept, by_pca = self.variance_explained["held_out"], self.pca_variance_explained["held_out"]

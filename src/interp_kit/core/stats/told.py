@@ -1,4 +1,4 @@
-"""Which of many means can be told from 0, for sentences that must not make a finding of the largest of many."""
+"""Means that can be told from 0 among many, for sentences that must not make a finding of the largest of many."""
 
 import numpy as np
 from scipy import stats
