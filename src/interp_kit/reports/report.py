@@ -20,6 +20,7 @@ from interp_kit.core.showing import cell, html_table
 from interp_kit.reports.links import Link, links, model_of
 from interp_kit.reports.plotting import figure_of, png
 from interp_kit.reports.svg import SCALE, svg, variables
+from interp_kit.reports.terms import used
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,6 +123,11 @@ class Report:
         width = round(72 * SCALE * figure_of(figure.axes).get_figwidth())
         return f'<img style="width: {width}px" src="{address}" alt="{html.escape(figure.caption)}">'
 
+    def _terms(self) -> dict[str, str]:
+        """Explanations of the terms that the findings and captions use."""
+        parts = [part.caption for section in self.sections for part in section.parts]
+        return used([*self.findings, *parts, *(text for section in self.sections for text in section.text)])
+
     def to_html(self) -> str:
         """The page as one string with nothing outside it: style and figures are inside."""
         from jinja2 import Environment, FileSystemLoader
@@ -140,6 +146,7 @@ class Report:
             to_try=TRY,
             light=variables(dark=False),
             dark=variables(dark=True),
+            terms=self._terms(),
             configs=json.dumps(self.configs, indent=1, default=str),
         )
 
@@ -160,6 +167,8 @@ class Report:
                 else:
                     lines += [_markdown_table(part.frame), ""]
                 lines += [f"*{part.caption}*", ""]
+        if terms := self._terms():
+            lines += ["Terms:", "", *(f"- *{term}*: {text}" for term, text in terms.items()), ""]
         lines += ["## Versions", "", *(f"- {name} {version}" for name, version in versions().items()), ""]
         lines = [re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line) for line in lines]  # Markdown lets tags through
         lines += ["## Configuration", "", "```json", json.dumps(self.configs, indent=1, default=str), "```", ""]
