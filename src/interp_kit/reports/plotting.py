@@ -103,12 +103,20 @@ def heatmap(
         ha="right" if max(map(len, columns), default=0) > 2 else "center",
     )
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=title, xlabel=x_label, ylabel=y_label)
+    ax.set(title=_wrapped(title, ax), xlabel=x_label, ylabel=y_label)
     beyond = (finite < limits[0]).any(), (finite > limits[1]).any()
     ends = {(True, True): "both", (True, False): "min", (False, True): "max"}
     extend = ends.get((bool(beyond[0]), bool(beyond[1])), "neither")
     ax.figure.colorbar(image, ax=ax, label=label, extend=extend, format=plain())
     return ax
+
+
+def _wrapped(title: str, ax: "Axes") -> str:
+    """A title in lines that end before the numbers of the colour bar."""
+    from textwrap import wrap
+
+    inches = figure_of(ax).get_figwidth() - 2.2
+    return "\n".join(line for part in title.split("\n") for line in wrap(part, max(28, int(11 * inches))))
 
 
 def _hatched(x: int, y: int):
@@ -181,14 +189,15 @@ def bend(x: np.ndarray, y: np.ndarray) -> int | None:
     return at if away[at] > 0.15 else None
 
 
-def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str) -> None:
+def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str, at: int | None = None) -> None:
     """Write at the bend of a curve what it has reached there; nothing if it has no bend.
 
-    text: with {x} and {y}, such as "{y:.2f} at {x:g} edges". Call it after the scales are set: a bend is what is seen.
+    text: with {x} and {y}, such as "{y:.2f} at {x:g} edges"; at: the number of another point. Call it after the scales
+    are set: a bend is what is seen.
     """
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     seen = ax.transData.transform(np.column_stack([x, y]))
-    at = bend(*seen.T)
+    at = bend(*seen.T) if at is None else at
     if at is None:
         return
     straight = np.interp(seen[at, 0], seen[[0, -1], 0], seen[[0, -1], 1])

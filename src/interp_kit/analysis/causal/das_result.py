@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,6 @@ class DASResult(AbstractResult):
     orthonormal columns.
     """
 
-    leading: ClassVar[str] = "held_out"
     site: str
     layer: np.ndarray
     position: tuple[str, ...]
@@ -172,6 +171,13 @@ class DASResult(AbstractResult):
             f"S{does[1:]}, beyond every control (share of pairs plus share of controls kept, less 1:"
             f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
         )
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: the cells of largest gain, with their verdict."""
+        order = np.argsort(-self.gain(), kind="stable")[: self.rows_shown]
+        columns = ["layer", "position", "mean", "low", "high", "verdict"]
+        frame = self.to_frame().iloc[order * len(self.seeds)][columns].dropna(axis=1, how="all")
+        return frame.assign(gain=self.gain()[order], n=len(self.seeds))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Mean held-out accuracy, layers by positions, with dots where what is found does not stand; with one layer or

@@ -28,6 +28,7 @@ from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import COLOURS, FAINT, SOFT, new_axes, note_bend
 
 Ablation = Literal["counterfactual", "mean", "resample"]
+METHODS = {"exact": "exact patching", "eap": "EAP", "eap-ig": "EAP-IG", "acdc": "ACDC"}
 ENOUGH = 0.9  # of the whole model: what a sentence calls enough
 GRIDS = ("mib", "fine")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
@@ -103,7 +104,9 @@ class FaithfulnessResult(AbstractResult):
         at = int(reached[0]) if len(reached) else int(smaller[self.value[smaller].argmax()])
         share = Estimate(self.value[at], self.low[at], self.high[at], self.n, "pairs").short()
         numbers = f"{share} of what all {self.total} do (n = {self.n} pairs)"
-        text = f"The best {self.sizes[at]} edges of {c['model']} by {str(c['method']).upper()} keep {numbers}"
+        text = (
+            f"The best {self.sizes[at]} edges of {c['model']} by {METHODS.get(c['method'], c['method'])} keep {numbers}"
+        )
         if not len(reached):
             text = f"No smaller set keeps {ENOUGH:.0%} of what the whole model does. {text}"
         if not len(self.random):

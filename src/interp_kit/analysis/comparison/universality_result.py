@@ -137,10 +137,11 @@ class UniversalityResult(AbstractResult):
                 f" (difference {excess.short()}, n = {self.texts} texts, {len(self.model)} networks)"
             )
             if low > 0:
-                share = f"{self.universal[i].mean():.0%} exceed it by {UNIVERSAL}"
-                found.append(f"{self.kind.capitalize()}s at {hook} recur in other networks: {numbers}; {share}.")
+                share = f"{self.universal[i].mean():.0%} are universal, above it by {UNIVERSAL} or more"
+                kinds = f"{self.kind.capitalize()}s at {hook}"
+                found.append(f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}.")
             else:
-                found.append(f"That {self.kind}s at {hook} recur in other networks {CHANCE}: {numbers}.")
+                found.append(f"That {self.kind}s at {hook} are alike between networks {CHANCE}: {numbers}.")
         return tuple(found)
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -126,7 +126,7 @@ class SAEResult(AbstractResult):
         kept, by_pca = self.variance_explained["held_out"], self.pca_variance_explained["held_out"]
         loss, loss_pca = self.ce_recovered["held_out"], self.pca_ce_recovered["held_out"]
         answer = (
-            f"the cross-entropy of answers {loss.short()} ({loss_pca.short()})"
+            f"the cross-entropy of answers {loss.short()} (PCA {loss_pca.short()})"
             if np.isfinite(loss.value)
             else "no share of the cross-entropy, as ablation costs none"
         )

@@ -166,25 +166,33 @@ class AlignmentResult(AbstractResult):
         best = int(np.abs(self.auroc[:, 0] - 0.5).argmax())
         auroc = Estimate(self.auroc[best, 0], self.auroc_low[best, 0], self.auroc_high[best, 0], int(self.n[best]), "")
         what = f"{self.variable[best]} {self.value[best]} at {self.position[best]}"
-        beside = ", ".join(f"{name} {self.auroc[best, j]:.2f}" for j, name in enumerate(self.method) if j)
+        scores = {name: float(self.auroc[best, j]) for j, name in enumerate(self.method) if j}
+        beside = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
         numbers = (
             f"AUROC {auroc.short()}, labels permuted {self.permuted_high[best]:.2f} (n = {auroc.n} texts; {beside})"
         )
         if auroc.value <= self.permuted_high[best]:
             return (f"No feature tells a variable: the best, for {what}, {CHANCE}: {numbers}.", *self._used())
-        return (f"Feature {self.chosen[best, 0]} tells {what}, the best of all: {numbers}.", *self._used())
+        alike = [name for name, score in scores.items() if name != PROBE and score >= auroc.low]
+        text = f"Feature {self.chosen[best, 0]} tells {what}, the best of all: {numbers}."
+        if alike:
+            text += f" It cannot be told from {', '.join(alike)}, so training the autoencoder is not what found it."
+        return (text, *self._used())
 
     def _used(self) -> tuple[str, ...]:
-        own, random = (self.exchanged.index(kind) for kind in ("features", "random features")) if len(
-            self.use_variable) else (0, 0)  # fmt: skip
-        if not len(self.use_variable) or np.isnan(self.moved[:, own]).all():
+        if not len(self.use_variable):
             return ()
-        best = int(np.nanargmax(self.moved[:, own]))
-        ends = [float(values[best, own]) for values in (self.moved, self.moved_low, self.moved_high)]
+        own, random = (self.moved[:, self.exchanged.index(kind)] for kind in ("features", "random features"))
+        compared = np.isfinite(own) & np.isfinite(random)  # there are not always as many other features
+        if not compared.any():
+            return ("Whether features are used is not shown: no exchange has as many random features beside it.",)
+        best = int(np.where(compared, own, -np.inf).argmax())
+        at = self.exchanged.index("features")
+        ends = [float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high)]
         moves = f"{Estimate(*ends, int(self.pairs[best]), '').short()} of the logit difference of {self.target[best]}"
-        numbers = f"{moves} (random features {self.moved[best, random]:.2f}; n = {self.pairs[best]} pairs)"
+        numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
-        if ends[1] > max(0.0, float(self.moved[best, random])):
+        if ends[1] > max(0.0, float(random[best])):
             return (f"The model uses the features {where}: exchanging them moves {numbers}.",)
         return (f"No features are shown to be used: exchanging those {where} moves {numbers}, the most of all.",)
 
