@@ -140,7 +140,9 @@ class FaithfulnessResult(AbstractResult):
         ax.set_xticks([], minor=True)
         title = f"{self.config['model']}, {self.config['ablation']} ablation (n = {self.n})"
         ax.set(xlabel=f"edges kept, of {self.total:,} (logarithmic)", ylabel="faithfulness", title=title)
-        note_bend(ax, self.sizes, self.value, "{y:.2f} with {x:g} edges")
+        reached = np.flatnonzero((self.sizes < self.total) & (self.value >= ENOUGH))
+        at = int(reached[0]) if len(reached) else None
+        note_bend(ax, self.sizes, self.value, "{y:.2f} with {x:g} edges", at)
         ax.legend(frameon=False)
         return ax
 

@@ -134,7 +134,7 @@ class ProbeResult(AbstractResult):
         found = [self._finding(i, label) for i, label in enumerate(self.labels)]
         if any("best of" in text for text in found):
             found.append(
-                "Each is the best of many cells of one network, so it has no interval here: `readability` chooses the"
+                "Each is the best of many cells of one network, so it has no interval here: readability() chooses the"
                 " cell on some networks and reports it on others."
             )
         return tuple(found)
