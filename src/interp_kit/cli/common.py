@@ -54,7 +54,7 @@ class Common:
             few = result.highlights()
             rest = f"{len(few)} of {len(frame)} rows; --json FILE writes all.\n" if len(few) < len(frame) else ""
             print("\n".join([*lines, *result.findings()]), end="\n\n" if lines or result.findings() else "")
-            print(few.to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+            print(few.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3f}"))
             print(f"{rest}\n{result.caption()}")
         if self.json is not None and str(self.json) != "-":
             print(f"wrote {write_text(self.json, records + chr(10))}")

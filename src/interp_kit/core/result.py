@@ -92,12 +92,15 @@ class AbstractResult(ABC):
         """The few rows of the table that the findings rest on, as commands print them: the largest by the column
         `leading` if there is one, else the first; columns that are empty or say the same in every row are left out."""
         frame = self.to_frame()
-        rows = frame[frame[self.leading].notna()] if self.leading else frame
         if self.leading:
-            rows = rows.sort_values(self.leading, key=abs, ascending=False, kind="stable")
-        rows = rows.head(self.rows_shown)
-        telling = [c for c in rows if c in ("n", self.leading) or len(frame) < 2 or len(set(frame[c].map(str))) > 1]
-        return rows[telling].replace("", np.nan).dropna(axis=1, how="all").fillna("")
+            size = frame[self.leading].abs().to_numpy()
+            order = np.argsort(-size, kind="stable")  # nan at the end
+            rows = frame.iloc[order[: int(np.isfinite(size).sum())][: self.rows_shown]]
+        else:
+            rows = frame.head(self.rows_shown)
+        empty = {str(c) for c in rows if all(value is None or value in ("", -1) or value != value for value in rows[c])}
+        same = {str(c) for c in frame if len(frame) > 1 and len(set(frame[c].map(str))) == 1} - {"n", self.leading}
+        return rows.drop(columns=[c for c in rows if str(c) in empty | same])
 
     def heading(self) -> str:
         """Name the analysis, what it asked and of which model, as a heading of a report."""

@@ -109,7 +109,7 @@ class AblationResult(AbstractResult):
         c, by_example = self.config, self.effect.mean(1)
         clear, best = told(by_example), int(by_example.mean(1).argmax())
         lost = mean_of(by_example[best], "examples")
-        over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {self.fields[0]}"
+        over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
         most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
         if (self.effect >= 0).all() and c["metric"] == "kl":
             grows = most.format("grows")

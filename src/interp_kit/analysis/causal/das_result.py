@@ -176,7 +176,7 @@ class DASResult(AbstractResult):
         """See AbstractResult: the cells of largest gain, with their verdict."""
         order = np.argsort(-self.gain(), kind="stable")[: self.rows_shown]
         columns = ["layer", "position", "mean", "low", "high", "verdict"]
-        frame = self.to_frame().iloc[order * len(self.seeds)][columns].dropna(axis=1, how="all")
+        frame = pd.DataFrame(self.to_frame().iloc[order * len(self.seeds)][columns]).dropna(axis=1, how="all")
         return frame.assign(gain=self.gain()[order], n=len(self.seeds))
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -125,8 +125,9 @@ class LesionResult(AbstractResult):
         frame = self.to_frame()
         ends = frame["measure"].eq("accuracy") & frame["step"].isin([0, int(self.step[-1])])
         effects = frame["measure"].isin(["total effect", "direct effect", "repaired"])
-        grown = frame[frame["state"].eq("lesion less control")].sort_values("value", ascending=False).head(NOTED)
-        return pd.concat([frame[ends | effects], grown])
+        grown = pd.DataFrame(frame[frame["state"].eq("lesion less control")])
+        grown = grown.sort_values(by="value", ascending=False).head(NOTED)
+        return pd.concat([pd.DataFrame(frame[ends | effects]), grown])
 
     def to_try(self) -> dict[str, list[dict[str, Any]]]:
         """See AbstractResult: the lesion itself, before any training."""

@@ -136,7 +136,7 @@ class MechanismResult(AbstractResult):
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: accuracy, the conflict prompts, and the routes."""
         frame = self.to_frame()
-        return frame[frame["experiment"].isin(["accuracy", "conflict", "route"])]
+        return pd.DataFrame(frame[frame["experiment"].isin(["accuracy", "conflict", "route"])])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""

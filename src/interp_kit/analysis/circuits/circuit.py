@@ -175,7 +175,9 @@ class Circuit(AbstractResult):
         if len(self) == 0:
             return ()
         c, best = self.config, int(self.order()[0])
-        score = Estimate(abs(self.score[best]), *sorted(np.abs([self.low[best], self.high[best]])), self.n, "pairs")
+        sign = -1 if self.score[best] < 0 else 1
+        ends = (self.low[best], self.high[best]) if sign > 0 else (-self.high[best], -self.low[best])
+        score = Estimate(sign * self.score[best], ends[0], ends[1], self.n, "pairs")
         numbers = f"the {c['metric']} {self.words[int(self.score[best] < 0)]} by {score.short()} (n = {self.n} pairs)"
         if not self.clear[best]:
             return (f"No edge of {c['model']} can be told from none: at {self.edges[best]}, the largest, {numbers}.",)

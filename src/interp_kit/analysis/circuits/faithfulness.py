@@ -120,7 +120,7 @@ class FaithfulnessResult(AbstractResult):
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: one row per size, as a curve is read."""
         frame = self.to_frame().drop_duplicates("edges")
-        return frame[["edges", "faithfulness", "low", "high", "random", "random_high", "n"]]
+        return pd.DataFrame(frame[["edges", "faithfulness", "low", "high", "random", "random_high", "n"]])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The curve over the number of edges, with the random orders behind it."""

@@ -140,9 +140,8 @@ class SAEResult(AbstractResult):
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: held-out shares, beside PCA."""
         frame = self.to_frame()
-        return frame[frame["split"].isin(["held_out", "both"]) & (frame["metric"] != "cross-entropy")].dropna(
-            subset="value"
-        )
+        kept = frame["split"].isin(["held_out", "both"]) & (frame["metric"] != "cross-entropy") & frame["value"].notna()
+        return pd.DataFrame(frame[kept])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Variance explained and cross-entropy recovered, on both splits, beside PCA."""

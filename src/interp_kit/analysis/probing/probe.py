@@ -161,7 +161,7 @@ class ProbeResult(AbstractResult):
         best = [self._best(i) for i in range(len(self.labels))]
         numbers = [(i * rows + at[0]) * positions + at[1] for i, at in enumerate(best) if at is not None]
         columns = ["label", "cell", "position", "score", "raw_tokens", "untrained", "control_high", "null_high", "n"]
-        return frame.iloc[numbers][columns].dropna(axis=1, how="all")
+        return pd.DataFrame(frame.iloc[numbers][columns]).dropna(axis=1, how="all")
 
     def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:
         """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a
