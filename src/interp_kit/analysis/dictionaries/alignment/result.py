@@ -186,15 +186,16 @@ class AlignmentResult(AbstractResult):
         compared = np.isfinite(own) & np.isfinite(random)  # there are not always as many other features
         if not compared.any():
             return ("Whether features are used is not shown: no exchange has as many random features beside it.",)
-        best = int(np.where(compared, own, -np.inf).argmax())
         at = self.exchanged.index("features")
+        known = compared & np.isfinite(self.moved_low[:, at])
+        best = int(np.where(known if known.any() else compared, own, -np.inf).argmax())
         value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
         moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
         numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
         if low > max(0.0, float(random[best])):
-            return (f"The model uses the features {where}: exchanging them moves {numbers}.",)
-        return (f"No features are shown to be used: exchanging those {where} moves {numbers}, the most of all.",)
+            return (f"The model uses the features {where}: exchanging them moves {numbers}, the most of {len(own)}.",)
+        return (f"No features are shown to be used: exchanging those {where} moves {numbers}, the most of {len(own)}.",)
 
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: the classes that features tell best."""
