@@ -202,7 +202,7 @@ def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str, at: int | Non
         return
     straight = np.interp(seen[at, 0], seen[[0, -1], 0], seen[[0, -1], 1])
     above = bool(seen[at, 1] > straight)
-    ax.plot([x[at]], [y[at]], "o", ms=9, mfc="none", mec=SOFT, label="_nolegend_")
+    ax.scatter([x[at]], [y[at]], s=80, facecolors="none", edgecolors=SOFT)
     ax.annotate(
         text.format(x=x[at], y=y[at]), (x[at], y[at]), xytext=(8, -12 if above else 10), textcoords="offset points",
         ha="left", va="top" if above else "bottom", fontsize=9, color=SOFT,
