@@ -14,7 +14,7 @@ from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import ratio_interval, scope
 from interp_kit.engine.solved import said
-from interp_kit.models.circuit import EMBED, LOGITS, Edge
+from interp_kit.models.circuit import LOGITS, Edge, on_the_way
 from interp_kit.models.hooked_model import HookedModel, model_name
 
 if TYPE_CHECKING:
@@ -114,11 +114,8 @@ class Circuit(AbstractResult):
     def connected(self) -> "Circuit":
         """Without the edges that lie on no way from the embedding to the logits."""
         edges = self.edges
-        from_start, to_end = {EMBED}, {LOGITS}
-        for _ in self.nodes:
-            from_start |= {e.receiver for e in edges if e.sender in from_start}
-            to_end |= {e.sender for e in edges if e.receiver in to_end}
-        return self.take([i for i, e in enumerate(edges) if e.sender in from_start and e.receiver in to_end])
+        kept = set(on_the_way(edges))
+        return self.take([i for i, edge in enumerate(edges) if edge in kept])
 
     def node_scores(self) -> dict[str, float]:
         """Node -> sum of the scores of the edges that leave it; for gradients this is the node's own attribution

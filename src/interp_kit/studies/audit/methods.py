@@ -22,7 +22,7 @@ from interp_kit.analysis.causal.interchange import interchange
 from interp_kit.analysis.causal.patching import patch
 from interp_kit.analysis.circuits.acdc import acdc
 from interp_kit.analysis.circuits.direct_attribution import direct_logit_attribution, logit_lens
-from interp_kit.analysis.circuits.edge_scores import Method as EdgeMethod
+from interp_kit.analysis.circuits.edge_gradients import Method as EdgeMethod
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.dictionaries.alignment.detectors import Candidates, choose
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
