@@ -199,9 +199,10 @@ class Graph:
             senders = used.any(0).any(-1).nonzero()[:, 0].tolist()
             if senders:
                 assert reference is not None
-                change = torch.stack([reference[s] - outs[s] for s in senders])
-                axes = "gsrbp" if part.ndim > 3 else "gsr"
-                read = read + torch.einsum(f"{axes},sgbpd->rgbpd", part[:, senders].to(change), change)
+                read = read.expand(part.shape[2], *read.shape[1:]).clone()
+                for s in senders:  # one at a time: their changes, stacked, would take as much memory as all outputs
+                    share = part[:, s].movedim(1, 0).to(read)  # (receiver, graph, *where)
+                    read.addcmul_(share[(...,) + (None,) * (read.ndim - share.ndim)], reference[s] - outs[s])
         if probes is not None:
             read = read + probes[where.receivers][:, None]
         return read

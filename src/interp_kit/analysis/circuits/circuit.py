@@ -144,10 +144,14 @@ class Circuit(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        if c["analysis"] == "read_mib":
+            return f"{len(self)} edges of {c['model']}, with the scores of that file (no interval: it has none)."
         how = {"exact": "each patched alone", "acdc": f"kept by ACDC at {c.get('threshold')}"}
+        kept = c.get("ablation", "counterfactual")
+        carries = "the other run's value" if kept == "counterfactual" else f"what {kept} ablation gives"
         return (
             f"{len(self)} edges of {c['model']}, {how.get(c['method'], 'attributed by ' + c['method'].upper())}: by how"
-            f" much {c['metric']} falls where an edge carries the other run's value ({c['direction']}; n = {self.n}"
+            f" much {c['metric']} falls where an edge carries {carries} ({c['direction']}; n = {self.n}"
             f" independent pairs that differ in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
         )
 
@@ -158,5 +162,8 @@ class Circuit(AbstractResult):
             raise ValueError("a circuit without edges cannot be drawn")
         shown, c = self.top(min(len(self), SHOWN)), self.config
         more = f", the {len(shown)} largest of {len(self)} edges" if len(shown) < len(self) else ""
-        title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
-        return draw(shown.edges, shown.score, self.positions, title=title, label=f"fall of {c['metric']}", ax=ax)
+        title, label = f"{c['model']}{more}", "score"
+        if self.n:
+            title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
+            label = f"fall of {c['metric']}"
+        return draw(shown.edges, shown.score, self.positions, title=title, label=label, ax=ax)
