@@ -223,7 +223,7 @@ class Graph:
         return found
 
     def attended(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "head batch pos d_model"]:
-        """What the heads of a layer add, of given queries, keys and values, each (head, batch, pos, d_head)."""
+        """Outputs of the heads of a layer, of given queries, keys and values, each (head, batch, pos, d_head)."""
         return self._mixed(self.executor.layers[number], q[:, None], k[:, None], v[:, None])[:, 0]
 
     def _projected(self, layer: Layer, reads: Tensor) -> Tensor:

@@ -98,6 +98,7 @@ BAD: dict[str, tuple[tuple[str, ...], Any, str]] = {
     "an edge too few": (("edges", "m0->m1"), None, "has 109 edges"),
     "a score that is text": (("edges", "m0->m1", "score"), "1", "'score' is damaged"),
     "a mark that is a number": (("edges", "m0->m1", "in_graph"), 1, "'in_graph' is damaged"),
+    "a score beyond floats": (("edges", "m0->m1", "score"), 10**400, "larger than 1e"),
     "no score": (("edges", "m0->m1", "score"), None, "lacks score or in_graph"),
 }
 
@@ -135,8 +136,8 @@ def test_other_damage_is_refused_too(path: Path) -> None:
 @pytest.mark.usefixtures("unchecked")
 def test_what_a_file_cannot_hold_is_refused(latent: HookedTransformer, scored: Circuit, tmp_path: Path) -> None:
     pairs = ik.task_of(latent).pairs("newB", "newD")
+    by_position = ik.score_edges(latent, pairs, method="eap", by="position")
     with pytest.raises(ValueError, match="know no positions"):
-        by_position = ik.score_edges(latent, pairs, method="eap", by="position")
         ik.write_mib(by_position, tmp_path / "a.json", latent)
     with pytest.raises(ValueError, match="a circuit of boolean-latent@0, with 12 nodes, for boolean-gpt2"):
         ik.write_mib(scored, tmp_path / "a.json", ik.load("boolean-gpt2"))

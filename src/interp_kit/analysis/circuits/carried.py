@@ -1,5 +1,5 @@
-"""What edges carry in place of what their senders give: another run, an average, or nothing; and the metric where some
-edges carry it."""
+"""Values that edges carry in place of their senders' outputs: another run's, an average, or zero; and the metric of a
+model in which some edges carry them."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -16,7 +16,11 @@ from interp_kit.engine.metrics import Metric
 from interp_kit.models.circuit import Edge
 
 Ablation = Literal["counterfactual", "mean", "mean-pooled", "zero", "resample"]
-CONSTANT = ("mean", "mean-pooled", "zero")  # what is carried is the same for all texts, and is no run of the model
+CONSTANT = (
+    "mean",
+    "mean-pooled",
+    "zero",
+)  # carried values are the same for all texts, and come from no run of the model
 Carried = Callable[[Tensor], Tensor]  # rows of a batch -> (sender, row, pos, d_model) what senders give in another run
 
 
@@ -26,8 +30,8 @@ def outputs_of(graph: Graph, other: TokenBatch) -> Carried:
 
 
 def carried(graph: Graph, pairs: PairBatch, ablation: Ablation, *, seed: int = 0, memory: int = MEMORY) -> Carried:
-    """What ablated edges carry in the run of the clean texts. Positions of a model (not rotary ones) are no node: they
-    are the same in all runs, and "zero" and "mean-pooled" leave them in the embedding, as EAP-IG's code does.
+    """Values that ablated edges carry in the run of the clean texts. Learned positions belong to no node: they are the
+    same in all runs, and "zero" and "mean-pooled" leave them in the embedding, as EAP-IG's code does.
 
     Raises ValueError for texts of different form (mean, resample), or if resample has fewer than two pairs.
     """

@@ -4,7 +4,6 @@ github.com/hannamw/EAP-IG, which its submissions use): nodes "input", "a0.h1", "
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from interp_kit.models.circuit import EMBED, HEAD, LOGITS, MLP, Edge, edges, nod
 from interp_kit.models.hooked_model import HookedModel, model_name
 
 LIMIT = 512 * 2**20  # bytes
+LARGEST = 1e300  # score
 MOST = 1000  # layers, and heads of a layer
 
 
@@ -187,7 +187,7 @@ def _scored(value: Any, name: str, path: str | Path) -> _Scored:
     at = f"edge {name} of {path}"
     if not isinstance(value, dict) or not {"score", "in_graph"} <= set(value):
         raise ValueError(f"{at} lacks score or in_graph")
-    scored = _Scored(**check_fields(_Scored, {key: value[key] for key in ("score", "in_graph")}, at))
-    if not math.isfinite(scored.score):
-        raise ValueError(f"the score of {at} is {scored.score}")
-    return scored
+    fields = check_fields(_Scored, {key: value[key] for key in ("score", "in_graph")}, at)
+    if not abs(fields["score"]) < LARGEST:
+        raise ValueError(f"the score of {at} is {str(fields['score'])[:20]}, larger than {LARGEST:.0e}")
+    return _Scored(float(fields["score"]), fields["in_graph"])

@@ -1,5 +1,5 @@
-"""What each node is worth: exactly, by patching each alone, or attributed by one gradient, as AtP (Nanda 2023) and AtP*
-(Kramár et al. 2024, arXiv:2403.00745) do.
+"""Score of every node of a model: exactly, by patching each alone, or attributed by gradients, as AtP (Nanda 2023) and
+AtP* (Kramár et al. 2024, arXiv:2403.00745) do.
 """
 
 from collections.abc import Callable, Mapping, Sequence
