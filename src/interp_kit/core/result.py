@@ -46,6 +46,7 @@ _DEFINED_IN = {
     "LogitAttributionResult": "interp_kit.analysis.circuits.direct_attribution",
     "MechanismResult": "interp_kit.analysis.causal.mechanism",
     "ModelDiffResult": "interp_kit.analysis.comparison.model_diffing",
+    "NodeScores": "interp_kit.analysis.circuits.node_scores",
     "PatchingResult": "interp_kit.analysis.causal.patching",
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
