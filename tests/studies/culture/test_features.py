@@ -33,7 +33,9 @@ def study(model: Any) -> FeatureStudy:
         warnings.simplefilter("ignore")
         config = ik.SAEConfig(width=24, k=4, training_samples=4096, max_examples=24)
         sae = ik.train_sae(model, TASK, site="mlp_out.0", config=config, progress=False)
-        return examine_features(model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, steered=6, progress=False)
+        return examine_features(
+            model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, steered=6, progress=False
+        )
 
 
 def test_all_features_once_are_the_reconstruction(model: Any, study: FeatureStudy) -> None:
