@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 import interp_kit as ik
+from interp_kit.analysis.comparison.universality_result import UniversalityResult
 from interp_kit.analysis.dictionaries.sae import SAEResult
 
 SEEDS = (0, 1, 2)
@@ -33,6 +34,15 @@ def autoencoders(models: Sequence[Any], task: ik.AbstractTask, site: str) -> lis
         return [ik.train_sae(model, task, site=site, config=CONFIG, progress=False) for model in models]
 
 
+def _by_start(family: str, found: UniversalityResult) -> None:
+    """SFT and RL of one seed began as one network: their excess beside that of other pairs."""
+    if family == "cards":
+        pairs = found.by_pair("excess")
+        same = pairs["model"].str[-1] == pairs["in"].str[-1]
+        pairs = pairs.assign(start=same.map({True: "the same", False: "another"}))
+        print(pairs.groupby(["site", "start"])["excess"].agg(["mean", "min", "max", "count"]).round(3), flush=True)
+
+
 def main(family: str) -> None:
     torch.set_num_threads(1)
     models = [ik.load(name) for name in NETWORKS[family]]
@@ -45,12 +55,14 @@ def main(family: str) -> None:
     options: dict[str, Any] = {"within": "position", "tokens": TOKENS, "rotations": 2, "progress": False}
     features = ik.universality(models, batch, saes=saes, **options)
     print(features.to_frame().round(3).to_string(), flush=True)
-    pairs = features.by_pair("excess")
-    if family == "cards":  # sft and rl of one seed began as one network
-        same = pairs["model"].str[-1] == pairs["in"].str[-1]
-        print(pairs.assign(start=same.map({True: "the same", False: "another"})).groupby("start")["excess"].describe())
-    print(pairs.round(3).to_string(), flush=True)
+    _by_start(family, features)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        again = ik.train_sae(models[0], task, site=SITES[family], config=CONFIG, seed=1, progress=False)
+    ceiling = ik.universality([models[0], models[0]], batch, saes=[saes[0], again], **options)
+    print("two autoencoders of one network, the ceiling:", ceiling.by_pair("excess")["excess"].round(3).tolist())
     neurons = ik.universality(models, batch, site="mlp_post", **{**options, "tokens": 1500})
+    _by_start(family, neurons)
     frame = neurons.to_frame()
     with pd.option_context("display.width", 200):
         print(frame[frame["measure"].isin(["excess", "CKA", "universal share"])].round(3).to_string(), flush=True)
