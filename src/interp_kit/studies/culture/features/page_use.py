@@ -38,14 +38,24 @@ def use_findings(study: "FeatureStudy") -> tuple[str, ...]:
 
 def _steered_finding(one: Steering) -> str:
     shares, p = one.held_out()
+    if not shares[FEATURES].value and not (one.answers[0] == 2).any():
+        return (
+            f"Steered to {one.goal}, no answer follows, at any number of features or factor (n ="
+            f" {one.answers.shape[-1]} quizzes): not above the control."
+        )
     size, factor = one.best()
     gained = p < SURE and shares[FEATURES].value > shares[RANDOM].value
+    count = f"{_count(one.sizes[size])} times {one.factors[factor]:g}"
     return (
-        f"Steered to {one.goal} by {one.sizes[size]} features times {one.factors[factor]:g}, {shares[FEATURES]} of"
-        f" the answers follow; by as many random ones of the same length {shares[RANDOM].value:.2f}, in an untrained"
-        f" network {shares[UNTRAINED].value:.2f}: {'above' if gained else 'not above'} the control (sign test, p ="
-        f" {p:.2g})."
+        f"Steered to {one.goal} by {count}, {one.length[size] * one.factors[factor]:.1f} times as long as the site is,"
+        f" {shares[FEATURES]} of the answers follow; by as many random ones of the same length"
+        f" {shares[RANDOM].value:.2f}, in an untrained network {shares[UNTRAINED].value:.2f}:"
+        f" {'above' if gained else 'not above'} the control (sign test, p = {p:.2g})."
     )
+
+
+def _count(size: int) -> str:
+    return f"{size} feature{'s' * (size > 1)}"
 
 
 def use_sections(study: "FeatureStudy") -> tuple[Section, ...]:
@@ -84,7 +94,7 @@ def _changed(found: TransformCells) -> Section:
 
 
 def _steering(one: Steering) -> Section:
-    names = [f"{size} features, x {factor:g}" for size in one.sizes for factor in one.factors]
+    names = [f"{_count(size)}, x {factor:g}" for size in one.sizes for factor in one.factors]
     series = {}
     for arm in ARMS:
         shares = [one.share(arm, i, j) for i in range(len(one.sizes)) for j in range(len(one.factors))]
