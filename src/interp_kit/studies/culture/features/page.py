@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.reports.plotting import heatmap, new_axes
+from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.features.page_use import use_findings, use_sections
 from interp_kit.studies.culture.features.study import FACTORS, SIZES, Card, FeatureStudy
@@ -59,7 +59,8 @@ def _kept(study: FeatureStudy) -> Section:
         y_label="features written per token",
     )
     for (y, x), value in np.ndenumerate(study.recovered):
-        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
+        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                  color=OVER_DARK if value < 0.6 else OVER_LIGHT)  # fmt: skip
     rows = [
         {"features": size, "multiplier": factor, "recovered": study.recovered[i, j], "low": study.low[i, j],
          "high": study.high[i, j]}
@@ -124,7 +125,13 @@ def _map(card: Card) -> Axes:
     for grid in range(4):
         wide[:, grid * 11 : grid * 11 + 10] = card.place[grid]
     axes = new_axes(6.4, 2.0)
-    drawn = axes.imshow(np.ma.masked_invalid(wide), cmap="viridis", vmin=0, vmax=max(float(card.place.max()), 1e-9))
+    drawn = axes.imshow(
+        np.ma.masked_invalid(wide),
+        cmap="viridis",
+        interpolation="none",
+        vmin=0,
+        vmax=max(float(card.place.max()), 1e-9),
+    )
     axes.figure.colorbar(drawn, ax=axes, label="mean activation", fraction=0.02)
     axes.set_xticks([grid * 11 + 4.5 for grid in range(4)], [f"{name} grid" for name in GRID_NAMES])
     axes.set_yticks([])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from interp_kit.reports.plotting import intervals, new_axes
+from interp_kit.reports.plotting import SOFT, intervals, new_axes
 from interp_kit.reports.report import Figure, Section, Table
 from interp_kit.studies.culture.features.steering import ARMS, FEATURES, RANDOM, UNTRAINED, Steering
 from interp_kit.studies.culture.features.transform import VISIBLE, TransformCells
@@ -131,8 +131,8 @@ def _written(study: "FeatureStudy") -> Section:
         xlabel="skewness over tokens", ylabel="kurtosis over tokens",
     )  # fmt: skip
     low, high = np.quantile(found.random_moments[:, 2], (0.025, 0.975))
-    axes.axhspan(low, high, color="#999999", alpha=0.3, linewidth=0)
-    axes.axhline(3, color="#555555", linestyle="--", linewidth=1)
+    axes.axhspan(low, high, color=SOFT, alpha=0.2, linewidth=0)
+    axes.axhline(3, color=SOFT, linestyle="--", linewidth=1)
     return Section(
         "Features and the vocabulary",
         ("A feature of one colour has a high kurtosis: positive skewness raises it, negative lowers it.",),
