@@ -59,9 +59,11 @@ _DEFINED_IN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AbstractResult(ABC):
-    """Base of every result. `config` is what made it: model, task, options, as JSON values.
+    """Base of every result. `config` is what made it: analysis (the function's name, which a report's heading shows),
+    model, task, options, as JSON values.
 
     Fields of subclasses are numpy arrays, JSON values, Estimates, or tuples and string-keyed mappings of those.
+    Arrays should be C-contiguous, as `save` makes them so: sums in another order differ in the last digit.
     """
 
     leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked
