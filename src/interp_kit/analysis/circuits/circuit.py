@@ -165,7 +165,7 @@ class Circuit(AbstractResult):
 
     @property
     def carried(self) -> str:
-        """What an edge that is scored carries in place of its own value."""
+        """Value that an edge that is scored carries in place of its own value."""
         kept = self.config.get("ablation", "counterfactual")
         return "the other run's value" if kept == "counterfactual" else f"what {kept} ablation gives"
 
