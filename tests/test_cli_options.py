@@ -48,6 +48,7 @@ WORK = {
     "interp_kit.studies.graphs.generation_command": ("main",),
     "interp_kit.studies.culture.training.turns": ("train",),
     "interp_kit.playground.page": ("write_playground",),
+    "interp_kit.cli.completion": ("script",),
 }
 # What is needed beside an option for it to mean something, or to be allowed.
 BESIDE: dict[tuple[str, str], list[str]] = {
@@ -64,10 +65,10 @@ REQUIRED = {
     "playground": ["a-model"], "lesion": ["a-model", "--cut", "L0H1"],
     "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
-    "traces": ["{}/generations.jsonl", "--questions", "{}/test.parquet"],
+    "traces": ["{}/generations.jsonl", "--questions", "{}/test.parquet"], "completion": ["bash"],
 }  # fmt: skip
 OTHERS: dict[str, Any] = {
-    "preset": "long", "variant": "specific",
+    "shell": "zsh", "preset": "long", "variant": "specific",
     "task": "induction", "device": "cpu:0", "labels": ("newA", "sum1"), "sites": ("z", "mlp_out"),
     "positions": ("D", "newB"),
     "permutations": 7, "seed": 11, "variable": "newA", "target": "newC", "hold": ("A", "B"), "completion": "clean",

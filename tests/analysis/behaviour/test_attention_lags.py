@@ -99,7 +99,10 @@ def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) 
     np.testing.assert_allclose(again["low"], once["low"], atol=1e-6)
 
 
-@pytest.mark.parametrize(("lags", "message"), [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500"), (1, "lags is 1; expected")])
+@pytest.mark.parametrize(
+    ("lags", "message"),
+    [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500"), (1, "lags is 1; expected")],
+)
 def test_lags_that_cannot_be_measured(
     tiny_model: MakeModel, batch: TokenBatch, lags: tuple[int, ...], message: str
 ) -> None:

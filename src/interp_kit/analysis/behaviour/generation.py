@@ -27,7 +27,7 @@ from interp_kit.engine.weight_edits import edited_weights
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
-from interp_kit.reports.plotting import intervals, new_axes
+from interp_kit.reports.plotting import SOFT, intervals, new_axes
 
 INTACT = "intact"
 
@@ -129,7 +129,7 @@ class Generations(AbstractResult):
             (0.2, self.edited_logits, condition, "#E69F00"),
         ):
             ax.bar(where + offset, logits[c, row], 0.4, label=label, color=colour)
-        ax.axhline(0, color="#555555", linewidth=0.8)
+        ax.axhline(0, color=SOFT, linewidth=0.8)
         ax.set_xticks(where, self.vocabulary)
         name = self.names[at] if at < len(self.names) else str(at)
         true = self.vocabulary[int(self.truth[row, at])]

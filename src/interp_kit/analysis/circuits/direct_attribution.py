@@ -3,7 +3,7 @@ direct logit attribution (Elhage et al. 2021) and the logit lens (nostalgebraist
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import mean_interval, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope
+from interp_kit.core.stats.told import out_of, told
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model
@@ -34,6 +35,7 @@ class LogitAttributionResult(AbstractResult):
     to the model's own logit difference; mean, low, high: (component,) with 95 % interval over independent examples.
     """
 
+    leading: ClassVar[str] = "logits"
     component: tuple[str, ...]
     values: np.ndarray
     mean: np.ndarray
@@ -44,7 +46,7 @@ class LogitAttributionResult(AbstractResult):
     @property
     def n(self) -> int:
         """Independent examples: pairs that share a text are one."""
-        return int(self.config.get("n", self.values.shape[-1]))
+        return _by_unit(self.values, self.config).shape[-1]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per component."""
@@ -59,6 +61,16 @@ class LogitAttributionResult(AbstractResult):
             f"{scope(self.config)}; 95 % intervals; together"
             f" {self.mean.sum():.2f}, the model's own)."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the component that adds most by itself."""
+        clear, best, n = told(_by_unit(self.values, self.config)), int(np.abs(self.mean).argmax()), self.n
+        share = Estimate(self.mean[best], self.low[best], self.high[best], n, "examples").short()
+        text = f"{self.component[best]} adds {share} to the {self.config['metric']}, of {self.mean.sum():.2f} in all"
+        if not clear[best]:
+            return (f"No component adds what can be told from 0 directly; the most, {text} (n = {n}).",)
+        counts = out_of(int(clear.sum()), len(self.component), "components")
+        return (f"Directly, {text}, the most (n = {n}); told from 0: {counts} (Holm's correction).",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Components as points with intervals, 0 marked."""
@@ -76,6 +88,7 @@ class LensResult(AbstractResult):
     examples.
     """
 
+    leading: ClassVar[str] = "value"
     layer: tuple[str, ...]
     position: tuple[str, ...]
     values: np.ndarray
@@ -87,7 +100,7 @@ class LensResult(AbstractResult):
     @property
     def n(self) -> int:
         """Independent examples: pairs that share a text are one."""
-        return int(self.config.get("n", self.values.shape[-1]))
+        return _by_unit(self.values, self.config).shape[-1]
 
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and position."""
@@ -111,6 +124,23 @@ class LensResult(AbstractResult):
             " intervals in the table)."
             " What can be read there need not be used."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the layer from which the answer can be read, at the position that shows it best."""
+        if "logit difference" not in str(self.config["metric"]):
+            return ()
+        n, at = self.n, int(self.mean[-1].argmax())
+        clear = told(_by_unit(self.values[:, at], self.config)) & (self.mean[:, at] > 0)
+        first = len(clear) - int(np.append(~clear[::-1], True).argmax())
+        last, here = (
+            Estimate(self.mean[i, at], self.low[i, at], self.high[i, at], n, "examples").short()
+            for i in (-1, min(first, len(clear) - 1))
+        )
+        ends = f"the {self.config['metric']} is {last} after the last block (n = {n})"
+        if first == len(clear):
+            return (f"The answer cannot be read at {self.position[at]} after the last block: {ends}.",)
+        name = "the embedding" if first == 0 else self.layer[first]
+        return (f"The answer can be read at {self.position[at]} from {name} on, with {here} there; {ends}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Layers by position, centred on 0."""
@@ -234,6 +264,14 @@ def _measured(
     return side, metric, units
 
 
+def _by_unit(values: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+    """(..., unit) means over the examples of each independent unit."""
+    if "units" not in config:
+        return values
+    units = np.array(config["units"])
+    return np.stack([values[..., units == unit].mean(-1) for unit in np.unique(units)], -1)
+
+
 def _over(values: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over examples with its interval over their units."""
     if len(np.unique(units)) == len(units):
@@ -241,14 +279,11 @@ def _over(values: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return ratio_interval(values, np.ones(len(units)), groups=units)
 
 
-def _config(
-    model: HookedModel, side: TokenBatch, metric: Metric, units: np.ndarray, analysis: str
-) -> dict[str, Any]:
+def _config(model: HookedModel, side: TokenBatch, metric: Metric, units: np.ndarray, analysis: str) -> dict[str, Any]:
     return {
         "analysis": analysis,
         "model": model_name(model),
         "task": side.task,
         "whole": side.whole,
         "metric": metric.name,
-        "n": len(np.unique(units)),
-    }
+    } | ({} if len(np.unique(units)) == len(units) else {"units": units.tolist()})

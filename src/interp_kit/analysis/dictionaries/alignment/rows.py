@@ -61,9 +61,7 @@ def classes_at(place: Place, name: str, batch: TokenBatch, permutations: int, se
     rows = []
     for i, (value, label) in enumerate(found.items()):
         seeds = np.random.default_rng(derive_seed(seed, "permutation", place.position, name, value))
-        null = permuted(
-            place.ranks[0][FEATURE], place.ranks[1][FEATURE], (label[by], label[~by]), permutations, seeds
-        )
+        null = permuted(place.ranks[0][FEATURE], place.ranks[1][FEATURE], (label[by], label[~by]), permutations, seeds)
         by_chance = float(np.percentile(null.here, 95)), float(null.there.mean())
         here_picked = {method: (int(which[i]), float(area[i])) for method, (which, area) in picks.items()}
         fires = tuple(firing if len(labels) == 1 else firing[i : i + 1])

@@ -94,9 +94,7 @@ def split(
     return Split(features, areas, missed, wilson(int(taken.sum()), int(wanted.sum())), absorber)
 
 
-def chance_area(
-    codes: Float[np.ndarray, "every width"], choosing: Bool[np.ndarray, " every"], null: Permuted
-) -> float:
+def chance_area(codes: Float[np.ndarray, "every width"], choosing: Bool[np.ndarray, " every"], null: Permuted) -> float:
     """95th percentile, over permuted labels, of the largest area among the sparse probes: the same search, with the
     feature that is chosen under the same labels as the main one."""
     labels = np.empty((len(null.chosen), len(codes)), dtype=bool)

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.dictionaries.alignment.result import USED
-from interp_kit.reports.plotting import heatmap, new_axes
+from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, SOFT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.features.study import FACTORS, SIZES, Card, FeatureStudy
 from interp_kit.tasks.culture.figures import plot_quizzes
@@ -62,7 +62,8 @@ def _kept(study: FeatureStudy) -> Section:
         y_label="features written per token",
     )
     for (y, x), value in np.ndenumerate(study.recovered):
-        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
+        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                  color=OVER_DARK if value < 0.6 else OVER_LIGHT)  # fmt: skip
     rows = [
         {"features": size, "multiplier": factor, "recovered": study.recovered[i, j], "low": study.low[i, j],
          "high": study.high[i, j]}
@@ -111,7 +112,7 @@ def _written(study: FeatureStudy) -> Section:
         title=f"What features add to the logits (n = {int(study.alive.sum())} live features)",
         xlabel="skewness over tokens", ylabel="kurtosis over tokens",
     )  # fmt: skip
-    axes.axhline(3, color="#555555", linestyle="--", linewidth=1)
+    axes.axhline(3, color=SOFT, linestyle="--", linewidth=1)
     return Section(
         "Features and the vocabulary",
         ("A feature of one colour has a high kurtosis: positive skewness raises it, negative lowers it.",),
@@ -144,7 +145,13 @@ def _map(card: Card) -> Axes:
     for grid in range(4):
         wide[:, grid * 11 : grid * 11 + 10] = card.place[grid]
     axes = new_axes(6.4, 2.0)
-    drawn = axes.imshow(np.ma.masked_invalid(wide), cmap="viridis", vmin=0, vmax=max(float(card.place.max()), 1e-9))
+    drawn = axes.imshow(
+        np.ma.masked_invalid(wide),
+        cmap="viridis",
+        interpolation="none",
+        vmin=0,
+        vmax=max(float(card.place.max()), 1e-9),
+    )
     axes.figure.colorbar(drawn, ax=axes, label="mean activation", fraction=0.02)
     axes.set_xticks([grid * 11 + 4.5 for grid in range(4)], [f"{name} grid" for name in GRID_NAMES])
     axes.set_yticks([])
