@@ -164,7 +164,9 @@ def check_effects(model: Any, task: BooleanTask) -> None:
         assert moved(model, pairs, edge) == pytest.approx(expected, abs=0.04), edge
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize(
+    "mechanism", [pytest.param(one, marks=[] if one == "redundant" else [pytest.mark.slow]) for one in MECHANISMS]
+)
 def test_every_edge_moves_the_answer_as_planned(mechanism: Mechanism) -> None:
     check_effects(small(mechanism), SMALL)
 
