@@ -422,5 +422,5 @@ def test_a_small_true_spread_has_an_interval() -> None:
 def test_bounds_clip_an_interval() -> None:
     values = np.array([0.0, 1, 1, 1, 1, 1, 1, 1])
     assert mean_interval(values)[2] > 1
-    assert mean_interval(values, bounds=(0, 1))[2] == 1
-    assert np.isnan(mean_interval(np.ones(8), bounds=(0, 1))[2])
+    assert mean_interval(values, bounds=(0.0, 1.0))[2] == 1
+    assert np.isnan(mean_interval(np.ones(8), bounds=(0.0, 1.0))[2])
