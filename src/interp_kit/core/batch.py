@@ -213,8 +213,11 @@ class TokenBatch:
             whole=self.whole and len(index.unique()) == len(self),
         )
 
+    @torch.inference_mode(False)  # gradients may pass by what is made of it
     def to(self, device: str | torch.device) -> "TokenBatch":
-        """The batch on another device."""
+        """The batch on another device; itself if it is there."""
+        if self.tokens.device == torch.device(device):
+            return self
         return replace(
             self,
             tokens=self.tokens.to(device),

@@ -250,13 +250,13 @@ def _check_finite(logits: Tensor, rows: Tensor, t: int) -> None:
         raise FloatingPointError(f"row {row}, position {t - 1}: the model gives nan or infinite logits")
 
 
-@on_model(shared=True)
 def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
     The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
     it, and edits at later positions find their place. Rows may differ in length. Raises ValueError if the texts
-    exceed the model's context; FloatingPointError where a logit is nan or infinite.
+    exceed the model's context; FloatingPointError where a logit is nan or infinite. The texts lie where the batch does,
+    whatever device the model is on.
     """
     check_meeting(model, batch, TokenBatch)
     free = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) >= batch.prompt_length[:, None]

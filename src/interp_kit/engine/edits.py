@@ -8,6 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_kit.core.config import check_choice, check_count, check_names, expect, one_or_more
+from interp_kit.core.following import Follows
 from interp_kit.engine.sites import WEIGHTS, check_layer, has_heads, layers_of, parse_site
 from interp_kit.engine.sources import Add as Add
 from interp_kit.engine.sources import Copy as Copy
@@ -23,7 +24,7 @@ from interp_kit.models.hooked_model import HookedModel
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Follows):
     """One intervention: where, and what is written there.
 
     site: in any spelling of `engine.sites.parse_site` ("z" with a layer, "z.0", "blocks.0.attn.hook_z"), kept as a key

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
+from interp_kit.core.following import Moved
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits
@@ -25,7 +26,7 @@ from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.inputs import whole_text
 from interp_kit.engine.metrics import Metric
 from interp_kit.engine.weight_edits import applied
-from interp_kit.models.hold import held, on_model, plain, using
+from interp_kit.models.hold import device_of, held, on_model, plain, using
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting
 
@@ -228,6 +229,9 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
             "the model is compiled, and compiled code does not see edits: give model._orig_mod, and call that"
         )
     with held(model, block=True):
+        if (device := device_of(model)) is not None:
+            moved = Moved(device)
+            batch, group = moved(batch), moved(group)
         with using(model, causal=False), torch.no_grad():  # not inference_mode: the caller may want gradients
             check_edits(model, batch, [group])
             hooks = Engine(model, batch).hooks(group)
