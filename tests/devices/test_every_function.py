@@ -2,7 +2,7 @@
 gives on the processor. The card is pretended (`pretend.py`)."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +12,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pretend import Card, OnCard, card
+import torch.nn.functional as F
+from pretend import OnCard, card
+from torch import Tensor
 
 import interp_kit as ik
+from interp_kit.core.following import Moved
+from interp_kit.engine.fast import write
+from interp_kit.engine.fast.forward import Executor
+from interp_kit.engine.metrics import AtField
+from interp_kit.engine.sources.named import Mean
 from interp_kit.models.convert import hooked_transformer
 
 RANDOM = ik.Edit("mlp_out", 0, ik.Zero())
@@ -91,7 +98,8 @@ def swept(w: World) -> list[Any]:
     metrics = [ik.logit_difference(w.pairs), ik.kl("newD"), ik.accuracy("newD"), ik.probability(w.pairs)]
     found = ik.sweep(w.model, corrupt, edits, metrics, other=clean, unedited=[ik.log_probability()], progress=False)
     hooked = ik.sweep(w.model, corrupt, [edits[6], edits[7]], ik.exact_match(), progress=False)
-    assert found.by_hooks == 2
+    assert found.by_hooks == (2 if w.dtype == torch.float32 else len(edits))
+    assert {one.dtype for one in (found.values, found.baseline, hooked.values)} == {np.dtype("float32")}
     return [found.values, found.baseline, found.other, found.unedited, hooked.values]
 
 
@@ -148,8 +156,8 @@ def features(w: World) -> list[Any]:
 # name -> what it is tried with; gives results, arrays and tensors to be compared
 RUNS: dict[str, Callable[[World], Any]] = {
     "ablate": lambda w: [
-        ik.ablate(w.model, w.batch, kind=kind, units=["head", "mlp", "attention", "layer", "neuron"])
-        for kind in ("zero", "mean", "resample")
+        ik.ablate(w.model, w.batch, kind=kind, units=units, fields=["newD"])
+        for kind, units in (("zero", ["neuron"]), ("mean", ["head", "mlp"]), ("resample", ["attention", "layer"]))
     ],
     "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e-5),
     "align_features": lambda w: ik.align_features(
@@ -234,12 +242,6 @@ def near(name: str, found: np.ndarray, expected: np.ndarray) -> None:
         assert pd.Series(found.ravel()).equals(pd.Series(expected.ravel())), name
 
 
-@pytest.fixture
-def gpu() -> Iterator[Card]:
-    with card() as mode:
-        yield mode
-
-
 def test_every_public_name_is_here() -> None:
     assert set(RUNS) | NO_MODEL == set(ik.__all__)
     assert not set(RUNS) & NO_MODEL
@@ -258,3 +260,59 @@ def test_a_model_on_a_card_with_examples_on_the_processor(name: str, task: ik.Bo
         assert {type(weight) for weight in world.model.parameters()} == {OnCard}
         found = RUNS[name](world)
     compared(name, found, expected)
+
+
+# what a careless change would do -> functions that must notice
+FAULTS: dict[str, tuple[Any, str, Callable[..., Any], list[str]]] = {
+    "batches stay where they are": (
+        Moved, "__call__", lambda self, value: value,
+        ["ablate", "direct_logit_attribution", "harvest", "patch", "score_edges", "sweep"],
+    ),
+    "answers stay on the processor": (
+        AtField, "right_of", lambda self, batch: batch.answer[self.field].cpu(), ["ablate", "logit_lens", "sweep"],
+    ),
+    "logits go to the processor": (
+        Executor, "read_out", lambda self, x: F.linear(self.norm(x), *self.unembed).cpu(), ["patch", "score_edges"],
+    ),
+    "positions are found on the processor": (
+        write, "position_of", lambda edit, batch: position_of(edit, batch).cpu(), ["sweep"],
+    ),
+    "means are made on the processor": (
+        Mean, "reference", lambda self, *given: reference(self, *given).cpu(), ["ablate", "sweep"],
+    ),
+    "numbers are read past the processor": (
+        Tensor, "cpu", lambda self: self, ["evaluate", "harvest_to", "probe", "sweep"],
+    ),
+}  # fmt: skip
+position_of, reference = write.position_of, Mean.reference
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_noticed(
+    fault: str, task: ik.BooleanTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where, attribute, faulty, names = FAULTS[fault]
+    with card():
+        world = World(task, tmp_path, "cuda")
+        assert world.model and world.pairs
+        monkeypatch.setattr(where, attribute, faulty)
+        for name in names:
+            with pytest.raises((RuntimeError, TypeError), match="device"):
+                RUNS[name](world)
+
+
+COARSE = ("evaluate", "harvest", "sweep")  # the others take seconds by hooks
+OWN_DTYPE = {"acdc", "direct_logit_attribution", "faithfulness", "logit_lens", "path_patch", "score_edges", "write_playground"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in COARSE else pytest.param(name, marks=pytest.mark.slow) for name in sorted(RUNS)]
+)
+def test_in_bfloat16_a_function_runs_or_says_that_it_does_not(name: str, task: ik.BooleanTask, tmp_path: Path) -> None:
+    with card():
+        world = World(task, tmp_path, "cuda", torch.bfloat16)
+        if name not in OWN_DTYPE:
+            RUNS[name](world)
+            return
+        with pytest.raises(ValueError, match=r"dtype is torch\.bfloat16"):
+            RUNS[name](world)
