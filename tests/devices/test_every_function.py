@@ -17,7 +17,7 @@ from pretend import OnCard, card
 from torch import Tensor
 
 import interp_kit as ik
-from interp_kit.core.following import Moved
+from interp_kit.models.following import Moved
 from interp_kit.engine.fast import write
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.metrics import AtField

@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_kit.core.config import check_choice, check_count, check_names, expect, one_or_more
-from interp_kit.core.following import Follows
+from interp_kit.models.following import Follows
 from interp_kit.engine.sites import WEIGHTS, check_layer, has_heads, layers_of, parse_site
 from interp_kit.engine.sources import Add as Add
 from interp_kit.engine.sources import Copy as Copy

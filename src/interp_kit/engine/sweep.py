@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
-from interp_kit.core.following import Moved
+from interp_kit.models.following import Moved
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from interp_kit.core.following import Moved
+from interp_kit.models.following import Moved
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_model
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.following import Follows
+from interp_kit.models.following import Follows
 
 Position = str | int | None
 
