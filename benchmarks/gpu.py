@@ -1,4 +1,4 @@
-"""What a graphics card gives: `python -m benchmarks.gpu` takes less than four minutes on one and prints what RESULTS.md
+"""Speed of a graphics card: `python -m benchmarks.gpu` takes less than four minutes on one and prints what RESULTS.md
 takes, with the card's name.
 
 First, everything is compared with the processor: no number may differ by more than 1e-3. Then patching and ranking

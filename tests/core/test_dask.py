@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.slow
-PROGRAM = '''
+PROGRAM = """
 import json, operator, os, sys
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ if __name__ == "__main__":
     merged, alone = audit(pieces=folder / "audit", **options), audit(**options)
     found["audit"] = [bool((getattr(merged, n) == getattr(alone, n)).all()) for n in ("auroc", "control", "forwards")]
     print(json.dumps(found))
-'''
+"""
 
 
 def test_two_workers_of_dask(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ every operation runs on the processor, after a check of where its tensors say th
 against FakeTensorMode's.
 """
 
-
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +37,13 @@ WAITS = {
     aten.repeat_interleave.Tensor,
 }  # fmt: skip
 # Beside the pointwise ones, operations that take one number of the processor.
-TAKES_NUMBER = {aten.where.self, aten.masked_fill.Tensor, aten.masked_fill_.Tensor, aten.fill_.Tensor, aten.lift_fresh.default}
+TAKES_NUMBER = {
+    aten.where.self,
+    aten.masked_fill.Tensor,
+    aten.masked_fill_.Tensor,
+    aten.fill_.Tensor,
+    aten.lift_fresh.default,
+}
 # What stands in these, nobody may read: so it is made to be noticed.
 EMPTY = {
     aten.empty.memory_format, aten.empty_like.default, aten.new_empty.default, aten.empty_strided.default,
@@ -108,7 +113,7 @@ class Names(TorchFunctionMode):
         given = (args, kwargs or {})
         if func is torch.device:
             return func(*args, **given[1])
-        former, Names.meta = Names.meta, Names.meta or kwargs is not None and str(kwargs.get("device")) == "meta"
+        former, Names.meta = Names.meta, Names.meta or (kwargs is not None and str(kwargs.get("device")) == "meta")
         try:
             args, kwargs = named(given)
             if func is Tensor.new_tensor and isinstance(args[0], OnCard):

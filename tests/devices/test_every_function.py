@@ -17,12 +17,12 @@ from pretend import OnCard, card
 from torch import Tensor
 
 import interp_kit as ik
-from interp_kit.models.following import Moved
 from interp_kit.engine.fast import write
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.metrics import AtField
 from interp_kit.engine.sources.named import Mean
 from interp_kit.models.convert import hooked_transformer
+from interp_kit.models.following import Moved
 
 RANDOM = ik.Edit("mlp_out", 0, ik.Zero())
 
@@ -288,9 +288,7 @@ position_of, reference = write.position_of, Mean.reference
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_is_noticed(
-    fault: str, task: ik.BooleanTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_is_noticed(fault: str, task: ik.BooleanTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     where, attribute, faulty, names = FAULTS[fault]
     with card():
         world = World(task, tmp_path, "cuda")
@@ -302,7 +300,15 @@ def test_a_fault_is_noticed(
 
 
 COARSE = ("evaluate", "harvest", "sweep")  # the others take seconds by hooks
-OWN_DTYPE = {"acdc", "direct_logit_attribution", "faithfulness", "logit_lens", "path_patch", "score_edges", "write_playground"}
+OWN_DTYPE = {
+    "acdc",
+    "direct_logit_attribution",
+    "faithfulness",
+    "logit_lens",
+    "path_patch",
+    "score_edges",
+    "write_playground",
+}
 
 
 @pytest.mark.parametrize(

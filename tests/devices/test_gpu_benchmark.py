@@ -1,6 +1,5 @@
 """The script for a graphics card: on the processor, and on the pretended card, whose times mean nothing."""
 
-import sys
 from pathlib import Path
 
 import pytest

@@ -53,7 +53,9 @@ def test_a_patch_of_more_positions_waits_for_each_position_once(task: ik.Boolean
     with card() as mode:
         model, pairs = small(task), task.pairs("newB", "newD", limit=8)
         few = counted(mode, lambda: ik.patch(model, pairs, sites=["resid_pre"], positions=AT))
-        many = counted(mode, lambda: ik.patch(model, pairs, sites=["resid_pre", "z", "mlp_out", "resid_mid"], positions=AT))
+        many = counted(
+            mode, lambda: ik.patch(model, pairs, sites=["resid_pre", "z", "mlp_out", "resid_mid"], positions=AT)
+        )
     assert many["copies"] == few["copies"]
     assert many["waits"] <= few["waits"] + 16  # four groups of copies that are written together, each once
 
@@ -71,9 +73,7 @@ def test_ablating_neurons_waits_no_more_than_ablating_heads(task: ik.BooleanTask
 def test_decoding_copies_once_per_batch(task: ik.BooleanTask) -> None:
     with card() as mode:
         model, tokens = small(task), task.batch(task.enumerate()).tokens[:, :20]
-        few, many = (
-            counted(mode, lambda n=n: ik.decode(model, tokens, torch.arange(20) >= 20 - n)) for n in (2, 12)
-        )
+        few, many = (counted(mode, lambda n=n: ik.decode(model, tokens, torch.arange(20) >= 20 - n)) for n in (2, 12))
     assert many == few
 
 

@@ -1,4 +1,4 @@
-"""Shards killed with -9 at random moments and started again: `python shards.py KIND:N …` prints a line of JSON per case.
+"""Shards killed with -9 at random moments and started again: `python shards.py KIND:N …` prints JSON, a line per case.
 
 A case makes everything once in one process, unkilled. Then N processes have a shard each; every one is killed twice at
 a moment drawn anew, and then runs to its end. What they made together must be the same, byte for byte.

@@ -76,7 +76,7 @@ class Pieces:
         return [number for number in range(len(self.names)) if not self.path(number).exists()]
 
     def read(self) -> list[Any]:
-        """What the function gave, piece after piece. Raises ValueError if one is missing, damaged or of other work."""
+        """Read the results, piece after piece. Raises ValueError if one is missing, damaged or of other work."""
         self._check(self.folder / INDEX)
         if missing := self.missing():
             raise ValueError(f"{self.folder}: {len(missing)} of {len(self.names)} pieces are missing; make them first")
@@ -84,7 +84,7 @@ class Pieces:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the folder says of itself."""
+        """Facts that the folder holds about itself."""
         return {"what": self.what, "version": version("interp-kit"), "pieces": list(self.names)}
 
     @property
@@ -118,7 +118,7 @@ class Pieces:
         try:
             with safe_open(check_regular(path), framework="np") as file:
                 marks = parse_json((file.metadata() or {}).get(MARKS, "null"), path)
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if not isinstance(marks, dict) or (marks.get("number"), marks.get("of")) != (number, self.digest):
                 raise ValueError("it is a piece of other work")
             if marks.get("sum") != _sum(marks["value"], arrays):

@@ -8,7 +8,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from interp_kit.core.config import check_choice, check_count, check_names, expect, one_or_more
-from interp_kit.models.following import Follows
 from interp_kit.engine.sites import WEIGHTS, check_layer, has_heads, layers_of, parse_site
 from interp_kit.engine.sources import Add as Add
 from interp_kit.engine.sources import Copy as Copy
@@ -20,6 +19,7 @@ from interp_kit.engine.sources import Set as Set
 from interp_kit.engine.sources import Source as Source
 from interp_kit.engine.sources import Zero as Zero
 from interp_kit.models.circuit import HEAD, MLP
+from interp_kit.models.following import Follows
 from interp_kit.models.hooked_model import HookedModel
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
-from interp_kit.models.following import Moved
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits
@@ -26,6 +25,7 @@ from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.inputs import whole_text
 from interp_kit.engine.metrics import Metric
 from interp_kit.engine.weight_edits import applied
+from interp_kit.models.following import Moved
 from interp_kit.models.hold import device_of, held, on_model, plain, using
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting
