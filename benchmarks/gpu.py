@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import metadata
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -44,8 +44,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Size:
-    """layers, width, heads, words: of the model that is patched; rows: pairs; part: TransformerLens is timed on every so
-    manieth edit; seconds: that a training is counted for; width_sae, batch: of the SAE; preset: the culture network."""
+    """layers, width, heads, words: of the model that is patched; rows: pairs; part: TransformerLens is timed on one of so
+    many edits; seconds: that a training is counted for; width_sae, batch: of the SAE; preset: the culture network."""
 
     layers: int = 12
     width: int = 768
@@ -126,7 +126,7 @@ def patched(size: Size, device: str, repeats: int) -> Iterator[object]:
     right, wrong = (getattr(pairs, side).answer["answer"].to(device) for side in ("clean", "corrupt"))
     clean, corrupt = (getattr(pairs, side).tokens[:, :LENGTH].to(device) for side in ("clean", "corrupt"))
     places = [(layer, at) for layer in range(size.layers) for at in range(LENGTH)]
-    timed = places[:: size.part]
+    timed, setter = places[:: size.part], cast(Any, peers.layer_pos_patch_setter)
 
     @torch.no_grad()
     def theirs() -> np.ndarray:
@@ -134,7 +134,6 @@ def patched(size: Size, device: str, repeats: int) -> Iterator[object]:
         rows, found = torch.arange(len(right), device=device), []
         for layer, at in timed:
             hook = f"blocks.{layer}.hook_resid_pre"
-            setter: Any = peers.layer_pos_patch_setter
             logits = model.run_with_hooks(
                 corrupt, fwd_hooks=[(hook, lambda value, hook, to=(layer, at): setter(value, to, cache[hook.name]))]
             )[:, -1]

@@ -30,7 +30,8 @@ if __name__ == "__main__":
         with joblib.parallel_config(backend="dask"):
             found["order"] = in_processes(operator.neg, range(20), 2, name="n", progress=False)
             ask = [partial(eval, "(__import__('time').sleep(0.2), __import__('os').getpid())[1]")] * 6
-            found["workers"] = sorted(set(in_processes(operator.call, ask, 2, name="n", progress=False)) - {os.getpid()})
+            pids = in_processes(operator.call, ask, 2, name="n", progress=False)
+            found["workers"] = sorted(set(pids) - {os.getpid()})
             try:
                 in_processes(operator.call, [partial(eval, "1 / 0")] * 2, 2, name="n", progress=False)
             except ZeroDivisionError as error:

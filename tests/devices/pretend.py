@@ -244,7 +244,7 @@ def card() -> Iterator[Card]:
     """A card, as long as the block lasts."""
     cuda, lens = (import_module(name) for name in ("torch.cuda", "transformer_lens.HookedTransformer"))
     with (
-        mock.patch.object(cuda, "_lazy_init", lambda: None),
+        mock.patch.object(cuda, "_lazy_init"),
         # it asks for `type(tensor) == torch.Tensor`, which a true tensor on a card is
         mock.patch.object(lens, "type", lambda x: Tensor if isinstance(x, OnCard) else type(x), create=True),
         Names(),

@@ -292,7 +292,8 @@ def test_a_fault_is_noticed(fault: str, task: ik.BooleanTask, tmp_path: Path, mo
     where, attribute, faulty, names = FAULTS[fault]
     with card():
         world = World(task, tmp_path, "cuda")
-        assert world.model and world.pairs
+        assert world.model
+        assert world.pairs
         monkeypatch.setattr(where, attribute, faulty)
         for name in names:
             with pytest.raises((RuntimeError, TypeError), match="device"):

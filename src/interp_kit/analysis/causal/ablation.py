@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.engine.solved import counted_solved, said, warn_if_few
@@ -38,6 +39,7 @@ class AblationResult(AbstractResult):
     completions) that the unablated model gives correctly, of config["solved_of"].
     """
 
+    leading: ClassVar[str] = "importance"
     component: tuple[str, ...]
     layer: np.ndarray
     fields: tuple[str, ...]
@@ -100,6 +102,27 @@ class AblationResult(AbstractResult):
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
             f" {self.n} examples{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is"
             " better off without it; 95 % intervals in the table)."
+        )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the component that matters most, and how many can be told to matter."""
+        c, by_example = self.config, self.effect.mean(1)
+        clear, best = told(by_example), int(by_example.mean(1).argmax())
+        lost = mean_of(by_example[best], "examples")
+        over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
+        most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
+        if (self.effect >= 0).all() and c["metric"] == "kl":
+            grows = most.format("grows")
+            return (f"{c['model']} needs {self.component[best]} most: without it {grows}. KL is never below 0.",)
+        if not clear[best] or lost.value <= 0:
+            falls = most.format("falls")
+            return (
+                f"That {c['model']} needs any component {CHANCE}: without {self.component[best]}, {falls} at most.",
+            )
+        counts = out_of(int((clear & (by_example.mean(1) > 0)).sum()), len(self.component), "components")
+        return (
+            f"{c['model']} needs {self.component[best]} most: without it {most.format('falls')}.",
+            f"Needed at all, beyond chance: {counts} (Holm's correction for their number).",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -13,7 +13,7 @@ from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
 from interp_kit.core.stats.intervals import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
-from interp_kit.reports.plotting import COLOURS, intervals, new_axes
+from interp_kit.reports.plotting import COLOURS, GRID, intervals, new_axes, note_bend, say_start
 
 ARMS = ("lesion", "control")
 LEVEL = 0.05
@@ -120,6 +120,15 @@ class LesionResult(AbstractResult):
         columns = ["measure", "state", "name", "step", "value", "low", "high", "n", "unit"]
         return pd.DataFrame(rows, columns=columns)
 
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: accuracy before and after, the effects, and the components that grow most."""
+        frame = self.to_frame()
+        ends = frame["measure"].eq("accuracy") & frame["step"].isin([0, int(self.step[-1])])
+        effects = frame["measure"].isin(["total effect", "direct effect", "repaired"])
+        grown = pd.DataFrame(frame[frame["state"].eq("lesion less control")])
+        grown = grown.sort_values(by="value", ascending=False).head(NOTED)
+        return pd.concat([pd.DataFrame(frame[ends | effects]), grown])
+
     def to_try(self) -> dict[str, list[dict[str, Any]]]:
         """See AbstractResult: the lesion itself, before any training."""
         cut = list(self.config["cut"])
@@ -206,7 +215,9 @@ def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: 
         ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
     title = f"{title} (n = {accuracy.shape[1]} {unit})"
     ax.set(title=title, xlabel="training steps after the lesion", ylabel="answers right")
-    ax.grid(color="#dddddd")
+    say_start(ax, "y")
+    note_bend(ax, step, accuracy[0].mean(0), "{y:.2f} after {x:g} steps")
+    ax.grid(color=GRID)
     ax.legend(loc="lower right", frameon=False, fontsize="small")
     return ax
 

@@ -3,7 +3,7 @@ direct logit attribution (Elhage et al. 2021) and the logit lens (nostalgebraist
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,8 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
+from interp_kit.core.stats.told import mean_of, out_of, told
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model
@@ -34,6 +35,7 @@ class LogitAttributionResult(AbstractResult):
     to the model's own logit difference; mean, low, high: (component,) with 95 % interval over examples.
     """
 
+    leading: ClassVar[str] = "logits"
     component: tuple[str, ...]
     values: np.ndarray
     mean: np.ndarray
@@ -55,6 +57,16 @@ class LogitAttributionResult(AbstractResult):
             f" {self.mean.sum():.2f}, the model's own)."
         )
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the component that adds most by itself."""
+        clear, best, n = told(self.values), int(np.abs(self.mean).argmax()), self.values.shape[1]
+        share = Estimate(self.mean[best], self.low[best], self.high[best], n, "examples").short()
+        text = f"{self.component[best]} adds {share} to the {self.config['metric']}, of {self.mean.sum():.2f} in all"
+        if not clear[best]:
+            return (f"No component adds what can be told from 0 directly; the most, {text} (n = {n}).",)
+        counts = out_of(int(clear.sum()), len(self.component), "components")
+        return (f"Directly, {text}, the most (n = {n}); told from 0: {counts} (Holm's correction).",)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Components as points with intervals, 0 marked."""
         title = f"direct logit attribution, {self.config['model']} (n = {self.values.shape[1]})"
@@ -70,6 +82,7 @@ class LensResult(AbstractResult):
     the metric of the logits read out there; mean, low, high: (layer, position) with 95 % interval over examples.
     """
 
+    leading: ClassVar[str] = "value"
     layer: tuple[str, ...]
     position: tuple[str, ...]
     values: np.ndarray
@@ -100,6 +113,21 @@ class LensResult(AbstractResult):
             " intervals in the table)."
             " What can be read there need not be used."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the layer from which the answer can be read, at the position that shows it best."""
+        if "logit difference" not in str(self.config["metric"]):
+            return ()
+        n, at = self.values.shape[-1], int(self.mean[-1].argmax())
+        clear = told(self.values[:, at]) & (self.mean[:, at] > 0)
+        first = len(clear) - int(np.append(~clear[::-1], True).argmax())
+        last = mean_of(self.values[-1, at], "examples").short()
+        ends = f"the {self.config['metric']} is {last} after the last block (n = {n})"
+        if first == len(clear):
+            return (f"The answer cannot be read at {self.position[at]} after the last block: {ends}.",)
+        here = mean_of(self.values[first, at], "examples").short()
+        name = "the embedding" if first == 0 else self.layer[first]
+        return (f"The answer can be read at {self.position[at]} from {name} on, with {here} there; {ends}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Layers by position, centred on 0."""

@@ -7,7 +7,7 @@ patch activations between a model and its fine-tuned self; here it is the weight
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from interp_kit.core.config import check_flag
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Set
 from interp_kit.engine.metrics import COMPLETION, Metric, exact_match
 from interp_kit.engine.sites import WEIGHTS
@@ -45,6 +46,7 @@ class ModelDiffResult(AbstractResult):
     receiver with these weights of the donor, minus its own; receiver, donor: (batch,) metric of the two models.
     """
 
+    leading: ClassVar[str] = "effect"
     component: tuple[str, ...]
     layer: np.ndarray
     distance: np.ndarray
@@ -74,6 +76,27 @@ class ModelDiffResult(AbstractResult):
             f" between the two models, {self.receiver.mean():.2f} and {self.donor.mean():.2f}: the parts need not add"
             " up to it. Control: two models that learned the same from the same start, in another order of data."
         )
+
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"diff_models: {self.config['donor']} into {self.config['receiver']}"
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the whole difference, and the part that alone makes most of it."""
+        c, parts = self.config, self.effect[:-1]
+        whole, clear = mean_of(self.effect[-1], "examples"), told(parts)
+        best = int(np.abs(parts.mean(1)).argmax())
+        one = f"{self.component[best]} by {mean_of(parts[best], 'examples').short()}"
+        total = f"{whole.short()} (n = {self.n} examples)"
+        first = (
+            f"All weights of {c['donor']} change the {c['metric']} of {c['receiver']} by {total}."
+            if told(self.effect[-1:])[0]
+            else f"{c['donor']} and {c['receiver']} differ in {c['metric']} by {total}, which {CHANCE}."
+        )
+        if not clear.any():
+            return first, f"No part alone can be told from no change; the largest is {one}."
+        counts = out_of(int(clear.sum()), len(parts), "parts")
+        return first, f"The part that alone changes most is {one}; told from no change: {counts} (Holm's correction)."
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each part's effect with its interval."""

@@ -14,13 +14,12 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from interp_kit.analysis.probing.labels import MEASURED
-from interp_kit.analysis.probing.probe import ProbeResult
+from interp_kit.analysis.probing.probe import MARGIN, ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
-
-MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth the word "computed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +70,20 @@ class ReadabilityResult(AbstractResult):
             f" over n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
             " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: one sentence per label, by its verdict."""
+        found = []
+        for i, (label, verdict) in enumerate(zip(self.labels, self.verdict, strict=True)):
+            where = f"{self.cell[i]}, {self.position[i]}; n = {self.score[i].n} networks that did not choose the cell"
+            beside = f"{self.score[i].short()}, beside {self.baseline[i]:.2f} for the best baseline ({where})"
+            if verdict == "computed":
+                found.append(f"{label} is computed: a probe reads it with {beside}.")
+            elif verdict == "visible":
+                found.append(f"{label} is visible, not computed: the tokens so far give {self.raw[i]:.2f}, {beside}.")
+            else:
+                found.append(f"{label} is not shown to be computed, as it {CHANCE} or the baselines: {beside}.")
+        return tuple(found)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Score at the chosen cell beside the visible tokens and the best baseline."""

@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import scope
+from interp_kit.core.stats.intervals import Estimate, scope
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
 
 SHOWN = 24  # classes of a figure
@@ -159,6 +160,47 @@ class AlignmentResult(AbstractResult):
                 " features, all features, and the whole site."
             )
         return text + " 95 % intervals."
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the class that a feature tells best, and whether exchanging features moves an answer."""
+        best = int(np.abs(self.auroc[:, 0] - 0.5).argmax())
+        auroc = Estimate(self.auroc[best, 0], self.auroc_low[best, 0], self.auroc_high[best, 0], int(self.n[best]), "")
+        what = f"{self.variable[best]} {self.value[best]} at {self.position[best]}"
+        scores = {name: float(self.auroc[best, j]) for j, name in enumerate(self.method) if j}
+        beside = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
+        numbers = (
+            f"AUROC {auroc.short()}, labels permuted {self.permuted_high[best]:.2f} (n = {auroc.n} texts; {beside})"
+        )
+        if auroc.value <= self.permuted_high[best]:
+            return (f"No feature tells a variable: the best, for {what}, {CHANCE}: {numbers}.", *self._used())
+        alike = [name for name, score in scores.items() if name != PROBE and score >= auroc.low]
+        text = f"Feature {self.chosen[best, 0]} tells {what}, the best of all: {numbers}."
+        if alike:
+            text += f" It cannot be told from {', '.join(alike)}, so training the autoencoder is not what found it."
+        return (text, *self._used())
+
+    def _used(self) -> tuple[str, ...]:
+        if not len(self.use_variable):
+            return ()
+        own, random = (self.moved[:, self.exchanged.index(kind)] for kind in ("features", "random features"))
+        compared = np.isfinite(own) & np.isfinite(random)  # there are not always as many other features
+        if not compared.any():
+            return ("Whether features are used is not shown: no exchange has as many random features beside it.",)
+        at = self.exchanged.index("features")
+        known = compared & np.isfinite(self.moved_low[:, at])
+        best = int(np.where(known if known.any() else compared, own, -np.inf).argmax())
+        value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
+        moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
+        numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
+        where = f"of {self.use_variable[best]} at {self.use_position[best]}"
+        if low > max(0.0, float(random[best])):
+            return (f"The model uses the features {where}: exchanging them moves {numbers}, the most of {len(own)}.",)
+        return (f"No features are shown to be used: exchanging those {where} moves {numbers}, the most of {len(own)}.",)
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: the classes that features tell best."""
+        order = np.argsort(-np.abs(self.auroc[:, 0] - 0.5), kind="stable")[:8]
+        return self.summary().iloc[order].dropna(axis=1, how="all")
 
     def plot(self, ax: Axes | None = None, what: Literal["use", "tell"] | None = None) -> Axes:
         """Every class with intervals: what its feature tells and what it moves ("use"), or what each method tells
