@@ -44,8 +44,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Size:
-    """layers, width, heads, words: of the model that is patched; rows: pairs; part: TransformerLens is timed on one of so
-    many edits; seconds: that a training is counted for; width_sae, batch: of the SAE; preset: the culture network."""
+    """layers, width, heads, words: of the model that is patched; rows: pairs; part: one edit of so many is timed with
+    TransformerLens; seconds: of each training; width_sae, batch: of the SAE; preset: the culture network."""
 
     layers: int = 12
     width: int = 768
