@@ -55,13 +55,17 @@ class Audit:
 
     out: Path = Path("reports/audit.html")
     """the page; its figures and tables go into folders beside it"""
+    shard: str = ""
+    """i/n, to run every n-th model only, from the i-th, counted from 0; into a folder of pieces beside the page"""
+    merge: bool = False
+    """make the page of these pieces, once all are there"""
     jobs: Jobs = None
     progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.audit.command import main as run
 
-        print(run(self.out, jobs=self.jobs, progress=self.progress))
+        print(run(self.out, shard=self.shard, merge=self.merge, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
