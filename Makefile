@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit study-cards study-graphs test test-slow check docs verl-check bench notebooks clean
+.PHONY: setup report audit study-cards study-graphs test test-slow check docs verl-check bridge-check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -60,6 +60,10 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 verl-check: setup
 	$(BIN)/python tests/training/verl/check.py
 
+# makes an environment for TransformerLens 4; its models, written there, must give the same logits here
+bridge-check: setup
+	$(BIN)/python tests/models/foreign/bridge4/check.py
+
 bench: setup
 	$(BIN)/python -m benchmarks
 
@@ -74,4 +78,4 @@ docs/boolean_routes.png: report
 	cp reports/boolean_figures/figure_02.png $@
 
 clean:
-	rm -rf $(VENV) $(DOCS) .venv-verl build dist reports .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS) .venv-verl .venv-bridge build dist reports .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
 """Autoencoders of every architecture where the true features are known: `python -m benchmarks.sae_truth`.
 
 Toy superposition (Elhage et al. 2022), and SAELens's SynthSAEBench-16k (Chanin and Garriga-Alonso 2026) rebuilt from
-its config at a sixteenth of its size: features, dimensions, trees and width are divided alike, by which mean L0 per
-dimension, and so the noise of superposition, stays what it is. Published figures are of the whole one after 200 M
-samples; ours are of far fewer, and say only which architectures come out ahead of which.
+its config at a quarter of its size: features, dimensions, trees and width are divided alike, and the highest firing
+probability by the root of that, which keeps the mean one, so that L0 per dimension, and with it the noise of
+superposition, stays what it is. Published figures are of the whole one after 200 M samples; ours are of far fewer, and
+say only which architectures come out ahead of which.
 """
 
 import sys
@@ -16,11 +17,11 @@ import torch
 from interp_kit.analysis.dictionaries.sae_config import ARCHITECTURES, SAEConfig
 from interp_kit.analysis.dictionaries.sae_training import fit_sae, import_sae_lens
 
-PART = 16  # of SynthSAEBench-16k
+PART = 4  # of SynthSAEBench-16k
 KEPT, CLOSE = 0.95, 0.95  # share of features that must be found; cosine at which one is
 PUBLISHED = {"matryoshka": "0.879 / 0.793", "batchtopk": "0.732 / 0.757", "standard": "0.556 / 0.604"}
 TOY = SAEConfig(width=80, k=2, l1_coefficient=2.5, training_samples=500_000, batch_size=512, learning_rate=5e-3)
-SYNTH = SAEConfig(width=256, k=2, l1_coefficient=2.5, training_samples=400_000, batch_size=1024, learning_rate=5e-3)
+SYNTH = SAEConfig(width=1024, k=8, l1_coefficient=2.5, training_samples=4_000_000, batch_size=1024, learning_rate=3e-3)
 
 
 def toy_model() -> Any:
@@ -43,7 +44,7 @@ def synth_model(part: int = PART) -> Any:
         s.SyntheticModelConfig(
             num_features=16_384 // part,
             hidden_dim=768 // part,
-            firing_probability=s.ZipfianFiringProbabilityConfig(max_prob=0.4, min_prob=5e-4, exponent=0.5),
+            firing_probability=s.ZipfianFiringProbabilityConfig(max_prob=0.4 / part**0.5, min_prob=5e-4, exponent=0.5),
             hierarchy=s.HierarchyConfig(
                 total_root_nodes=128 // part,
                 branching_factor=4,
@@ -114,7 +115,7 @@ def main(names: list[str]) -> None:
         if name == "toy":
             table(toy_model(), TOY, 60_000)
         else:
-            table(synth_model(), SYNTH, 51_200, PUBLISHED)
+            table(synth_model(), SYNTH, 500_000, PUBLISHED)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Commands killed with -9 at random moments: the same command then ends as if nothing had happened, nothing is corrupt,
 and neither a process nor a file is left behind. `kills.py COMMAND:NUMBER` repeats one kill.
 
-Fifty were tried at once with `python tests/faults/kills.py train:{0..7} retrain:{0..3} train-culture:{0..5}
-harvest:{0..8} save:{0..8} report:{0..6} study:{0..2} round:{0..6}`; the ones here are a part of them.
+Eighty were tried at once with `python tests/faults/kills.py train:{0..7} retrain:{0..3} train-culture:{0..5}
+harvest:{0..8} save:{0..8} report:{0..6} study:{0..2} round:{0..6} rl:{0..14} rl-trl:{0..11}`; the ones here are
+a part of them.
 """
 
 import json
@@ -17,7 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reas
 PROGRAM = Path(__file__).with_name("kills.py")
 
 
-@pytest.mark.parametrize("cases", [["save:1", "harvest:1", "round:1", "report:1"], ["retrain:1", "train-culture:1"]])
+@pytest.mark.parametrize(
+    "cases", [["save:1", "harvest:1", "round:1", "report:1"], ["retrain:1", "train-culture:1", "rl:6", "rl:12"]]
+)
 def test_a_killed_command_goes_on(cases: list[str]) -> None:
     done = subprocess.run(
         [sys.executable, str(PROGRAM), *cases],

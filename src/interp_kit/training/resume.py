@@ -1,10 +1,11 @@
-"""A work folder of transformers.Trainer: which of its checkpoints are whole, and of which training they are."""
+"""A work folder of unfinished training: of which run it is, and which checkpoints of transformers.Trainer are whole."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from interp_kit.core.files import cannot_write, read_json, write_json
+from interp_kit.core.files import cannot_write, read_json, sweep, write_json
 
 RUN = "run.json"  # what is trained there; a work folder without it is not ours
 PARTS = ("model.safetensors", "optimizer.pt", "scheduler.pt", "training_args.bin")
@@ -24,14 +25,30 @@ def open_work(folder: Path, run: dict[str, Any], processes: int = 1) -> Path | N
     Raises:
         OSError: The folder holds something else, or another run.
     """
+    return None if claim_work(folder, run) else _latest_whole(folder, processes)
+
+
+def claim_work(folder: Path, run: dict[str, Any]) -> bool:
+    """Write into a new work folder what is trained there, or check that this run left it.
+
+    Returns:
+        Whether it is new.
+
+    Raises:
+        OSError: The folder holds something else, or another run.
+    """
     if folder.exists() and not folder.is_dir():
         raise cannot_write(folder, NotADirectoryError("it is a file"))
     if not (folder / RUN).exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise cannot_write(folder, FileExistsError("it holds other files; name a new folder for unfinished work"))
+        if folder.exists():
+            sweep(folder)  # a run killed in its first write left that file aside
+            if any(folder.iterdir()):
+                raise cannot_write(
+                    folder, FileExistsError("it holds other files; name a new folder for unfinished work")
+                )
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RUN, run)
-        return None
+        return True
     found = read_json(folder / RUN)
     if found != run:
         known = found if isinstance(found, dict) else {}
@@ -39,7 +56,7 @@ def open_work(folder: Path, run: dict[str, Any], processes: int = 1) -> Path | N
         raise cannot_write(
             folder, FileExistsError(f"it holds another training run (other {', '.join(differ)}); name another folder")
         )
-    return _latest_whole(folder, processes)
+    return False
 
 
 def _latest_whole(folder: Path, processes: int) -> Path | None:
@@ -63,10 +80,14 @@ def _is_whole(path: Path, processes: int) -> bool:
     return True
 
 
-def close_work(folder: Path) -> None:
-    """Remove what a finished run left in its work folder, and the folder if nothing else is in it."""
+def close_work(folder: Path, states: Sequence[str] = ()) -> None:
+    """Remove what a finished run left in its work folder, and the folder if nothing else is in it.
+    states: files of its own loop's."""
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path)
-    (folder / RUN).unlink()
+    for name in states:
+        (folder / name).unlink(missing_ok=True)
+    (folder / RUN).unlink()  # last: without it the folder is not ours
+    sweep(folder)
     if not any(folder.iterdir()):
         folder.rmdir()

@@ -1,6 +1,7 @@
 """The thin loop: it learns, goes on after a kill as if there had been none, and refuses what does not fit."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from interp_kit.core.files import aside_prefix
 from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.studies.cards.rl import prompts_of
 from interp_kit.tasks.cards import CardsTask
@@ -78,6 +80,36 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(start: Path, tmp_path: Path)
     assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(cut).values(), strict=True))
     histories = [json.loads((path / "training.json").read_text())["history"] for path in (whole, cut)]
     assert histories[0] == histories[1]
+
+
+def test_a_run_killed_in_its_first_or_last_write_goes_on(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"tokenizer": TOKENIZER, "progress": False}
+    work, ended = tmp_path / "a.work", 2**22 + 1  # no process has this number
+    work.mkdir()
+    aside = aside_prefix(work / "run.json").replace(f"-{os.getpid()}-", f"-{ended}-")
+    (work / f"{aside}abcdefgh").write_text("{")
+    train_shared_prompt(start, copying(16 * 5), tmp_path / "a", CONFIG, **options)
+    assert not work.exists()
+
+    removed: list[Path] = []
+    unlink = Path.unlink
+
+    def until_killed(path: Path, missing_ok: bool = False) -> None:
+        if path.parent == work and path.name[0] != ".":
+            if removed:
+                raise KeyboardInterrupt
+            removed.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_shared_prompt(start, copying(16 * 5), tmp_path / "a", CONFIG, **options)
+    monkeypatch.undo()
+    assert removed, "nothing was kept aside"
+    train_shared_prompt(start, copying(16 * 5), tmp_path / "a", CONFIG, **options)
+    assert not work.exists()
 
 
 def test_work_of_another_run_is_kept_and_refused(start: Path, tmp_path: Path) -> None:

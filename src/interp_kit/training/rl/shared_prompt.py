@@ -7,7 +7,6 @@ are drawn and from which the gradient flows.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.config import expect, to_mapping
-from interp_kit.core.files import cannot_write, read_json, replacing, write_json
+from interp_kit.core.files import replacing, write_json
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
@@ -26,6 +25,7 @@ from interp_kit.models.checkpoints import weights_hash
 from interp_kit.models.gpt2 import read_gpt2
 from interp_kit.models.tensor_files import read_torch
 from interp_kit.training.optimisers import MuonWithAdamW, rate
+from interp_kit.training.resume import claim_work, close_work
 from interp_kit.training.rl.config import RLConfig
 from interp_kit.training.rl.objective import Objective, advantages, objective
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 KIND = "trained model"
-RUN, STATE = "run.json", "state.pt"
+STATE = "state.pt"
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def train_shared_prompt(
             "forwards_a_prompt": 2 if config.beta else 1 + 1 / config.log_every, "backwards_a_prompt": 1,
             "history": history,
         })  # fmt: skip
-    shutil.rmtree(aside)
+    close_work(aside, (STATE,))
     return output
 
 
@@ -207,15 +207,8 @@ def _open(
     folder: Path, run: dict[str, Any], model: "GPT2LMHeadModel", optimiser: MuonWithAdamW
 ) -> tuple[int, list[dict[str, Any]]]:
     """Steps done and history of unfinished work, which is loaded into model and optimiser."""
-    run = json.loads(json.dumps(run))
-    if not (folder / RUN).exists():
-        if not folder.exists() or not any(folder.iterdir()):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / RUN, run)
-            return 0, []
-        raise cannot_write(folder, FileExistsError("it holds other files; name a new folder for unfinished work"))
-    if read_json(folder / RUN) != run:
-        raise cannot_write(folder, FileExistsError("it holds another training run; name another folder"))
+    if claim_work(folder, json.loads(json.dumps(run))):
+        return 0, []
     if not (folder / STATE).exists():
         return 0, []
     state = read_torch(folder / STATE, "a state of training")
