@@ -152,6 +152,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         w.model, w.batch.take(range(4)), {"no MLP": ik.Edit("mlp_out", 0, ik.Zero())}
     ),
     "score_edges": lambda w: w.circuit,
+    "score_nodes": lambda w: ik.score_nodes(w.model, w.pairs),
     "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e-6),
     "path_patch": lambda w: ik.path_patch(w.model, w.pairs, [ik.Edge("embed", "logits", "logits")]),
     "faithfulness": lambda w: ik.faithfulness(w.model, w.pairs, w.circuit, sizes=[0, 3], controls=2),
@@ -176,7 +177,9 @@ NOT_ANALYSES = {
     "completer",
     "decode",
     "load_sae",
+    "read_mib",
     "read_sae",
+    "write_mib",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {
@@ -207,7 +210,11 @@ def test_no_analysis_is_missing() -> None:
         for name, module in ik._EXPORTS.items()
         if module.startswith(("interp_kit.analysis.", "interp_kit.engine.")) and inspect.isfunction(getattr(ik, name))
     }
-    assert exported - NOT_ANALYSES == set(ANALYSES) | set(SAME)
+    tried = set(ANALYSES) | set(SAME)
+    assert exported - NOT_ANALYSES == tried, (
+        f"add to ANALYSES (or NOT_ANALYSES): {sorted(exported - NOT_ANALYSES - tried)}; take out:"
+        f" {sorted(tried - (exported - NOT_ANALYSES))}"
+    )
 
 
 def test_examples_carry_names_and_truth(world: World) -> None:

@@ -78,8 +78,17 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "score_edges": (
         lambda h, o: ik.score_edges(h.model, h.pairs, **o),
-        {"method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "memory": COUNTS, "progress": FLAGS},
+        {
+            "method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "memory": COUNTS, "progress": FLAGS,
+            "ablation": (*WORDS, "resample", "mean"),
+        },
     ),
+    "score_nodes": (
+        lambda h, o: ik.score_nodes(h.model, h.pairs, **o),
+        {"method": WORDS, "direction": WORDS, "memory": COUNTS, "progress": FLAGS},
+    ),
+    "read_mib": (lambda h, o: ik.read_mib("nowhere.json", **o), {"in_graph": FLAGS}),
+    "write_mib": (lambda h, o: ik.write_mib(h.edges, "never.json", h.model, **o), {"kept": (-1, 1.5, NAN, True, "2")}),
     "score_edges exact": (lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o), {"steps": (3,)}),
     "acdc": (
         lambda h, o: ik.acdc(h.model, h.pairs, **({"threshold": 0.1} | o)),
@@ -88,7 +97,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "faithfulness": (
         lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, **o),
         {
-            "ablation": WORDS, "controls": FROM_0, "seed": FROM_0, "signed": FLAGS, "progress": FLAGS,
+            "ablation": WORDS, "controls": FROM_0, "seed": FROM_0, "memory": COUNTS, "signed": FLAGS, "progress": FLAGS,
             "sizes": ([], [-1], [1, 1], [1.5], [True], [10**6]),
         },
     ),
@@ -425,6 +434,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.attention_lags, (), BATCH),
     (ik.generate_under, ({"a": ik.Edit("z", 0)},), BATCH),
     (ik.score_edges, (), PAIRS),
+    (ik.score_nodes, (), PAIRS),
     (lambda model, data: ik.acdc(model, data, threshold=0.1), (), PAIRS),
     (ik.path_patch, ([],), PAIRS),
     (ik.faithfulness, (None,), PAIRS),

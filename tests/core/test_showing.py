@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import interp_kit as ik
-from interp_kit.analysis.behaviour.evaluation import summarise_held_out
+from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
@@ -106,6 +106,7 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "LensResult": lambda h: ik.logit_lens(h.model, h.pairs, "newD"),
     "LogitAttributionResult": lambda h: ik.direct_logit_attribution(h.model, h.pairs),
     "MechanismResult": lambda h: ik.mechanism(h.model, h.task, mediator="newB", target="newD"),
+    "NodeScores": lambda h: ik.score_nodes(h.model, h.pairs),
     "PatchingResult": lambda h: ik.patch(h.model, h.pairs, by="all"),
     "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
     "ProbeResult": lambda h: h.probe,
@@ -230,6 +231,7 @@ COUNTED: dict[str, Callable[[SimpleNamespace, dict[str, Any]], object]] = {
     "mechanism": lambda h, o: ik.mechanism(h.model, h.task, mediator="newB", target="newD", **o),
     "interchange": lambda h, o: ik.interchange(h.model, h.task, "newB", "newD", by="all", **o),
     "score_edges": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), **o),
+    "score_nodes": lambda h, o: ik.score_nodes(h.model, h.pairs.take([0, 1]), **o),
     "score_edges exact": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), method="exact", **o),
     "faithfulness": lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, sizes=[1, 2], controls=1, **o),
     "evaluate": lambda h, o: ik.evaluate(h.model, h.task, **o),

@@ -99,6 +99,19 @@ def edges(names: Iterable[str], *, parallel: bool = False) -> tuple[Edge, ...]:
     )
 
 
+def on_the_way(chosen: Iterable[Edge]) -> list[Edge]:
+    """Those of the edges that lie on a way of theirs from the embedding to the logits, positions aside."""
+    chosen = list(chosen)
+    from_start, to_end = {EMBED}, {LOGITS}
+    for edge in sorted(chosen, key=lambda edge: stage(edge.sender)):
+        if edge.sender in from_start:
+            from_start.add(edge.receiver)
+    for edge in sorted(chosen, key=lambda edge: -stage(edge.receiver)):
+        if edge.receiver in to_end:
+            to_end.add(edge.sender)
+    return [edge for edge in chosen if edge.sender in from_start and edge.receiver in to_end]
+
+
 @dataclass(frozen=True)
 class GroundTruth:
     """The circuit of a model that was constructed: what answers `target` from `variable`, known before any method runs.
