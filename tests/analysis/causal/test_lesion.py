@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 import interp_kit as ik
 from interp_kit.analysis.causal.lesion_result import LesionResult
@@ -119,7 +120,7 @@ def test_a_share_of_almost_no_direct_effect_is_not_given(trained: SimpleNamespac
 
 
 def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any) -> None:
-    with pytest.raises(ValueError, match="seeds is 3; expected a sequence of whole numbers"):
+    with pytest.raises((ValueError, TypeCheckError), match="seeds"):  # the latter from this run's own check of types
         ik.lesion(tiny_model(), task, CUT, **FEW | {"seeds": 3})
 
 
