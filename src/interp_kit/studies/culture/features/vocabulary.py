@@ -1,4 +1,4 @@
-"""What features write straight to the logits: moments of W_dec W_U, and cosines with single tokens, beside random
+"""Direct effect of features on the logits: moments of W_dec W_U, and cosines with single tokens, beside random
 directions. The final layer norm is left out."""
 
 from dataclasses import dataclass
