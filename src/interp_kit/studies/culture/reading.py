@@ -36,9 +36,8 @@ class Reader:
         if not readable(model):
             raise ValueError("a Reader needs a plain float32 MyGPT on a CPU, in eval mode and without hooks")
         self.model = model
-        blocks = [block for block in model.blocks if isinstance(block, Block)]
-        self.linear = Products("relu", blocks[0].fc1.weight, alike=True)
-        self.blocks = [_Weights(block) for block in blocks]
+        self.linear = Products("relu", model.embed.weight, alike=True)
+        self.blocks = [_Weights(block) for block in model.blocks if isinstance(block, Block)]
 
     @torch.inference_mode()
     def __call__(self, quizzes: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
