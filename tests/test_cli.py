@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
@@ -98,6 +99,26 @@ def test_every_option_of_every_command_is_explained() -> None:
         for action in tyro.extras.get_parser(kind)._actions:
             said = re.sub(r"\(((default|required|repeatable)[^()]*(\([^()]*\))?[^()]*)\)", "", str(action.help)).strip()
             assert said not in ("", "None"), (kind.__name__, action.option_strings or action.dest)
+
+
+def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "zsh"]) == 0
+    assert capsys.readouterr().out.startswith("#compdef interp-kit")
+    assert main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for words, wanted in (("interp-kit pro", {"probe"}), ("interp-kit patch boolean-gpt2 --dir", {"--direction"})):
+        typed = f'COMP_WORDS=({words}); COMP_CWORD={len(words.split()) - 1}; _tyro_interp_kit; echo "${{COMPREPLY[@]}}"'
+        told = subprocess.run(["bash", "-c", f"{script}\n{typed}"], capture_output=True, text=True, timeout=60)
+        assert set(told.stdout.split()) == wanted, told.stderr
+
+
+def test_a_command_prints_its_verdict_and_the_few_rows_that_carry_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["patch", MODEL, "--no-progress"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Copying resid_pre at ")
+    assert "8 of 46 rows; --json FILE writes all." in lines
+    assert len(lines) < 20
+    assert not any("NaN" in line or "nan" in line for line in lines)
 
 
 def test_sae_writes_its_own_format(tmp_path: Path) -> None:

@@ -210,7 +210,11 @@ def test_no_analysis_is_missing() -> None:
         for name, module in ik._EXPORTS.items()
         if module.startswith(("interp_kit.analysis.", "interp_kit.engine.")) and inspect.isfunction(getattr(ik, name))
     }
-    assert exported - NOT_ANALYSES == set(ANALYSES) | set(SAME)
+    tried = set(ANALYSES) | set(SAME)
+    assert exported - NOT_ANALYSES == tried, (
+        f"add to ANALYSES (or NOT_ANALYSES): {sorted(exported - NOT_ANALYSES - tried)}; take out:"
+        f" {sorted(tried - (exported - NOT_ANALYSES))}"
+    )
 
 
 def test_examples_carry_names_and_truth(world: World) -> None:

@@ -1,5 +1,5 @@
-"""Hooks of mkdocs: pages that stand at the root of the repository become pages of the site, and every link of the
-built site is checked.
+"""Hooks of mkdocs: pages that stand at the root of the repository become pages of the site, terms of the
+glossary are explained at their first use, and every link of the built site is checked.
 """
 
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 from mkdocs.exceptions import Abort
 from mkdocs.structure.files import File, Files
 
+from tools.glossary import GLOSSARY, explained, terms
 from tools.links import broken_links
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,15 @@ def on_files(files: Files, config: Any) -> Files:
             text = text.replace(old, new)
         files.append(File.generated(config, page, content=text))
     return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
+    """Explain terms of the glossary where a page first uses them; the glossary and the log of decisions do not need
+    it."""
+    path = page.file.src_uri
+    if path in ("glossary.md", "changelog.md") or path.startswith("decisions/"):
+        return markdown
+    return explained(markdown, terms(GLOSSARY.read_text(encoding="utf-8")))
 
 
 def on_post_build(config: Any) -> None:

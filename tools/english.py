@@ -3,6 +3,7 @@
 `python tools/english.py` prints `file:line: words (rule)` for each, and exits with 1 if there is one.
 """
 
+import json
 import re
 import sys
 import tokenize
@@ -43,20 +44,32 @@ PATTERNS = [(rule, re.compile(pattern)) for rule, pattern in RULES]
 
 
 def texts(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield (first line, text) of every piece of English in a file: all of a page but its blocks of code; strings with
-    spaces and comments of a program."""
-    if path.suffix == ".md":
-        code = False
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            code ^= line.startswith("```")
-            if not code:
-                yield number, re.sub(r"`[^`]*`", "`…`", line)
+    """Yield (first line, text) of every piece of English in a file: all of a page but its blocks of code; the pages of
+    a notebook, its lines numbered as if they followed each other; strings with spaces and comments of a program."""
+    if path.suffix in (".md", ".ipynb"):
+        yield from _lines(page_of(path))
         return
     with tokenize.open(path) as file:
         for token in tokenize.generate_tokens(file.readline):
             kind = tokenize.tok_name[token.type]
             if kind in ("STRING", "COMMENT", "FSTRING_MIDDLE") and " " in token.string:
                 yield token.start[0], token.string
+
+
+def page_of(path: Path) -> str:
+    """Return the text of a page, or of the Markdown cells of a notebook."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        return text
+    return "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+
+
+def _lines(page: str) -> Iterator[tuple[int, str]]:
+    code = False
+    for number, line in enumerate(page.splitlines(), start=1):
+        code ^= line.startswith("```")
+        if not code:
+            yield number, re.sub(r"`[^`]*`", "`…`", line)
 
 
 def faults(path: Path) -> list[tuple[int, str, str]]:
@@ -74,7 +87,8 @@ def files() -> list[Path]:
     """Return every program and page that is checked, this one aside: it names the faults."""
     programs = [path for folder in CODE for path in sorted((ROOT / folder).rglob("*.py"))]
     pages = [path for name in PAGES for path in sorted((ROOT / name).rglob("*.md")) or [ROOT / name]]
-    return [path for path in programs + pages if path != Path(__file__).resolve()]
+    notebooks = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    return [path for path in programs + pages + notebooks if path != Path(__file__).resolve()]
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import interp_kit as ik
-from interp_kit.analysis.behaviour.evaluation import summarise_held_out
+from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS

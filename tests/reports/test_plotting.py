@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from interp_kit.reports.plotting import COLOURS, figure_of, heatmap, intervals, new_axes
+from interp_kit.reports.plotting import COLOURS, bend, figure_of, heatmap, intervals, new_axes, note_bend
 
 ROWS, COLUMNS = ("layer 0", "layer 1"), ("A", "newB?", "newD")
 VALUES = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 0.5]])
@@ -162,3 +162,43 @@ def test_colours_differ_in_brightness_or_hue_for_a_reader_without_red_green_sigh
     seen = {colour: matrix @ np.array(to_rgba(colour)[:3]) ** 2.2 for colour in COLOURS}
     for a, b in itertools.combinations(COLOURS, 2):
         assert np.abs(seen[a] ** 1.0 - seen[b]).max() > 0.05, (a, b)
+
+
+@pytest.mark.parametrize(("signed", "span"), [(True, (-0.05, 0.05)), (False, (0.0, 0.05))])
+def test_what_is_tiny_is_not_drawn_as_structure(signed: bool, span: tuple[float, float]) -> None:
+    ax = heatmap(VALUES * 2e-5, ROWS, COLUMNS, signed=signed, label="effect")
+    assert ax.images[0].get_clim() == span
+    assert "colours span" in figure_of(ax).axes[1].get_ylabel()
+    assert "colours span" not in figure_of(heatmap(VALUES, ROWS, COLUMNS, label="effect")).axes[1].get_ylabel()
+    assert heatmap(VALUES * 2e-5, ROWS, COLUMNS, floor=1e-5).images[0].get_clim()[1] == 3 * 2e-5
+
+
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e7])
+def test_no_power_of_ten_stands_over_a_title(scale: float) -> None:
+    one = 5 + np.array([0.1, 0.2])
+    ax = intervals(["a", "b"], {"s": (one * scale, one * scale, one * scale)})
+    other = heatmap(VALUES * scale, ROWS, COLUMNS, floor=0.0)
+    for axes in (*figure_of(ax).axes, *figure_of(other).axes):
+        axes.figure.canvas.draw()
+        assert axes.xaxis.get_offset_text().get_text() == ""
+        assert axes.yaxis.get_offset_text().get_text() == ""
+
+
+def test_an_axis_that_leaves_out_its_floor_says_so() -> None:
+    far, near = np.array([5.0, 5.2]), np.array([-0.1, 0.3])
+    assert "axis starts at 4.9" in intervals(["a", "b"], {"s": (far, far, far)}, x_label="logits").get_xlabel()
+    assert "axis ends at -4.9" in intervals(["a", "b"], {"s": (-far, -far, -far)}, x_label="logits").get_xlabel()
+    assert intervals(["a", "b"], {"s": (near, near, near)}, x_label="logits").get_xlabel() == "logits"
+
+
+def test_a_curve_is_annotated_where_it_bends() -> None:
+    x = np.arange(11.0)
+    assert bend(x, np.minimum(x, 4)) == 4
+    assert bend(x, np.maximum(x, 6)) == 6
+    assert bend(x, 2 * x + 1) is None
+    assert bend(x[:2], x[:2]) is None
+    assert bend(x, np.ones(11)) is None
+    ax = new_axes()
+    ax.plot(x, np.minimum(x, 4))
+    note_bend(ax, x, np.minimum(x, 4), "{y:.2f} after {x:g}")
+    assert [text.get_text() for text in ax.texts] == ["4.00 after 4"]

@@ -1,5 +1,6 @@
 """Habits that a native reader stumbles over are found, where they are, and what is right is left alone."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def test_good_english_and_code_are_left_alone(tmp_path: Path) -> None:
     assert faults(page) == []
 
 
+def test_the_pages_of_a_notebook_are_checked_and_its_code_is_not(tmp_path: Path) -> None:
+    cells = [
+        ("markdown", ["# Title\n", "What was learnt.\n"]),
+        ("code", ["learnt = 1"]),
+        ("markdown", ["It is no list."]),
+    ]
+    notebook = tmp_path / "n.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"cell_type": kind, "source": source} for kind, source in cells]}))
+    assert [(line, words) for line, words, _ in faults(notebook)] == [(2, "learnt"), (4, "is no list")]
+
+
 def test_the_library_and_its_pages_are_checked() -> None:
     names = {path.name for path in files()}
+    assert "01_boolean.ipynb" in names
     assert {"README.md", "patching.py", "glossary.md", "own_gpt2.py"} <= names

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -10,7 +11,25 @@ import interp_kit
 from interp_kit.cli import analyses, dictionaries, models, studies
 from interp_kit.core.program import ended
 
-# One frozen dataclass a command; nothing heavy is imported before a command runs.
+
+@dataclass(frozen=True, kw_only=True)
+class Completion:
+    """Print what makes a shell complete commands and options when you press Tab.
+
+    bash: source <(interp-kit completion bash). zsh: interp-kit completion zsh > a folder of $fpath/_interp-kit.
+    """
+
+    shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
+    """the shell that you type in"""
+
+    def execute(self) -> None:
+        """Write the script to standard output."""
+        from interp_kit.cli.completion import script
+
+        print(script(Command, self.shell))
+
+
+# One frozen dataclass per command; nothing heavy is imported before a command runs.
 Command = (
     Annotated[models.Generate, tyro.conf.subcommand("generate")]
     | Annotated[models.Verl, tyro.conf.subcommand("verl")]
@@ -26,6 +45,7 @@ Command = (
     | Annotated[analyses.Lesion, tyro.conf.subcommand("lesion")]
     | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
     | Annotated[dictionaries.Sae, tyro.conf.subcommand("sae")]
+    | Annotated[dictionaries.Align, tyro.conf.subcommand("align")]
     | Annotated[models.TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[studies.Report, tyro.conf.subcommand("report")]
     | Annotated[studies.CultureReport, tyro.conf.subcommand("culture-report")]
@@ -33,6 +53,7 @@ Command = (
     | Annotated[studies.Circuits, tyro.conf.subcommand("circuits")]
     | Annotated[studies.Study, tyro.conf.subcommand("study")]
     | Annotated[studies.Traces, tyro.conf.subcommand("traces")]
+    | Annotated[Completion, tyro.conf.subcommand("completion")]
 )
 
 

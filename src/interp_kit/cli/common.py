@@ -42,7 +42,7 @@ class Common:
     progress: Progress = PROGRESS
 
     def finish(self, result: "AbstractResult", lines: Sequence[str] = ()) -> None:
-        """Print the table, and write what was asked for."""
+        """Print the verdict and the few rows that carry it, and write what was asked for."""
         from interp_kit.core.files import replacing, write_text
 
         frame = result.to_frame()
@@ -51,8 +51,11 @@ class Common:
         if self.json is not None and str(self.json) == "-":
             print(records)
         else:
-            print("\n".join([*lines, frame.to_string(index=False, float_format=lambda v: f"{v:.3f}", max_rows=60)]))
-            print(result.caption())
+            few = result.highlights()
+            rest = f"{len(few)} of {len(frame)} rows; --json FILE writes all.\n" if len(few) < len(frame) else ""
+            print("\n".join([*lines, *result.findings()]), end="\n\n" if lines or result.findings() else "")
+            print(few.to_string(index=False, na_rep="", float_format=lambda v: f"{v:.3f}"))
+            print(f"{rest}\n{result.caption()}")
         if self.json is not None and str(self.json) != "-":
             print(f"wrote {write_text(self.json, records + chr(10))}")
         if self.save is not None:

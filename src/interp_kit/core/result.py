@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -38,7 +38,7 @@ _DEFINED_IN = {
     "EvaluationResult": "interp_kit.analysis.behaviour.evaluation",
     "FaithfulnessResult": "interp_kit.analysis.circuits.faithfulness",
     "Generations": "interp_kit.analysis.behaviour.generation",
-    "HeldOutResult": "interp_kit.analysis.behaviour.evaluation",
+    "HeldOutResult": "interp_kit.analysis.behaviour.held_out",
     "InterchangeResult": "interp_kit.analysis.causal.interchange",
     "JaccardResult": "interp_kit.analysis.comparison.component_overlap",
     "LesionResult": "interp_kit.analysis.causal.lesion_result",
@@ -59,11 +59,15 @@ _DEFINED_IN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AbstractResult(ABC):
-    """Base of every result. `config` is what made it: model, task, options, as JSON values.
+    """Base of every result. `config` is what made it: analysis (the function's name, which a report's heading shows),
+    model, task, options, as JSON values.
 
     Fields of subclasses are numpy arrays, JSON values, Estimates, or tuples and string-keyed mappings of those.
+    Arrays should be C-contiguous, as `save` makes them so: sums in another order differ in the last digit.
     """
 
+    leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked
+    rows_shown: ClassVar[int] = 8  # rows that a summary has
     config: Mapping[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -86,6 +90,20 @@ class AbstractResult(ABC):
     def findings(self) -> tuple[str, ...]:
         """Sentences that a report opens with, each with n and interval; empty if the result draws no conclusion."""
         return ()
+
+    def highlights(self) -> "pd.DataFrame":
+        """The few rows of the table that the findings rest on, as commands print them: the largest by the column
+        `leading` if there is one, else the first; columns that are empty or say the same in every row are left out."""
+        frame = self.to_frame()
+        if self.leading:
+            size = frame[self.leading].abs().to_numpy()
+            order = np.argsort(-size, kind="stable")  # nan at the end
+            rows = frame.iloc[order[: int(np.isfinite(size).sum())][: self.rows_shown]]
+        else:
+            rows = frame.head(self.rows_shown)
+        empty = {str(c) for c in rows if all(value is None or value in ("", -1) or value != value for value in rows[c])}
+        same = {str(c) for c in frame if len(frame) > 1 and len(set(frame[c].map(str))) == 1} - {"n", self.leading}
+        return rows.drop(columns=[c for c in rows if str(c) in empty | same])
 
     def heading(self) -> str:
         """Name the analysis, what it asked and of which model, as a heading of a report."""

@@ -1,20 +1,29 @@
-"""Figures that a colour-blind reader can read: viridis for amounts, a blue-orange map centred on 0 for signed
-values."""
+"""Figures that a colour-blind reader can read: viridis for amounts, an orange-purple map centred on 0 for signed
+values.
+
+Nothing is drawn larger than it is: colours span at least FLOOR, axes that leave out 0 say so, and no power of ten
+stands apart from its numbers.
+"""
 
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
 
 SEQUENTIAL = "viridis"
 DIVERGING = "PuOr"
 # Okabe & Ito (2008): eight colours told apart under every common colour vision deficiency.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+# Greys, which pages replace in the dark: see svg.py. Ink on coloured cells is not replaced, as the cells are not.
+SOFT, FAINT, GRID = "#555555", "#999999", "#dddddd"
+OVER_DARK, OVER_LIGHT = "#fefefe", "#010101"
+FLOOR = 0.05  # least span of colours, in shares or in logits: what is smaller is drawn as the little that it is
 
 
 def new_axes(width: float = 6.4, height: float = 4.0) -> "Axes":
@@ -24,7 +33,19 @@ def new_axes(width: float = 6.4, height: float = 4.0) -> "Axes":
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure.add_subplot()
+    ax = figure.add_subplot()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(plain())
+    return ax
+
+
+def plain() -> "ScalarFormatter":
+    """Numbers in full, with no offset or power of ten that would stand over a title."""
+    from matplotlib.ticker import ScalarFormatter
+
+    formatter = ScalarFormatter(useOffset=False)
+    formatter.set_scientific(False)
+    return formatter
 
 
 def heatmap(
@@ -39,13 +60,15 @@ def heatmap(
     y_label: str = "",
     signed: bool = False,
     limits: tuple[float, float] | None = None,
+    floor: float = FLOOR,
     mark: np.ndarray | None = None,
 ) -> "Axes":
     """A labelled heat map; row 0 at the bottom, as layers are drawn.
 
     values: (rows, columns), nan cells are hatched; signed: diverging colours centred on 0; limits: of the colour scale
-    (symmetric where signed), which is pointed where values lie beyond; mark: (rows, columns) True cells get a dot.
-    Raises ValueError if the names do not fit.
+    (symmetric where signed), which is pointed where values lie beyond; floor: least span of the colours on each side of
+    0 (of all, if not signed), where no limits are given; the colour bar says so where it is used; mark: (rows, columns)
+    True cells get a dot. Raises ValueError if the names do not fit.
     """
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
@@ -53,10 +76,12 @@ def heatmap(
     ax = ax or new_axes(max(4.5, 2.2 + 0.42 * len(columns)), max(3.0, 1.6 + 0.3 * len(rows)))
     finite = values[np.isfinite(values)]
     if limits is None:
-        top = (float(np.abs(finite).max()) if len(finite) else 0.0) or 1.0
-        low = float(finite.min()) if len(finite) else 0.0
-        limits = (-top, top) if signed else (low, float(finite.max()) if len(finite) else 1.0)
-    ax.set_facecolor("#dddddd")
+        low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
+        low, high, zero = (min(low, -high), max(high, -low), 0.0) if signed else (low, high, low)
+        limits = (min(low, -floor) if signed else low, max(high, zero + floor))
+        if limits[1] > high:
+            label += f"\n(colours span {'±' if signed else ''}{floor:g}: all is smaller)"
+    ax.set_facecolor(GRID)
     image = ax.imshow(
         np.ma.masked_invalid(values),
         aspect="auto",
@@ -64,12 +89,13 @@ def heatmap(
         cmap=DIVERGING if signed else SEQUENTIAL,
         vmin=limits[0],
         vmax=limits[1] if limits[1] > limits[0] else limits[0] + 1,
+        interpolation="none",  # one pixel per cell inside an SVG
     )
     for y, x in np.argwhere(~np.isfinite(values)):
         ax.add_patch(_hatched(int(x), int(y)))
     if mark is not None:
         ys, xs = np.nonzero(mark)
-        ax.scatter(xs, ys, s=16, color="white", edgecolor="black", linewidth=0.8)
+        ax.scatter(xs, ys, s=16, color=OVER_DARK, edgecolor=OVER_LIGHT, linewidth=0.8)
     ax.set_xticks(
         range(len(columns)),
         columns,
@@ -77,17 +103,26 @@ def heatmap(
         ha="right" if max(map(len, columns), default=0) > 2 else "center",
     )
     ax.set_yticks(range(len(rows)), rows)
-    ax.set(title=title, xlabel=x_label, ylabel=y_label)
+    ax.set(title=_wrapped(title, ax), xlabel=x_label, ylabel=y_label)
     beyond = (finite < limits[0]).any(), (finite > limits[1]).any()
     ends = {(True, True): "both", (True, False): "min", (False, True): "max"}
-    ax.figure.colorbar(image, ax=ax, label=label, extend=ends.get((bool(beyond[0]), bool(beyond[1])), "neither"))
+    extend = ends.get((bool(beyond[0]), bool(beyond[1])), "neither")
+    ax.figure.colorbar(image, ax=ax, label=label, extend=extend, format=plain())
     return ax
+
+
+def _wrapped(title: str, ax: "Axes") -> str:
+    """A title in lines that end before the numbers of the colour bar."""
+    from textwrap import wrap
+
+    inches = figure_of(ax).get_figwidth() - 2.2
+    return "\n".join(line for part in title.split("\n") for line in wrap(part, max(28, int(11 * inches))))
 
 
 def _hatched(x: int, y: int):
     from matplotlib.patches import Rectangle
 
-    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor="#999999", linewidth=0)
+    return Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, hatch="///", edgecolor=FAINT, linewidth=0)
 
 
 def intervals(
@@ -100,7 +135,7 @@ def intervals(
     reference: dict[str, float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> "Axes":
-    """Points with 95 % intervals, one line per name, one colour a series.
+    """Points with 95 % intervals, one line per name, one colour per series. An axis that leaves out 0 says so.
 
     series: name -> (value, low, high), each (names,); reference: labelled vertical lines (chance, baseline).
     """
@@ -117,17 +152,61 @@ def intervals(
             value, np.arange(len(names)) + offset, xerr=bars, fmt=marker, ms=4, color=colour, capsize=2, label=name
         )
     for i, (name, where) in enumerate((reference or {}).items()):
-        ax.axvline(where, color="#555555", linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
+        ax.axvline(where, color=SOFT, linestyle=("--", ":", "-.")[i % 3], linewidth=1, label=name)
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
     if limits:
         ax.set_xlim(*limits)
     ax.set(title=title, xlabel=x_label)
-    ax.grid(axis="x", color="#dddddd")
+    ax.xaxis.set_major_formatter(plain())
+    say_start(ax, "x")
+    ax.grid(axis="x", color=GRID)
     ax.set_axisbelow(True)
     if len(series) > 1 or reference:
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     return ax
+
+
+def say_start(ax: "Axes", which: Literal["x", "y"], floor: float = 0.0) -> None:
+    """Add to the label of an axis where it starts, or ends, if it leaves out its floor."""
+    low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+    label = ax.get_xlabel() if which == "x" else ax.get_ylabel()
+    if low <= floor <= high:
+        return
+    end = f"starts at {low:.3g}" if low > floor else f"ends at {high:.3g}"
+    ax.set(**{f"{which}label": f"{label} (axis {end}, not {floor:g})".strip()})
+
+
+def bend(x: np.ndarray, y: np.ndarray) -> int | None:
+    """Number of the point at which a curve bends most: the farthest from the straight line between its ends (Satopää et
+    al. 2011), in units of its width and height; None if it is nearly straight, has fewer than three points or a nan."""
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    if len(x) < 3 or not (np.isfinite(x).all() and np.isfinite(y).all()) or not np.ptp(x) or not np.ptp(y):
+        return None
+    across, up = (x - x[0]) / np.ptp(x), (y - y[0]) / np.ptp(y)
+    away = np.abs(up - across * up[-1] / across[-1]) if across[-1] else np.zeros(len(x))
+    at = int(away.argmax())
+    return at if away[at] > 0.15 else None
+
+
+def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str, at: int | None = None) -> None:
+    """Write at the bend of a curve what it has reached there; nothing if it has no bend.
+
+    text: with {x} and {y}, such as "{y:.2f} at {x:g} edges"; at: the number of another point. Call it after the scales
+    are set: a bend is what is seen.
+    """
+    x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    seen = ax.transData.transform(np.column_stack([x, y]))
+    at = bend(*seen.T) if at is None else at
+    if at is None:
+        return
+    straight = np.interp(seen[at, 0], seen[[0, -1], 0], seen[[0, -1], 1])
+    above = bool(seen[at, 1] > straight)
+    ax.scatter([x[at]], [y[at]], s=80, facecolors="none", edgecolors=SOFT)
+    ax.annotate(
+        text.format(x=x[at], y=y[at]), (x[at], y[at]), xytext=(8, -12 if above else 10), textcoords="offset points",
+        ha="left", va="top" if above else "bottom", fontsize=9, color=SOFT,
+    )  # fmt: skip
 
 
 def png(ax: "Axes", dpi: int = 160) -> bytes:

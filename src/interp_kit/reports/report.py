@@ -1,6 +1,7 @@
 """One self-contained HTML page, and the same in Markdown: every figure with its caption, n, interval and control."""
 
 import base64
+import html
 import json
 import platform
 import re
@@ -18,6 +19,8 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import cell, html_table
 from interp_kit.reports.links import Link, links, model_of
 from interp_kit.reports.plotting import figure_of, png
+from interp_kit.reports.svg import SCALE, svg, variables
+from interp_kit.reports.terms import used
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,8 +115,18 @@ class Report:
             self._drawn[id(figure)] = png(figure.axes)
         return self._drawn[id(figure)]
 
-    def _image(self, figure: Figure) -> str:
-        return f"data:image/png;base64,{base64.b64encode(self._png(figure)).decode()}"
+    def _drawing(self, figure: Figure) -> str:
+        """A figure as an element of the page, every text escaped: SVG, or PNG on white if that is too large."""
+        if (drawn := svg(figure.axes, figure.caption)) is not None:
+            return drawn
+        address = f"data:image/png;base64,{base64.b64encode(self._png(figure)).decode()}"
+        width = round(72 * SCALE * figure_of(figure.axes).get_figwidth())
+        return f'<img style="width: {width}px" src="{address}" alt="{html.escape(figure.caption)}">'
+
+    def _terms(self) -> dict[str, str]:
+        """Explanations of the terms that the findings and captions use."""
+        parts = [part.caption for section in self.sections for part in section.parts]
+        return used([*self.findings, *parts, *(text for section in self.sections for text in section.text)])
 
     def to_html(self) -> str:
         """The page as one string with nothing outside it: style and figures are inside."""
@@ -123,13 +136,18 @@ class Report:
             loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters |= {
-            "image": self._image,
-            "width": _width,
+            "drawing": self._drawing,
             "rows": html_table,
             "is_figure": lambda p: isinstance(p, Figure),
         }
         return environment.get_template("report.html").render(
-            report=self, versions=versions(), to_try=TRY, configs=json.dumps(self.configs, indent=1, default=str)
+            report=self,
+            versions=versions(),
+            to_try=TRY,
+            light=variables(dark=False),
+            dark=variables(dark=True),
+            terms=self._terms(),
+            configs=json.dumps(self.configs, indent=1, default=str),
         )
 
     def to_markdown(self, folder: str) -> str:
@@ -149,6 +167,8 @@ class Report:
                 else:
                     lines += [_markdown_table(part.frame), ""]
                 lines += [f"*{part.caption}*", ""]
+        if terms := self._terms():
+            lines += ["Terms:", "", *(f"- *{term}*: {text}" for term, text in terms.items()), ""]
         lines += ["## Versions", "", *(f"- {name} {version}" for name, version in versions().items()), ""]
         lines = [re.sub(r"<(?=[A-Za-z/!?])", "&lt;", line) for line in lines]  # Markdown lets tags through
         lines += ["## Configuration", "", "```json", json.dumps(self.configs, indent=1, default=str), "```", ""]
@@ -168,6 +188,8 @@ def report(
     playground: str | Path | None = None,
 ) -> Path:
     """Write any results, or one, as a page: findings, a table of contents, then each with figure, caption, table.
+
+    Of several results the page opens with the first finding of each, and their sections have all of them.
 
     Args:
         results: One result, or several in the order of the page.
@@ -200,12 +222,14 @@ def report(
     for result, heading in zip(results, _distinct([result.heading() for result in results]), strict=True):
         table = Table(result.to_frame(), f"{_analysis(result)}: every figure", folded=True)
         tries = () if playground is None else links(result, playground, path, runs)
-        sections.append(Section(heading, (), (Figure(result.plot(), result.caption()), table), tries))
+        said = result.findings() if len(results) > 1 else ()
+        sections.append(Section(heading, said, (Figure(result.plot(), result.caption()), table), tries))
     if playground is not None and not any(section.links for section in sections):
         raise ValueError(f"{playground} runs {runs}, and none of the results names edits of it; leave playground out")
     configs = {f"{i}. {_analysis(result)}": dict(result.config) for i, result in enumerate(results, start=1)}
-    found = tuple(finding for result in results for finding in result.findings())
-    return Report(title, found, tuple(sections), configs, intro).write(path)
+    found = [result.findings() for result in results]
+    first = found[0] if len(found) == 1 else tuple(findings[0] for findings in found if findings)
+    return Report(title, first, tuple(sections), configs, intro).write(path)
 
 
 def _analysis(result: AbstractResult) -> str:
@@ -225,11 +249,6 @@ def _distinct(headings: Sequence[str]) -> list[str]:
 def versions() -> dict[str, str]:
     """Python and the packages that decide the figures."""
     return {"Python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
-
-
-def _width(figure: Figure) -> int:
-    """Width on the page in CSS pixels, so that text is of one size in all figures."""
-    return round(95 * figure_of(figure.axes).get_figwidth()) + 26
 
 
 def _markdown_table(frame: "pd.DataFrame") -> str:

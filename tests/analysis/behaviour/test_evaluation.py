@@ -17,8 +17,8 @@ from interp_kit.analysis.behaviour.evaluation import (
     completions,
     evaluate,
     parse_fields,
-    summarise_held_out,
 )
+from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.task import AbstractTask

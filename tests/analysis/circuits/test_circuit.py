@@ -11,6 +11,8 @@ import networkx
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_hex
+from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 
@@ -18,6 +20,7 @@ import interp_kit as ik
 from interp_kit.analysis.circuits.carried import outputs_of, patched
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.analysis.circuits.direct_attribution import BIAS
+from interp_kit.analysis.circuits.drawing import GREY, NEGATIVE, POSITIVE, draw
 from interp_kit.analysis.circuits.edge_gradients import COMPLETE, FIRST
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.circuits.faithfulness import SMALL, areas
@@ -467,6 +470,29 @@ def test_direct_attribution_of_a_field(latent: HookedTransformer, task: BooleanT
         ik.direct_logit_attribution(latent, batch)
     with pytest.raises(ValueError, match="not a logit difference"):
         ik.direct_logit_attribution(latent, batch, metric=ik.kl("newA"))
+
+
+def test_only_what_matters_is_coloured() -> None:
+    names = ("L0H0", "L0H1", "L1H0", "L1H1")
+    edges = [Edge("embed", name, "v") for name in names]
+    scores, clear = np.array([2.0, -1.0, 0.1, 1.5]), np.array([True, True, True, False])
+    ax = draw(edges, scores, (), clear=clear, title="T", label="logit difference")
+    drawn = {
+        to_hex(arrow.get_edgecolor()): arrow.get_linewidth()
+        for arrow in ax.patches
+        if isinstance(arrow, FancyArrowPatch)
+    }
+    assert set(drawn) == {to_hex(colour) for colour in (POSITIVE, NEGATIVE, GREY)}
+    assert drawn[to_hex(POSITIVE)] > drawn[to_hex(NEGATIVE)] > drawn[to_hex(GREY)]
+    legend = ax.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "logit difference falls without it, by up to 2",
+        "logit difference rises without it, by up to 1",
+        "under 10% of the largest, or not told from 0",
+    ]
+    named = {text.get_text(): text.get_color() for text in ax.texts}
+    assert named["L0H0"] == named["L0H1"] != named["L1H0"] == named["L1H1"]
 
 
 def test_a_circuit_is_a_graph_and_a_picture_and_a_file(scored: Circuit, tmp_path: Path) -> None:

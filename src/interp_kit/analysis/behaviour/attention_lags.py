@@ -2,9 +2,9 @@
 learned would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
 before; whether that matters is for ablation to say."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,13 +16,16 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
+from interp_kit.core.stats.told import out_of
 from interp_kit.engine.inputs import unpadded
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import heatmap
+
+HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,7 @@ class AttentionLags(AbstractResult):
     give; untrained: (head, lag) the mean of the same network with random weights.
     """
 
+    leading: ClassVar[str] = "attention"
     heads: tuple[str, ...]
     lags: tuple[int, ...]
     names: tuple[str, ...]
@@ -56,7 +60,7 @@ class AttentionLags(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head and lag: mean attention with 95 % interval over examples, beside its controls."""
-        mean, low, high = mean_interval(self.attention)
+        mean, low, high = mean_interval(self.attention, bounds=(0, 1))
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
@@ -71,6 +75,31 @@ class AttentionLags(AbstractResult):
             f"Mean attention of each head of {c['model']} at fixed distances back from {c['queries']} (n = {self.n}"
             f" examples{scope(c)}). Even attention gives at most {self.even.max():.3f}, the same network untrained at"
             f" most {self.untrained.max():.3f}."
+        )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the heads that look at one distance with most of their attention."""
+        mean, low, high = mean_interval(self.attention, bounds=(0, 1))
+        chance = np.maximum(self.even[None], self.untrained)
+        head, lag = np.unravel_index(mean.argmax(), mean.shape)
+        known = np.where(np.isnan(low), mean, low)  # all examples agree
+        fixed = np.argwhere((known > HALF) & (known > chance))
+        beside = f"even attention at most {self.even.max():.2f}, untrained at most {self.untrained.max():.2f}"
+        if not len(fixed):
+            most = Estimate(mean[head, lag], low[head, lag], high[head, lag], self.n, "").short()
+            return (
+                f"No head of {self.config['model']} is shown to put more than half of its attention at one of these"
+                f" distances: the most is {most}, {self.heads[head]} at {self.names[lag]} (n = {self.n}; {beside}).",
+            )
+        order = sorted(fixed.tolist(), key=lambda at: -mean[at[0], at[1]])
+        named = "; ".join(
+            f"{self.heads[i]} at {self.names[j]} with {Estimate(mean[i, j], low[i, j], high[i, j], self.n, '').short()}"
+            for i, j in order[:3]
+        )
+        counts = out_of(len({i for i, _ in order}), len(self.heads), "heads")
+        return (
+            f"Most of its attention at one distance, beyond both controls: {counts} of {self.config['model']}; the most"
+            f" {named} (n = {self.n} examples; {beside}). Whether that matters is for ablation to say.",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -102,7 +131,7 @@ def attention_lags(
 
     Args:
         model: Any model.
-        batch: Examples.
+        batch: Examples, of which repeated ones count once.
         lags: Tokens back; or a name for each -> tokens back.
         queries: Named positions; None: those whose logits predict a token of the completion. Queries that have no token
             so far back are left out at that lag.
@@ -122,6 +151,9 @@ def attention_lags(
     check_flag("progress", progress)
     if queries is not None:
         check_names("queries", queries)
+    if isinstance(lags, str) or not isinstance(lags, Iterable):
+        raise ValueError(f"lags is {lags!r}; expected a sequence of whole numbers, or a name for each")
+    batch = batch.distinct()
     names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
     lags = list(lags.values()) if isinstance(lags, Mapping) else list(lags)
     asked = _queries(batch, queries)

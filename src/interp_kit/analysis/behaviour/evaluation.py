@@ -18,7 +18,7 @@ from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats.intervals import Estimate, mean_estimate, of_all, scope, wilson
+from interp_kit.core.stats.intervals import Estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.inputs import check_length, whole_text
@@ -104,6 +104,23 @@ class EvaluationResult(AbstractResult):
             " input, itself)."
         )
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule."""
+        found = []
+        for split in self.splits:
+            share, rival = self.estimate(split), "majority" if split == SEEN else "lookup"
+            other = self.baseline(rival, split)
+            name = "the majority answer" if rival == "majority" else "a lookup of the nearest seen input"
+            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs wholly right"
+            if share.low > other:
+                text += f", more than {name} ({other:.2f})."
+            elif share.high < other:
+                text += f", less than {name} ({other:.2f})."
+            else:
+                text += f", which cannot be told from {name} ({other:.2f})."
+            found.append(text)
+        return tuple(found)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Exact match and every field, the model by split, the baselines on the last split."""
         names, last, nan = (EXACT, *self.fields), self.splits[-1], np.full(1 + len(self.fields), np.nan)
@@ -116,78 +133,6 @@ class EvaluationResult(AbstractResult):
             series[f"{baseline}, {last}"] = (values, nan, nan)
         title = f"Right answers of {self.config['model']}"
         return intervals(names, series, ax=ax, title=title, x_label="share of inputs", limits=(-0.02, 1.02))
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOutResult(AbstractResult):
-    """Exact match on inputs never trained on, over models trained with different inputs left out.
-
-    models: names; total: inputs that the task has; omitted: (model,) how many were left out; omission_set: (model,)
-    number of the set left out, equal where two models leave out the same; model, majority, lookup: (model,) exact match
-    on the inputs left out, of the model and of both baselines.
-    """
-
-    models: tuple[str, ...]
-    total: int
-    omitted: np.ndarray
-    omission_set: np.ndarray
-    model: np.ndarray
-    majority: np.ndarray
-    lookup: np.ndarray
-    config: Mapping[str, object]
-
-    @property
-    def sizes(self) -> tuple[int, ...]:
-        """Numbers of inputs left out, each once, in rising order."""
-        return tuple(np.unique(self.omitted).tolist())
-
-    def estimate(self, omitted: int, of: str = "model") -> Estimate:
-        """Mean exact match of "model", "majority" or "lookup" with its 95 % interval over omission sets.
-
-        Models that leave out the same set are averaged first: seeds do not make a set count twice. Raises ValueError
-        if no model leaves out that many.
-        """
-        if omitted not in self.sizes:
-            raise ValueError(f"no model leaves out {omitted} inputs; there are {', '.join(map(str, self.sizes))}")
-        values: np.ndarray = getattr(self, of)
-        sets = np.unique(self.omission_set[self.omitted == omitted])
-        means = np.array([values[self.omission_set == number].mean() for number in sets])
-        return mean_estimate(means, unit="omission sets", bounds=(0.0, 1.0))
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per number of inputs left out: mean exact match, interval over omission sets, both baselines."""
-        rows = []
-        for size in self.sizes:
-            row: dict[str, object] = {"omitted": size, "total": self.total}
-            for of, prefix in (("model", ""), ("majority", "majority_"), ("lookup", "lookup_")):
-                e = self.estimate(size, of)
-                row |= {of if prefix else "value": e.value, f"{prefix}low": e.low, f"{prefix}high": e.high}
-                row |= {"n": e.n, "unit": e.unit}
-            rows.append(row | {"models": int((self.omitted == size).sum())})
-        return pd.DataFrame(rows)
-
-    def units(self) -> pd.DataFrame:
-        """One row per model: what it left out, and exact match on that beside both baselines."""
-        keys = ("omitted", "omission_set", "model", "majority", "lookup")
-        return pd.DataFrame({"name": self.models, **{key: getattr(self, key) for key in keys}})
-
-    def caption(self) -> str:
-        """See AbstractResult."""
-        n = ", ".join(f"{self.estimate(size).n} sets of {size}" for size in self.sizes)
-        return (
-            f"Exact match on inputs never trained on, by how many of the {self.total} are left out (n = {n}; 95 %"
-            " intervals over omission sets, one dot a model), beside a"
-            " lookup table that answers with the nearest seen input and the majority of the seen inputs by field."
-        )
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """One line per number of inputs left out: the mean, each model as a dot, and both baselines."""
-        series = {of: columns([self.estimate(n, of) for n in self.sizes]) for of in ("model", "lookup", "majority")}
-        names = [f"{n} of {self.total} left out (n = {self.estimate(n).n})" for n in self.sizes]
-        title = "Inputs never trained on"
-        ax = intervals(names, series, ax=ax, title=title, x_label="exact match", limits=(-0.02, 1.02))
-        ax.scatter(self.model, np.searchsorted(self.sizes, self.omitted) - 0.38, s=9, color="black", alpha=0.5)
-        return ax
 
 
 def columns(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -302,30 +247,4 @@ def evaluate(
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
         },
-    )
-
-
-def summarise_held_out(results: Sequence[EvaluationResult]) -> HeldOutResult:
-    """Exact match on held-out inputs over models, by how many inputs each left out.
-
-    Raises ValueError for no results, one in which nothing is held out, or results of different tasks or input counts.
-    """
-    if not results:
-        raise ValueError("no evaluations to summarise")
-    for result in results:
-        if HELD_OUT not in result.splits:
-            raise ValueError(f"{result.config['model']} was trained on every input: nothing of it is held out")
-        if (result.config["task"], len(result.inputs)) != (results[0].config["task"], len(results[0].inputs)):
-            raise ValueError("the evaluations are of different tasks, or of different numbers of inputs")
-    sets = [frozenset(map(tuple, result.inputs[result.held_out].tolist())) for result in results]
-    numbers = {omission: number for number, omission in enumerate(dict.fromkeys(sets))}
-    return HeldOutResult(
-        models=tuple(str(result.config["model"]) for result in results),
-        total=len(results[0].inputs),
-        omitted=np.array([int(result.held_out.sum()) for result in results]),
-        omission_set=np.array([numbers[omission] for omission in sets]),
-        model=np.array([result.estimate(HELD_OUT).value for result in results]),
-        majority=np.array([result.baseline("majority", HELD_OUT) for result in results]),
-        lookup=np.array([result.baseline("lookup", HELD_OUT) for result in results]),
-        config={"analysis": "summarise_held_out", "task": results[0].config["task"], "models": len(results)},
     )

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.engine.solved import counted_solved, said, warn_if_few
@@ -38,6 +39,7 @@ class AblationResult(AbstractResult):
     completions) that the unablated model gives correctly, of config["solved_of"].
     """
 
+    leading: ClassVar[str] = "importance"
     component: tuple[str, ...]
     layer: np.ndarray
     fields: tuple[str, ...]
@@ -50,6 +52,11 @@ class AblationResult(AbstractResult):
         """Examples behind every figure."""
         return self.effect.shape[-1]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest effect that the metric allows."""
+        return tuple(self.config.get("bounds", (-np.inf, np.inf)))
+
     def importance(self, field: str | None = None, rows: Sequence[int] | None = None) -> np.ndarray:
         """(component,) mean effect on a field, or on all of them; over all examples, or these rows."""
         effect = self.effect if rows is None else self.effect[..., list(rows)]
@@ -61,7 +68,7 @@ class AblationResult(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per component and field: importance with 95 % interval over examples."""
-        mean, low, high = mean_interval(self.effect)
+        mean, low, high = mean_interval(self.effect, bounds=self.bounds)
         rows = [
             (c, layer, f, mean[i, j], low[i, j], high[i, j], self.baseline[j].mean(), self.n)
             for i, (c, layer) in enumerate(zip(self.component, self.layer, strict=True))
@@ -85,7 +92,7 @@ class AblationResult(AbstractResult):
             if len(members) == 0:
                 continue
             index = list(members)
-            mean, low, high = mean_interval(self.effect[..., index].mean(1))
+            mean, low, high = mean_interval(self.effect[..., index].mean(1), bounds=self.bounds)
             before = float(self.baseline[:, index].mean())
             rows += [
                 (c, layer, name, m, lo, hi, before, len(index))
@@ -100,6 +107,27 @@ class AblationResult(AbstractResult):
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
             f" {self.n} examples{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is"
             " better off without it; 95 % intervals in the table)."
+        )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the component that matters most, and how many can be told to matter."""
+        c, by_example = self.config, self.effect.mean(1)
+        clear, best = told(by_example), int(by_example.mean(1).argmax())
+        lost = mean_of(by_example[best], "examples", self.bounds)
+        over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
+        most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
+        if (self.effect >= 0).all() and c["metric"] == "kl":
+            grows = most.format("grows")
+            return (f"{c['model']} needs {self.component[best]} most: without it {grows}. KL is never below 0.",)
+        if not clear[best] or lost.value <= 0:
+            falls = most.format("falls")
+            return (
+                f"That {c['model']} needs any component {CHANCE}: without {self.component[best]}, {falls} at most.",
+            )
+        counts = out_of(int((clear & (by_example.mean(1) > 0)).sum()), len(self.component), "components")
+        return (
+            f"{c['model']} needs {self.component[best]} most: without it {most.format('falls')}.",
+            f"Needed at all, beyond chance: {counts} (Holm's correction for their number).",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -134,7 +162,7 @@ def ablate(
 
     Args:
         model: Any model.
-        batch: Examples that ask for an answer.
+        batch: Examples that ask for an answer; repeated ones count once.
         kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch,
             averaged over `resamples` draws. Removal is at every position.
         units: Kinds of component. Attention is all heads of a layer, a layer its heads and its MLP together, a neuron
@@ -163,6 +191,7 @@ def ablate(
     check_count("resamples", resamples)
     check_seed(seed)
     check_flag("progress", progress)
+    batch = batch.distinct()
     if metric in (exact_match, log_probability):
         if fields is not None:
             raise ValueError(f"fields is {list(fields)}, and {metric.__name__} is measured over the whole completion")
@@ -194,6 +223,7 @@ def ablate(
             "whole": batch.whole,
             "kind": kind,
             "metric": metrics[0].title,
+            "bounds": metrics[0].effect_bounds(),
             "seed": seed,
             "resamples": len(draws),
             **counted_solved(swept.unedited == 1),

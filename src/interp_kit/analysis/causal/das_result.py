@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal import das_controls
-from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, VERDICTS
+from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, STANDS, VERDICTS
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import mean_estimate
+from interp_kit.core.showing import counted
+from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.engine.solved import said
 from interp_kit.reports.plotting import heatmap, intervals
 
@@ -146,6 +147,37 @@ class DASResult(AbstractResult):
         counts = {name: self.verdict.count(name) for name in VERDICTS}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         return f"Controls: {shares}. Of {len(self.position)} cells: {said} (dots: found, but does not stand)."
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: how many cells stand up to their controls, and the best of them."""
+        c, verdict = self.config, np.array(self.verdict)
+        stands = verdict == STANDS
+        pool = stands if stands.any() else np.ones(len(verdict), dtype=bool)
+        best = int(np.where(pool, self.gain(), -np.inf).argmax())
+        share = Estimate(self.mean[best], self.low[best], self.high[best], len(self.seeds), "seeds").short()
+        where = f"{counted(c['k'], 'dimension')} of {self.site} (L{self.layer[best]} at {self.position[best]})"
+        seeds = f"n = {counted(len(self.seeds), 'seed')}"
+        numbers = f"{share} of held-out pairs ({seeds}; unedited {self.baseline.mean():.2f})"
+        does = f"swapping {where} gives {c['target']} as do({c['variable']}) would have it in {numbers}"
+        if not c["controls"]:
+            return (
+                f"S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",
+            )
+        counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
+        if not stands.any():
+            return (f"No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",)
+        rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
+        return (
+            f"S{does[1:]}, beyond every control (share of pairs plus share of controls kept, less 1:"
+            f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
+        )
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: the cells of largest gain, with their verdict."""
+        order = np.argsort(-self.gain(), kind="stable")[: self.rows_shown]
+        columns = ["layer", "position", "mean", "low", "high", "verdict"]
+        frame = pd.DataFrame(self.to_frame().iloc[order * len(self.seeds)][columns]).dropna(axis=1, how="all")
+        return frame.assign(gain=self.gain()[order], n=len(self.seeds))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Mean held-out accuracy, layers by positions, with dots where what is found does not stand; with one layer or

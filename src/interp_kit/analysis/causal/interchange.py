@@ -7,7 +7,7 @@ the causal model does in the base's world under do(variable = the source's value
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, wilson_share
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Copy, check_by, everywhere, grouped
 from interp_kit.engine.solved import counted_solved, said, warn_if_few
@@ -31,6 +32,7 @@ from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 
 ALL = "all"
+KEPT = 0.95  # share of controls that a site which holds the variable alone must keep
 NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "bases")
 
 
@@ -48,6 +50,7 @@ class InterchangeResult(AbstractResult):
     left out because the model does not solve the base.
     """
 
+    leading: ClassVar[str] = "accuracy"
     site: tuple[str, ...]
     layer: np.ndarray
     head: np.ndarray
@@ -103,6 +106,34 @@ class InterchangeResult(AbstractResult):
             " intervals over bases in the table."
         )
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the site that acts as the variable, if there is one beyond the unedited model."""
+        c, alone = self.config, ~(self.kept < KEPT)
+        shown = self.low > self.baseline.high
+        pool = next((p for p in (shown & alone, shown, np.isfinite(self.accuracy)) if p.any()), None)
+        if pool is None:
+            return ()
+        best = int(np.where(pool, self.accuracy, -1).argmax())
+        layer, head = int(self.layer[best]), int(self.head[best])
+        at = f"{self.site[best]}" + (f", L{layer}" if layer >= 0 else "") + (f"H{head}" if head >= 0 else "")
+        at += f" at {self.position[best]}"
+        share = Estimate(self.accuracy[best], self.low[best], self.high[best], int(self.bases[best]), "bases").short()
+        numbers = f"{share} of n = {self.bases[best]} bases (unedited {self.baseline.short()})"
+        does = f"gives {c['target']} as do({c['variable']}) would have it in {numbers}"
+        kept = Estimate(self.kept[best], self.kept_low[best], self.kept_high[best], int(self.control_bases[best]), "")
+        if not shown[best]:
+            return (f"That a site holds {c['variable']} {CHANCE}: at best, copying {at} {does}.",)
+        if np.isnan(kept.value):
+            return (f"Copying {at} {does}; the task has no control pairs, so it may carry more than {c['variable']}.",)
+        if alone[best]:
+            return (
+                f"{at} acts as {c['variable']}: copying it {does}, and keeps the answer in {kept.short()} of controls.",
+            )
+        return (
+            f"No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal {c['variable']} keep"
+            f" their answer in {kept.short()} alone.",
+        )
+
     def plot(
         self, ax: Axes | None = None, site: str | None = None, what: Literal["accuracy", "kept"] = "accuracy"
     ) -> Axes:
@@ -110,7 +141,7 @@ class InterchangeResult(AbstractResult):
         Raises ValueError for a site that was not edited."""
         site = site or self.site[0]
         return site_map(
-            self.to_frame().assign(moved=self.kept < 0.95),
+            self.to_frame().assign(moved=self.kept < KEPT),
             site,
             what,
             mark="moved" if what == "accuracy" else None,

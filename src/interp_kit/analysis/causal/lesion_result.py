@@ -13,10 +13,11 @@ from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
 from interp_kit.core.stats.intervals import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
-from interp_kit.reports.plotting import COLOURS, intervals, new_axes
+from interp_kit.reports.plotting import COLOURS, GRID, intervals, new_axes, note_bend, say_start
 
 ARMS = ("lesion", "control")
 LEVEL = 0.05
+LEAST_DIRECT = 0.05  # of the intact logit difference: a share of a smaller direct effect says nothing
 NOTED = 3  # components that a caption names
 Figure = Literal["recovery", "importance"]
 
@@ -71,9 +72,11 @@ class LesionResult(AbstractResult):
 
     @property
     def repaired_share(self) -> Estimate:
-        """Share of the direct effect that is made good at once; nan where the direct effect is not above 0."""
+        """Share of the direct effect that is made good at once; nan where the direct effect is not above 0, or is less
+        than LEAST_DIRECT of the intact model's logit difference."""
         part, whole = (self.direct - self.total).mean(0), self.direct.mean(0)
-        if not self._over_examples(whole).low > 0:
+        intact = float(self.difference[ARMS.index("control"), 0, 0].mean())
+        if not self._over_examples(whole).low > 0 or whole.mean() < LEAST_DIRECT * intact:
             return Estimate(np.nan, np.nan, np.nan, self.n, "examples")
         value, low, high = (float(x) for x in ratio_interval(part, whole))
         return Estimate(value, low, high, self.n, "examples")
@@ -120,6 +123,15 @@ class LesionResult(AbstractResult):
         columns = ["measure", "state", "name", "step", "value", "low", "high", "n", "unit"]
         return pd.DataFrame(rows, columns=columns)
 
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: accuracy before and after, the effects, and the components that grow most."""
+        frame = self.to_frame()
+        ends = frame["measure"].eq("accuracy") & frame["step"].isin([0, int(self.step[-1])])
+        effects = frame["measure"].isin(["total effect", "direct effect", "repaired"])
+        grown = pd.DataFrame(frame[frame["state"].eq("lesion less control")])
+        grown = grown.sort_values(by="value", ascending=False).head(NOTED)
+        return pd.concat([pd.DataFrame(frame[ends | effects]), grown])
+
     def to_try(self) -> dict[str, list[dict[str, Any]]]:
         """See AbstractResult: the lesion itself, before any training."""
         cut = list(self.config["cut"])
@@ -152,7 +164,8 @@ class LesionResult(AbstractResult):
         effects = f"the logit difference falls by {total.short()}, by {direct.short()} directly"
         share = self.repaired_share
         if np.isnan(share.value):
-            return f"Untrained, {effects}: it has no direct effect to repair."
+            why = "too little to speak of a share repaired" if direct.low > 0 else "it has no direct effect to repair"
+            return f"Untrained, {effects}: {why}."
         if self.repair.low > 0:
             return f"Untrained, {effects}: other components make good {share.short()} of the direct effect."
         if self.repair.high < 0:
@@ -206,7 +219,9 @@ def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: 
         ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
     title = f"{title} (n = {accuracy.shape[1]} {unit})"
     ax.set(title=title, xlabel="training steps after the lesion", ylabel="answers right")
-    ax.grid(color="#dddddd")
+    say_start(ax, "y")
+    note_bend(ax, step, accuracy[0].mean(0), "{y:.2f} after {x:g} steps")
+    ax.grid(color=GRID)
     ax.legend(loc="lower right", frameon=False, fontsize="small")
     return ax
 

@@ -133,6 +133,11 @@ class MechanismResult(AbstractResult):
             f" {self.mediator} flips {self.target} in a share of {flips.short()} of {flips.n} {flips.unit}.",
         )
 
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: accuracy, the conflict prompts, and the routes."""
+        frame = self.to_frame()
+        return pd.DataFrame(frame[frame["experiment"].isin(["accuracy", "conflict", "route"])])
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}

@@ -5,7 +5,7 @@ al. 2023).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, scope
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import counted_solved, said, solving, warn_if_few
@@ -51,6 +52,7 @@ class PatchingResult(AbstractResult):
     sender patching has sender positions instead.
     """
 
+    leading: ClassVar[str] = "recovered"
     site: tuple[str, ...]
     layer: np.ndarray
     head: np.ndarray
@@ -113,6 +115,9 @@ class PatchingResult(AbstractResult):
             where = f"Reading {self.position[best]} from the other run"
         share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
         does = "recovers" if c["direction"] == "denoise" else "loses"
+        if self.low[best] <= 0:
+            what = f"{where} {does} {share} of the {c['metric']}, the most of all (n = {self.n})"
+            return (f"That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
         return (f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}).",)
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
@@ -282,7 +287,8 @@ def _swept(
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(
             f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"
-            f" {len(pairs)} pairs), so there is nothing to recover"
+            f" {len(pairs)} pairs), so there is nothing to recover; the model solves both sides of"
+            f" {int(solved.sum())} of them"
         )
     unit = pairs.units()
     recovered, low, high = ratio_interval(values - start, goal - start, groups=unit)

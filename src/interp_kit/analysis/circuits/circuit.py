@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.circuits.drawing import draw
+from interp_kit.analysis.circuits.drawing import draw, matter
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
 from interp_kit.engine.solved import said
 from interp_kit.models.circuit import LOGITS, Edge, on_the_way
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import networkx
 
 SHOWN = 60  # edges, beyond which a picture says nothing
+FAINTEST = 0.01  # of the largest score: an edge below it is not drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class Circuit(AbstractResult):
     in the text; n: independent units of pairs (PairBatch.units), all that share a text being one.
     """
 
+    leading: ClassVar[str] = "score"
     sender: tuple[str, ...]
     receiver: tuple[str, ...]
     input: tuple[str, ...]
@@ -111,6 +113,13 @@ class Circuit(AbstractResult):
         check_count("k", k, most=len(self))
         return self.take(self.order(signed=signed)[:k])
 
+    @property
+    def clear(self) -> np.ndarray:
+        """(edge,) True if the score can be told from 0: its interval leaves 0 out, or all pairs agree to the last digit
+        on another value, and so leave no interval."""
+        unknown = np.isnan(self.low) | np.isnan(self.high)
+        return np.where(unknown, self.score != 0, (self.low > 0) | (self.high < 0))
+
     def connected(self) -> "Circuit":
         """Without the edges that lie on no way from the embedding to the logits."""
         edges = self.edges
@@ -147,23 +156,59 @@ class Circuit(AbstractResult):
         if c["analysis"] == "read_mib":
             return f"{len(self)} edges of {c['model']}, with the scores of that file (no interval: it has none)."
         how = {"exact": "each patched alone", "acdc": f"kept by ACDC at {c.get('threshold')}"}
-        kept = c.get("ablation", "counterfactual")
-        carries = "the other run's value" if kept == "counterfactual" else f"what {kept} ablation gives"
+        how = how.get(c["method"], f"attributed by {c['method'].upper()}")
         return (
-            f"{len(self)} edges of {c['model']}, {how.get(c['method'], 'attributed by ' + c['method'].upper())}: by how"
-            f" much {c['metric']} falls where an edge carries {carries} ({c['direction']}; n = {self.n}"
-            f" independent pairs that differ in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
+            f"{len(self)} edges of {c['model']}, {how}: by how much {c['metric']} {self.words[0]} where an edge carries"
+            f" {self.carried} ({c['direction']}; n = {self.n} independent pairs that differ in"
+            f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
+        )
+
+    @property
+    def carried(self) -> str:
+        """Value that an edge that is scored carries in place of its own value."""
+        kept = self.config.get("ablation", "counterfactual")
+        return "the other run's value" if kept == "counterfactual" else f"what {kept} ablation gives"
+
+    @property
+    def words(self) -> tuple[str, str]:
+        """Verbs for the metric if an edge carries the other run's value: for a positive score, for a negative one."""
+        turned = self.config["method"] == "acdc" or self.config["direction"] == "denoise"
+        return ("rises", "falls") if turned else ("falls", "rises")
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the edge of largest score, and how many matter beside it."""
+        if len(self) == 0 or self.config["analysis"] == "read_mib":  # the scores of a file have no intervals
+            return ()
+        c, best = self.config, int(self.order()[0])
+        sign = -1 if self.score[best] < 0 else 1
+        ends = (self.low[best], self.high[best]) if sign > 0 else (-self.high[best], -self.low[best])
+        score = Estimate(sign * self.score[best], ends[0], ends[1], self.n, "pairs")
+        numbers = f"the {c['metric']} {self.words[int(self.score[best] < 0)]} by {score.short()} (n = {self.n} pairs)"
+        if not self.clear[best]:
+            return (f"No edge of {c['model']} can be told from none: at {self.edges[best]}, the largest, {numbers}.",)
+        exact = c["method"] in ("exact", "acdc")
+        how = "" if exact else f" Attributed by {str(c['method']).upper()}, not measured: patch what you rely on."
+        count = int(matter(self.score, self.clear).sum())
+        return (
+            f"The edge that carries most of {c['variable']} → {c['target']} in {c['model']} is {self.edges[best]}:"
+            f" if it has {self.carried}, {numbers}.{how}",
+            f"{count} of {len(self)} edges have at least a tenth of that and can be told from 0.",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Nodes from left to right as they are computed, edges coloured by score: at most SHOWN, those of largest
-        score; the title says so. Raises ValueError for a circuit without edges."""
+        """Nodes from left to right as they are computed, edges as wide as their score is large.
+
+        At most SHOWN edges, those of largest score, and none below FAINTEST of the largest; the title says so. Grey:
+        edges that do not matter. Raises ValueError for a circuit without edges.
+        """
         if len(self) == 0:
             raise ValueError("a circuit without edges cannot be drawn")
-        shown, c = self.top(min(len(self), SHOWN)), self.config
+        large = int((np.abs(self.score) >= FAINTEST * np.abs(self.score).max()).sum())
+        shown, c = self.top(min(large, SHOWN)), self.config
         more = f", the {len(shown)} largest of {len(self)} edges" if len(shown) < len(self) else ""
-        title, label = f"{c['model']}{more}", "score"
+        title, label, words = f"{c['model']}{more}", "score", ("is positive", "is negative")
         if self.n:
             title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
-            label = f"fall of {c['metric']}"
-        return draw(shown.edges, shown.score, self.positions, title=title, label=label, ax=ax)
+            label, words = str(c["metric"]), self.words
+        clear = shown.clear if self.n else np.ones(len(shown), bool)
+        return draw(shown.edges, shown.score, self.positions, clear=clear, title=title, label=label, words=words, ax=ax)

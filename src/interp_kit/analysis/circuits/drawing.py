@@ -1,18 +1,19 @@
-"""A circuit as a picture: nodes from left to right in the order in which they are computed, edges coloured by score."""
+"""A circuit as a picture: nodes from left to right in the order in which they are computed. Edges that matter are
+coloured, as wide as their score is large; all others are grey, so that the path is seen."""
 
 from collections.abc import Sequence
 from itertools import pairwise
-from textwrap import fill
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch
 
 from interp_kit.models.circuit import Edge, stage
-from interp_kit.reports.plotting import DIVERGING, new_axes
+from interp_kit.reports.plotting import COLOURS, FAINT, GRID, new_axes
+
+LEAST = 0.1  # of the largest score: an edge below it is grey
+POSITIVE, NEGATIVE, GREY, BOX, INK = COLOURS[0], COLOURS[5], "#bbbbbb", "#f4f4f4", "#000000"
 
 
 def draw(
@@ -20,8 +21,10 @@ def draw(
     scores: np.ndarray,
     positions: Sequence[str],
     *,
+    clear: np.ndarray,
     title: str,
     label: str,
+    words: tuple[str, str] = ("falls", "rises"),
     ax: Axes | None = None,
 ) -> Axes:
     """Columns are stages of the model; rows named positions where edges have them, else the nodes of a stage.
@@ -30,10 +33,12 @@ def draw(
 
     Args:
         edges: The edges to draw.
-        scores: (edge,) Score of each, for its colour and width.
+        scores: (edge,) What each is worth: blue if it is positive, vermilion if negative.
         positions: Named positions in the order of the text.
+        clear: (edge,) True if the score can be told from 0. Other edges are grey, and those below LEAST of the largest.
         title: Title of the axes.
-        label: Label of the colour bar.
+        label: What is measured.
+        words: What it does without an edge of positive score, and of negative score.
         ax: Axes to draw on; new ones by default.
     """
     by_position = any(edge.position for edge in edges)
@@ -52,37 +57,65 @@ def draw(
         for i, node in enumerate(sorted(nodes)):
             gap = heights[row] / len(nodes)
             at[node, position] = (columns.index(level), tops[row] + (i + 0.5) * gap)
-    ax = ax or new_axes(1.6 + 1.5 * len(columns), 1.4 + 0.62 * tops[-1])
+    ax = ax or new_axes(1.2 + 1.15 * len(columns), 1.4 + 0.62 * tops[-1])
     limit = float(abs(scores).max()) or 1.0
-    norm, colours = Normalize(-limit, limit), matplotlib.colormaps[DIVERGING]
+    matters = matter(scores, clear)
+    on_path = {(n, e.position or "") for e, m in zip(edges, matters, strict=True) if m for n in (e.sender, e.receiver)}
     letters = []
-    for edge, score in sorted(zip(edges, scores, strict=True), key=lambda pair: abs(pair[1])):
+    for edge, score, counts in sorted(zip(edges, scores, matters, strict=True), key=lambda row: (row[2], abs(row[1]))):
         ends = [at[node, edge.position or ""] for node in (edge.sender, edge.receiver)]
         way = {"q": 0.22, "k": 0.08, "v": -0.15}.get(edge.input, 0.0) + (0.12 if ends[0][1] == ends[1][1] else 0)
-        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 16, "shrinkB": 16, "zorder": 1}
-        width, colour = 0.8 + 2.6 * abs(score) / limit, colours(norm(score))
+        arrow = {"arrowstyle": "-|>", "mutation_scale": 9, "shrinkA": 16, "shrinkB": 16, "zorder": 2 if counts else 1}
+        width = 0.8 + 3.2 * abs(score) / limit if counts else 0.7
+        colour = (POSITIVE if score > 0 else NEGATIVE) if counts else GREY
         ax.add_patch(FancyArrowPatch(*ends, connectionstyle=f"arc3,rad={way}", linewidth=width, color=colour, **arrow))
-        if edge.input in ("q", "k", "v"):
+        if edge.input in ("q", "k", "v") and counts:
             letters.append((edge.input, *ends, way))
-    for (node, _), (x, y) in at.items():
-        ax.annotate(node, (x, y), fontsize=8, ha="center", va="center", zorder=3,
-                    bbox={"boxstyle": "round,pad=0.3", "facecolor": "#f4f4f4", "edgecolor": "#555555"})  # fmt: skip
+    for place, (x, y) in at.items():
+        ink, edge_colour = (INK, INK) if place in on_path else (FAINT, GREY)
+        ax.annotate(place[0], (x, y), fontsize=9, ha="center", va="center", zorder=4, color=ink,
+                    bbox={"boxstyle": "round,pad=0.3", "facecolor": BOX, "edgecolor": edge_colour})  # fmt: skip
     ax.set_xlim(-0.6, len(columns) - 0.4)
     ax.set_ylim(tops[-1] + 0.2, -0.2)
     ax.set_xticks([])
     ax.set_yticks([(a + b) / 2 for a, b in pairwise(tops)] if rows else [], rows)
     for top in tops[1:-1]:
-        ax.axhline(top, color="#dddddd", linewidth=0.8, zorder=0)
+        ax.axhline(top, color=GRID, linewidth=0.8, zorder=0)
     ax.set_ylabel("position" if rows else "")
     ax.set_title(title, fontsize=10)
-    ax.figure.colorbar(ScalarMappable(norm, colours), ax=ax, label=fill(label, 30), shrink=0.8)
+    for side in ax.spines.values():
+        side.set_visible(bool(rows))
+    _legend(ax, scores, matters, label, words)
     whole = ax.get_figure(root=True)
     assert whole is not None
     whole.draw_without_rendering()  # how an arrow bends follows from the shape of the axes, which is settled now
     for letter, *bent in letters:
-        ax.annotate(letter, _on_curve(ax, *bent), fontsize=7, ha="center", va="center", zorder=2,
-                    bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none"})  # fmt: skip
+        ax.annotate(letter, _on_curve(ax, *bent), fontsize=8, ha="center", va="center", zorder=3,
+                    bbox={"boxstyle": "round,pad=0.1", "facecolor": "#ffffff", "edgecolor": "none"})  # fmt: skip
     return ax
+
+
+def matter(scores: np.ndarray, clear: np.ndarray) -> np.ndarray:
+    """(edge,) True if a score can be told from 0 and is at least LEAST of the largest; of all if none can."""
+    largest = np.abs(scores).max() if len(scores) else 0.0
+    return (np.abs(scores) >= LEAST * largest) & (clear if clear.any() else np.ones(len(scores), dtype=bool))
+
+
+def _legend(ax: Axes, scores: np.ndarray, matters: np.ndarray, label: str, words: tuple[str, str]) -> None:
+    """Below the picture: what the colours mean, with the largest score of each."""
+    signs = (
+        (POSITIVE, scores[matters & (scores > 0)], words[0]),
+        (NEGATIVE, -scores[matters & (scores < 0)], words[1]),
+    )
+    lines = [
+        Line2D([], [], color=colour, linewidth=3, label=f"{label} {does} without it, by up to {found.max():.2g}")
+        for colour, found, does in signs
+        if len(found)
+    ]
+    if not matters.all():
+        why = f"under {LEAST:.0%} of the largest, or not told from 0"
+        lines.append(Line2D([], [], color=GREY, linewidth=1, label=why))
+    ax.legend(handles=lines, loc="upper center", bbox_to_anchor=(0.5, -0.01), frameon=False, fontsize=9)
 
 
 def _on_curve(

@@ -15,7 +15,8 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
@@ -23,8 +24,10 @@ from interp_kit.models.circuit import on_the_way
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
-from interp_kit.reports.plotting import COLOURS, new_axes
+from interp_kit.reports.plotting import COLOURS, FAINT, SOFT, new_axes, note_bend
 
+METHODS = {"exact": "exact patching", "acdc": "ACDC"}
+ENOUGH = 0.9  # of the whole model: what a sentence calls enough
 GRIDS = ("mib", "fine")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
 SMALL = (0, 1, 2, 3, 5, 8, 12, 20)  # edges that the finer grid has besides
@@ -89,13 +92,40 @@ class FaithfulnessResult(AbstractResult):
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the smallest part of the edges that does what the whole does, beside random ones."""
+        c, part = self.config, self.sizes < self.total
+        reached = np.flatnonzero(part & (self.value >= ENOUGH))
+        smaller = np.flatnonzero(part)
+        if not len(smaller):
+            return ()
+        at = int(reached[0]) if len(reached) else int(smaller[self.value[smaller].argmax()])
+        share = Estimate(self.value[at], self.low[at], self.high[at], self.n, "pairs").short()
+        numbers = f"{share} of what all {self.total} do (n = {self.n} pairs)"
+        method = METHODS.get(c["method"], c["method"].upper())
+        text = f"The best {self.sizes[at]} edges of {c['model']} by {method} keep {numbers}"
+        if not len(reached):
+            text = f"No smaller set keeps {ENOUGH:.0%} of what the whole model does. {text}"
+        if not len(self.random):
+            return (f"{text}; no random orders were run beside them.",)
+        random, low = self.random[:, at], self.value[at] if np.isnan(self.low[at]) else self.low[at]
+        beside = f"as many random edges {random.mean():.2f}, at most {random.max():.2f} in {len(random)} orders"
+        if random.max() >= low:
+            return (f"{text}, which {CHANCE}: {beside}.",)
+        return (f"{text}, {beside}.",)
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: one row per size, as a curve is read."""
+        frame = self.to_frame().drop_duplicates("edges")
+        return pd.DataFrame(frame[["edges", "faithfulness", "low", "high", "random", "random_high", "n"]])
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """The curve over the number of edges, with the random orders behind it."""
         ax = ax or new_axes()
-        ax.axhline(1, color="#555555", linewidth=1, linestyle="--")
-        ax.axhline(0, color="#555555", linewidth=1)
+        ax.axhline(1, color=SOFT, linewidth=1, linestyle="--")
+        ax.axhline(0, color=SOFT, linewidth=1)
         for i, curve in enumerate(self.random):
-            ax.plot(self.sizes, curve, color="#999999", linewidth=0.9, label=None if i else "random orders")
+            ax.plot(self.sizes, curve, color=FAINT, linewidth=0.9, label=None if i else "random orders")
         ax.fill_between(self.sizes, self.low, self.high, color=COLOURS[0], alpha=0.25, linewidth=0)
         ax.plot(
             self.sizes, self.value, "o-", ms=4, color=COLOURS[0], label=f"best by {str(self.config['method']).upper()}"
@@ -107,6 +137,9 @@ class FaithfulnessResult(AbstractResult):
         ax.set_xticks([], minor=True)
         title = f"{self.config['model']}, {self.config['ablation']} ablation (n = {self.n})"
         ax.set(xlabel=f"edges kept, of {self.total:,} (logarithmic)", ylabel="faithfulness", title=title)
+        reached = np.flatnonzero((self.sizes < self.total) & (self.value >= ENOUGH))
+        at = int(reached[0]) if len(reached) else None
+        note_bend(ax, self.sizes, self.value, "{y:.2f} with {x:g} edges", at)
         ax.legend(frameon=False)
         return ax
 

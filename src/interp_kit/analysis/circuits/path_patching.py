@@ -3,7 +3,7 @@ arXiv:2211.00593; Goldowsky-Dill et al. 2023, arXiv:2304.05969)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,8 @@ from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import counted, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, scope
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -36,6 +37,7 @@ class PathPatchingResult(AbstractResult):
     the model solves both sides.
     """
 
+    leading: ClassVar[str] = "recovered"
     path: tuple[str, ...]
     recovered: np.ndarray
     low: np.ndarray
@@ -64,6 +66,17 @@ class PathPatchingResult(AbstractResult):
             f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
             f" in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals)."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the path that carries most."""
+        if np.isnan(self.recovered).all():
+            return ()
+        c, best = self.config, int(np.nanargmax(self.recovered))
+        share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
+        text = f"{self.path[best]} recovers {share} of the {c['metric']} in {c['model']} (n = {self.n} pairs)"
+        if self.low[best] <= 0:
+            return (f"No path is shown to carry {c['variable']}: the best, {text}, {CHANCE}.",)
+        return (f"{text}{', the most of the paths' if len(self.path) > 1 else ''}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Paths as points with intervals."""

@@ -7,7 +7,7 @@ random halvings. One halving alone gave 0.27 to 0.46 for the same models.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,8 @@ from scipy.stats import rankdata
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.config import check_choice, check_count, check_seed, expect
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import expected_jaccard, permutation_p
+from interp_kit.core.stats.intervals import expected_jaccard, holm, permutation_p
+from interp_kit.core.stats.told import CHANCE, LEVEL, out_of
 from interp_kit.reports.plotting import intervals
 
 Match = Literal["auto", "index", "functional"]
@@ -37,6 +38,7 @@ class JaccardResult(AbstractResult):
     model's numbering; matched: "index" or "functional".
     """
 
+    leading: ClassVar[str] = "index"
     pair: tuple[str, ...]
     index: np.ndarray
     spread: np.ndarray
@@ -82,6 +84,30 @@ class JaccardResult(AbstractResult):
 
     def _mean_of(self) -> str:
         return "" if self.matched == "index" else f", mean over {self.config['halvings']} random halvings of all"
+
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"jaccard: {self.pair[0]}" if len(self.pair) == 1 else f"jaccard: {len(self.config['models'])} models"
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: do the models share more components than chance gives?"""
+        k, clear = self.config["k"], np.array(holm(self.p.tolist())) < LEVEL
+        best = int(np.nanargmax(self.index))
+        span = f"{self.stratified[best]:.2f} [{self.stratified_low[best]:.2f}, {self.stratified_high[best]:.2f}]"
+        numbers = (
+            f"a Jaccard index of {self.index[best]:.2f}, where chance within layer and kind gives {span}"
+            f" (p = {self.p[best]:.3f}, n = {self.config['n']} examples)"
+        )
+        if len(self.pair) == 1:
+            shared = f"the {k} most important components of {self.pair[0]}"
+            does = "are more alike than chance makes them" if clear[0] else f"are alike in a way that {CHANCE}"
+            return (f"{shared[0].upper()}{shared[1:]} {does}: {numbers}.",)
+        counts = out_of(int(clear.sum()), len(self.pair), "pairs of models")
+        return (
+            f"More than chance of the {k} most important components are shared by {counts} (Holm's correction); the"
+            f" mean index is {self.index.mean():.2f}, by chance {self.stratified.mean():.2f}.",
+            f"Most alike are {self.pair[best]}: {numbers}.",
+        )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each pair's index beside the null within layer and kind."""

@@ -7,7 +7,7 @@ patch activations between a model and its fine-tuned self; here it is the weight
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from interp_kit.core.config import check_flag
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
+from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Set
 from interp_kit.engine.metrics import COMPLETION, Metric, exact_match
 from interp_kit.engine.sites import WEIGHTS
@@ -45,6 +46,7 @@ class ModelDiffResult(AbstractResult):
     receiver with these weights of the donor, minus its own; receiver, donor: (batch,) metric of the two models.
     """
 
+    leading: ClassVar[str] = "effect"
     component: tuple[str, ...]
     layer: np.ndarray
     distance: np.ndarray
@@ -58,9 +60,14 @@ class ModelDiffResult(AbstractResult):
         """Examples behind every figure."""
         return self.effect.shape[-1]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest effect that the metric allows."""
+        return tuple(self.config.get("bounds", (-np.inf, np.inf)))
+
     def to_frame(self) -> pd.DataFrame:
         """One row per component: relative distance of its weights, effect of putting it in with 95 % interval."""
-        effect, low, high = mean_interval(self.effect)
+        effect, low, high = mean_interval(self.effect, bounds=self.bounds)
         frame = pd.DataFrame({"component": self.component, "layer": self.layer, "distance": self.distance})
         frame = frame.assign(effect=effect, low=low, high=high)
         return frame.assign(receiver=self.receiver.mean(), donor=self.donor.mean(), n=self.n)
@@ -75,11 +82,32 @@ class ModelDiffResult(AbstractResult):
             " up to it. Control: two models that learned the same from the same start, in another order of data."
         )
 
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"diff_models: {self.config['donor']} into {self.config['receiver']}"
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: the whole difference, and the part that alone makes most of it."""
+        c, parts = self.config, self.effect[:-1]
+        whole, clear = mean_of(self.effect[-1], "examples", self.bounds), told(parts)
+        best = int(np.abs(parts.mean(1)).argmax())
+        one = f"{self.component[best]} by {mean_of(parts[best], 'examples', self.bounds).short()}"
+        total = f"{whole.short()} (n = {self.n} examples)"
+        first = (
+            f"All weights of {c['donor']} change the {c['metric']} of {c['receiver']} by {total}."
+            if told(self.effect[-1:])[0]
+            else f"{c['donor']} and {c['receiver']} differ in {c['metric']} by {total}, which {CHANCE}."
+        )
+        if not clear.any():
+            return first, f"No part alone can be told from no change; the largest is {one}."
+        counts = out_of(int(clear.sum()), len(parts), "parts")
+        return first, f"The part that alone changes most is {one}; told from no change: {counts} (Holm's correction)."
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Each part's effect with its interval."""
         title = f"{self.config['donor']} into {self.config['receiver']} (n = {self.n})"
         label = f"change of {self.config['metric']}"
-        shown = {label: mean_interval(self.effect)}
+        shown = {label: mean_interval(self.effect, bounds=self.bounds)}
         return intervals(self.component, shown, ax=ax, title=title, x_label=label, reference={"no change": 0.0})
 
 
@@ -97,7 +125,7 @@ def diff_models(
     Args:
         receiver: The model that is measured, as it is after the call too.
         donor: Of the same shape and start, such as another fine-tuning of one checkpoint.
-        batch: Examples.
+        batch: Examples, of which repeated ones count once.
         metric: Of the whole completion, `exact_match` or `log_probability`.
         progress: Whether to show a bar.
 
@@ -110,6 +138,7 @@ def diff_models(
     check_flag("progress", progress)
     if not batch.fields:
         raise ValueError("the batch asks for no answer, so nothing can change; give from_tokens(answer=…)")
+    batch = batch.distinct()
     ours, theirs = _weights(receiver), _weights(donor)
     _check_alike(receiver, donor, ours, theirs)
     parts = _parts(receiver, theirs)
@@ -135,6 +164,7 @@ def diff_models(
             "task": batch.task,
             "whole": batch.whole,
             "metric": measured.title,
+            "bounds": measured.effect_bounds(),
         },
     )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,8 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.comparison.correlations import jackknife, without_each
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats.intervals import Estimate
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
 
 MEASURES = ("best match", "rotated", "excess", "one to one", "CKA")
@@ -32,6 +35,7 @@ class UniversalityResult(AbstractResult):
         texts, tokens: Texts and tokens that correlations were measured on, which are not those of the matching.
     """
 
+    rows_shown: ClassVar[int] = 18
     model: tuple[str, ...]
     hook: tuple[str, ...]
     kind: str
@@ -117,9 +121,29 @@ class UniversalityResult(AbstractResult):
             f"Correlation {what} of each {self.kind} with its best match in another network, matched on half of the"
             f" texts and measured on the other (n = {self.texts} texts, {self.tokens:,} tokens;"
             f" {len(self.model)} networks, {len(self.pair)} ordered pairs), beside the same after a random rotation of"
-            " the other network's activations (Gurnee et al. 2024), and debiased CKA. 95 % jackknife intervals over"
-            " texts; those over networks are in the table."
+            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here:"
+            " untrained networks can be more alike by it than trained ones. 95 % jackknife intervals over texts; those"
+            " over networks are in the table."
         )
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: by site, are units matched better than in a rotated network?"""
+        found = []
+        for i, hook in enumerate(self.hook):
+            low, high = self.over_texts(i, "excess")[1:]
+            excess = Estimate(self.over_texts(i, "excess")[0], low, high, self.texts, "texts")
+            best, rotated = (self.over_texts(i, measure)[0] for measure in ("best match", "rotated"))
+            numbers = (
+                f"correlation {best:.2f} with the best match in another network, {rotated:.2f} after a random rotation"
+                f" (difference {excess.short()}, n = {self.texts} texts, {len(self.model)} networks)"
+            )
+            if low > 0:
+                share = f"{self.universal[i].mean():.0%} are universal, above it by {UNIVERSAL} or more"
+                kinds = f"{self.kind.capitalize()}s at {hook}"
+                found.append(f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}.")
+            else:
+                found.append(f"That {self.kind}s at {hook} are alike between networks {CHANCE}: {numbers}.")
+        return tuple(found)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Every measure by site, with intervals over texts."""

@@ -117,6 +117,32 @@ class SAEResult(AbstractResult):
             + "".join(f" Note: {note}." for note in self.notes)
         )
 
+    def heading(self) -> str:
+        """See AbstractResult."""
+        return f"{self._kind}: {self._sites.rstrip(',')} ({self.config.get('model', 'a model')})"
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: what is kept of held-out examples, more or less than by PCA, and how much is dead."""
+        kept, by_pca = self.variance_explained["held_out"], self.pca_variance_explained["held_out"]
+        loss, loss_pca = self.ce_recovered["held_out"], self.pca_ce_recovered["held_out"]
+        answer = (
+            f"the cross-entropy of answers {loss.short()} (PCA {loss_pca.short()})"
+            if np.isfinite(loss.value)
+            else "no share of the cross-entropy, as ablation costs none"
+        )
+        return (
+            f"On held-out examples the {self._kind} keeps {kept.short()} of the variance of {self._sites},"
+            f" {_beside(kept, by_pca)} a PCA of {self.pca_rank} directions ({by_pca.short()}), and of {answer}"
+            f" (n = {kept.n} {kept.unit}).",
+            f"{self.dead.value:.0%} of its {len(self.frequency)} latents never fire.",
+        )
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: held-out shares, beside PCA."""
+        frame = self.to_frame()
+        kept = frame["split"].isin(["held_out", "both"]) & (frame["metric"] != "cross-entropy") & frame["value"].notna()
+        return pd.DataFrame(frame[kept])
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Variance explained and cross-entropy recovered, on both splits, beside PCA."""
         shown = (("variance explained", "variance_explained"), ("CE recovered", "ce_recovered"))
@@ -150,3 +176,10 @@ class SAEResult(AbstractResult):
         with replacing_directory(directory, KIND) as aside:
             self.to_sae_lens().save_model(aside)
         return Path(directory)
+
+
+def _beside(kept: Estimate, other: Estimate) -> str:
+    """Say whether one share is more or less than another, if their intervals leave each other out."""
+    if kept.low > other.high:
+        return "more than"
+    return "less than" if kept.high < other.low else "which cannot be told from"

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.probing.features import features_of
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.labels import (
     MEASURED,
@@ -29,13 +30,15 @@ from interp_kit.core.config import check_count, check_flag, check_names, check_n
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.engine.harvest import Reader
-from interp_kit.engine.sites import hook_name, layers_of
+from interp_kit.core.stats.told import CHANCE
+from interp_kit.engine.sites import layers_of
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting, check_model
 from interp_kit.reports.plotting import heatmap
+
+MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth a word
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +119,49 @@ class ProbeResult(AbstractResult):
             " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
             " stands in the text."
         )
+
+    def _best(self, label: int) -> tuple[int, int] | None:
+        """(row, position) of the largest excess over the best baseline, where the value does not stand in the text;
+        None if nothing is measured there."""
+        excess = np.where(self.written[label], np.nan, (self.score - self.baseline())[label])
+        if np.isnan(excess).all():
+            return None
+        row, position = np.unravel_index(np.nanargmax(excess), excess.shape)
+        return int(row), int(position)
+
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: per label the cell that exceeds the baselines most, and whether that says anything."""
+        found = [self._finding(i, label) for i, label in enumerate(self.labels)]
+        if any("best of" in text for text in found):
+            found.append(
+                "Each is the best of many cells of one network, so it has no interval here: readability() chooses the"
+                " cell on some networks and reports it on others."
+            )
+        return tuple(found)
+
+    def _finding(self, i: int, label: str) -> str:
+        at = self._best(i)
+        if at is None:
+            return f"{label} cannot be probed: nowhere is it determined by the text before it stands there."
+        score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
+        cells = int(np.isfinite(self.score[i][:, ~self.written[i]]).sum())
+        where = f"{self.rows[at[0]]} at {self.positions[at[1]]}, n = {self.units[at[1]]} prefixes"
+        beside = f"{score:.2f} held out, beside {base:.2f} for the best baseline ({where}, best of {cells} cells)"
+        if score - base <= MARGIN:
+            return f"{label} cannot be told from the baselines by a probe: {beside}."
+        if np.isnan(null):
+            return f"{label} can be read: {beside}. Chance among so many cells was not tested (permutations=200 does)."
+        if score > null:
+            return f"{label} can be read: {beside}. Shuffled labels reach {null:.2f} anywhere in 5 % of draws."
+        return f"{label} {CHANCE}: {beside}, and shuffled labels reach {null:.2f} in 5 % of draws."
+
+    def highlights(self) -> pd.DataFrame:
+        """See AbstractResult: per label the cell that the finding names, and its baselines."""
+        frame, (_, rows, positions) = self.to_frame(), self.score.shape
+        best = [self._best(i) for i in range(len(self.labels))]
+        numbers = [(i * rows + at[0]) * positions + at[1] for i, at in enumerate(best) if at is not None]
+        columns = ["label", "cell", "position", "score", "raw_tokens", "untrained", "control_high", "null_high", "n"]
+        return pd.DataFrame(frame.iloc[numbers][columns]).dropna(axis=1, how="all")
 
     def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:
         """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a
@@ -204,8 +250,8 @@ def probe(
     for label in labels:
         batch.label(label)
     options = ProbeOptions(folds, repeats, c, alpha, seed)
-    rows, trained = _features(model, batch, sites, names)
-    _, fresh = _features(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)
+    rows, trained = features_of(model, batch, sites, names)
+    _, fresh = features_of(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)
     shape = (len(labels), len(rows), len(names))
     table = {key: np.full(shape, np.nan) for key in ("score", "untrained", "control", "control_high")}
     raw, status = np.full((len(labels), len(names)), np.nan), np.zeros((len(labels), len(names)), dtype=np.int64)
@@ -281,26 +327,3 @@ def _threshold(null: np.ndarray) -> np.ndarray:
     mean, spread = null.mean(0), np.maximum(null.std(0, ddof=1), 1e-6)
     largest = np.array([np.nanmax(z) if np.isfinite(z).any() else np.nan for z in (null - mean) / spread])
     return mean + np.percentile(largest, 95) * spread
-
-
-def _features(
-    model: HookedModel, batch: TokenBatch, sites: Sequence[str], positions: Sequence[str]
-) -> tuple[list[str], list[list[np.ndarray]]]:
-    """Row names, and for each row and position the (batch, d) activations, in float64."""
-    wanted = [("embedding", hook_name("resid_pre", 0))]
-    for site in sites:
-        key, layers = layers_of(model, site)
-        wanted += [(f"L{la} {key}", hook_name(key, la)) for la in layers]
-    reader = Reader(model, batch, [hook for _, hook in wanted], positions)
-    for row, hook in wanted:
-        if hook not in reader.shapes:
-            raise ValueError(f"{row}: the model has no {hook}")
-        if len(reader.shapes[hook]) != 1:
-            shape = (*batch.tokens.shape, *reader.shapes[hook])
-            raise ValueError(f"{row}: probes read (batch, pos, d) activations, {hook} has shape {shape}")
-    found, features = reader.read(), []
-    for row, hook in wanted:
-        features.append(list(found[hook].double().cpu().numpy().swapaxes(0, 1)))
-        if not np.isfinite(features[-1]).all():
-            raise FloatingPointError(f"{row} of {model_name(model)} has nan or infinite activations")
-    return [row for row, _ in wanted], features

@@ -6,6 +6,7 @@ The best of hundreds of cells looks good by chance, so the seeds that choose are
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,12 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from interp_kit.analysis.probing.labels import MEASURED
-from interp_kit.analysis.probing.probe import ProbeResult
+from interp_kit.analysis.probing.probe import MARGIN, ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
+from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
-
-MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth the word "computed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,20 @@ class ReadabilityResult(AbstractResult):
             " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
         )
 
+    def findings(self) -> tuple[str, ...]:
+        """See AbstractResult: one sentence per label, by its verdict."""
+        found = []
+        for i, (label, verdict) in enumerate(zip(self.labels, self.verdict, strict=True)):
+            where = f"{self.cell[i]}, {self.position[i]}; n = {self.score[i].n} networks that did not choose the cell"
+            beside = f"{self.score[i].short()}, beside {self.baseline[i]:.2f} for the best baseline ({where})"
+            if verdict == "computed":
+                found.append(f"{label} is computed: a probe reads it with {beside}.")
+            elif verdict == "visible":
+                found.append(f"{label} is visible, not computed: the tokens so far give {self.raw[i]:.2f}, {beside}.")
+            else:
+                found.append(f"{label} is not shown to be computed, as it {CHANCE} or the baselines: {beside}.")
+        return tuple(found)
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Score at the chosen cell beside the visible tokens and the best baseline."""
         names = [f"{label} ({c}, {p})" for label, c, p in zip(self.labels, self.cell, self.position, strict=True)]
@@ -92,7 +106,8 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     baseline is chosen; ties go to the most distinct prefixes, then to the last position before the label is written,
     where it is needed, then to the earliest layer. The first half of the results (rounded down) choose.
 
-    Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
+    Raises ValueError for fewer than three results (one chooses, two report), results of different cells, or one result
+    that is there twice.
     """
     expect("results", results, (list, tuple), "a list of results of interp_kit.probe, one per seed")
     for result in results:
@@ -103,6 +118,9 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     for other in results[1:]:
         if (other.labels, other.rows, other.positions) != (first.labels, first.rows, first.positions):
             raise ValueError("the probe results are of different labels or cells")
+    for i, j in combinations(range(len(results)), 2):
+        if _same(results[i], results[j]):
+            raise ValueError(f"results {i} and {j} are the same result; give one per seed, as each counts in n")
     half = len(results) // 2
     labels = first.labels if labels is None else check_names("labels", labels)
     rows = [_report(label, results[:half], results[half:]) for label in labels]
@@ -116,6 +134,15 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
             "chosen_on": tuple(r.config["model"] for r in results[:half]),
             "reported_on": tuple(r.config["model"] for r in results[half:]),
         },
+    )
+
+
+def _same(a: ProbeResult, b: ProbeResult) -> bool:
+    """True if two results are one, or equal copies of one."""
+    fields = ("score", "untrained", "raw", "control", "null_high")
+    return a is b or (
+        a.config == b.config
+        and all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in fields)
     )
 
 

@@ -10,8 +10,9 @@ from matplotlib.axes import Axes
 
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
-from interp_kit.reports.plotting import heatmap, new_axes
+from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 
+CHANCE = 0.5
 LEVELS = ("nodes", "edges", "positions")
 
 
@@ -127,17 +128,18 @@ class AuditResult(AbstractResult):
         columns += [*(f"{name.removeprefix('boolean-')}, trained" for name in self.twinned()), "untrained"]
         ax = ax or new_axes(4.2 + 0.62 * len(columns), 1.6 + 0.29 * len(order))
         heatmap(
-            values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(0.0, 1.0),
+            values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(CHANCE, 1.0),
             title=f"Which methods find the true circuit? (planted: mean of n = {len(self.seeds)} bases)",
-            label="AUROC", x_label="circuit: planted; trained to compute alike; untrained", y_label="method",
+            label="AUROC (colours start at chance, 0.5)",
+            x_label="circuit: planted; trained to compute alike; untrained", y_label="method",
         )  # fmt: skip
         for y, x in np.ndindex(values.shape):
             if np.isfinite(values[y, x]):
-                ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=7,
-                        color="white" if values[y, x] < 0.6 else "black")  # fmt: skip
+                ax.text(x, y, f"{values[y, x]:.2f}", ha="center", va="center", fontsize=8,
+                        color=OVER_DARK if values[y, x] < 0.82 else OVER_LIGHT)  # fmt: skip
         for x in {len(self.circuit), len(columns) - 1}:
-            ax.axvline(x - 0.5, color="white", linewidth=3)
+            ax.axvline(x - 0.5, color="#ffffff", linewidth=3)
         for y in range(1, len(order)):
             if self.level[order[y]] != self.level[order[y - 1]]:
-                ax.axhline(y - 0.5, color="white", linewidth=3)
+                ax.axhline(y - 0.5, color="#ffffff", linewidth=3)
         return ax

@@ -14,7 +14,8 @@ from operator import call
 from pathlib import Path
 from typing import Any
 
-from interp_kit.analysis.behaviour.evaluation import EvaluationResult, HeldOutResult, evaluate, summarise_held_out
+from interp_kit.analysis.behaviour.evaluation import EvaluationResult, evaluate
+from interp_kit.analysis.behaviour.held_out import HeldOutResult, summarise_held_out
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.lesion import lesion
 from interp_kit.analysis.causal.lesion_result import LesionResult

@@ -10,7 +10,7 @@ import tyro
 
 from interp_kit.core.files import read_json, replacing
 from interp_kit.core.program import ended
-from interp_kit.reports.plotting import COLOURS, new_axes
+from interp_kit.reports.plotting import COLOURS, GRID, SOFT, new_axes
 from interp_kit.studies.cards.recipe import FOLDER, Arm, arms
 
 if TYPE_CHECKING:
@@ -54,14 +54,14 @@ def plot_curves(folder: str | Path, ax: "Axes | None" = None) -> "Axes":
         shown.add(arm.kind)
     if not shown:
         raise ValueError(f"{folder} holds no model of the recipe; name the folder {FOLDER!r} of the checkpoints")
-    ax.axhline(AIM, color="#555555", linewidth=0.8)
+    ax.axhline(AIM, color=SOFT, linewidth=0.8)
     ax.set(
         xlabel="thousand prompts read (small-n: n distinct ones, again and again)",
         ylabel="validation accuracy",
         ylim=(0, 1),
         title=f"SFT on the card game, one line per seed (n = 400 deals; line: {AIM})",
     )
-    ax.grid(color="#dddddd")
+    ax.grid(color=GRID)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return ax
 

@@ -279,7 +279,7 @@ def _draw(ax: "Axes", panel: Panel, left: float, top: float, digits: bool) -> No
     from matplotlib.colors import to_rgb
 
     image = np.array([[to_rgb(_colour(value).rgb) for value in line] for line in panel.cells.tolist()])
-    ax.imshow(image, extent=(left, left + SIDE, top + SIDE, top), interpolation="nearest", zorder=1)
+    ax.imshow(image, extent=(left, left + SIDE, top + SIDE, top), interpolation="none", zorder=1)
     ends = np.arange(1, SIDE)
     ax.hlines(top + ends, left, left + SIDE, color="#bbbbbb", linewidth=0.3, zorder=2)
     ax.vlines(left + ends, top, top + SIDE, color="#bbbbbb", linewidth=0.3, zorder=2)

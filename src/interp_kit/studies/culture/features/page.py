@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.reports.plotting import heatmap, new_axes
+from interp_kit.analysis.dictionaries.alignment.result import USED
+from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
+from interp_kit.studies.culture.features.page_use import use_findings, use_sections
 from interp_kit.studies.culture.features.study import FACTORS, SIZES, Card, FeatureStudy
 from interp_kit.tasks.culture.figures import plot_quizzes
 
@@ -17,7 +19,7 @@ def features_page(study: FeatureStudy) -> Report:
     return Report(
         title=f"Features of {study.name} at {study.sae.hook}, on grids",
         findings=findings(study),
-        sections=(_kept(study), _aligned(study), _written(study), *(_card(card) for card in study.cards)),
+        sections=(_kept(study), _aligned(study), *use_sections(study), *(_card(card) for card in study.cards)),
         configs={"sae": dict(study.sae.config), "alignment": dict(study.aligned.config)},
     )
 
@@ -36,14 +38,17 @@ def findings(study: FeatureStudy) -> tuple[str, ...]:
     ]
     if len(found.use_variable):
         kinds = list(found.exchanged)
-        most = int(np.nanargmax(found.moved[:, kinds.index("features")]))
+        used = np.array(found.verdict) == USED
+        most = int(np.where(used, found.moved[:, kinds.index("features")], -np.inf).argmax())
         said.append(
-            f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
+            "No features are shown to be used."
+            if not used.any()
+            else f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
             f" {found.moved[most, kinds.index('features')]:.2f} of the logit difference (all features"
             f" {found.moved[most, kinds.index('all features')]:.2f}, as many random ones"
             f" {found.moved[most, kinds.index('random features')]:.2f}; n = {found.pairs[most]} pairs)."
         )
-    return tuple(said)
+    return (*said, *use_findings(study))
 
 
 def _kept(study: FeatureStudy) -> Section:
@@ -58,7 +63,8 @@ def _kept(study: FeatureStudy) -> Section:
         y_label="features written per token",
     )
     for (y, x), value in np.ndenumerate(study.recovered):
-        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8, color="white" if value < 0.6 else "black")
+        axes.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=8,
+                  color=OVER_DARK if value < 0.6 else OVER_LIGHT)  # fmt: skip
     rows = [
         {"features": size, "multiplier": factor, "recovered": study.recovered[i, j], "low": study.low[i, j],
          "high": study.high[i, j]}
@@ -98,23 +104,6 @@ def _aligned(study: FeatureStudy) -> Section:
     )
 
 
-def _written(study: FeatureStudy) -> Section:
-    axes = new_axes(5.2, 3.8)
-    spread, skew, kurtosis = study.moments[study.alive].T
-    drawn = axes.scatter(skew, kurtosis, c=spread, s=9, cmap="viridis")
-    axes.figure.colorbar(drawn, ax=axes, label="standard deviation")
-    axes.set(
-        title=f"What features add to the logits (n = {int(study.alive.sum())} live features)",
-        xlabel="skewness over tokens", ylabel="kurtosis over tokens",
-    )  # fmt: skip
-    axes.axhline(3, color="#555555", linestyle="--", linewidth=1)
-    return Section(
-        "Features and the vocabulary",
-        ("A feature of one colour has a high kurtosis: positive skewness raises it, negative lowers it.",),
-        (Figure(axes, "Moments of W_dec W_U, the final layer norm left out. Dashed: a normal distribution has 3."),),
-    )
-
-
 def _card(card: Card) -> Section:
     effects = [f"{'raises' if sign else 'lowers'} " + ", ".join(f"{t} ({v:+.2f})" for t, v in part)
                for sign, part in ((True, card.raises), (False, card.lowers))]  # fmt: skip
@@ -140,7 +129,13 @@ def _map(card: Card) -> Axes:
     for grid in range(4):
         wide[:, grid * 11 : grid * 11 + 10] = card.place[grid]
     axes = new_axes(6.4, 2.0)
-    drawn = axes.imshow(np.ma.masked_invalid(wide), cmap="viridis", vmin=0, vmax=max(float(card.place.max()), 1e-9))
+    drawn = axes.imshow(
+        np.ma.masked_invalid(wide),
+        cmap="viridis",
+        interpolation="none",
+        vmin=0,
+        vmax=max(float(card.place.max()), 1e-9),
+    )
     axes.figure.colorbar(drawn, ax=axes, label="mean activation", fraction=0.02)
     axes.set_xticks([grid * 11 + 4.5 for grid in range(4)], [f"{name} grid" for name in GRID_NAMES])
     axes.set_yticks([])

@@ -1,0 +1,267 @@
+"""A finding says what is planted in a result with its interval and n, and of a result of noise alone that nothing is
+shown. Results are made of the fields that a finding reads."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+
+from interp_kit.analysis.behaviour.attention_lags import AttentionLags
+from interp_kit.analysis.behaviour.evaluation import EvaluationResult
+from interp_kit.analysis.behaviour.held_out import HeldOutResult
+from interp_kit.analysis.causal.ablation import AblationResult
+from interp_kit.analysis.causal.das_result import DASResult
+from interp_kit.analysis.causal.interchange import InterchangeResult
+from interp_kit.analysis.causal.patching import PatchingResult
+from interp_kit.analysis.circuits.circuit import Circuit
+from interp_kit.analysis.circuits.direct_attribution import LensResult, LogitAttributionResult
+from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult
+from interp_kit.analysis.circuits.path_patching import PathPatchingResult
+from interp_kit.analysis.comparison.component_overlap import JaccardResult
+from interp_kit.analysis.comparison.model_diffing import ModelDiffResult
+from interp_kit.analysis.comparison.universality_result import UniversalityResult
+from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
+from interp_kit.analysis.dictionaries.sae_result import SAEResult
+from interp_kit.analysis.probing.probe import ProbeResult
+from interp_kit.analysis.probing.readability import ReadabilityResult
+from interp_kit.core.result import AbstractResult
+from interp_kit.core.stats.intervals import Estimate, mean_interval, wilson
+from interp_kit.core.stats.told import told
+
+Result = TypeVar("Result", bound=AbstractResult)
+CONFIG = {
+    "model": "m", "task": "t", "variable": "X", "target": "Y", "metric": "logit difference of Y", "kind": "mean",
+    "method": "exact", "direction": "noise", "receiver": "r", "donor": "d", "k": 2, "n": 16, "controls": ("placebo",),
+}  # fmt: skip
+NOISE = np.random.default_rng(0).normal(0, 1, (20, 32))  # of no component can the mean be told from 0
+NOTHING = ("cannot be told", "is shown", "can be told from no change", "can be told from none", "cannot be read")
+
+
+def of(kind: type[Result], config: dict[str, Any] | None = None, /, **fields: Any) -> Result:
+    """A result that has these fields alone."""
+    made = object.__new__(kind)
+    for name, value in {**fields, "config": CONFIG | (config or {})}.items():
+        object.__setattr__(made, name, value)
+    return made
+
+
+def effect(planted: bool) -> np.ndarray:
+    """(20, 32) with 3 more at the fifth, or noise alone."""
+    return NOISE + 3 * planted * (np.arange(20) == 4)[:, None]
+
+
+def ablation(planted: bool) -> AbstractResult:
+    names = tuple(f"L0H{i}" for i in range(20))
+    return of(AblationResult, component=names, fields=("Y",), effect=effect(planted)[:, None])
+
+
+def diff(planted: bool) -> AbstractResult:
+    values = effect(planted)
+    values[-1] += 3 * planted  # all parts together
+    return of(ModelDiffResult, component=tuple(f"L0H{i}" for i in range(20)), effect=values)
+
+
+def attribution(planted: bool) -> AbstractResult:
+    mean, low, high = mean_interval(effect(planted))
+    names = tuple(f"L0H{i}" for i in range(20))
+    return of(LogitAttributionResult, component=names, values=effect(planted), mean=mean, low=low, high=high)
+
+
+def lens(planted: bool) -> AbstractResult:
+    values = np.stack([NOISE[0], NOISE[1] + 3 * planted, NOISE[2] + 5 * planted])[:, None]
+    return of(LensResult, layer=("embed", "L0", "L1"), position=("Y?",), values=values, mean=values.mean(-1))
+
+
+def probes(planted: bool) -> AbstractResult:
+    score = np.full((1, 2, 3), 0.5)
+    score[0, 1, 2] = 0.98 if planted else 0.54
+    return of(
+        ProbeResult, labels=("X",), rows=("embedding", "L0"), positions=("a", "b", "c"), score=score,
+        untrained=np.full((1, 2, 3), 0.5), raw=np.full((1, 3), 0.5), control_high=np.full((1, 2, 3), np.nan),
+        null_high=np.full((1, 2, 3), 0.8), chance=np.array([0.5]), written=np.zeros((1, 3), dtype=bool),
+        units=np.array([16, 16, 32]),
+    )  # fmt: skip
+
+
+def readable(planted: bool) -> AbstractResult:
+    score = Estimate(0.98 if planted else 0.52, 0.95, 0.99, 4, "seeds")
+    return of(
+        ReadabilityResult, labels=("X",), cell=("L0",), position=("c",), score=(score,), raw=np.array([0.5]),
+        baseline=np.array([0.5]), verdict=("computed" if planted else "not shown",),
+    )  # fmt: skip
+
+
+def patching(planted: bool) -> AbstractResult:
+    value = np.array([0.1, 0.9 if planted else 0.2])
+    return of(
+        PatchingResult, site=("resid_pre",) * 2, layer=np.array([0, 1]), head=np.array([-1, -1]), position=("a", "Y?"),
+        recovered=value, low=value - 0.3, high=value + 0.3, unit=np.arange(8),
+    )  # fmt: skip
+
+
+def paths(planted: bool) -> AbstractResult:
+    value = np.array([0.1, 0.9 if planted else 0.2])
+    return of(
+        PathPatchingResult, path=("e1", "e2"), recovered=value, low=value - 0.3, high=value + 0.3, unit=np.arange(8)
+    )
+
+
+def exchanged(planted: bool) -> AbstractResult:
+    share = wilson(15 if planted else 3, 16)
+    return of(
+        InterchangeResult, site=("resid_post",), layer=np.array([1]), head=np.array([-1]), position=("X?",),
+        accuracy=np.array([share.value]), low=np.array([share.low]), high=np.array([share.high]), bases=np.array([16]),
+        kept=np.array([1.0]), kept_low=np.array([0.8]), kept_high=np.array([1.0]), control_bases=np.array([16]),
+        baseline=wilson(2, 16, "bases"),
+    )  # fmt: skip
+
+
+def das(planted: bool) -> AbstractResult:
+    high, zero, one = np.array([[0.95 if planted else 0.01]]), np.array([[0.0]]), np.array([[1.0]])
+    scores = dict.fromkeys(("random", "placebo", "untrained", "arbitrary", "unread"), zero)
+    scores |= {"full": high, "read": high}
+    kept = {f"{name}_kept": one for name in scores}
+    return of(
+        DASResult, site="resid_post", layer=np.array([1]), position=("X?",), seeds=(0,), held_out=high, kept=one,
+        mean=high[:, 0], low=np.array([np.nan]), high=np.array([np.nan]), baseline=np.array([0.0]),
+        held_out_controls=np.array([9]), **scores, **kept,
+    )  # fmt: skip
+
+
+def edges(planted: bool) -> AbstractResult:
+    score = np.array([0.1, 2.0 if planted else 0.3, 0.05])
+    return of(
+        Circuit, sender=("embed", "L0H0", "L0H1"), receiver=("logits",) * 3, input=("logits",) * 3,
+        position=("",) * 3, score=score, low=score - 0.5, high=score + 0.5, n=8,
+    )  # fmt: skip
+
+
+def faithful(planted: bool) -> AbstractResult:
+    value = np.array([0.0, 0.95, 1.0])
+    random = np.array([[0.0, 0.1 if planted else 0.97, 1.0]] * 10)
+    return of(
+        FaithfulnessResult, sizes=np.array([0, 5, 110]), total=110, value=value, low=value - 0.05, high=value + 0.05,
+        random=random, n=8,
+    )  # fmt: skip
+
+
+def overlap(planted: bool) -> AbstractResult:
+    return of(
+        JaccardResult, pair=("a ~ b",), index=np.array([0.9 if planted else 0.4]), stratified=np.array([0.4]),
+        stratified_low=np.array([0.1]), stratified_high=np.array([0.7]), p=np.array([0.001 if planted else 0.4]),
+    )  # fmt: skip
+
+
+def universal(planted: bool) -> AbstractResult:
+    excess = 0.4 if planted else 0.0
+    mean = np.array([[[0.5 + excess, 0.5, excess, 0.5, 0.5]] * 2])
+    jitter = np.random.default_rng(1).normal(0, 0.02, (1, 2, 20, 1))
+    return of(
+        UniversalityResult, model=("a", "b"), hook=("mlp_post",), kind="neuron", mean=mean,
+        left=np.broadcast_to(mean[:, :, None], (1, 2, 20, 5)) + jitter, texts=40, tokens=400,
+        correlation=np.full((1, 2, 4), 0.5 + excess), rotated=np.full((1, 2, 4), 0.5),
+    )  # fmt: skip
+
+
+def aligned(planted: bool) -> AbstractResult:
+    auroc, moved = (0.98, 0.7) if planted else (0.55, 0.1)
+    return of(
+        AlignmentResult, variable=("X",), value=("= 1",), position=("X?",), method=("features", "probe"),
+        chosen=np.array([[7, -1]]), auroc=np.array([[auroc, 1.0]]), auroc_low=np.array([[auroc - 0.1, 1.0]]),
+        auroc_high=np.array([[min(auroc + 0.1, 1), 1.0]]), permuted_high=np.array([0.6]), n=np.array([40]),
+        use_variable=("X",), use_position=("X?",), target=("Y",), pairs=np.array([8]),
+        exchanged=("features", "random features", "site"), moved=np.array([[moved, 0.0, 1.0]]),
+        moved_low=np.array([[moved - 0.2, 0.0, 0.9]]), moved_high=np.array([[moved + 0.2, 0.0, 1.1]]),
+    )  # fmt: skip
+
+
+def autoencoder(planted: bool) -> AbstractResult:
+    kept, pca = Estimate(0.95, 0.93, 0.97, 8, "examples"), Estimate(0.5 if planted else 0.94, 0.4, 0.6, 8, "examples")
+    pca = pca if planted else Estimate(0.94, 0.9, 0.96, 8, "examples")
+    return of(
+        SAEResult, hook="h", target_hook="h", frequency=np.full(64, 0.1), dead=Estimate(0.25, 0.0, 1.0, 64, "latents"),
+        pca_rank=8, variance_explained={"held_out": kept}, pca_variance_explained={"held_out": pca},
+        ce_recovered={"held_out": kept}, pca_ce_recovered={"held_out": pca},
+    )  # fmt: skip
+
+
+def evaluation(planted: bool) -> AbstractResult:
+    right = np.arange(32)[:, None] < (30 if planted else 6)
+    return of(
+        EvaluationResult, fields=("Y",), held_out=np.zeros(32, dtype=bool), exact=right[:, 0], right=right,
+        majority=np.arange(32)[:, None] < 8, lookup=right,
+    )  # fmt: skip
+
+
+def held_out(planted: bool) -> AbstractResult:
+    values = np.array([0.9, 0.95, 0.85, 0.9, 0.92]) if planted else np.array([0.1, 0.5, 0.2, 0.4, 0.3])
+    return of(
+        HeldOutResult, total=32, omitted=np.full(5, 8), omission_set=np.arange(5), model=values,
+        lookup=np.full(5, 0.3), majority=np.full(5, 0.1),
+    )  # fmt: skip
+
+
+def attention(planted: bool) -> AbstractResult:
+    values = np.abs(NOISE[:2, :10]) / 20 + np.array([[0.8 if planted else 0.05], [0.05]])
+    return of(
+        AttentionLags, heads=("L0H0", "L0H1"), lags=(1,), names=("1 back",), attention=values[:, None],
+        even=np.array([0.1]), untrained=np.full((2, 1), 0.1),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (ablation, ["needs L0H4 most", "n = 32", "1 of 20 components"]),
+        (diff, ["L0H4 by", "1 of 19 parts"]),
+        (attribution, ["L0H4 adds", "n = 32", "1 of 20 components"]),
+        (lens, ["Y? from L0 on", "n = 32"]),
+        (probes, ["X can be read: 0.98", "L0 at c", "n = 32", "0.80"]),
+        (readable, ["X is computed", "0.98 [0.95, 0.99]", "n = 4"]),
+        (patching, ["Y?, layer 1", "0.90 [0.60, 1.20]", "n = 8"]),
+        (paths, ["e2 recovers 0.90 [0.60, 1.20]", "n = 8"]),
+        (exchanged, ["resid_post, L1 at X? acts as X", "0.94 [0.72, 0.99]", "n = 16"]),
+        (das, ["L1 at X?", "0.95", "n = 1 seed", "1 stands"]),
+        (edges, ["L0H0 → logits", "falls by 2.00 [1.50, 2.50]", "n = 8", "1 of 3 edges"]),
+        (faithful, ["5 edges", "0.95 [0.90, 1.00]", "random edges 0.10", "n = 8"]),
+        (overlap, ["more alike than chance", "0.90", "p = 0.001", "n = 16"]),
+        (universal, ["Neurons at mlp_post are more alike", "0.90", "difference 0.40", "n = 40"]),
+        (aligned, ["Feature 7 tells X = 1", "0.98 [0.88, 1.00]", "n = 40", "moves 0.70 [0.50, 0.90]", "n = 8"]),
+        (autoencoder, ["0.95 [0.93, 0.97]", "more than a PCA of 8", "n = 8", "25%"]),
+        (evaluation, ["0.94 [0.80, 0.98]", "more than the majority", "32 seen"]),
+        (held_out, ["8 of 32", "more than a lookup", "n = 5 omission sets"]),
+        (attention, ["L0H0 at 1 back", "1 of 2 heads", "n = 10"]),
+    ],
+)
+def test_a_finding_says_what_is_planted_and_of_noise_that_nothing_is_shown(
+    make: Callable[[bool], AbstractResult], words: list[str]
+) -> None:
+    said = " ".join(make(True).findings())
+    for word in words:
+        assert word in said, said
+    nothing = " ".join(make(False).findings())
+    assert nothing.startswith("No ") or any(word in nothing for word in NOTHING), nothing
+    assert not any(word in said for word in NOTHING), said
+    assert all(text.endswith(".") for text in make(True).findings())
+
+
+def test_the_largest_of_many_is_no_finding_more_often_than_it_should_be() -> None:
+    rng = np.random.default_rng(0)
+    found = [told(rng.normal(0, 1, (30, 12))).any() for _ in range(300)]
+    assert np.mean(found) < 0.09  # 0.05 is meant; without Holm's correction it is 0.79
+    planted = told(np.vstack([rng.normal(3, 1, (1, 12)), rng.normal(0, 1, (29, 12))]))
+    assert planted[0]
+
+
+def test_rounding_and_a_single_unit_tell_nothing() -> None:
+    assert not told(np.full((1, 8), 1e-6)).any()
+    assert not told(np.array([[2.0]])).any()
+    assert told(np.full((1, 8), 0.5)).all()
+
+
+def test_a_score_under_acdc_says_that_the_metric_rises() -> None:
+    score = np.array([2.0])
+    fields = {"sender": ("embed",), "receiver": ("logits",), "input": ("logits",)}
+    made = of(Circuit, {"method": "acdc"}, **fields, position=("",), score=score, low=score, high=score, n=8)
+    assert "rises by 2.00" in made.findings()[0]
