@@ -306,7 +306,17 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "planted": (lambda h, o: ik.planted(**({"name": "boolean-direct"} | o)), {"name": ("zz", ""), "seed": FROM_0}),
     "untrained": (lambda h, o: ik.untrained(h.model, **o), {"seed": FROM_0}),
-    "ground_truth": (lambda h, o: ik.ground_truth(**o), {"name": ("zz", "")}),
+    "ground_truth": (
+        lambda h, o: ik.ground_truth(**({"name": "boolean-direct"} | o)),
+        {"name": ("zz", ""), "variable": ("newB",), "target": ("newD",)},
+    ),
+    "compile_task": (
+        lambda h, o: ik.compile_task(h.task, **o),
+        {
+            "mechanism": WORDS, "layer_norm": FLAGS, "superposed": FLAGS, "variable": ("zz",), "target": ("zz", "A"),
+            "seed": FROM_0,
+        },
+    ),
     "twin": (lambda h, o: ik.twin(**o), {"name": ("zz", "")}),
     "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture")}),
     "task": (lambda h, o: ik.task(**o), {"name": ("zz", "")}),
@@ -366,7 +376,7 @@ def test_options_that_mean_nothing_are_refused(here: SimpleNamespace, call: Call
 PLAIN = {
     "AbstractResult", "AbstractTask", "CheckpointError", "Circuit", "Copy", "CopyAttended", "Edge",
     "Estimate", "Example", "Field", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
-    "complete", "first_difference", "kl", "logit_difference", "open_harvest", "probability", "train_sft",
+    "complete", "first_difference", "kl", "logit_difference", "open_harvest", "plan_of", "probability", "train_sft",
 }  # fmt: skip
 FREE = {
     "metric",

@@ -28,6 +28,8 @@ _EXPORTS = {
     "CheckpointError": "interp_kit.models.gpt2",
     "planted": "interp_kit.registry.models",
     "ground_truth": "interp_kit.models.planted",
+    "compile_task": "interp_kit.models.compiler",
+    "plan_of": "interp_kit.models.compiler",
     "twin": "interp_kit.registry.twins",
     "untrained": "interp_kit.registry.models",
     "complete": "interp_kit.engine.decode",
@@ -162,6 +164,8 @@ if TYPE_CHECKING:
     from interp_kit.engine.sweep import editing as editing
     from interp_kit.engine.sweep import sweep as sweep
     from interp_kit.models.circuit import Edge as Edge
+    from interp_kit.models.compiler import compile_task as compile_task
+    from interp_kit.models.compiler import plan_of as plan_of
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.models.planted import ground_truth as ground_truth
     from interp_kit.playground.page import write_playground as write_playground

@@ -70,7 +70,8 @@ def attribution(planted: bool) -> AbstractResult:
 
 def lens(planted: bool) -> AbstractResult:
     values = np.stack([NOISE[0], NOISE[1] + 3 * planted, NOISE[2] + 5 * planted])[:, None]
-    return of(LensResult, layer=("embed", "L0", "L1"), position=("Y?",), values=values, mean=values.mean(-1))
+    mean, low, high = mean_interval(values)
+    return of(LensResult, layer=("embed", "L0", "L1"), position=("Y?",), values=values, mean=mean, low=low, high=high)
 
 
 def probes(planted: bool) -> AbstractResult:
@@ -170,9 +171,9 @@ def aligned(planted: bool) -> AbstractResult:
         AlignmentResult, variable=("X",), value=("= 1",), position=("X?",), method=("features", "probe"),
         chosen=np.array([[7, -1]]), auroc=np.array([[auroc, 1.0]]), auroc_low=np.array([[auroc - 0.1, 1.0]]),
         auroc_high=np.array([[min(auroc + 0.1, 1), 1.0]]), permuted_high=np.array([0.6]), n=np.array([40]),
-        use_variable=("X",), use_position=("X?",), target=("Y",), exchanged=("features", "random features"),
-        moved=np.array([[moved, 0.0]]), moved_low=np.array([[moved - 0.2, 0.0]]),
-        moved_high=np.array([[moved + 0.2, 0.0]]), pairs=np.array([8]),
+        use_variable=("X",), use_position=("X?",), target=("Y",), pairs=np.array([8]),
+        exchanged=("features", "random features", "site"), moved=np.array([[moved, 0.0, 1.0]]),
+        moved_low=np.array([[moved - 0.2, 0.0, 0.9]]), moved_high=np.array([[moved + 0.2, 0.0, 1.1]]),
     )  # fmt: skip
 
 

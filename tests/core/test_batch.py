@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -203,3 +204,21 @@ def test_a_pair_and_its_reverse_are_kept_together(task: BooleanTask) -> None:
     assert pairs.apart().texts() == [
         pair for i, pair in enumerate(pairs.texts()) if pair[::-1] not in pairs.texts()[:i]
     ]
+
+
+def test_rows_that_repeat_a_text_are_one_unit(task: BooleanTask) -> None:
+    batch = task.batch(task.enumerate()[:8])
+    assert batch.distinct() is batch
+    four = batch.take(list(range(8)) * 4)
+    assert len(np.unique(four.units())) == 8
+    with pytest.warns(UserWarning, match="24 of 32 rows repeat an earlier one"):
+        once = four.distinct()
+    assert torch.equal(once.tokens, batch.tokens)
+    other = TokenBatch.from_tokens([[1, 2], [1, 2]], [3, 4])
+    assert len(other.distinct()) == 2, "the same text with another answer"
+
+
+def test_all_examples_with_a_repetition_are_still_all(task: BooleanTask) -> None:
+    everything = task.enumerate()
+    with pytest.warns(UserWarning, match="1 of"):
+        assert task.batch([*everything, everything[0]]).distinct().whole

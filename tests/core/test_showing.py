@@ -18,6 +18,7 @@ from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
+from interp_kit.studies.audit.programs.result import ProgramsResult
 from interp_kit.studies.audit.result import AuditResult
 from interp_kit.studies.culture.rules.exchange import RuleExchange
 from interp_kit.studies.culture.scores import CultureTests
@@ -43,6 +44,15 @@ def audit() -> AuditResult:
         method=("eap",), level=("nodes",), circuit=("induction",), seeds=(0,), twins=("t",), twin_of=("induction",),
         auroc=one[..., None], trained=one, control=one, forwards=one, seconds=one,
         config={"analysis": "audit", "pairs": 4, "edge": 0.05},
+    )  # fmt: skip
+
+
+def programs() -> ProgramsResult:
+    one = np.ones((1, 1))
+    return ProgramsResult(
+        method=("eap",), level=("nodes",), cell=("latent",), number=(0,), auroc=one, seconds=one, alone=np.ones((3, 1)),
+        least_true=one, most_false=one, control=one, trained=one, trained_number=(0,), follows=np.ones(1),
+        config={"analysis": "audit of programs", "seed": 0},
     )  # fmt: skip
 
 
@@ -110,6 +120,7 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "PatchingResult": lambda h: ik.patch(h.model, h.pairs, by="all"),
     "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
     "ProbeResult": lambda h: h.probe,
+    "ProgramsResult": lambda h: programs(),
     "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
     "RuleExchange": lambda h: exchanged(),
     "SAEResult": lambda h: h.sae,

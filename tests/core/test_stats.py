@@ -397,3 +397,30 @@ def test_holm_as_statsmodels_documents_it() -> None:
     assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert stats.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
     assert stats.holm([]) == []
+
+
+def test_what_differs_by_rounding_alone_has_no_interval() -> None:
+    rng = np.random.default_rng(0)
+    noisy = (3.2 + 1e-7 * rng.normal(size=16)).astype(np.float32)
+    gap = (10 + 1e-6 * rng.normal(size=16)).astype(np.float32)
+    assert np.isnan(mean_interval(noisy)[1])
+    assert np.isnan(ratio_interval(noisy[None], gap)[1]).all()
+    nothing = (1e-7 * rng.normal(size=16)).astype(np.float32)
+    assert np.isnan(ratio_interval(nothing[None], gap)[1]).all()
+
+
+def test_a_small_true_spread_has_an_interval() -> None:
+    rng = np.random.default_rng(0)
+    values = 3.2 + 1e-4 * rng.normal(size=16)
+    for kind in (np.float32, np.float64):
+        _, low, high = mean_interval(values.astype(kind))
+        assert 0 < high - low < 1e-3
+    _, low, high = mean_interval(3.2 + 1e-7 * rng.normal(size=16))
+    assert 0 < high - low < 1e-6, "float64 holds it"
+
+
+def test_bounds_clip_an_interval() -> None:
+    values = np.array([0.0, 1, 1, 1, 1, 1, 1, 1])
+    assert mean_interval(values)[2] > 1
+    assert mean_interval(values, bounds=(0.0, 1.0))[2] == 1
+    assert np.isnan(mean_interval(np.ones(8), bounds=(0.0, 1.0))[2])

@@ -1,5 +1,6 @@
 """Token batches with named positions and true labels; pairs of them that differ in one variable."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -214,6 +215,31 @@ class TokenBatch:
         if name not in self.labels:
             raise ValueError(f"no label {name!r}; there are {', '.join(self.labels)}")
         return self.labels[name]
+
+    def units(self) -> np.ndarray:
+        """(batch,) the number of the independent unit that each row belongs to: rows of one text, with the same named
+        positions and answers, are one."""
+        text = torch.where(self.mask, self.tokens, -1)
+        columns = [self.prompt_length, *self.positions.values(), *self.answer.values()]
+        rows = torch.cat([text, torch.stack(columns, 1)], 1).cpu().numpy()
+        return np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+
+    def distinct(self) -> "TokenBatch":
+        """The batch without rows that repeat an earlier one (`units`); itself if none does.
+
+        Warns:
+            UserWarning: Rows are left out, so that rows of a result are not those of the batch.
+        """
+        first = np.sort(np.unique(self.units(), return_index=True)[1])
+        if len(first) == len(self):
+            return self
+        warnings.warn(
+            f"{len(self) - len(first)} of {len(self)} rows repeat an earlier one and are left out: n counts distinct"
+            " examples, and rows of the result are those of batch.distinct()",
+            UserWarning,
+            stacklevel=4,
+        )
+        return replace(self.take(first.tolist()), whole=self.whole)
 
     @torch.inference_mode(False)  # gradients may pass by what is made of it
     def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":

@@ -50,6 +50,7 @@ _DEFINED_IN = {
     "PatchingResult": "interp_kit.analysis.causal.patching",
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
+    "ProgramsResult": "interp_kit.studies.audit.programs.result",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
     "RuleExchange": "interp_kit.studies.culture.rules.exchange",
     "SAEResult": "interp_kit.analysis.dictionaries.sae_result",

@@ -78,7 +78,7 @@ class HarvestFiles:
     @cached_property
     def digest(self) -> str:
         """sha256 of the facts, which every shard repeats."""
-        return _digest(self.facts())
+        return digest_of(self.facts())
 
     def shard(self, number: int, sites: Sequence[str] | None = None) -> dict[str, Tensor]:
         """site -> (vector, …) or (row, position, …) in one shard, of all sites or of some. Raises ValueError if the
@@ -129,7 +129,7 @@ def open_harvest(directory: str | Path) -> HarvestFiles:
 
 def _from_index(path: Path, data: Any) -> HarvestFiles:
     """The harvest of an index. Raises ValueError naming the file if it is damaged."""
-    if not isinstance(data, dict) or data.pop("digest", None) != _digest(data):
+    if not isinstance(data, dict) or data.pop("digest", None) != digest_of(data):
         raise ValueError(f"{path} is damaged, or was changed: its checksum is another")
     data = check_fields(HarvestFiles, {**data, "directory": path.parent}, path)
     sizes = [*data["lengths"], *(axis for shape in data["sites"].values() for axis in shape)]
@@ -176,8 +176,8 @@ def harvest_to(
     text = {"tokens": batch.tokens, "mask": batch.mask} | ({} if reader.at is None else {"at": reader.at})
     files = HarvestFiles(
         Path(directory),
-        model=_digest(config, model.named_parameters()),
-        tokens=_digest({}, text.items()),
+        model=digest_of(config, model.named_parameters()),
+        tokens=digest_of({}, text.items()),
         sites={hook: reader.shapes[hook] for hook in reader.hooks},
         positions=None if positions is None else tuple(positions),
         dtype=str(reader.dtype).removeprefix("torch."),
@@ -233,7 +233,7 @@ def _write(files: HarvestFiles, number: int, found: Mapping[str, Tensor]) -> Non
         save_file(values, aside, {MARKS: marks})
 
 
-def _digest(facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]] = ()) -> str:
+def digest_of(facts: Mapping[str, Any], tensors: Iterable[tuple[str, Tensor]] = ()) -> str:
     """sha256 of JSON values, and of tensors with their names, dtypes and shapes."""
     found = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name, tensor in tensors:

@@ -1,6 +1,7 @@
 """Measure of an intervention. A metric maps logits to one number per example: at one field's prediction
 position, or over the whole completion."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar
@@ -27,6 +28,7 @@ class Metric(ABC):
 
     title: ClassVar[str]  # for tables and axes
     differentiable: ClassVar[bool] = True  # False for steps, which have no gradient to follow
+    bounds: ClassVar[tuple[float, float]] = (-math.inf, math.inf)  # of one example's value
     is_distance: ClassVar[bool] = False  # True if 0 at the unedited run and more elsewhere: its gradient is 0 there
 
     field: str
@@ -38,6 +40,12 @@ class Metric(ABC):
     def name(self) -> str:
         """For tables and axes."""
         return f"{self.title} of {self.field}"
+
+    @classmethod
+    def effect_bounds(cls) -> tuple[float, float]:
+        """The least and the largest effect of an edit that there can be: the metric's change; a distance itself."""
+        low, high = cls.bounds
+        return cls.bounds if cls.is_distance else (low - high, high - low)
 
     def take(self, rows: Int[Tensor, " row"]) -> "Metric":
         """The metric of these rows of the batch."""
@@ -132,7 +140,7 @@ class LogitDifference(AtField):
 class Probability(AtField):
     """Probability of the right token."""
 
-    title = "probability"
+    title, bounds = "probability", (0.0, 1.0)
 
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         return _pick(logits[..., 0, :].softmax(-1), self.right_of(batch))
@@ -141,7 +149,7 @@ class Probability(AtField):
 class Accuracy(AtField):
     """1 where the right token is the most likely one of the whole vocabulary, else 0."""
 
-    title, differentiable = "accuracy", False
+    title, differentiable, bounds = "accuracy", False, (0.0, 1.0)
 
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         return (logits[..., 0, :].argmax(-1) == self.right_of(batch)).to(logits.dtype)
@@ -150,7 +158,7 @@ class Accuracy(AtField):
 class KL(AtField):
     """KL(unedited || edited) of the next-token distribution, in nats."""
 
-    title, is_distance = "kl", True
+    title, is_distance, bounds = "kl", True, (0.0, math.inf)
 
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         if reference is None:
@@ -189,7 +197,7 @@ class OverCompletion(Metric):
 class LogProbability(OverCompletion):
     """Mean log-probability, in nats, of the tokens of the true completion."""
 
-    title = "log probability"
+    title, bounds = "log probability", (-math.inf, 0.0)
 
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         target, asked = self.targets(batch)
@@ -199,7 +207,7 @@ class LogProbability(OverCompletion):
 class ExactMatch(OverCompletion):
     """1 where every token of the true completion is the most likely one, which is when greedy decoding is right."""
 
-    title, differentiable = "exact match", False
+    title, differentiable, bounds = "exact match", False, (0.0, 1.0)
 
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         target, asked = self.targets(batch)

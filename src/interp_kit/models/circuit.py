@@ -120,7 +120,8 @@ class GroundTruth:
     logits not among them. edges: the same of single edges, without positions. backup: nodes that change nothing while
     all others work, and carry the answer where one of them is removed; they are no `nodes`. decoy: nodes whose output
     tells the variable although nothing that answers reads it; no `nodes` either. site: where the variable stands on
-    its way, as (activation site, layer, position name); decoy_site: where it can be read and is not used.
+    its way, as (activation site, layer, position name); decoy_site: where it can be read and is not used. positions:
+    every position at which something of it stands at that site and layer; that of `site` alone if none are given.
     """
 
     variable: str
@@ -131,8 +132,13 @@ class GroundTruth:
     backup: frozenset[str] = frozenset()
     decoy: frozenset[str] = frozenset()
     decoy_site: tuple[str, int, str] | None = None
+    positions: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if not self.positions:
+            object.__setattr__(self, "positions", frozenset({self.site[2]}))
+        if self.site[2] not in self.positions:
+            raise ValueError(f"the site's position {self.site[2]} is none of {', '.join(sorted(self.positions))}")
         if self.nodes & (self.backup | self.decoy):
             raise ValueError("a backup or a decoy is none of the nodes that answer")
         known = self.nodes | {EMBED, LOGITS}

@@ -91,7 +91,18 @@ def test_frame_figure_and_round_trip(tiny_model: MakeModel, batch: TokenBatch, t
     assert AttentionLags.load(result.save(tmp_path / "lags")).to_frame().equals(frame)
 
 
-@pytest.mark.parametrize(("lags", "message"), [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500")])
+def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    once = attention_lags(tiny_model(2), batch.take(range(8)), (0, 1)).to_frame()
+    with pytest.warns(UserWarning, match="24 of 32 rows repeat"):
+        again = attention_lags(tiny_model(2), batch.take(list(range(8)) * 4), (0, 1)).to_frame()
+    assert set(again["n"]) == {8}
+    np.testing.assert_allclose(again["low"], once["low"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("lags", "message"),
+    [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500"), (1, "lags is 1; expected")],
+)
 def test_lags_that_cannot_be_measured(
     tiny_model: MakeModel, batch: TokenBatch, lags: tuple[int, ...], message: str
 ) -> None:

@@ -293,3 +293,11 @@ def test_a_metric_of_one_field_is_not_one_of_the_completion() -> None:
         ExactMatch("newB")
     with pytest.raises(ValueError, match="probability is measured at one field"):
         Probability("completion")
+
+
+def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    once = ablate(tiny_model(0), batch.take(range(8)), progress=False).to_frame()
+    with pytest.warns(UserWarning, match="24 of 32 rows repeat"):
+        again = ablate(tiny_model(0), batch.take(list(range(8)) * 4), progress=False).to_frame()
+    assert set(again["n"]) == {8}
+    np.testing.assert_allclose(again["low"], once["low"], atol=1e-5)

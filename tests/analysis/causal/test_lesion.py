@@ -1,6 +1,7 @@
 """Lesions: self-repair and takeover are found where they were planted, and nothing of the model's is changed."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 import interp_kit as ik
 from interp_kit.analysis.causal.lesion_result import LesionResult
@@ -104,6 +106,22 @@ def test_caption_figures_table_and_files_agree(trained: SimpleNamespace, tmp_pat
     np.testing.assert_allclose(lesion.get_ydata(), result.accuracy[0].mean((0, 2)))
     np.testing.assert_allclose(control.get_ydata(), result.accuracy[1].mean((0, 2)))
     assert [t.get_text() for t in result.plot(figure="importance").get_yticklabels()] == list(result.component)
+
+
+def test_a_share_of_almost_no_direct_effect_is_not_given(trained: SimpleNamespace) -> None:
+    result, rng = trained.result, np.random.default_rng(0)
+    shape = (len(result.fields), 32)
+    intact = float(result.difference[1, 0, 0].mean())
+    for share, known in ((0.03, False), (0.3, True)):
+        direct = np.full(shape, share * intact) * rng.uniform(0.9, 1.1, 32)
+        made = replace(result, direct=direct, total=direct * rng.uniform(0.4, 0.6, 32))
+        assert np.isfinite(made.repaired_share.value) == known
+        assert ("too little to speak of" in " ".join(made.findings())) != known
+
+
+def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any) -> None:
+    with pytest.raises((ValueError, TypeCheckError), match="seeds"):  # the latter from this run's own check of types
+        ik.lesion(tiny_model(), task, CUT, **FEW | {"seeds": 3})
 
 
 def test_seeds_and_arms_see_the_same_texts_and_repeat(task: ik.BooleanTask, tiny_model: Any) -> None:

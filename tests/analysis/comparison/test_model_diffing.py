@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,24 @@ def test_all_parts_together_are_the_donor(tiny_model: MakeModel, batch: TokenBat
     assert result.effect[-1] == pytest.approx(result.donor - result.receiver, abs=1e-5)
     assert len(result.component) == len(set(result.component)) == 2 * (2 + 2) + 3
     assert result.n == len(batch)
+
+
+def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    options: dict[str, Any] = {"metric": log_probability, "progress": False}
+    once = diff_models(tiny_model(0), tiny_model(1), batch.take(range(8)), **options)
+    with pytest.warns(UserWarning, match="24 of 32 rows repeat"):
+        again = diff_models(tiny_model(0), tiny_model(1), batch.take(list(range(8)) * 4), **options)
+    assert again.n == 8
+    np.testing.assert_allclose(again.to_frame().iloc[:, 1:], once.to_frame().iloc[:, 1:], atol=1e-6)
+
+
+def test_an_interval_ends_where_the_metric_does(tiny_model: MakeModel, batch: TokenBatch) -> None:
+    result = diff_models(tiny_model(0), tiny_model(1), batch, progress=False)
+    worst = np.zeros((1, 8)) - (np.arange(8) > 0)
+    made = replace(result, component=("all",), layer=np.array([-1]), distance=np.zeros(1), effect=worst)
+    assert made.to_frame()["low"].tolist() == [-1]
+    unbounded = replace(made, config={**made.config, "bounds": (-np.inf, np.inf)})
+    assert unbounded.to_frame()["low"].item() < -1
 
 
 def test_distances_by_hand(tiny_model: MakeModel, batch: TokenBatch) -> None:

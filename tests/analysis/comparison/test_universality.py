@@ -3,6 +3,7 @@ and against one that shares nothing; CKA and jackknife against their definitions
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,18 @@ def test_features_of_other_bases_are_matched_by_what_they_do(
     assert bool(np.all(np.asarray(newb["correlation"]) > np.asarray(newb["rotated"])))
     with pytest.raises(ValueError, match="1 alignments for the features of 2 networks"):
         ik.universal_features(found, aligned[:1])
+    with pytest.raises(ValueError, match="stands in the place of boolean-latent@0 and is of another autoencoder"):
+        ik.universal_features(found, aligned[::-1])
+    other = replace(aligned[0], config={**aligned[0].config, "sae": "of another width"})
+    with pytest.raises(ValueError, match="is of another autoencoder"):
+        ik.universal_features(found, [other, aligned[1]])
+    with pytest.raises(TypeError, match="alignments is a AlignmentResult"):
+        ik.universal_features(found, aligned[0])
+    with pytest.raises(TypeError, match="one of alignments is a int"):
+        ik.universal_features(found, [aligned[0], 3])
+    with pytest.raises(ValueError, match="was trained on boolean-latent@1, not on boolean-latent@0"):
+        ik.universality(models, batch, saes=saes[::-1])
+    assert "CKA, which has no baseline" in found.caption()
     again = UniversalityResult.load(found.save(tmp_path / "u"))
     assert again.to_frame().equals(found.to_frame())
     assert len(found.by_pair()) == 2

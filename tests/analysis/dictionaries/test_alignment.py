@@ -2,6 +2,7 @@
 trained one on the model with a decoy; splitting, absorption and choosing on data made to show them."""
 
 import warnings
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import interp_kit as ik
 from interp_kit.analysis.dictionaries.activations import harvest, split_examples
 from interp_kit.analysis.dictionaries.alignment.detectors import (
     Candidates,
+    candidates,
     choose,
     classes,
     fit_probe,
@@ -21,9 +23,12 @@ from interp_kit.analysis.dictionaries.alignment.detectors import (
     shuffled_sae,
 )
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
-from interp_kit.analysis.dictionaries.alignment.splitting import split
+from interp_kit.analysis.dictionaries.alignment.splitting import chance_area, split
+from interp_kit.analysis.dictionaries.origin import check_sae, weights_of
 from interp_kit.analysis.dictionaries.sae import SAEResult, evaluate_sae
-from interp_kit.core.stats.detection import ranked
+from interp_kit.core.stats.detection import auroc, ranked
+from interp_kit.models.convert import untrained
+from interp_kit.models.hooked_model import model_name
 from interp_kit.models.planted.boolean import _frame
 
 TASK = ik.BooleanTask()
@@ -49,7 +54,7 @@ def written(mechanism: str) -> SAEResult:
          "b_dec": torch.zeros(d)}
     )  # fmt: skip
     acts = harvest(model, TASK, SITE, *split_examples(TASK, 0.25, 100, 0))
-    return evaluate_sae(model, acts, sae, config={"model": f"boolean-{mechanism}"})
+    return evaluate_sae(model, acts, sae, config={"model": model_name(model)})
 
 
 def figures(found: AlignmentResult, variable: str, position: str) -> dict[str, float]:
@@ -94,21 +99,41 @@ def test_exchanging_all_features_of_a_perfect_dictionary_is_exchanging_the_site(
     np.testing.assert_allclose(found.moved[:, kinds.index("site")], 1, atol=1e-3)
 
 
-def test_a_trained_feature_of_the_decoy_tells_the_variable_and_is_not_used() -> None:
-    """Of the decoy model newD follows from D's token, and newB's copy at `newD?` is read by nothing."""
+@pytest.mark.parametrize("seed", [0, 3, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 4, 5))])
+def test_a_trained_feature_of_the_decoy_tells_the_variable_and_is_not_used(seed: int) -> None:
+    """Of the decoy model newD follows from D's token, and newB's copy at `newD?` is read by nothing: the whole site
+    moves nothing whichever autoencoder was trained, and what its features move there (-0.13 to 0.46) leaks."""
     model = ik.planted("boolean-decoy")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*may memorise")
         config = ik.SAEConfig(width=64, k=4, training_samples=40_000)
-        sae = ik.train_sae(model, TASK, site=SITE, config=config, progress=False)
+        sae = ik.train_sae(model, TASK, site=SITE, config=config, seed=seed, progress=False)
     found = ik.align_features(model, TASK, sae, variables="newB", positions=["D", "newD?"], target="newD")
     used, decoy = figures(found, "newB", "D"), figures(found, "newB", "newD?")
     assert used["AUROC"] >= 0.99
     assert decoy["AUROC"] >= 0.99
     assert used["features"] > 0.3
-    assert abs(decoy["features"]) < 0.1
     assert abs(decoy["site"]) < 1e-3
+    assert abs(decoy["all features"]) < 0.05
     assert used["features"] > used["random features"] + 0.2
+    assert found.verdict == ("used", "site not read")
+    assert found.summary()["verdict"].tolist() == ["used", "site not read"]
+    assert "In 1 of 2 places the whole site moves nothing" in found.caption()
+    names = [label.get_text() for label in found.plot().get_yticklabels()]
+    assert any("at newD? (site not read)" in name for name in names), names
+    assert not np.isfinite(found.moved_low).any(), "all pairs agree up to float32: no spread is known"
+
+
+def test_features_of_a_site_that_may_move_nothing_are_not_said_to_be_used() -> None:
+    found = at_newc()
+    kinds, shape = list(found.exchanged), found.moved.shape
+    moved, low, high = np.full(shape, 0.5), np.full(shape, 0.4), np.full(shape, 0.6)
+    moved[:, kinds.index("random features")] = [0.1, 0.1, 0.45]
+    site = kinds.index("site")
+    moved[1, site], low[1, site], high[1, site] = 0.1, -0.1, 0.3
+    made = replace(found, moved=moved, moved_low=low, moved_high=high)
+    assert made.verdict == ("used", "site not read", "not shown")
+    assert replace(made, pairs=np.array([4, 4, 4])).verdict == ("not shown", "site not read", "not shown")
 
 
 def test_every_control_is_there_and_chance_is_known() -> None:
@@ -138,7 +163,7 @@ def test_what_chance_chooses_of_many_is_told_by_the_inputs_that_it_was_not_chose
     rng = np.random.default_rng(0)
     there, here = rng.normal(size=(20, 400)), rng.normal(size=(20, 400))
     label = np.arange(20) < 10
-    chosen, scored = permuted(ranked(there), ranked(here), (label, label), 200, rng)
+    chosen, scored = permuted(ranked(there), ranked(here), (label, label), 200, rng)[:2]
     assert chosen.mean() > 0.85
     assert scored.mean() == pytest.approx(0.5, abs=0.03)
 
@@ -258,5 +283,72 @@ def test_what_cannot_be_asked_says_so(options: dict[str, Any], said: str) -> Non
 
 
 def test_an_autoencoder_of_another_model_is_refused() -> None:
+    unknown = replace(written("latent"), config={})
     with pytest.raises(ValueError, match=r"an autoencoder of \d+ inputs at blocks.1.hook_resid_pre, which has \d+"):
-        ik.align_features(ik.planted("boolean-superposed"), TASK, written("latent"), positions="newC?")
+        ik.align_features(ik.planted("boolean-superposed"), TASK, unknown, positions="newC?")
+    with pytest.raises(ValueError, match="trained on boolean-latent@0, not on boolean-latent@1"):
+        ik.align_features(ik.planted("boolean-latent", 1), TASK, written("latent"), positions="newC?")
+
+
+def test_weights_decide_where_an_autoencoder_is_from() -> None:
+    model = ik.planted("boolean-latent")
+    sae = replace(written("latent"), config={"model": "another name", "weights": weights_of(model)})
+    check_sae(model, sae)
+    check_sae(model.to(torch.bfloat16), replace(sae, config={**sae.config, "model": "boolean-latent@0"}))
+    model = ik.planted("boolean-latent")
+    with torch.no_grad():
+        model.blocks[1].mlp.W_in[0, 0] += 1
+    for name, said in (("another name", "another name, not on"), ("boolean-latent@0", "other weights than")):
+        with pytest.raises(ValueError, match=said):
+            check_sae(model, replace(sae, config={**sae.config, "model": name}))
+    weights = {name: value * np.nan for name, value in sae.weights.items()}
+    with pytest.raises(ValueError, match="holds values that are nan or infinite"):
+        check_sae(ik.planted("boolean-latent"), replace(sae, weights=weights))
+
+
+def test_needed_features_of_random_labels_are_found_as_rarely_as_meant() -> None:
+    """The largest of five sparse probes is held against the largest of five under permuted labels: against the 95th
+    percentile of a single feature 0.18 of random labels passed."""
+    rng = np.random.default_rng(0)
+    codes, by = np.maximum(rng.normal(size=(32, 64)), 0), np.arange(32) < 16
+    ranks, passed = (ranked(codes[by]), ranked(codes[~by])), []
+    for _ in range(150):
+        label = np.concatenate([rng.permutation(16) < 8, rng.permutation(16) < 8])
+        null = permuted(*ranks, (label[by], label[~by]), 100, rng)
+        main = int(np.abs(auroc(ranks[0], label[None, by])[0] - 0.5).argmax())
+        chance = chance_area(codes, by, null)
+        found = split(codes, np.eye(64), label, by, main, 1.0, fit_probe(codes, label, by), chance)
+        passed.append([len(found.features) > 0, found.areas.max() > np.percentile(null.here, 95)])
+    share, before = np.mean(passed, 0)
+    assert share < 0.08
+    assert before > 0.1, "the test would not see the fault"
+
+
+def test_a_principal_component_that_is_rounding_is_no_candidate() -> None:
+    vectors, by = torch.randn(20, 64, generator=torch.Generator().manual_seed(0)), np.arange(20) < 16
+    sae = written("latent").to_sae_lens()
+    width = sae.cfg.d_in
+    given = candidates(sae, sae, torch.nn.functional.pad(vectors, (0, width - 64)), None, by)["PCA"]
+    assert given.values.shape == (20, 15), "16 centred vectors have rank 15"
+    assert candidates(sae, sae, torch.ones(20, width), None, by)["PCA"].values.shape == (20, 1)
+
+
+def test_an_untrained_model_moves_no_share_of_nothing() -> None:
+    model = untrained(ik.planted("boolean-latent"), 0)
+    sae = replace(written("latent"), config={})
+    found = ik.align_features(model, TASK, sae, variables=["newC", "B"], positions="newC?", permutations=2)
+    for i in range(len(found.pairs)):
+        gap = found.moved[i, list(found.exchanged).index("site")]
+        assert np.isnan(gap) or np.isfinite(found.moved_low[i]).any(), found.summary()
+    assert any("the same in both runs" in why for why in found.unused.values()), found.unused
+
+
+def test_rows_of_a_batch_are_drawn_and_few_rows_are_refused_without_warnings() -> None:
+    model, sae, batch = ik.planted("boolean-latent"), written("latent"), TASK.batch(TASK.enumerate())
+    ordered = batch.take(torch.argsort(batch.label("D"), stable=True))
+    options: dict[str, Any] = {"variables": "D", "positions": "newC?", "permutations": 2}
+    assert ik.align_features(model, ordered, sae, limit=16, **options).variable == ("D",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="none of D is determined"):
+            ik.align_features(model, batch.take([0]), sae, **options)

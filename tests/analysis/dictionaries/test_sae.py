@@ -270,6 +270,7 @@ def test_writing_the_position_means_is_the_mean_ablation_and_recovers_nothing() 
     perfect = by_hand(32, torch.cat([eye, -eye], 1), torch.cat([eye, -eye]), torch.zeros(32))
     found = evaluate_sae(model, acts, perfect, config={})
     assert found.ce_mean["train"].value == pytest.approx(found.ce_clean["train"].value, abs=1e-5)
+    assert not min(e.low for e in found.ce_clean.values()) < 0
     assert np.isnan(found.ce_recovered["train"].value)
     assert any("nothing to recover" in note and "train: mean" in note for note in found.notes)
     assert found.ce_recovered_over_zero["train"].value == pytest.approx(1, abs=1e-4)

@@ -227,6 +227,11 @@ def test_planted_models_compute_newA_and_copy_newB(task: BooleanTask, batch: Tok
 def test_what_cannot_be_chosen_is_refused() -> None:
     with pytest.raises(ValueError, match="at least three results are needed"):
         readability([seed(), seed()])
+    same = seed({(1, 2): 1.0})
+    with pytest.raises(ValueError, match="results 0 and 1 are the same result"):
+        readability([same] * 8)
+    with pytest.raises(ValueError, match="results 0 and 2 are the same result"):
+        readability([same, seed(name="b"), replace(same, score=same.score.copy())])
     with pytest.raises(ValueError, match="of different labels or cells"):
         readability([seed(), seed(), seed(positions=("D", "E", "newB?"))])
     with pytest.raises(ValueError, match="no label 'newB'; there are newA"):

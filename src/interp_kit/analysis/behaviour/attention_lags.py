@@ -2,7 +2,7 @@
 learned would give. A head that looks 101 tokens back on a text of grids reads the cell that it stands on in the grid
 before; whether that matters is for ablation to say."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,7 +60,7 @@ class AttentionLags(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head and lag: mean attention with 95 % interval over examples, beside its controls."""
-        mean, low, high = mean_interval(self.attention)
+        mean, low, high = mean_interval(self.attention, bounds=(0.0, 1.0))
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
@@ -79,7 +79,7 @@ class AttentionLags(AbstractResult):
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the heads that look at one distance with most of their attention."""
-        mean, low, high = mean_interval(self.attention)
+        mean, low, high = mean_interval(self.attention, bounds=(0.0, 1.0))
         chance = np.maximum(self.even[None], self.untrained)
         head, lag = np.unravel_index(mean.argmax(), mean.shape)
         known = np.where(np.isnan(low), mean, low)  # all examples agree
@@ -131,7 +131,7 @@ def attention_lags(
 
     Args:
         model: Any model.
-        batch: Examples.
+        batch: Examples, of which repeated ones count once.
         lags: Tokens back; or a name for each -> tokens back.
         queries: Named positions; None: those whose logits predict a token of the completion. Queries that have no token
             so far back are left out at that lag.
@@ -151,6 +151,9 @@ def attention_lags(
     check_flag("progress", progress)
     if queries is not None:
         check_names("queries", queries)
+    if isinstance(lags, str) or not isinstance(lags, Iterable):
+        raise ValueError(f"lags is {lags!r}; expected a sequence of whole numbers, or a name for each")
+    batch = batch.distinct()
     names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
     lags = list(lags.values()) if isinstance(lags, Mapping) else list(lags)
     asked = _queries(batch, queries)

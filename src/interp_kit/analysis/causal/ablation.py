@@ -52,6 +52,11 @@ class AblationResult(AbstractResult):
         """Examples behind every figure."""
         return self.effect.shape[-1]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest effect that the metric allows."""
+        return tuple(self.config.get("bounds", (-np.inf, np.inf)))
+
     def importance(self, field: str | None = None, rows: Sequence[int] | None = None) -> np.ndarray:
         """(component,) mean effect on a field, or on all of them; over all examples, or these rows."""
         effect = self.effect if rows is None else self.effect[..., list(rows)]
@@ -63,7 +68,7 @@ class AblationResult(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per component and field: importance with 95 % interval over examples."""
-        mean, low, high = mean_interval(self.effect)
+        mean, low, high = mean_interval(self.effect, bounds=self.bounds)
         rows = [
             (c, layer, f, mean[i, j], low[i, j], high[i, j], self.baseline[j].mean(), self.n)
             for i, (c, layer) in enumerate(zip(self.component, self.layer, strict=True))
@@ -87,7 +92,7 @@ class AblationResult(AbstractResult):
             if len(members) == 0:
                 continue
             index = list(members)
-            mean, low, high = mean_interval(self.effect[..., index].mean(1))
+            mean, low, high = mean_interval(self.effect[..., index].mean(1), bounds=self.bounds)
             before = float(self.baseline[:, index].mean())
             rows += [
                 (c, layer, name, m, lo, hi, before, len(index))
@@ -108,7 +113,7 @@ class AblationResult(AbstractResult):
         """See AbstractResult: the component that matters most, and how many can be told to matter."""
         c, by_example = self.config, self.effect.mean(1)
         clear, best = told(by_example), int(by_example.mean(1).argmax())
-        lost = mean_of(by_example[best], "examples")
+        lost = mean_of(by_example[best], "examples", self.bounds)
         over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
         most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
         if (self.effect >= 0).all() and c["metric"] == "kl":
@@ -157,7 +162,7 @@ def ablate(
 
     Args:
         model: Any model.
-        batch: Examples that ask for an answer.
+        batch: Examples that ask for an answer; repeated ones count once.
         kind: "zero"; "mean" over the batch at each named position; "resample" from another example of the batch,
             averaged over `resamples` draws. Removal is at every position.
         units: Kinds of component. Attention is all heads of a layer, a layer its heads and its MLP together, a neuron
@@ -186,6 +191,7 @@ def ablate(
     check_count("resamples", resamples)
     check_seed(seed)
     check_flag("progress", progress)
+    batch = batch.distinct()
     if metric in (exact_match, log_probability):
         if fields is not None:
             raise ValueError(f"fields is {list(fields)}, and {metric.__name__} is measured over the whole completion")
@@ -217,6 +223,7 @@ def ablate(
             "whole": batch.whole,
             "kind": kind,
             "metric": metrics[0].title,
+            "bounds": metrics[0].effect_bounds(),
             "seed": seed,
             "resamples": len(draws),
             **counted_solved(swept.unedited == 1),

@@ -6,7 +6,7 @@ held, beside a copy that is trained on the same texts without it: continued trai
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -87,8 +87,11 @@ def lesion(
     check_meeting(model, task, AbstractTask)
     for option, value in (("steps", steps), ("batch_size", batch_size), ("limit", limit)):
         check_count(option, value)
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds is {seeds!r}; expected a sequence of whole numbers")
+    seeds = list(seeds)
     if not len(seeds) or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {list(seeds)}; name at least one, and each once")
+        raise ValueError(f"seeds is {seeds}; name at least one, and each once")
     for seed in seeds:
         check_seed(seed, "seeds")
     check_number("learning_rate", learning_rate, above=0)

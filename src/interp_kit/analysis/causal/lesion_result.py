@@ -17,6 +17,7 @@ from interp_kit.reports.plotting import COLOURS, GRID, intervals, new_axes, note
 
 ARMS = ("lesion", "control")
 LEVEL = 0.05
+LEAST_DIRECT = 0.05  # of the intact logit difference: a share of a smaller direct effect says nothing
 NOTED = 3  # components that a caption names
 Figure = Literal["recovery", "importance"]
 
@@ -71,9 +72,11 @@ class LesionResult(AbstractResult):
 
     @property
     def repaired_share(self) -> Estimate:
-        """Share of the direct effect that is made good at once; nan where the direct effect is not above 0."""
+        """Share of the direct effect that is made good at once; nan where the direct effect is not above 0, or is less
+        than LEAST_DIRECT of the intact model's logit difference."""
         part, whole = (self.direct - self.total).mean(0), self.direct.mean(0)
-        if not self._over_examples(whole).low > 0:
+        intact = float(self.difference[ARMS.index("control"), 0, 0].mean())
+        if not self._over_examples(whole).low > 0 or whole.mean() < LEAST_DIRECT * intact:
             return Estimate(np.nan, np.nan, np.nan, self.n, "examples")
         value, low, high = (float(x) for x in ratio_interval(part, whole))
         return Estimate(value, low, high, self.n, "examples")
@@ -161,7 +164,8 @@ class LesionResult(AbstractResult):
         effects = f"the logit difference falls by {total.short()}, by {direct.short()} directly"
         share = self.repaired_share
         if np.isnan(share.value):
-            return f"Untrained, {effects}: it has no direct effect to repair."
+            why = "too little to speak of a share repaired" if direct.low > 0 else "it has no direct effect to repair"
+            return f"Untrained, {effects}: {why}."
         if self.repair.low > 0:
             return f"Untrained, {effects}: other components make good {share.short()} of the direct effect."
         if self.repair.high < 0:

@@ -15,8 +15,8 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
-from interp_kit.core.stats.told import mean_of, out_of, told
+from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope
+from interp_kit.core.stats.told import out_of, told
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model
@@ -32,7 +32,7 @@ class LogitAttributionResult(AbstractResult):
     """Direct contributions to a logit difference.
 
     component: nodes in order, and "biases" last; values: (component, example) in logits, which sum up over components
-    to the model's own logit difference; mean, low, high: (component,) with 95 % interval over examples.
+    to the model's own logit difference; mean, low, high: (component,) with 95 % interval over independent examples.
     """
 
     leading: ClassVar[str] = "logits"
@@ -43,23 +43,28 @@ class LogitAttributionResult(AbstractResult):
     high: np.ndarray
     config: Mapping[str, Any]
 
+    @property
+    def n(self) -> int:
+        """Independent examples: pairs that share a text are one."""
+        return _by_unit(self.values, self.config).shape[-1]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per component."""
         columns = {"component": self.component, "logits": self.mean, "low": self.low, "high": self.high}
-        return pd.DataFrame(columns | {"n": self.values.shape[1]})
+        return pd.DataFrame(columns | {"n": self.n})
 
     def caption(self) -> str:
         """See AbstractResult."""
         return (
             f"What each component of {self.config['model']} adds directly to the {self.config['metric']}, the final"
-            f" norm's scale held as it is (n = {self.values.shape[1]}"
+            f" norm's scale held as it is (n = {self.n}"
             f"{scope(self.config)}; 95 % intervals; together"
             f" {self.mean.sum():.2f}, the model's own)."
         )
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the component that adds most by itself."""
-        clear, best, n = told(self.values), int(np.abs(self.mean).argmax()), self.values.shape[1]
+        clear, best, n = told(_by_unit(self.values, self.config)), int(np.abs(self.mean).argmax()), self.n
         share = Estimate(self.mean[best], self.low[best], self.high[best], n, "examples").short()
         text = f"{self.component[best]} adds {share} to the {self.config['metric']}, of {self.mean.sum():.2f} in all"
         if not clear[best]:
@@ -69,7 +74,7 @@ class LogitAttributionResult(AbstractResult):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Components as points with intervals, 0 marked."""
-        title = f"direct logit attribution, {self.config['model']} (n = {self.values.shape[1]})"
+        title = f"direct logit attribution, {self.config['model']} (n = {self.n})"
         series = {"logits": (self.mean, self.low, self.high)}
         return intervals(self.component, series, ax=ax, title=title, x_label="logits", reference={"nothing": 0.0})
 
@@ -79,7 +84,8 @@ class LensResult(AbstractResult):
     """The answer read out of the residual stream at each layer and named position.
 
     layer: names, "embed" and "L0" to the last, after each block; position: names; values: (layer, position, example)
-    the metric of the logits read out there; mean, low, high: (layer, position) with 95 % interval over examples.
+    the metric of the logits read out there; mean, low, high: (layer, position) with 95 % interval over independent
+    examples.
     """
 
     leading: ClassVar[str] = "value"
@@ -91,6 +97,11 @@ class LensResult(AbstractResult):
     high: np.ndarray
     config: Mapping[str, Any]
 
+    @property
+    def n(self) -> int:
+        """Independent examples: pairs that share a text are one."""
+        return _by_unit(self.values, self.config).shape[-1]
+
     def to_frame(self) -> pd.DataFrame:
         """One row per layer and position."""
         index = [(la, p) for la in self.layer for p in self.position]
@@ -101,7 +112,7 @@ class LensResult(AbstractResult):
                 "value": self.mean.ravel(),
                 "low": self.low.ravel(),
                 "high": self.high.ravel(),
-                "n": self.values.shape[-1],
+                "n": self.n,
             }
         )
 
@@ -109,7 +120,7 @@ class LensResult(AbstractResult):
         """See AbstractResult."""
         return (
             f"Logit lens on {self.config['model']}: {self.config['metric']} read out of the residual stream through"
-            f" the final norm and unembedding (n = {self.values.shape[-1]}{scope(self.config)}; 95 %"
+            f" the final norm and unembedding (n = {self.n}{scope(self.config)}; 95 %"
             " intervals in the table)."
             " What can be read there need not be used."
         )
@@ -118,20 +129,22 @@ class LensResult(AbstractResult):
         """See AbstractResult: the layer from which the answer can be read, at the position that shows it best."""
         if "logit difference" not in str(self.config["metric"]):
             return ()
-        n, at = self.values.shape[-1], int(self.mean[-1].argmax())
-        clear = told(self.values[:, at]) & (self.mean[:, at] > 0)
+        n, at = self.n, int(self.mean[-1].argmax())
+        clear = told(_by_unit(self.values[:, at], self.config)) & (self.mean[:, at] > 0)
         first = len(clear) - int(np.append(~clear[::-1], True).argmax())
-        last = mean_of(self.values[-1, at], "examples").short()
+        last, here = (
+            Estimate(self.mean[i, at], self.low[i, at], self.high[i, at], n, "examples").short()
+            for i in (-1, min(first, len(clear) - 1))
+        )
         ends = f"the {self.config['metric']} is {last} after the last block (n = {n})"
         if first == len(clear):
             return (f"The answer cannot be read at {self.position[at]} after the last block: {ends}.",)
-        here = mean_of(self.values[first, at], "examples").short()
         name = "the embedding" if first == 0 else self.layer[first]
         return (f"The answer can be read at {self.position[at]} from {name} on, with {here} there; {ends}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Layers by position, centred on 0."""
-        title = f"logit lens, {self.config['model']} (n = {self.values.shape[-1]})"
+        title = f"logit lens, {self.config['model']} (n = {self.n})"
         return heatmap(
             self.mean, self.layer, self.position, ax=ax, title=title, label=self.config["metric"], signed=True,
             x_label="position", y_label="after block",
@@ -153,7 +166,7 @@ def direct_logit_attribution(
     position; Unsupported where the model has something that `Graph` does not compute.
     """
     check_meeting(model, batch, TokenBatch, PairBatch)
-    side, measured = _measured(batch, target, metric)
+    side, measured, units = _measured(batch, target, metric)
     graph = Graph(model)
     rows, at = torch.arange(len(side), device=side.tokens.device), measured.position(side)
     with torch.no_grad():
@@ -171,14 +184,14 @@ def direct_logit_attribution(
         if ex.norm.bias is not None:
             values[-1] += direction @ ex.norm.bias
     found = values.cpu().numpy()
-    mean, low, high = mean_interval(found, "examples")
+    mean, low, high = _over(found, units)
     return LogitAttributionResult(
         component=(*graph.senders, BIAS),
         values=found,
         mean=mean,
         low=low,
         high=high,
-        config=_config(model, side, measured, "direct_logit_attribution"),
+        config=_config(model, side, measured, units, "direct_logit_attribution"),
     )
 
 
@@ -198,7 +211,7 @@ def logit_lens(
     Raises ValueError for a metric over the whole completion, and an unknown position; Unsupported as above.
     """
     check_meeting(model, batch, TokenBatch, PairBatch)
-    side, measured = _measured(batch, target, metric, linear=False)
+    side, measured, units = _measured(batch, target, metric, linear=False)
     graph = Graph(model)
     names = [side.field(measured.field).predict] if positions is None else list(check_names("positions", positions))
     at = torch.stack([side.position(name) for name in names], 1)
@@ -220,7 +233,7 @@ def logit_lens(
             ]
         )
     found = values.cpu().numpy()
-    mean, low, high = mean_interval(found, "examples")
+    mean, low, high = _over(found, units)
     return LensResult(
         layer=("embed", *(f"L{i}" for i in range(len(ex.layers)))),
         position=tuple(names),
@@ -228,14 +241,15 @@ def logit_lens(
         mean=mean,
         low=low,
         high=high,
-        config=_config(model, side, measured, "logit_lens"),
+        config=_config(model, side, measured, units, "logit_lens"),
     )
 
 
 def _measured(
     batch: TokenBatch | PairBatch, target: str | None, metric: Metric | None, *, linear: bool = True
-) -> tuple[TokenBatch, AtField]:
-    side = batch.clean if isinstance(batch, PairBatch) else batch
+) -> tuple[TokenBatch, AtField, np.ndarray]:
+    """The side that is read, the metric, and (example,) the number of the independent unit that each belongs to."""
+    side, units = batch.clean if isinstance(batch, PairBatch) else batch, batch.units()
     if metric is not None:
         expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
     named = metric.field if metric is not None else batch.target if isinstance(batch, PairBatch) else target
@@ -247,14 +261,29 @@ def _measured(
         metric = logit_difference(batch if isinstance(batch, PairBatch) else side.field(target or "").name)
     if not isinstance(metric, LogitDifference if linear else AtField):
         raise ValueError(f"{metric.name} is not a {'logit difference' if linear else 'metric'} at one position")
-    return side, metric
+    return side, metric, units
 
 
-def _config(model: HookedModel, side: TokenBatch, metric: Metric, analysis: str) -> dict[str, Any]:
+def _by_unit(values: np.ndarray, config: Mapping[str, Any]) -> np.ndarray:
+    """(..., unit) means over the examples of each independent unit."""
+    if "units" not in config:
+        return values
+    units = np.array(config["units"])
+    return np.stack([values[..., units == unit].mean(-1) for unit in np.unique(units)], -1)
+
+
+def _over(values: np.ndarray, units: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over examples with its interval over their units."""
+    if len(np.unique(units)) == len(units):
+        return mean_interval(values, "examples")
+    return ratio_interval(values, np.ones(len(units)), groups=units)
+
+
+def _config(model: HookedModel, side: TokenBatch, metric: Metric, units: np.ndarray, analysis: str) -> dict[str, Any]:
     return {
         "analysis": analysis,
         "model": model_name(model),
         "task": side.task,
         "whole": side.whole,
         "metric": metric.name,
-    }
+    } | ({} if len(np.unique(units)) == len(units) else {"units": units.tolist()})

@@ -60,9 +60,14 @@ class ModelDiffResult(AbstractResult):
         """Examples behind every figure."""
         return self.effect.shape[-1]
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest effect that the metric allows."""
+        return tuple(self.config.get("bounds", (-np.inf, np.inf)))
+
     def to_frame(self) -> pd.DataFrame:
         """One row per component: relative distance of its weights, effect of putting it in with 95 % interval."""
-        effect, low, high = mean_interval(self.effect)
+        effect, low, high = mean_interval(self.effect, bounds=self.bounds)
         frame = pd.DataFrame({"component": self.component, "layer": self.layer, "distance": self.distance})
         frame = frame.assign(effect=effect, low=low, high=high)
         return frame.assign(receiver=self.receiver.mean(), donor=self.donor.mean(), n=self.n)
@@ -84,9 +89,9 @@ class ModelDiffResult(AbstractResult):
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the whole difference, and the part that alone makes most of it."""
         c, parts = self.config, self.effect[:-1]
-        whole, clear = mean_of(self.effect[-1], "examples"), told(parts)
+        whole, clear = mean_of(self.effect[-1], "examples", self.bounds), told(parts)
         best = int(np.abs(parts.mean(1)).argmax())
-        one = f"{self.component[best]} by {mean_of(parts[best], 'examples').short()}"
+        one = f"{self.component[best]} by {mean_of(parts[best], 'examples', self.bounds).short()}"
         total = f"{whole.short()} (n = {self.n} examples)"
         first = (
             f"All weights of {c['donor']} change the {c['metric']} of {c['receiver']} by {total}."
@@ -102,7 +107,7 @@ class ModelDiffResult(AbstractResult):
         """Each part's effect with its interval."""
         title = f"{self.config['donor']} into {self.config['receiver']} (n = {self.n})"
         label = f"change of {self.config['metric']}"
-        shown = {label: mean_interval(self.effect)}
+        shown = {label: mean_interval(self.effect, bounds=self.bounds)}
         return intervals(self.component, shown, ax=ax, title=title, x_label=label, reference={"no change": 0.0})
 
 
@@ -120,7 +125,7 @@ def diff_models(
     Args:
         receiver: The model that is measured, as it is after the call too.
         donor: Of the same shape and start, such as another fine-tuning of one checkpoint.
-        batch: Examples.
+        batch: Examples, of which repeated ones count once.
         metric: Of the whole completion, `exact_match` or `log_probability`.
         progress: Whether to show a bar.
 
@@ -133,6 +138,7 @@ def diff_models(
     check_flag("progress", progress)
     if not batch.fields:
         raise ValueError("the batch asks for no answer, so nothing can change; give from_tokens(answer=…)")
+    batch = batch.distinct()
     ours, theirs = _weights(receiver), _weights(donor)
     _check_alike(receiver, donor, ours, theirs)
     parts = _parts(receiver, theirs)
@@ -158,6 +164,7 @@ def diff_models(
             "task": batch.task,
             "whole": batch.whole,
             "metric": measured.title,
+            "bounds": measured.effect_bounds(),
         },
     )
 

@@ -25,6 +25,7 @@ from interp_kit.analysis.comparison.correlations import (
 from interp_kit.analysis.comparison.units import Tokens, Within, chosen_tokens, units_of
 from interp_kit.analysis.comparison.universality_result import MEASURES, UNIVERSAL, UniversalityResult
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
+from interp_kit.analysis.dictionaries.origin import check_sae, digest_of_sae
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
@@ -51,6 +52,9 @@ def universality(
 ) -> UniversalityResult:
     """Match the units of every network with those of every other, and measure how alike they are.
 
+    CKA has no baseline here. Networks that never learned can be more alike by it than trained ones, most within a
+    position, so compare it with that of `untrained` models.
+
     Args:
         models: Two networks or more, of one task and shape.
         batch: Texts; of equal beginnings one is counted.
@@ -66,8 +70,8 @@ def universality(
         progress: Whether to show a bar.
 
     Raises:
-        ValueError: Fewer than two networks, or four texts; autoencoders that are not one per network, or of different
-            sites; a site that networks do not share.
+        ValueError: Fewer than two networks, or four texts; autoencoders that are not one per network, of another
+            network or of different sites; a site that networks do not share.
 
     Example:
         >>> found = universality([ik.load("boolean-gpt2"), ik.load("boolean-gpt2-seed1")], batch)
@@ -122,6 +126,7 @@ def universality(
             "within": within,
             "rotations": rotations,
             "seed": seed,
+            "saes": () if saes is None else tuple(digest_of_sae(one) for one in saes),
         },
     )
 
@@ -139,14 +144,26 @@ def universal_features(found: UniversalityResult, alignments: Sequence[Alignment
         feature that carries the same class there.
 
     Raises:
-        ValueError: For neurons, or another number of alignments than networks.
+        TypeError: Anything else than a list of alignments.
+        ValueError: For neurons, another number of alignments than networks, or one of another autoencoder.
     """
     expect("found", found, UniversalityResult, "as universality gives")
+    expect("alignments", alignments, (list, tuple), "results of align_features, one per network")
+    for one in alignments:
+        expect("one of alignments", one, AlignmentResult, "as align_features gives")
     if found.kind != "feature" or len(alignments) != len(found.model):
         raise ValueError(
             f"{len(alignments)} alignments for the {found.kind}s of {len(found.model)} networks; expected universality"
             " of features, and one alignment per network"
         )
+    saes = found.config.get("saes") or (None,) * len(alignments)
+    for name, known, one in zip(found.model, saes, alignments, strict=True):
+        theirs = one.config.get("sae")
+        if known != theirs if known and theirs else one.config["model"] != name:
+            raise ValueError(
+                f"an alignment of {one.config['model']} stands in the place of {name} and is of another autoencoder;"
+                " give the alignments in the order of the networks"
+            )
     carried = [
         {key: int(one.chosen[i, 0]) for i, key in enumerate(zip(one.variable, one.value, one.position, strict=True))}
         for one in alignments
@@ -188,6 +205,8 @@ def _checked(
     if saes is not None:
         for one in saes:
             expect("one of saes", one, SAEResult, "as train_sae gives")
+        for model, one in zip(models, saes, strict=False):
+            check_sae(model, one)
         sites = {one.hook for one in saes}
         if len(saes) != len(models) or len(sites) != 1:
             raise ValueError(

@@ -121,8 +121,9 @@ class UniversalityResult(AbstractResult):
             f"Correlation {what} of each {self.kind} with its best match in another network, matched on half of the"
             f" texts and measured on the other (n = {self.texts} texts, {self.tokens:,} tokens;"
             f" {len(self.model)} networks, {len(self.pair)} ordered pairs), beside the same after a random rotation of"
-            " the other network's activations (Gurnee et al. 2024), and debiased CKA. 95 % jackknife intervals over"
-            " texts; those over networks are in the table."
+            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here:"
+            " untrained networks can be more alike by it than trained ones. 95 % jackknife intervals over texts; those"
+            " over networks are in the table."
         )
 
     def findings(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from scipy.stats import fisher_exact
 
+from interp_kit.analysis.dictionaries.origin import check_sae
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.engine.harvest import harvest
@@ -45,7 +46,11 @@ def feature_shift(
         sae: Trained on examples of all kinds.
         reference: What the others are compared with.
         others: Kind -> examples. Put further examples of the reference's own kind among them: they are the control.
+
+    Raises:
+        ValueError: The autoencoder is of another model.
     """
+    check_sae(model, sae)
     known = _active(model, sae, reference)
     found = {name: _active(model, sae, batch) for name, batch in others.items()}
     alive = int((known.any(0) | np.any([other.any(0) for other in found.values()], axis=0)).sum())

@@ -11,6 +11,7 @@ import torch
 
 from interp_kit.analysis.dictionaries.activations import Activations, harvest_sites, source, split_examples
 from interp_kit.analysis.dictionaries.architectures import TRANSCODERS
+from interp_kit.analysis.dictionaries.origin import weights_of
 from interp_kit.analysis.dictionaries.sae_evaluation import evaluate_sae
 from interp_kit.analysis.dictionaries.sae_result import KIND as KIND
 from interp_kit.analysis.dictionaries.sae_result import SAEResult
@@ -148,7 +149,10 @@ def _train(
         acts, targets = found[hook], None if target_site is None else found[target_hook]
         if not acts.unseen.any():
             raise ValueError(f"every text of the {len(test)} held-out examples begins a training example")
-        made_by = {"model": model_name(model), "task": source(task), "site": site, "target_site": target_site}
+        made_by = {
+            "model": model_name(model), "weights": weights_of(model), "task": source(task),
+            "task_fingerprint": task.identity.fingerprint, "site": site, "target_site": target_site,
+        }  # fmt: skip
         results = []
         for config in configs:
             made = {**made_by, "seed": seed, **asdict(config)}

@@ -77,6 +77,9 @@ def sae_origin(name: str, root: str | Path | None = None) -> Mapping[str, Any]:
 def load_sae(name: str, root: str | Path | None = None) -> SAEResult:
     """An autoencoder that comes with the package, with what it explains.
 
+    The task that it was trained on is that of its model, with the model's own equations and splits: `ik.task_of(model)`
+    gives it, `ik.task(sae.config["task"])` need not.
+
     Args:
         name: Such as "boolean", "cards" or "culture".
         root: A folder of checkpoints, by default the package's own.
@@ -87,6 +90,7 @@ def load_sae(name: str, root: str | Path | None = None) -> SAEResult:
     Example:
         >>> sae = ik.load_sae("boolean")
         >>> model = ik.load(sae.config["model"])
+        >>> task = ik.task_of(model)
     """
     from safetensors.numpy import load_file
 

@@ -6,6 +6,7 @@ The best of hundreds of cells looks good by chance, so the seeds that choose are
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,8 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     baseline is chosen; ties go to the most distinct prefixes, then to the last position before the label is written,
     where it is needed, then to the earliest layer. The first half of the results (rounded down) choose.
 
-    Raises ValueError for fewer than three results (one chooses, two report), or results of different cells.
+    Raises ValueError for fewer than three results (one chooses, two report), results of different cells, or one result
+    that is there twice.
     """
     expect("results", results, (list, tuple), "a list of results of interp_kit.probe, one per seed")
     for result in results:
@@ -116,6 +118,9 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
     for other in results[1:]:
         if (other.labels, other.rows, other.positions) != (first.labels, first.rows, first.positions):
             raise ValueError("the probe results are of different labels or cells")
+    for i, j in combinations(range(len(results)), 2):
+        if _same(results[i], results[j]):
+            raise ValueError(f"results {i} and {j} are the same result; give one per seed, as each counts in n")
     half = len(results) // 2
     labels = first.labels if labels is None else check_names("labels", labels)
     rows = [_report(label, results[:half], results[half:]) for label in labels]
@@ -129,6 +134,15 @@ def readability(results: Sequence[ProbeResult], labels: Sequence[str] | None = N
             "chosen_on": tuple(r.config["model"] for r in results[:half]),
             "reported_on": tuple(r.config["model"] for r in results[half:]),
         },
+    )
+
+
+def _same(a: ProbeResult, b: ProbeResult) -> bool:
+    """True if two results are one, or equal copies of one."""
+    fields = ("score", "untrained", "raw", "control", "null_high")
+    return a is b or (
+        a.config == b.config
+        and all(np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True) for name in fields)
     )
 
 

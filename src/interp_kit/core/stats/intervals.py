@@ -9,6 +9,8 @@ from scipy import special, stats
 
 FEWEST = 4  # units from which the interval of a mean covers: docs/coverage.md
 FEWEST_OF_RATIO = 5
+EXACT = 1e-12  # relative to the largest value: a spread below it is rounding in float64
+ROUNDING = 8  # the same in coarser precision, in its epsilons
 WHOLE = "all there are: values are exact for them, intervals speak of a larger population like them"
 
 
@@ -54,7 +56,9 @@ def wilson_share(share: float | np.floating, n: int, unit: str = "inputs") -> Es
     return Estimate(float(share), float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0, n, unit)
 
 
-def mean_interval(values: np.ndarray, unit: str = "inputs") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def mean_interval(
+    values: np.ndarray, unit: str = "inputs", bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean over the last axis with a 95 % interval that allows for skew.
 
     Each end is the wider of Student's t and of Hall's (1992) cubic transformation of t, which removes skewness. It
@@ -64,22 +68,25 @@ def mean_interval(values: np.ndarray, unit: str = "inputs") -> tuple[np.ndarray,
     Args:
         values: (..., n), one column per independent unit.
         unit: what the units are, for the error.
+        bounds: least and largest value that the mean can have, to which the interval is clipped.
 
     Returns:
-        mean, low, high: (...). low and high are nan for n < FEWEST, and where all units have one value: their spread is
-        then unknown, not zero.
+        mean, low, high: (...). low and high are nan for n < FEWEST, and where all units have one value, up to rounding
+        in the precision of `values`: their spread is then unknown, not zero.
 
     Raises:
         ValueError: if there is no unit.
     """
+    rounding = _rounding(values)
     values = np.ascontiguousarray(values, dtype=float)  # sums depend on the order in memory
     if values.shape[-1] == 0:
         raise ValueError(f"no {unit} to average over")
     mean = np.asarray(values.mean(-1))
     if values.shape[-1] < FEWEST:
         return mean, np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    below, above, spread = _reach(values - mean[..., None], np.asarray(np.abs(values).max(-1)))
-    return mean, np.asarray(mean - above * spread), np.asarray(mean - below * spread)
+    below, above, spread = _reach(values - mean[..., None], np.asarray(rounding * np.abs(values).max(-1)))
+    low, high = (np.asarray(np.clip(mean - reach * spread, *bounds)) for reach in (above, below))
+    return mean, low, high
 
 
 def ratio_interval(
@@ -96,12 +103,13 @@ def ratio_interval(
 
     Returns:
         ratio, low, high: (...). low and high are nan for fewer than FEWEST_OF_RATIO units, where numerator and
-        denominator are proportional over units (the spread is then unknown), and where the mean denominator is not
-        distinguishable from zero (every ratio would be possible).
+        denominator are proportional over units, up to rounding in their precision (the spread is then unknown), and
+        where the mean denominator is not distinguishable from zero (every ratio would be possible).
 
     Raises:
         ValueError: if the mean denominator is zero.
     """
+    rounding = max(_rounding(numerator), _rounding(denominator))
     numerator, denominator = (np.ascontiguousarray(part, dtype=float) for part in (numerator, denominator))
     if groups is not None and len(np.unique(groups)) < len(groups):
         numerator, denominator = _by_group(numerator, groups), _by_group(denominator, groups)
@@ -113,8 +121,9 @@ def ratio_interval(
         return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
     if total < 0:
         numerator, denominator, total = -numerator, -denominator, -total
-    scale = np.asarray(np.abs(numerator).max(-1) + np.abs(ratio) * np.abs(denominator).max())
-    below, above, spread = _reach(numerator - ratio[..., None] * denominator, scale)
+    of_ratio = np.abs(ratio) if rounding == EXACT else np.maximum(np.abs(ratio), 1)  # both are of one measurement
+    scale = np.abs(numerator).max(-1) + of_ratio * np.abs(denominator).max()
+    below, above, spread = _reach(numerator - ratio[..., None] * denominator, np.asarray(rounding * scale))
     rest, around = numerator - (total * ratio)[..., None], denominator - total
     squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
     low, high = (_fieller(np.asarray(total * ratio), float(total), squares, reach) for reach in (above, below))
@@ -202,12 +211,18 @@ def over_seeds(values: np.ndarray) -> Difference:
     return Difference(float(values.mean()), float(values.mean() - reach), float(values.mean() + reach), n)
 
 
-def _reach(residual: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _rounding(values: np.ndarray) -> float:
+    """Relative spread that the arithmetic alone makes: measurements in float32 agree to fewer digits."""
+    kind = np.asarray(values).dtype
+    return max(EXACT, ROUNDING * float(np.finfo(kind).eps)) if kind.kind == "f" else EXACT
+
+
+def _reach(residual: np.ndarray, rounding: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distance that the mean may lie from the truth, below and above (...), in standard deviations of the units, and
-    that standard deviation, nan where it is no more than rounding of `scale`; residual: (..., n), of mean zero."""
+    that standard deviation, nan where it is no more than `rounding`; residual: (..., n), of mean zero."""
     n = residual.shape[-1]
     spread = np.sqrt(np.asarray((residual**2).sum(-1)) / (n - 1))
-    spread = np.where(spread > 1e-12 * scale, spread, np.nan)
+    spread = np.where(spread > rounding, spread, np.nan)
     cubes = np.asarray((residual**3).sum(-1))
     skewness = cubes / spread**3 * n / ((n - 1) * (n - 2))  # as scipy.stats.skew(bias=False)
     student = float(stats.t.ppf(0.975, n - 1))

@@ -33,9 +33,9 @@ def told(values: np.ndarray) -> np.ndarray:
     return (np.array(holm(p.tolist())) < LEVEL) & (np.abs(mean) > ROUNDING)
 
 
-def mean_of(values: np.ndarray, unit: str) -> Estimate:
-    """The mean of (unit,) values with its interval."""
-    value, low, high = (float(part) for part in mean_interval(values))
+def mean_of(values: np.ndarray, unit: str, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Estimate:
+    """The mean of (unit,) values with its interval, clipped to the least and largest mean that there can be."""
+    value, low, high = (float(part) for part in mean_interval(values, bounds=bounds))
     return Estimate(value, low, high, len(values), unit)
 
 

@@ -16,9 +16,10 @@ from interp_kit.analysis.dictionaries.alignment.places import default_positions,
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
 from interp_kit.analysis.dictionaries.alignment.rows import LEAST, Row, classes_at
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED, Question, pairs_for, use
+from interp_kit.analysis.dictionaries.origin import check_sae, digest_of_sae
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, expect, one_or_more
+from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.detection import entropy
 from interp_kit.core.stats.intervals import Estimate
@@ -62,7 +63,7 @@ def align_features(
         positions: Named positions that every text has; by default those that predict a field, the last eight.
         target: The field whose answer an exchange is to move; by default the one that the position predicts, else that
             of the task's question, else the last.
-        limit: Texts, all of the task or as many as are drawn.
+        limit: Texts: all of the task or batch, or as many as are drawn by `seed`.
         pairs: Pairs per variable, at most.
         chosen_by: Share of the units that features are chosen by.
         permutations: Of the labels.
@@ -73,14 +74,15 @@ def align_features(
         A result whose `summary()` is the table to read first.
 
     Raises:
-        ValueError: An unknown name, an autoencoder of another width, or no class with three units in either part.
+        ValueError: An unknown name, an autoencoder of another model or width, or no class with three units in either
+            part.
 
     Example:
         >>> found = align_features(model, task, sae, variables="newB", positions="newB?", target="newD")
         >>> found.summary()[["class", "feature", "SAE feature", "moves"]]
     """
     check_meeting(model, task, AbstractTask, TokenBatch)
-    expect("sae", sae, SAEResult, "as train_sae gives")
+    check_sae(model, sae)
     check_count("limit", limit, least=4)
     check_count("pairs", pairs)
     check_count("permutations", permutations, least=2)
@@ -98,8 +100,9 @@ def align_features(
         batch.field(target)
     dictionary = sae.to_sae_lens().to(str(model.cfg.device))
     rows: list[Row] = []
+    enough = len(np.unique(batch.units())) >= 4 * LEAST
     with bar(len(places), "positions", progress) as shown:
-        for place in places_of(model, batch, sae.hook, dictionary, places, chosen_by, seed):
+        for place in places_of(model, batch, sae.hook, dictionary, places, chosen_by, seed) if enough else ():
             for name in wanted:
                 rows += classes_at(place, name, batch, permutations, seed)
             shown.update()
@@ -114,6 +117,7 @@ def align_features(
         "model": model_name(model),
         "task": batch.task,
         "hook": sae.hook,
+        "sae": digest_of_sae(sae),
         "width": len(sae.frequency),
         "architecture": sae.sae_config["architecture"],
         "chosen_by": chosen_by,
@@ -157,8 +161,11 @@ def _used(
         made = made.to(str(model.cfg.device))
         last = made.clean.position(made.clean.field(goal).predict)
         seen = [q for q in questions if bool((made.clean.positions[q.position] <= last).all())]
-        if seen:
-            found += list(zip(seen, use(model, sae, hook, made, seen, seed), strict=True))
+        moved = use(model, sae, hook, made, seen, seed) if seen else []
+        if isinstance(moved, str):
+            unused[f"{variable} -> {goal}"] = moved
+        else:
+            found += list(zip(seen, moved, strict=True))
     order = {key: i for i, key in enumerate(dict.fromkeys((row.variable, row.position) for row in rows))}
     return sorted(found, key=lambda one: order[one[0].variable, one[0].position]), unused
 

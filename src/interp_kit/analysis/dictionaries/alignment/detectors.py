@@ -4,7 +4,7 @@ by the same rule: features of a random autoencoder, principal components, the si
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FEATURE, PROBE = "SAE feature", "probe"
 METHODS = (FEATURE, "random SAE", "PCA", "basis", "neuron", PROBE)
 TIE = 1e-9
+RANK = 1e-10  # of the largest singular value: a component below it is rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,8 @@ def candidates(
     """
     flat = vectors.flatten(1).double().cpu().numpy()
     centred = flat - flat[choosing].mean(0)
-    components = np.linalg.svd(centred[choosing], full_matrices=False)[2]
+    _, sizes, components = np.linalg.svd(centred[choosing], full_matrices=False)
+    components = components[: max(1, int((sizes > RANK * sizes[0]).sum()))]
     found = {
         name: Candidates(
             encode(one, vectors).double().cpu().numpy(), one.W_dec.detach().double().norm(dim=1).cpu().numpy()
@@ -110,22 +112,32 @@ def choose(
     return chosen, areas[np.arange(len(labels)), chosen]
 
 
+class Permuted(NamedTuple):
+    """The whole rule under permuted labels: (draw,) the areas of what is chosen, where it was chosen and where it is
+    scored; (draw,) what is chosen; (draw, unit) the labels of either part."""
+
+    there: Float[np.ndarray, " draw"]
+    here: Float[np.ndarray, " draw"]
+    chosen: Int[np.ndarray, " draw"]
+    labels: tuple[Bool[np.ndarray, "draw unit"], Bool[np.ndarray, "draw other"]]
+
+
 def permuted(
     choosing: Float[np.ndarray, "unit candidate"],
     scoring: Float[np.ndarray, "other candidate"],
     label: tuple[Bool[np.ndarray, " unit"], Bool[np.ndarray, " other"]],
     draws: int,
     rng: np.random.Generator,
-) -> tuple[Float[np.ndarray, " draw"], Float[np.ndarray, " draw"]]:
-    """The whole rule under permuted labels: the areas of what is chosen, where it was chosen and where it is scored,
-    from the ranks of the two parts."""
+) -> Permuted:
+    """The whole rule under permuted labels, from the ranks of the two parts."""
     mixed = [np.stack([rng.permutation(part) for _ in range(draws)]) for part in label]
     there = auroc(choosing, mixed[0])
     best = np.abs(there - 0.5).argmax(1)
     row = np.arange(draws)
     sign = np.where(there[row, best] < 0.5, -1.0, 1.0)
     here = auroc(scoring, mixed[1])[row, best]
-    return 0.5 + np.abs(there[row, best] - 0.5), 0.5 + sign * (here - 0.5)
+    areas = 0.5 + np.abs(there[row, best] - 0.5), 0.5 + sign * (here - 0.5)
+    return Permuted(*areas, best, (mixed[0], mixed[1]))
 
 
 def ranks_of(

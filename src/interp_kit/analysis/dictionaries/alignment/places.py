@@ -56,9 +56,10 @@ class Place:
 
 
 def distinct_texts(task: AbstractTask | TokenBatch, limit: int, seed: int) -> TokenBatch:
-    """Distinct examples, at most `limit`."""
+    """Distinct examples of a task, or rows of a batch, at most `limit`, drawn by `seed`."""
     if isinstance(task, TokenBatch):
-        return task if len(task) <= limit else task.take(range(limit))
+        rows = np.random.default_rng(seed).permutation(len(task))[:limit]
+        return task if len(task) <= limit else task.take(np.sort(rows).tolist())
     pool: Sequence[Example] = task.pool(derive_seed(seed, "alignment") % 2**31)
     if len(pool) > limit:
         order = np.random.default_rng(seed).permutation(len(pool))[:limit]

@@ -11,11 +11,13 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import Estimate, scope
+from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, scope
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
 
 SHOWN = 24  # classes of a figure
+NOT_READ, USED, NOT_SHOWN = "site not read", "used", "not shown"
+NOTHING = 0.01  # share of the logit difference: a site that moves less, the same in all pairs, moves nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,8 @@ class AlignmentResult(AbstractResult):
         permuted_high: (row,) 95th percentile of `auroc` of the best feature under permuted labels; permuted_chosen_at:
             mean of `chosen_at` under them, by how much choosing alone flatters.
         sparse: (row, size) Area of the sparse probe of 1, 2, 4, 8, 16 features; needed: (row,) how many have 95 % of
-            the best one's distance from 1/2, 0 if none is above `permuted_high`.
+            the best one's distance from 1/2, 0 if none is above the 95th percentile of the same search under permuted
+            labels.
         missed, missed_low, missed_high: (row,) Share of inputs of the class on which its features are silent.
         absorbed, absorbed_low, absorbed_high: (row,) Share on which another feature writes it instead; absorber:
             (row,) that feature, -1 if there is none.
@@ -84,6 +87,28 @@ class AlignmentResult(AbstractResult):
     pairs: np.ndarray
     unused: Mapping[str, str]
 
+    @property
+    def verdict(self) -> tuple[str, ...]:
+        """(use,) Whether the model uses the features there.
+
+        "site not read" if exchanging the whole site moves nothing, its interval holding 0: what features move is then
+        what their decoders leak into directions that are read, and no sign of use. "used" if the site is read and the
+        features move more than 0, with their whole interval, and more than random ones. Else "not shown".
+        """
+        kinds = {name: self.exchanged.index(name) for name in ("features", "random features", "site")}
+        found = []
+        for i, n in enumerate(self.pairs.tolist()):
+            value, low, high = (part[i] for part in (self.moved, self.moved_low, self.moved_high))
+            site, own, random = kinds["site"], kinds["features"], kinds["random features"]
+            unread = low[site] <= 0 <= high[site] if np.isfinite(low[site]) else not abs(value[site]) > NOTHING
+            end = low[own] if np.isfinite(low[own]) else value[own]  # the same in all pairs
+            if unread:
+                found.append(NOT_READ)
+            else:
+                shown = n >= FEWEST_OF_RATIO and end > max(0.0, float(np.nan_to_num(value[random])))
+                found.append(USED if shown else NOT_SHOWN)
+        return tuple(found)
+
     def to_frame(self) -> pd.DataFrame:
         """One row per class, position, measure and method, and one per variable, position and exchange."""
         rows: list[tuple[Any, ...]] = []
@@ -117,7 +142,7 @@ class AlignmentResult(AbstractResult):
     def summary(self) -> pd.DataFrame:
         """One row per class and position: its feature, how well it tells, and how far its exchange moves the answer."""
         used = {key: i for i, key in enumerate(zip(self.use_variable, self.use_position, strict=True))}
-        rows = []
+        rows, verdict = [], self.verdict
         for i, (variable, value, position) in enumerate(zip(self.variable, self.value, self.position, strict=True)):
             at = used.get((variable, position))
             scores = {name: round(float(self.auroc[i, j]), 3) for j, name in enumerate(self.method)}
@@ -134,6 +159,7 @@ class AlignmentResult(AbstractResult):
                     "absorbed": round(float(self.absorbed[i]), 2),
                     "moves": "" if at is None else self.target[at],
                     **{kind: moved.get(kind, np.nan) for kind in EXCHANGED},
+                    "verdict": "" if at is None else verdict[at],
                     "n": int(self.n[i]),
                     "pairs": 0 if at is None else int(self.pairs[at]),
                 }
@@ -159,6 +185,11 @@ class AlignmentResult(AbstractResult):
                 " What tells a variable and moves nothing is not used for it there. Controls: as many random live"
                 " features, all features, and the whole site."
             )
+            if unread := self.verdict.count(NOT_READ):
+                text += (
+                    f" In {unread} of {len(self.verdict)} places the whole site moves nothing: it is not read there,"
+                    " and what features move is what their decoders leak into other directions, no sign of use."
+                )
         return text + " 95 % intervals."
 
     def findings(self) -> tuple[str, ...]:
@@ -183,19 +214,25 @@ class AlignmentResult(AbstractResult):
         if not len(self.use_variable):
             return ()
         own, random = (self.moved[:, self.exchanged.index(kind)] for kind in ("features", "random features"))
-        compared = np.isfinite(own) & np.isfinite(random)  # there are not always as many other features
+        read, used = (np.array([one == wanted for one in self.verdict]) for wanted in (NOT_READ, USED))
+        read = ~read
+        if not read.any():
+            return (f"Nothing is shown to be used: in all of {len(own)} places the whole site moves nothing.",)
+        compared = read & np.isfinite(own) & np.isfinite(random)  # there are not always as many other features
         if not compared.any():
             return ("Whether features are used is not shown: no exchange has as many random features beside it.",)
         at = self.exchanged.index("features")
+        used &= compared
         known = compared & np.isfinite(self.moved_low[:, at])
-        best = int(np.where(known if known.any() else compared, own, -np.inf).argmax())
+        best = int(np.where(used if used.any() else known if known.any() else compared, own, -np.inf).argmax())
         value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
         moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
         numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
-        if low > max(0.0, float(random[best])):
-            return (f"The model uses the features {where}: exchanging them moves {numbers}, the most of {len(own)}.",)
-        return (f"No features are shown to be used: exchanging those {where} moves {numbers}, the most of {len(own)}.",)
+        said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}, the most of {int(read.sum())}"
+        silent = f" In {int((~read).sum())} of {len(own)} places the whole site moves nothing: nothing is used there."
+        head = f"The model uses the features {where}" if used.any() else "No features are shown to be used"
+        return (f"{head}: {said}.{'' if read.all() else silent}",)
 
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: the classes that features tell best."""
@@ -213,7 +250,12 @@ class AlignmentResult(AbstractResult):
             if not len(order):
                 raise ValueError("nothing was exchanged: no variable has pairs; plot what='tell'")
         order = np.sort(order[:SHOWN])
-        names = [f"{self.variable[i]} {self.value[i]}, at {self.position[i]}" for i in order]
+        verdict = {key: self.verdict[i] for key, i in used.items()} if what == "use" else {}
+        noted = [verdict.get((self.variable[i], self.position[i])) == NOT_READ for i in order]
+        names = [
+            f"{self.variable[i]} {self.value[i]}, at {self.position[i]}{f' ({NOT_READ})' if note else ''}"
+            for i, note in zip(order, noted, strict=True)
+        ]
         tell = (self.auroc, self.auroc_low, self.auroc_high)
         methods = [name for name in self.method if what == "tell" or name in (FEATURE, PROBE)]
         series = {

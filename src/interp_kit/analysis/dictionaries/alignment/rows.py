@@ -16,7 +16,7 @@ from interp_kit.analysis.dictionaries.alignment.detectors import (
     permuted,
 )
 from interp_kit.analysis.dictionaries.alignment.places import Place
-from interp_kit.analysis.dictionaries.alignment.splitting import Split, split
+from interp_kit.analysis.dictionaries.alignment.splitting import Split, chance_area, split
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.stats.detection import auroc, auroc_interval, best_threshold, mutual_information, ranked
@@ -61,13 +61,12 @@ def classes_at(place: Place, name: str, batch: TokenBatch, permutations: int, se
     rows = []
     for i, (value, label) in enumerate(found.items()):
         seeds = np.random.default_rng(derive_seed(seed, "permutation", place.position, name, value))
-        there, here = permuted(
-            place.ranks[0][FEATURE], place.ranks[1][FEATURE], (label[by], label[~by]), permutations, seeds
-        )
-        by_chance = float(np.percentile(here, 95)), float(there.mean())
+        null = permuted(place.ranks[0][FEATURE], place.ranks[1][FEATURE], (label[by], label[~by]), permutations, seeds)
+        by_chance = float(np.percentile(null.here, 95)), float(null.there.mean())
         here_picked = {method: (int(which[i]), float(area[i])) for method, (which, area) in picks.items()}
         fires = tuple(firing if len(labels) == 1 else firing[i : i + 1])
-        rows.append(_scored(place, name, value, label, here_picked, by_chance, fires))
+        searched = chance_area(place.given[FEATURE].values, by, null)
+        rows.append(_scored(place, name, value, label, here_picked, by_chance, searched, fires))
     return rows
 
 
@@ -78,6 +77,7 @@ def _scored(
     label: Bool[np.ndarray, " unit"],
     picks: Mapping[str, tuple[int, float]],
     by_chance: tuple[float, float],
+    searched: float,
     firing: tuple[int, ...],
 ) -> Row:
     by = place.choosing
@@ -104,7 +104,7 @@ def _scored(
         low, high = auroc_interval(area, int(label[~by].sum()), int((~label[~by]).sum()))
         areas.append((area, float(low), float(high)))
         bits.append(mutual_information(values[~by] > best_threshold(values[by], label[by]), label[~by]))
-    parts = split(place.given[FEATURE].values, place.decoder, label, by, chosen[0], sign[0], probe, by_chance[0])
+    parts = split(place.given[FEATURE].values, place.decoder, label, by, chosen[0], sign[0], probe, searched)
     return Row(
         variable, value, place.position, tuple(chosen), tuple(sign), tuple(areas), tuple(bits), tuple(there),
         by_chance, parts, firing, int((~by).sum()), int(label[~by].sum()),

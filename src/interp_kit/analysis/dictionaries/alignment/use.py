@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 from interp_kit.analysis.dictionaries.alignment.detectors import encode
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 EXCHANGED = ("feature", "features", "random features", "all features", "site")
 DRAWS = 8  # of random features
-LEAST_GAP = 1e-6  # of the logit difference, below which nothing can move
+LEAST_GAP = 1e-4  # of the logit difference, below which nothing can move
 NONE = Estimate(float("nan"), float("nan"), float("nan"), 0, "pairs")
 
 
@@ -58,9 +59,9 @@ def pairs_for(task: AbstractTask, variable: str, target: str, limit: int, seed: 
 
 def use(
     model: HookedModel, sae: "SAE", hook: str, pairs: PairBatch, questions: Sequence[Question], seed: int
-) -> list[Mapping[str, Estimate]]:
+) -> list[Mapping[str, Estimate]] | str:
     """For each question about the variable of these pairs, how far each exchange moves the logit difference of the two
-    answers: 0 not at all, 1 as far as the other run is.
+    answers: 0 not at all, 1 as far as the other run is. Or, if the two runs cannot be told apart, that they cannot.
 
     Args:
         model: The model.
@@ -86,9 +87,10 @@ def use(
     swept = sweep(model, pairs.clean, edits, metric, other=pairs.corrupt, progress=False)
     assert swept.other is not None
     moved, gap = swept.values[:, 0] - swept.baseline[0], swept.other[0] - swept.baseline[0]
-    if abs(gap.mean()) < LEAST_GAP:
-        return [dict.fromkeys(EXCHANGED, NONE) for _ in questions]
     units = pairs.units()
+    if not _told_apart(gap, units):
+        n = len(np.unique(units))
+        return f"the logit difference is the same in both runs (by {gap.mean():.1g}, n = {n} pairs): nothing can move"
     results: list[Mapping[str, Estimate]] = []
     for number in range(len(questions)):
         found: dict[str, Estimate] = {}
@@ -97,6 +99,15 @@ def use(
             found[name] = _share(moved[rows].mean(0), gap, units) if rows else NONE
         results.append(found)
     return results
+
+
+def _told_apart(gap: np.ndarray, units: np.ndarray) -> bool:
+    """True if the mean of the gap is not 0, by Student's t over independent units."""
+    each = np.bincount(np.unique(units, return_inverse=True)[1], weights=gap)
+    if len(each) < 2:
+        return False
+    reach = float(stats.t.ppf(0.975, len(each) - 1)) * each.std(ddof=1) / np.sqrt(len(each))
+    return bool(abs(each.mean()) > reach and abs(gap.mean()) > LEAST_GAP)
 
 
 def _share(moved: np.ndarray, gap: np.ndarray, units: np.ndarray) -> Estimate:

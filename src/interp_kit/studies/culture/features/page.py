@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.dictionaries.alignment.result import USED
 from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.features.page_use import use_findings, use_sections
@@ -37,9 +38,12 @@ def findings(study: FeatureStudy) -> tuple[str, ...]:
     ]
     if len(found.use_variable):
         kinds = list(found.exchanged)
-        most = int(np.nanargmax(found.moved[:, kinds.index("features")]))
+        used = np.array(found.verdict) == USED
+        most = int(np.where(used, found.moved[:, kinds.index("features")], -np.inf).argmax())
         said.append(
-            f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
+            "No features are shown to be used."
+            if not used.any()
+            else f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
             f" {found.moved[most, kinds.index('features')]:.2f} of the logit difference (all features"
             f" {found.moved[most, kinds.index('all features')]:.2f}, as many random ones"
             f" {found.moved[most, kinds.index('random features')]:.2f}; n = {found.pairs[most]} pairs)."

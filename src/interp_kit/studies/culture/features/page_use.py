@@ -67,7 +67,8 @@ def use_sections(study: "FeatureStudy") -> tuple[Section, ...]:
 def _changed(found: TransformCells) -> Section:
     shares = [found.of(kind) for kind in found.kind]
     names = [f"{kind}: {name}" for kind, name in zip(found.kind, found.name, strict=True)]
-    series = {"changed cells": tuple(np.array([getattr(s, end) for s in shares]) for end in ("value", "low", "high"))}
+    value, low, high = (np.array([getattr(s, end) for s in shares]) for end in ("value", "low", "high"))
+    series = {"changed cells": (value, low, high)}
     rows = [
         {"kind": kind, "chosen": name, "AUROC": share.value, "low": share.low, "high": share.high,
          "above what is seen": (above := found.above(kind)).value, "above, low": above.low, "above, high": above.high,

@@ -18,8 +18,8 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import ratio_interval
+from interp_kit.models.convert import untrained
 from interp_kit.models.hooked_model import HookedModel
-from interp_kit.registry.models import untrained
 from interp_kit.studies.culture.features.steering import Steering, steer_colours, steer_rules
 from interp_kit.studies.culture.features.transform import ANSWER, TransformCells, transform_cells
 from interp_kit.studies.culture.features.vocabulary import Vocabulary, vocabulary
