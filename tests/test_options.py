@@ -253,7 +253,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "harvest_to": (
         lambda h, o: ik.harvest_to("never", h.model, h.batch, "resid_pre.0", **o),
-        {"rows": COUNTS, "progress": FLAGS, "positions": ([],)},
+        {"rows": COUNTS, "progress": FLAGS, "positions": ([],), "shard": ((2, 2), (0, 0), (-1, 2), (0, 1.5))},
     ),
     "sweep": (
         lambda h, o: ik.sweep(

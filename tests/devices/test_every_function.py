@@ -194,6 +194,9 @@ RUNS: dict[str, Callable[[World], Any]] = {
         ik.score_edges(w.model, w.pairs, method="eap-ig", steps=2, by="position"),
         ik.score_edges(w.model, w.pairs, metric=lambda _: ik.logit_difference(w.pairs)),
     ],
+    "score_nodes": lambda w: [
+        ik.score_nodes(w.model, w.pairs, method=method, progress=False) for method in ("exact", "atp", "atp-qk", "atp*")
+    ],
     "sweep": swept,
     "task_of": lambda w: [np.array([len(ik.task_of(w.model, "boolean").vocabulary)])],
     "train_sae": lambda w: w.sae,
@@ -207,6 +210,9 @@ RUNS: dict[str, Callable[[World], Any]] = {
     "untrained": lambda w: harvested(World(w.task, w.folder, w.device)) and [
         value.cpu() for value in ik.untrained(w.model).state_dict().values()
     ],
+    "write_mib": lambda w: np.array(
+        [ik.write_mib(w.edges, w.folder / f"{w.device}.json", w.model).stat().st_size // 1000]
+    ),
     "write_playground": written,
 }  # fmt: skip
 KINDS = ("topk", "standard", "batchtopk", "jumprelu", "gated", "matryoshka")
@@ -216,7 +222,7 @@ NO_MODEL = {
     "CultureTask", "Edge", "Edit", "Estimate", "Example", "Field", "Mean", "Metric", "PairBatch", "Resample",
     "SAEConfig", "SFTConfig", "Scale", "Set", "TokenBatch", "Zero", "accuracy", "exact_match", "first_difference",
     "ground_truth", "jaccard", "kl", "load", "load_sae", "log_probability", "logit_difference", "open_harvest",
-    "planted", "probability", "read_sae", "readability", "register", "report", "task", "train_sft", "twin",
+    "planted", "probability", "read_mib", "read_sae", "readability", "register", "report", "task", "train_sft", "twin",
     "universal_features",
 }  # fmt: skip
 
@@ -302,6 +308,8 @@ def test_a_fault_is_noticed(fault: str, task: ik.BooleanTask, tmp_path: Path, mo
 
 COARSE = ("evaluate", "harvest", "sweep")  # the others take seconds by hooks
 OWN_DTYPE = {
+    "score_nodes",
+    "write_mib",
     "acdc",
     "direct_logit_attribution",
     "faithfulness",
