@@ -118,7 +118,7 @@ def test_a_share_of_almost_no_direct_effect_is_not_given(trained: SimpleNamespac
         assert ("too little to speak of" in " ".join(made.findings())) != known
 
 
-def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any) -> None:
+def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any, unchecked: None) -> None:
     with pytest.raises(ValueError, match="seeds is 3; expected a sequence of whole numbers"):
         ik.lesion(tiny_model(), task, CUT, **FEW | {"seeds": 3})
 

@@ -163,7 +163,7 @@ def dictionaries() -> tuple[list[Any], list[Any]]:
 
 
 def test_features_of_other_bases_are_matched_by_what_they_do(
-    dictionaries: tuple[list[Any], list[Any]], batch: ik.TokenBatch, tmp_path: Path
+    dictionaries: tuple[list[Any], list[Any]], batch: ik.TokenBatch, tmp_path: Path, unchecked: None
 ) -> None:
     models, saes = dictionaries
     found = ik.universality(models, batch, saes=saes, rotations=2, progress=False)
