@@ -32,7 +32,7 @@ def check_sae(model: HookedModel, sae: object) -> None:
     Weights decide if they are known in the same precision, else the names that both were loaded by.
 
     Raises:
-        TypeError: It is no autoencoder.
+        TypeError: It is not an autoencoder.
         ValueError: It is known to be of another model, or holds values that are not finite.
     """
     expect("sae", sae, SAEResult, "as train_sae gives")
