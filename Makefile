@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup report audit study-cards study-graphs test test-slow check docs verl-check bridge-check bench notebooks clean
+.PHONY: setup report audit audit-programs study-cards study-graphs test test-slow check docs verl-check bridge-check bench notebooks clean
 
 setup: $(STAMP)
 
@@ -20,6 +20,9 @@ report: setup
 
 audit: setup
 	$(BIN)/interp-kit audit
+
+audit-programs: setup
+	$(BIN)/interp-kit audit --programs 100 --trained 20 --out reports/audit_programs.html
 
 study-cards: setup
 	$(BIN)/interp-kit study cards
@@ -73,6 +76,9 @@ notebooks: setup
 # the pictures in README.md are figures of the reports
 docs/audit.png: audit
 	cp reports/audit_figures/figure_01.png $@
+
+docs/audit_programs.png: audit-programs
+	cp reports/audit_programs_figures/figure_01.png $@
 
 docs/boolean_routes.png: report
 	cp reports/boolean_figures/figure_02.png $@

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import pytest
 import tyro
+from pandas import DataFrame
 
 from interp_kit.cli import Command, main
 from interp_kit.cli.common import Common
@@ -33,6 +34,8 @@ WORK = {
     "interp_kit.analysis.comparison.component_overlap": ("jaccard",),
     "interp_kit.analysis.causal.mechanism": ("mechanism",),
     "interp_kit.analysis.dictionaries.sae": ("train_sae",),
+    "interp_kit.analysis.dictionaries.shipped": ("load_sae",),
+    "interp_kit.analysis.dictionaries.alignment.align": ("align_features",),
     "interp_kit.training.sft": ("train_sft",),
     "interp_kit.registry.tasks": ("task", "made"),
     "interp_kit.tasks.boolean.dataset": ("splits", "write_splits", "read_split"),
@@ -62,6 +65,7 @@ NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
+    "align": ["boolean"],
     "playground": ["a-model"], "lesion": ["a-model", "--cut", "L0H1"],
     "study": ["cards"], "train": ["--out", "{}/model"], "train-culture": ["--out", "{}/run"],
     "verl": ["{}/data", "--out", "{}/verl"],
@@ -80,8 +84,8 @@ OTHERS: dict[str, Any] = {
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
     "edges by": "position", "value": "mean", "playground": Path("{}/play.html"), "steps": 7, "seeds": (2, 5),
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
-    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "n": 7, "noise": 0.5,
-    "quizzes": Path("{}/c_quizzes.pth"),
+    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "audit merge": True, "n": 7, "noise": 0.5,
+    "quizzes": Path("{}/c_quizzes.pth"), "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
@@ -161,7 +165,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [], "generate": [], "merge": [], "write_verl": [], "load_quizzes": ([], []),
-        "write_playground": Path(),
+        "write_playground": Path(), "align_features": SimpleNamespace(summary=DataFrame),
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)

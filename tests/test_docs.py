@@ -84,7 +84,9 @@ def test_every_public_name_is_in_the_reference() -> None:
         for page in (ROOT / "docs" / "reference").glob("*.md")
         for name in re.findall(r"^::: interp_kit\.(\w+)$", page.read_text(), re.MULTILINE)
     }
-    assert told == set(ik.__all__)
+    new, gone = set(ik.__all__) - told, told - set(ik.__all__)
+    assert not new, f"add `::: interp_kit.NAME` to a page of docs/reference for {sorted(new)}"
+    assert not gone, f"docs/reference tells of {sorted(gone)}, which interp_kit does not export"
 
 
 def test_outputs_agree_up_to_rounding() -> None:

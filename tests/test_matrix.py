@@ -123,7 +123,9 @@ def _aligned(w: World) -> Any:
 ANALYSES: dict[str, Callable[[World], Any]] = {
     "evaluate": lambda w: ik.evaluate(w.model, w.task, examples=w.examples[:2]),
     "probe": lambda w: w.probed,
-    "readability": lambda w: ik.readability([replace(w.probed, config={**w.probed.config, "seed": i}) for i in range(3)]),
+    "readability": lambda w: ik.readability(
+        [replace(w.probed, config={**w.probed.config, "seed": i}) for i in range(3)]
+    ),
     "patch": _patched,
     "patch_senders": lambda w: ik.patch_senders(w.model, w.pairs, senders=w.positions[:2]),
     "mechanism": lambda w: ik.mechanism(w.model, w.task, mediator=w.mediator, target=w.target),
@@ -152,6 +154,7 @@ ANALYSES: dict[str, Callable[[World], Any]] = {
         w.model, w.batch.take(range(4)), {"no MLP": ik.Edit("mlp_out", 0, ik.Zero())}
     ),
     "score_edges": lambda w: w.circuit,
+    "score_nodes": lambda w: ik.score_nodes(w.model, w.pairs),
     "acdc": lambda w: ik.acdc(w.model, w.pairs, threshold=1e-6),
     "path_patch": lambda w: ik.path_patch(w.model, w.pairs, [ik.Edge("embed", "logits", "logits")]),
     "faithfulness": lambda w: ik.faithfulness(w.model, w.pairs, w.circuit, sizes=[0, 3], controls=2),
@@ -176,7 +179,9 @@ NOT_ANALYSES = {
     "completer",
     "decode",
     "load_sae",
+    "read_mib",
     "read_sae",
+    "write_mib",
 }
 # (task, analysis) -> what the analysis says: that the two do not go together.
 REFUSED = {
@@ -207,7 +212,11 @@ def test_no_analysis_is_missing() -> None:
         for name, module in ik._EXPORTS.items()
         if module.startswith(("interp_kit.analysis.", "interp_kit.engine.")) and inspect.isfunction(getattr(ik, name))
     }
-    assert exported - NOT_ANALYSES == set(ANALYSES) | set(SAME)
+    tried = set(ANALYSES) | set(SAME)
+    assert exported - NOT_ANALYSES == tried, (
+        f"add to ANALYSES (or NOT_ANALYSES): {sorted(exported - NOT_ANALYSES - tried)}; take out:"
+        f" {sorted(tried - (exported - NOT_ANALYSES))}"
+    )
 
 
 def test_examples_carry_names_and_truth(world: World) -> None:

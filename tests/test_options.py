@@ -79,8 +79,17 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "score_edges": (
         lambda h, o: ik.score_edges(h.model, h.pairs, **o),
-        {"method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "memory": COUNTS, "progress": FLAGS},
+        {
+            "method": WORDS, "by": WORDS, "direction": WORDS, "steps": COUNTS[:-1], "memory": COUNTS, "progress": FLAGS,
+            "ablation": (*WORDS, "resample", "mean"),
+        },
     ),
+    "score_nodes": (
+        lambda h, o: ik.score_nodes(h.model, h.pairs, **o),
+        {"method": WORDS, "direction": WORDS, "memory": COUNTS, "progress": FLAGS},
+    ),
+    "read_mib": (lambda h, o: ik.read_mib("nowhere.json", **o), {"in_graph": FLAGS}),
+    "write_mib": (lambda h, o: ik.write_mib(h.edges, "never.json", h.model, **o), {"kept": (-1, 1.5, NAN, True, "2")}),
     "score_edges exact": (lambda h, o: ik.score_edges(h.model, h.pairs, method="exact", **o), {"steps": (3,)}),
     "acdc": (
         lambda h, o: ik.acdc(h.model, h.pairs, **({"threshold": 0.1} | o)),
@@ -89,7 +98,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     "faithfulness": (
         lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, **o),
         {
-            "ablation": WORDS, "controls": FROM_0, "seed": FROM_0, "signed": FLAGS, "progress": FLAGS,
+            "ablation": WORDS, "controls": FROM_0, "seed": FROM_0, "memory": COUNTS, "signed": FLAGS, "progress": FLAGS,
             "sizes": ([], [-1], [1, 1], [1.5], [True], [10**6]),
         },
     ),
@@ -298,7 +307,17 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "planted": (lambda h, o: ik.planted(**({"name": "boolean-direct"} | o)), {"name": ("zz", ""), "seed": FROM_0}),
     "untrained": (lambda h, o: ik.untrained(h.model, **o), {"seed": FROM_0}),
-    "ground_truth": (lambda h, o: ik.ground_truth(**o), {"name": ("zz", "")}),
+    "ground_truth": (
+        lambda h, o: ik.ground_truth(**({"name": "boolean-direct"} | o)),
+        {"name": ("zz", ""), "variable": ("newB",), "target": ("newD",)},
+    ),
+    "compile_task": (
+        lambda h, o: ik.compile_task(h.task, **o),
+        {
+            "mechanism": WORDS, "layer_norm": FLAGS, "superposed": FLAGS, "variable": ("zz",), "target": ("zz", "A"),
+            "seed": FROM_0,
+        },
+    ),
     "twin": (lambda h, o: ik.twin(**o), {"name": ("zz", "")}),
     "task_of": (lambda h, o: ik.task_of(h.model, **o), {"name": ("zz", "culture")}),
     "task": (lambda h, o: ik.task(**o), {"name": ("zz", "")}),
@@ -358,7 +377,7 @@ def test_options_that_mean_nothing_are_refused(here: SimpleNamespace, call: Call
 PLAIN = {
     "AbstractResult", "AbstractTask", "CheckpointError", "Circuit", "Copy", "CopyAttended", "Edge",
     "Estimate", "Example", "Field", "Mean", "PairBatch", "Set", "TokenBatch", "Zero", "accuracy",
-    "complete", "first_difference", "kl", "logit_difference", "open_harvest", "probability", "train_sft",
+    "complete", "first_difference", "kl", "logit_difference", "open_harvest", "plan_of", "probability", "train_sft",
 }  # fmt: skip
 FREE = {
     "metric",
@@ -426,6 +445,7 @@ OF_MODEL = [  # function that takes a model first, more arguments, what is expec
     (ik.attention_lags, (), BATCH),
     (ik.generate_under, ({"a": ik.Edit("z", 0)},), BATCH),
     (ik.score_edges, (), PAIRS),
+    (ik.score_nodes, (), PAIRS),
     (lambda model, data: ik.acdc(model, data, threshold=0.1), (), PAIRS),
     (ik.path_patch, ([],), PAIRS),
     (ik.faithfulness, (None,), PAIRS),

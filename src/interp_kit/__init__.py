@@ -28,6 +28,8 @@ _EXPORTS = {
     "CheckpointError": "interp_kit.models.gpt2",
     "planted": "interp_kit.registry.models",
     "ground_truth": "interp_kit.models.planted",
+    "compile_task": "interp_kit.models.compiler",
+    "plan_of": "interp_kit.models.compiler",
     "twin": "interp_kit.registry.twins",
     "untrained": "interp_kit.registry.models",
     "complete": "interp_kit.engine.decode",
@@ -85,6 +87,9 @@ _EXPORTS = {
     "Edge": "interp_kit.models.circuit",
     "Circuit": "interp_kit.analysis.circuits.circuit",
     "score_edges": "interp_kit.analysis.circuits.edge_scores",
+    "score_nodes": "interp_kit.analysis.circuits.node_scores",
+    "read_mib": "interp_kit.analysis.circuits.mib",
+    "write_mib": "interp_kit.analysis.circuits.mib",
     "acdc": "interp_kit.analysis.circuits.acdc",
     "path_patch": "interp_kit.analysis.circuits.path_patching",
     "faithfulness": "interp_kit.analysis.circuits.faithfulness",
@@ -110,6 +115,9 @@ if TYPE_CHECKING:
     from interp_kit.analysis.circuits.direct_attribution import logit_lens as logit_lens
     from interp_kit.analysis.circuits.edge_scores import score_edges as score_edges
     from interp_kit.analysis.circuits.faithfulness import faithfulness as faithfulness
+    from interp_kit.analysis.circuits.mib import read_mib as read_mib
+    from interp_kit.analysis.circuits.mib import write_mib as write_mib
+    from interp_kit.analysis.circuits.node_scores import score_nodes as score_nodes
     from interp_kit.analysis.circuits.path_patching import path_patch as path_patch
     from interp_kit.analysis.comparison.component_overlap import jaccard as jaccard
     from interp_kit.analysis.comparison.model_diffing import diff_models as diff_models
@@ -156,6 +164,8 @@ if TYPE_CHECKING:
     from interp_kit.engine.sweep import editing as editing
     from interp_kit.engine.sweep import sweep as sweep
     from interp_kit.models.circuit import Edge as Edge
+    from interp_kit.models.compiler import compile_task as compile_task
+    from interp_kit.models.compiler import plan_of as plan_of
     from interp_kit.models.gpt2 import CheckpointError as CheckpointError
     from interp_kit.models.planted import ground_truth as ground_truth
     from interp_kit.playground.page import write_playground as write_playground

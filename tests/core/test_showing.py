@@ -18,6 +18,7 @@ from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
 from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, preview
 from interp_kit.registry.tasks import TASKS
+from interp_kit.studies.audit.programs.result import ProgramsResult
 from interp_kit.studies.audit.result import AuditResult
 from interp_kit.studies.culture.rules.exchange import RuleExchange
 from interp_kit.studies.culture.scores import CultureTests
@@ -43,6 +44,15 @@ def audit() -> AuditResult:
         method=("eap",), level=("nodes",), circuit=("induction",), seeds=(0,), twins=("t",), twin_of=("induction",),
         auroc=one[..., None], trained=one, control=one, forwards=one, seconds=one,
         config={"analysis": "audit", "pairs": 4, "edge": 0.05},
+    )  # fmt: skip
+
+
+def programs() -> ProgramsResult:
+    one = np.ones((1, 1))
+    return ProgramsResult(
+        method=("eap",), level=("nodes",), cell=("latent",), number=(0,), auroc=one, seconds=one, alone=np.ones((3, 1)),
+        least_true=one, most_false=one, control=one, trained=one, trained_number=(0,), follows=np.ones(1),
+        config={"analysis": "audit of programs", "seed": 0},
     )  # fmt: skip
 
 
@@ -106,9 +116,11 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "LensResult": lambda h: ik.logit_lens(h.model, h.pairs, "newD"),
     "LogitAttributionResult": lambda h: ik.direct_logit_attribution(h.model, h.pairs),
     "MechanismResult": lambda h: ik.mechanism(h.model, h.task, mediator="newB", target="newD"),
+    "NodeScores": lambda h: ik.score_nodes(h.model, h.pairs),
     "PatchingResult": lambda h: ik.patch(h.model, h.pairs, by="all"),
     "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
     "ProbeResult": lambda h: h.probe,
+    "ProgramsResult": lambda h: programs(),
     "ReadabilityResult": lambda h: ik.readability(
         [dataclasses.replace(h.probe, config={**h.probe.config, "seed": i}) for i in range(3)]
     ),
@@ -232,6 +244,7 @@ COUNTED: dict[str, Callable[[SimpleNamespace, dict[str, Any]], object]] = {
     "mechanism": lambda h, o: ik.mechanism(h.model, h.task, mediator="newB", target="newD", **o),
     "interchange": lambda h, o: ik.interchange(h.model, h.task, "newB", "newD", by="all", **o),
     "score_edges": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), **o),
+    "score_nodes": lambda h, o: ik.score_nodes(h.model, h.pairs.take([0, 1]), **o),
     "score_edges exact": lambda h, o: ik.score_edges(h.model, h.pairs.take([0, 1]), method="exact", **o),
     "faithfulness": lambda h, o: ik.faithfulness(h.model, h.pairs, h.edges, sizes=[1, 2], controls=1, **o),
     "evaluate": lambda h, o: ik.evaluate(h.model, h.task, **o),

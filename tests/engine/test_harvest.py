@@ -252,7 +252,7 @@ def test_what_cannot_be_harvested_is_refused(tiny_model: MakeModel, unchecked: N
     for options, message in (
         ({"sites": "resid"}, "the model has no site 'resid'; there are resid_pre, resid_mid"),
         ({"sites": []}, "sites is empty"),
-        ({"sites": "blocks.0.attn.hook_pattern"}, "no vector a position"),
+        ({"sites": "blocks.0.attn.hook_pattern"}, "not a vector per position"),
         ({"sites": "q"}, "site 'q' needs a layer"),
         ({"sites": "blocks.0.hook_mlp_in"}, "never calls blocks.0.hook_mlp_in"),
         ({"sites": "embed", "positions": ["nowhere"]}, "no position 'nowhere'"),

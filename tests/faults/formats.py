@@ -371,6 +371,21 @@ def read_harvest(folder: Path) -> Any:
     return {site: files.load(site) for site in files.sites}, files.facts()
 
 
+def write_mib(folder: Path, seed: int) -> None:
+    import interp_kit as ik
+
+    model = ik.planted("boolean-latent" if seed == 0 else "boolean-via-token")
+    scored = ik.score_edges(model, ik.task("boolean").pairs("newB", "newD", limit=4), method="eap", progress=False)
+    ik.write_mib(scored, folder / "circuit.json", model, kept=9)
+
+
+def read_mib(folder: Path) -> Any:
+    import interp_kit as ik
+
+    found = [ik.read_mib(folder / "circuit.json", in_graph=in_graph) for in_graph in (False, True)]
+    return [(one.edges, one.score) for one in found]
+
+
 def write_split(folder: Path, seed: int) -> None:
     from interp_kit.tasks.boolean import BooleanTask
     from interp_kit.tasks.boolean.dataset import splits, write_splits
@@ -412,6 +427,7 @@ FORMATS = (
     Format("evaluation", write_evaluation, read_evaluation),
     Format("sae", write_sae, read_sae),
     Format("harvest", write_harvest, read_harvest),
+    Format("mib", write_mib, read_mib, unsealed=("circuit.json",), alone=True),
     Format("split", write_split, read_split, unsealed=("train.jsonl",), alone=True),
 )
 

@@ -14,9 +14,9 @@ if sys.platform != "linux":
 
 FORMATS = (
     "gpt2", "gpt2-shards", "gpt2-bin", "llama", "nanogpt", "transformer-lens", "json-weights", "mygpt", "mygpt-named",
-    "twin", "state", "curve", "quizzes", "round", "patch", "evaluation", "sae", "harvest", "split",
+    "twin", "state", "curve", "quizzes", "round", "patch", "evaluation", "sae", "harvest", "mib", "split",
 )  # fmt: skip
-QUICK, ALL = 10, 70  # cases of each format: 190 files in every run, 1,330 with those that are slow
+QUICK, ALL = 10, 70  # cases of each format: 200 files in every run, 1,400 with those that are slow
 NAIVE = (1, 2, 4, 7, 9, 11, 12, 14, 16, 18)
 FINE = ("refused", "same", "unsealed")
 

@@ -45,6 +45,7 @@ Command = (
     | Annotated[analyses.Lesion, tyro.conf.subcommand("lesion")]
     | Annotated[analyses.Mechanism, tyro.conf.subcommand("mechanism")]
     | Annotated[dictionaries.Sae, tyro.conf.subcommand("sae")]
+    | Annotated[dictionaries.Align, tyro.conf.subcommand("align")]
     | Annotated[models.TrainCulture, tyro.conf.subcommand("train-culture")]
     | Annotated[studies.Report, tyro.conf.subcommand("report")]
     | Annotated[studies.CultureReport, tyro.conf.subcommand("culture-report")]

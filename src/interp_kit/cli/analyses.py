@@ -175,8 +175,9 @@ class Edges(Common):
     variable: Variable = None
     target: Target = None
     hold: Hold = None
-    method: Literal["exact", "eap", "eap-ig"] = "exact"
-    """a run for each edge; one gradient; or integrated gradients, up to 2,000 of them where a model is steep"""
+    method: Literal["exact", "eap", "eap-ig", "eap-ig-activations"] = "exact"
+    """a run for each edge; one gradient; or integrated gradients, up to 2,000 of them where a model is steep, of
+    embeddings, or of each component's outputs (as many for each)"""
     by: Annotated[Literal["all", "position"], tyro.conf.arg(help="one score an edge, or one for each position")] = "all"
     top: int = 30
     """how many edges are shown, those of largest score; 0: all (not with --faithfulness)"""

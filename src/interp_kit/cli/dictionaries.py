@@ -1,4 +1,4 @@
-"""Command that trains a sparse autoencoder or a transcoder."""
+"""Commands that train a sparse autoencoder or a transcoder, and that name its features."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,3 +68,45 @@ class Sae(Common):
         if self.out in asked:
             raise ValueError(f"two results would be written to one path: --save and --out are {self.out}")
         return asked if self.out is None else {**asked, self.out: KIND}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Align(Common):
+    """Name the feature of an autoencoder that tells each variable of the task, and whether the model uses it."""
+
+    sae: Annotated[str, tyro.conf.Positional]
+    """name of a shipped autoencoder (boolean, cards, culture)"""
+    variables: tuple[str, ...] = ()
+    """default: all of the task"""
+    positions: tuple[str, ...] = ()
+    """named positions that every text has; default: the last eight that predict a field"""
+    target: str | None = None
+    """the field whose answer an exchange is to move; default: the one that the position predicts"""
+    limit: int = 1024
+    """texts, at most"""
+    pairs: int = 128
+    """pairs per variable whose features are exchanged, at most"""
+    permutations: int = 100
+    """of the labels, for the level of chance"""
+    seed: Seed = 0
+
+    def execute(self) -> None:
+        from interp_kit.analysis.dictionaries.shipped import load_sae, sae_origin
+
+        model, task = self.open(sae_origin(self.sae)["model"])
+        from interp_kit.analysis.dictionaries.alignment.align import align_features
+
+        result = align_features(
+            model,
+            task,
+            load_sae(self.sae),
+            variables=self.variables or None,
+            positions=self.positions or None,
+            target=self.target,
+            limit=self.limit,
+            pairs=self.pairs,
+            permutations=self.permutations,
+            seed=self.seed,
+            progress=self.progress,
+        )
+        self.finish(result, [result.summary().to_string(index=False, float_format=lambda v: f"{v:.2f}"), ""])

@@ -54,14 +54,26 @@ class Audit:
     """Every method on models whose circuit is known by construction, as a page: when to believe which."""
 
     out: Path = Path("reports/audit.html")
-    """the page; its figures and tables go into folders beside it"""
+    """the page; its figures, tables and the scores of every program go into folders beside it"""
+    programs: int = 0
+    """random programs to compile and audit; default: the planted models instead"""
+    trained: int = 0
+    """how many of them to train a network on too"""
+    seed: int = 0
+    """of the programs"""
+    shard: str = ""
+    """i/n, to run every n-th model only, from the i-th, counted from 0; into a folder of pieces beside the page"""
+    merge: bool = False
+    """make the page of the planted models' pieces, once all are there"""
     jobs: Jobs = None
     progress: Progress = PROGRESS
 
     def execute(self) -> None:
         from interp_kit.studies.audit.command import main as run
 
-        print(run(self.out, jobs=self.jobs, progress=self.progress))
+        given = {"programs": self.programs, "trained": self.trained, "seed": self.seed}
+        shards = {"shard": self.shard, "merge": self.merge}
+        print(run(self.out, **given, **shards, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)

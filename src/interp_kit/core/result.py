@@ -46,9 +46,11 @@ _DEFINED_IN = {
     "LogitAttributionResult": "interp_kit.analysis.circuits.direct_attribution",
     "MechanismResult": "interp_kit.analysis.causal.mechanism",
     "ModelDiffResult": "interp_kit.analysis.comparison.model_diffing",
+    "NodeScores": "interp_kit.analysis.circuits.node_scores",
     "PatchingResult": "interp_kit.analysis.causal.patching",
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe",
+    "ProgramsResult": "interp_kit.studies.audit.programs.result",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
     "RuleExchange": "interp_kit.studies.culture.rules.exchange",
     "SAEResult": "interp_kit.analysis.dictionaries.sae_result",
@@ -58,9 +60,11 @@ _DEFINED_IN = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AbstractResult(ABC):
-    """Base of every result. `config` is what made it: model, task, options, as JSON values.
+    """Base of every result. `config` is what made it: analysis (the function's name, which a report's heading shows),
+    model, task, options, as JSON values.
 
     Fields of subclasses are numpy arrays, JSON values, Estimates, or tuples and string-keyed mappings of those.
+    Arrays should be C-contiguous, as `save` makes them so: sums in another order differ in the last digit.
     """
 
     leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked

@@ -128,8 +128,9 @@ class AbstractTask(ABC):
 
     def meaning(self) -> dict[str, Any]:
         """Everything that decides how token ids are read and which answers are right, as JSON values: by default
-        fields, vocabulary and options. A model that learned one meaning is never studied under another. Override it
-        for a task with options that only choose which examples are drawn."""
+        fields, vocabulary and options. A model that learned one meaning is never studied under another. The code of
+        `example` and `intervene` is not part of it: after a change there, train again. Override it for a task with
+        options that only choose which examples are drawn."""
         return as_json(
             {"fields": [astuple(f) for f in self.fields], "vocabulary": self.vocabulary, "options": self.options()}
         )

@@ -6,7 +6,7 @@ edges, a circuit is evaluated by swapping all edges outside it, and gradients at
 attribution (Syed et al. 2023, arXiv:2310.10348).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,13 +92,13 @@ class Graph:
     def outputs(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "sender batch pos d_model"]:
         """Contribution of every node to the residual stream in the unedited run."""
         with torch.no_grad():
-            outs, _ = self._through(self.embedding(tokens)[None], None, None, None)
+            outs, _ = self._through(self.embedding(tokens)[None], None, None, None, {})
         return torch.stack(outs)[:, 0]
 
     def residual(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """The residual stream before the final norm: all outputs and the biases of attention."""
         with torch.no_grad():
-            return self._through(self.embedding(tokens)[None], None, None, None)[1][0]
+            return self._through(self.embedding(tokens)[None], None, None, None, {})[1][0]
 
     def embedding(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Contribution of the node "embed": tokens and positions. Raises ValueError for texts that do not fit the
@@ -117,17 +117,19 @@ class Graph:
         *,
         embedding: Float[Tensor, "batch pos d_model"] | None = None,
         probes: Float[Tensor, "receiver batch pos d_model"] | None = None,
+        held: Mapping[int, Float[Tensor, "batch pos d_model"]] | None = None,
     ) -> Float[Tensor, "graph batch read vocab"]:
         """Logits at `reads`, one graph for each set of swapped edges.
 
         swapped: (graph, sender, receiver), or with axes (batch, pos) behind; 1 where an edge carries what its sender
         gave in the `reference` run (`outputs`, or an average of such), 0 where it carries what the sender gives in this
         one. embedding: in place of that of the tokens; probes: added to every input of every node, to ask for
-        gradients there.
+        gradients there; held: outputs by number of the sender, in place of those it computes, so that no gradient
+        passes through it.
         """
         first = self.embedding(tokens) if embedding is None else embedding
         count = 1 if swapped is None else len(swapped)
-        outs, total = self._through(first.expand(count, *first.shape), swapped, reference, probes)
+        outs, total = self._through(first.expand(count, *first.shape), swapped, reference, probes, held or {})
         rows = torch.arange(len(tokens), device=tokens.device)[:, None]
         last = _Inputs(slice(len(self.receivers) - 1, None), len(outs))
         x = self._read(last, total, outs, swapped, reference, probes)[0]
@@ -150,15 +152,23 @@ class Graph:
         return embed.element_size() * embed.shape[1] * (outputs * len(self.senders) + inputs * len(self.receivers))
 
     def _through(
-        self, first: Tensor, swapped: Tensor | None, reference: Tensor | None, probes: Tensor | None
+        self,
+        first: Tensor,
+        swapped: Tensor | None,
+        reference: Tensor | None,
+        probes: Tensor | None,
+        held: Mapping[int, Tensor],
     ) -> tuple[list[Tensor], Tensor]:
         """All nodes' outputs, each (graph, batch, pos, d_model), and their sum with the biases."""
+        first = held[0].expand_as(first) if 0 in held else first
         outs, total, done = [first], first, 0
         for layer in self.executor.layers:
             n = self.executor.n_heads
             reads = self._read(_Inputs(slice(done, done + 3 * n), len(outs)), total, outs, swapped, reference, probes)
             done += 3 * n
             heads, before, senders = self._attend(layer, reads), total, len(outs)
+            if kept := {h: held[senders + h] for h in range(n) if senders + h in held}:
+                heads = torch.stack([kept[h].expand_as(own) if h in kept else own for h, own in enumerate(heads)])
             outs += list(heads.unbind(0))
             total = total + heads.sum(0) + layer.out[1]
             if layer.mlp is None:
@@ -167,7 +177,8 @@ class Graph:
             where = _Inputs(slice(done, done + 1), senders if layer.parallel else len(outs))
             read = self._read(where, source, outs, swapped, reference, probes)[0]
             done += 1
-            outs.append(F.linear(layer.mlp.hidden(read, self.executor.linear.plain), *layer.mlp.out))
+            out = F.linear(layer.mlp.hidden(read, self.executor.linear.plain), *layer.mlp.out)
+            outs.append(held[len(outs)].expand_as(out) if len(outs) in held else out)
             total = total + outs[-1]
         return outs, total
 
@@ -188,15 +199,35 @@ class Graph:
             senders = used.any(0).any(-1).nonzero()[:, 0].tolist()
             if senders:
                 assert reference is not None
-                change = torch.stack([reference[s] - outs[s] for s in senders])
-                axes = "gsrbp" if part.ndim > 3 else "gsr"
-                read = read + torch.einsum(f"{axes},sgbpd->rgbpd", part[:, senders].to(change), change)
+                read = read.expand(part.shape[2], *read.shape[1:]).clone()
+                for s in senders:  # one at a time: their changes, stacked, would take as much memory as all outputs
+                    share = part[:, s].movedim(1, 0).to(read)  # (receiver, graph, *where)
+                    read.addcmul_(share[(...,) + (None,) * (read.ndim - share.ndim)], reference[s] - outs[s])
         if probes is not None:
             read = read + probes[where.receivers][:, None]
         return read
 
     def _attend(self, layer: Layer, reads: Tensor) -> Tensor:
         """(head, graph, batch, pos, d_model) what every head adds, from what `_read` gives."""
+        return self._mixed(layer, *self._projected(layer, reads).unbind(0))
+
+    def heads(
+        self, outputs: Float[Tensor, "sender batch pos d_model"]
+    ) -> list[Float[Tensor, "3 head batch pos d_head"]]:
+        """Queries, keys and values of every head in every layer of the run that gave these outputs."""
+        ex, found = self.executor, []
+        total, width = outputs[0], (len(self.senders) - 1) // len(ex.layers)
+        for number, layer in enumerate(ex.layers):
+            found.append(self._projected(layer, total[None, None])[:, :, 0])
+            total = total + outputs[1 + number * width : 1 + (number + 1) * width].sum(0) + layer.out[1]
+        return found
+
+    def attended(self, number: int, q: Tensor, k: Tensor, v: Tensor) -> Float[Tensor, "head batch pos d_model"]:
+        """Outputs of the heads of a layer, of given queries, keys and values, each (head, batch, pos, d_head)."""
+        return self._mixed(self.executor.layers[number], q[:, None], k[:, None], v[:, None])[:, 0]
+
+    def _projected(self, layer: Layer, reads: Tensor) -> Tensor:
+        """(3, head, graph, batch, pos, d_head) queries, keys and values."""
         ex = self.executor
         parts = (layer.qkv[0].unflatten(0, (-1, ex.d_head)), layer.qkv[1].unflatten(0, (-1, ex.d_head)))
         spread = ((q, ex.spread(k, 0), ex.spread(v, 0)) for q, k, v in (part.split(ex.heads) for part in parts))
@@ -204,10 +235,12 @@ class Graph:
         bias = bias[:, :, None, None, None]
         normed = layer.norm1(reads)
         if len(reads) == 1:
-            qkv = torch.einsum("gbpd,xhed->xhgbpe", normed[0], weight) + bias
-        else:
-            qkv = torch.einsum("xhgbpd,xhed->xhgbpe", normed.unflatten(0, (3, ex.n_heads)), weight) + bias
-        q, k, v = qkv.unbind(0)
+            return torch.einsum("gbpd,xhed->xhgbpe", normed[0], weight) + bias
+        return torch.einsum("xhgbpd,xhed->xhgbpe", normed.unflatten(0, (3, ex.n_heads)), weight) + bias
+
+    def _mixed(self, layer: Layer, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """(head, graph, batch, pos, d_model) what every head adds."""
+        ex = self.executor
         if layer.places_count:
             everywhere = slice(0, q.shape[-2])
             q, k = layer.query(q, everywhere, axis=-2), layer.key(k, everywhere, axis=-2)

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
     "pos_embed": ("hook_pos_embed", ("d_model",)),
 }
 
-PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value per pair of positions, so no vector a position
+PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value per pair of positions, not a vector per position
 
 # site -> parameter, has a head axis in front
 WEIGHTS: dict[str, tuple[str, bool]] = {
@@ -150,7 +150,10 @@ def find_hook(model: HookedModel, site: str) -> str:
             f" 0 to {model.cfg.n_layers - 1}, and the hooks {', '.join(known)}"
         )
     if found.endswith(PAIRWISE):
-        raise ValueError(f"{found} has a value for every pair of positions, so no vector a position")
+        raise ValueError(
+            f"{found} has a value per pair of positions, not a vector per position: read it with"
+            " model.run_with_hooks, as attention_lags does"
+        )
     return found
 
 

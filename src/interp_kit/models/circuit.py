@@ -99,6 +99,19 @@ def edges(names: Iterable[str], *, parallel: bool = False) -> tuple[Edge, ...]:
     )
 
 
+def on_the_way(chosen: Iterable[Edge]) -> list[Edge]:
+    """Those of the edges that lie on a way of theirs from the embedding to the logits, positions aside."""
+    chosen = list(chosen)
+    from_start, to_end = {EMBED}, {LOGITS}
+    for edge in sorted(chosen, key=lambda edge: stage(edge.sender)):
+        if edge.sender in from_start:
+            from_start.add(edge.receiver)
+    for edge in sorted(chosen, key=lambda edge: -stage(edge.receiver)):
+        if edge.receiver in to_end:
+            to_end.add(edge.sender)
+    return [edge for edge in chosen if edge.sender in from_start and edge.receiver in to_end]
+
+
 @dataclass(frozen=True)
 class GroundTruth:
     """The circuit of a model that was constructed: what answers `target` from `variable`, known before any method runs.
@@ -107,7 +120,8 @@ class GroundTruth:
     logits not among them. edges: the same of single edges, without positions. backup: nodes that change nothing while
     all others work, and carry the answer where one of them is removed; they are no `nodes`. decoy: nodes whose output
     tells the variable although nothing that answers reads it; no `nodes` either. site: where the variable stands on
-    its way, as (activation site, layer, position name); decoy_site: where it can be read and is not used.
+    its way, as (activation site, layer, position name); decoy_site: where it can be read and is not used. positions:
+    every position at which something of it stands at that site and layer; that of `site` alone if none are given.
     """
 
     variable: str
@@ -118,8 +132,13 @@ class GroundTruth:
     backup: frozenset[str] = frozenset()
     decoy: frozenset[str] = frozenset()
     decoy_site: tuple[str, int, str] | None = None
+    positions: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
+        if not self.positions:
+            object.__setattr__(self, "positions", frozenset({self.site[2]}))
+        if self.site[2] not in self.positions:
+            raise ValueError(f"the site's position {self.site[2]} is none of {', '.join(sorted(self.positions))}")
         if self.nodes & (self.backup | self.decoy):
             raise ValueError("a backup or a decoy is none of the nodes that answer")
         known = self.nodes | {EMBED, LOGITS}

@@ -17,10 +17,12 @@ from torch import Tensor
 from transformer_lens import ActivationCache, HookedTransformer
 
 import interp_kit as ik
+from interp_kit.analysis.circuits.carried import outputs_of, patched
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.analysis.circuits.direct_attribution import BIAS
 from interp_kit.analysis.circuits.drawing import GREY, NEGATIVE, POSITIVE, draw
-from interp_kit.analysis.circuits.edge_scores import COMPLETE, FIRST, outputs_of, patched, score_edges
+from interp_kit.analysis.circuits.edge_gradients import COMPLETE, FIRST
+from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.circuits.faithfulness import SMALL, areas
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
@@ -538,8 +540,8 @@ def test_bad_input_is_named(latent: HookedTransformer, pairs: PairBatch, scored:
         scored.top(111)
     with pytest.raises(ValueError, match="sizes"):
         ik.faithfulness(latent, pairs, scored.top(5), sizes=[6])
-    with pytest.raises(ValueError, match="ablation is 'zero'"):
-        ik.faithfulness(latent, pairs, scored, ablation="zero")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="ablation is 'none'"):
+        ik.faithfulness(latent, pairs, scored, ablation="none")  # pyright: ignore[reportArgumentType]
     same = replace(pairs, corrupt=pairs.clean)
     with pytest.raises(ValueError, match="do not differ"):
         score_edges(latent, same)

@@ -453,7 +453,7 @@ def test_k_means_nothing_to_the_standard_architecture() -> None:
         ("mlp_out.7", "no site 'mlp_out.7'"),
         ("nonsense", "resid_pre"),
         ("mlp_out", "needs a layer"),
-        ("blocks.0.attn.hook_pattern", "no vector a position"),
+        ("blocks.0.attn.hook_pattern", "not a vector per position"),
         ("blocks.0.attn.hook_result", "never calls blocks.0.attn.hook_result"),
     ],
 )

@@ -33,7 +33,9 @@ def study(model: Any) -> FeatureStudy:
         warnings.simplefilter("ignore")
         config = ik.SAEConfig(width=24, k=4, training_samples=4096, max_examples=24)
         sae = ik.train_sae(model, TASK, site="mlp_out.0", config=config, progress=False)
-        return examine_features(model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, progress=False)
+        return examine_features(
+            model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, steered=6, progress=False
+        )
 
 
 def test_all_features_once_are_the_reconstruction(model: Any, study: FeatureStudy) -> None:
@@ -58,13 +60,15 @@ def test_cards_show_where_a_feature_is_largest(study: FeatureStudy) -> None:
         assert 0 < card.share <= 1
         assert card.raises[0][1] >= card.raises[1][1] >= 0 >= card.lowers[0][1]
     assert study.cards[0].tells
-    assert (study.moments[study.alive, 2] >= 1).all()
+    assert (study.written.moments[:, 2] >= 1).all()
+    assert len(study.written.cosine) == study.alive.sum()
 
 
 def test_the_page_is_whole(study: FeatureStudy, tmp_path: Path) -> None:
     page = features_page(study)
     assert "24 features" in page.findings[0]
     titles = [section.title for section in page.sections]
-    assert titles[:3] == ["What the features keep", "Rules and latents", "Features and the vocabulary"]
-    assert len(titles) == 3 + len(study.cards)
-    assert png(page.sections[3].parts[0].axes)[:4] == b"\x89PNG"  # pyright: ignore[reportAttributeAccessIssue]
+    assert titles[:2] == ["What the features keep", "Rules and latents"]
+    used = titles[2 : -len(study.cards)]
+    assert used[-3:] == ["Steered to the other rule", "Steered to another colour", "Features and the vocabulary"]
+    assert png(page.sections[-1].parts[0].axes)[:4] == b"\x89PNG"  # pyright: ignore[reportAttributeAccessIssue]

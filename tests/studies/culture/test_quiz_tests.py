@@ -1,7 +1,7 @@
 """Tests of the culture models: known solvers get the scores that are known, and every count adds up."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from interp_kit.models.convert import convert_mygpt, untrained
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig
 from interp_kit.studies.culture.quiz_tests import MADE, draw_quizzes, run_tests
+from interp_kit.studies.culture.reading import Reader, readable
 from interp_kit.studies.culture.scores import ALL, CultureTests
 from interp_kit.studies.culture.training.forward import answers
 from interp_kit.tasks.culture import grids
@@ -74,6 +75,28 @@ def white_quizzes() -> np.ndarray:
 def result(model: MyGPT) -> CultureTests:
     """A perfect solver, the oracle and a random model on the same quizzes."""
     return run_tests({"perfect": perfect, "oracle": oracle, "random": model}, N)
+
+
+@pytest.mark.parametrize("d_model", [16, 64])
+def test_the_faster_reading_gives_the_logits_of_the_network(d_model: int) -> None:
+    network = MyGPT(replace(SIZES, d_model=d_model), seed=5).eval()
+    drawn = draw_quizzes(6, 3, noise=(0.0, 0.3))
+    rows = torch.as_tensor(np.concatenate([drawn.read[:, i] for i in range(6)])).long()  # each beside its noisy copy
+    assert any(bool((rows[i] != rows[i + 1]).any()) for i in range(0, 12, 2))
+    with torch.inference_mode():
+        torch.testing.assert_close(Reader(network)(rows), network(rows), rtol=0, atol=2e-5)
+        torch.testing.assert_close(Reader(network)(rows[::2]), network(rows[::2]), rtol=0, atol=2e-5)
+
+
+def test_a_network_with_hooks_or_dropout_is_not_read_the_faster_way(model: MyGPT) -> None:
+    network = MyGPT(SIZES, seed=3).eval()
+    assert readable(network)
+    network.readout.register_forward_hook(lambda module, given, out: out * 0)
+    assert not readable(network)
+    assert run_tests({"zeros": network}, 4).loss == pytest.approx(np.log(15))
+    with pytest.raises(ValueError, match="without hooks"):
+        Reader(network)
+    assert not readable(MyGPT(SIZES, seed=3, dropout=0.1).train())
 
 
 def test_a_perfect_solver_solves_everything(result: CultureTests) -> None:

@@ -20,6 +20,7 @@ from interp_kit.studies.culture.rules.exchange import (
     Followed,
     Within,
     _measured,
+    _turned,
     carrying_layer,
     exchange,
     exchange_parts,
@@ -140,6 +141,7 @@ def test_a_shipped_network_holds_the_rule_in_the_cells_of_f_a(
     within = exchange_within(shipped, few, rule_pairs(6, 4, asked), layer)
     assert within.share(within.at(WHOLE, "f_A cells")).value == 1
     assert within.share(within.at("constant direction x 1", "f_A cells")).value == 0
+    assert within.share(within.at("random direction x 1", "f_A cells")).value == 0
     assert within.share(within.at("differences, rank 64", "f_A cells")).value > 0.8
     assert within.share(within.at("random, rank 16", "f_A cells")).value == 0
     swapped = exchanged_answers(shipped, few.take(range(2)), layer)
@@ -176,3 +178,11 @@ def test_circuits_hold_everything_or_nothing_at_their_ends(random: HookedModel) 
     kept, nothing = swept.values[:, 0].mean(1)
     assert found.value[1, 0] == pytest.approx((kept - nothing) / (swept.baseline[0].mean() - nothing), rel=1e-3)
     assert len(found.to_frame()) == 2
+
+
+def test_random_directions_are_as_long_as_the_constant_ones() -> None:
+    vectors = torch.randn(5, 24, generator=torch.Generator().manual_seed(0))
+    turned = _turned(vectors, 0)
+    torch.testing.assert_close(turned.norm(dim=1), vectors.norm(dim=1))
+    assert (torch.cosine_similarity(turned, vectors).abs() < 0.8).all()
+    assert (torch.cosine_similarity(turned[:1], turned[1:]).abs() < 0.8).all()  # another for each pair

@@ -20,6 +20,7 @@ from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import decode
 from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit
+from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.inputs import whole_text
 from interp_kit.engine.sweep import editing
@@ -202,12 +203,11 @@ def _generated(
     tokens, parted = [intact], torch.full(shape[:2], -1)
     logits = torch.full((2, *shape), torch.nan, dtype=torch.float32)
     rows = torch.arange(len(batch), device=intact.device)
-    with torch.inference_mode():
-        before = whole_text(model, intact)
+    before = _logits(model, intact)
     for c, group in enumerate(groups.values(), 1):
         written = _write_under(model, batch, group, asked, batch_size)
-        with editing(model, batch, group) as edited, torch.inference_mode():
-            after = whole_text(edited, intact)
+        with editing(model, batch, group) as edited:
+            after = _logits(edited, intact)
         differs = (written != intact) & asked
         first = torch.where(differs.any(1), differs.int().argmax(1), -1)
         has = first >= 0
@@ -229,6 +229,15 @@ def _generated(
         vocabulary=batch.vocabulary,
         config={"analysis": "generate_under", "model": model_name(model), "task": batch.task},
     )
+
+
+@torch.inference_mode()
+def _logits(model: HookedModel, tokens: Tensor) -> Tensor:
+    """(batch, pos, vocab) logits by `Executor` if it supports the model as it is, else by the model itself."""
+    try:
+        return Executor(model).prefill(tokens, every=True, capacity=tokens.shape[1])
+    except Unsupported:
+        return whole_text(model, tokens)
 
 
 def _write_under(

@@ -287,7 +287,8 @@ def _swept(
     if abs((goal - start).mean()) < 1e-6:
         raise ValueError(
             f"clean and corrupt do not differ in {metric(pairs).name} (mean gap {(goal - start).mean():.1e} over"
-            f" {len(pairs)} pairs), so there is nothing to recover"
+            f" {len(pairs)} pairs), so there is nothing to recover; the model solves both sides of"
+            f" {int(solved.sum())} of them"
         )
     unit = pairs.units()
     recovered, low, high = ratio_interval(values - start, goal - start, groups=unit)

@@ -14,7 +14,7 @@ from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
 from interp_kit.engine.solved import said
-from interp_kit.models.circuit import EMBED, LOGITS, Edge
+from interp_kit.models.circuit import LOGITS, Edge, on_the_way
 from interp_kit.models.hooked_model import HookedModel, model_name
 
 if TYPE_CHECKING:
@@ -123,11 +123,8 @@ class Circuit(AbstractResult):
     def connected(self) -> "Circuit":
         """Without the edges that lie on no way from the embedding to the logits."""
         edges = self.edges
-        from_start, to_end = {EMBED}, {LOGITS}
-        for _ in self.nodes:
-            from_start |= {e.receiver for e in edges if e.sender in from_start}
-            to_end |= {e.sender for e in edges if e.receiver in to_end}
-        return self.take([i for i, e in enumerate(edges) if e.sender in from_start and e.receiver in to_end])
+        kept = set(on_the_way(edges))
+        return self.take([i for i, edge in enumerate(edges) if edge in kept])
 
     def node_scores(self) -> dict[str, float]:
         """Node -> sum of the scores of the edges that leave it; for gradients this is the node's own attribution
@@ -156,13 +153,21 @@ class Circuit(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        if c["analysis"] == "read_mib":
+            return f"{len(self)} edges of {c['model']}, with the scores of that file (no interval: it has none)."
         how = {"exact": "each patched alone", "acdc": f"kept by ACDC at {c.get('threshold')}"}
         how = how.get(c["method"], f"attributed by {c['method'].upper()}")
         return (
             f"{len(self)} edges of {c['model']}, {how}: by how much {c['metric']} {self.words[0]} where an edge carries"
-            f" the other run's value ({c['direction']}; n = {self.n} independent pairs that differ in"
+            f" {self.carried} ({c['direction']}; n = {self.n} independent pairs that differ in"
             f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
         )
+
+    @property
+    def carried(self) -> str:
+        """Value that an edge that is scored carries in place of its own value."""
+        kept = self.config.get("ablation", "counterfactual")
+        return "the other run's value" if kept == "counterfactual" else f"what {kept} ablation gives"
 
     @property
     def words(self) -> tuple[str, str]:
@@ -172,7 +177,7 @@ class Circuit(AbstractResult):
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the edge of largest score, and how many matter beside it."""
-        if len(self) == 0:
+        if len(self) == 0 or self.config["analysis"] == "read_mib":  # the scores of a file have no intervals
             return ()
         c, best = self.config, int(self.order()[0])
         sign = -1 if self.score[best] < 0 else 1
@@ -186,7 +191,7 @@ class Circuit(AbstractResult):
         count = int(matter(self.score, self.clear).sum())
         return (
             f"The edge that carries most of {c['variable']} → {c['target']} in {c['model']} is {self.edges[best]}:"
-            f" if it has the other run's value, {numbers}.{how}",
+            f" if it has {self.carried}, {numbers}.{how}",
             f"{count} of {len(self)} edges have at least a tenth of that and can be told from 0.",
         )
 
@@ -201,15 +206,9 @@ class Circuit(AbstractResult):
         large = int((np.abs(self.score) >= FAINTEST * np.abs(self.score).max()).sum())
         shown, c = self.top(min(large, SHOWN)), self.config
         more = f", the {len(shown)} largest of {len(self)} edges" if len(shown) < len(self) else ""
-        title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
-        label = str(c["metric"])
-        return draw(
-            shown.edges,
-            shown.score,
-            self.positions,
-            clear=shown.clear,
-            title=title,
-            label=label,
-            words=self.words,
-            ax=ax,
-        )
+        title, label, words = f"{c['model']}{more}", "score", ("is positive", "is negative")
+        if self.n:
+            title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
+            label, words = str(c["metric"]), self.words
+        clear = shown.clear if self.n else np.ones(len(shown), bool)
+        return draw(shown.edges, shown.score, self.positions, clear=clear, title=title, label=label, words=words, ax=ax)

@@ -248,7 +248,7 @@ def logit_lens(
 def _measured(
     batch: TokenBatch | PairBatch, target: str | None, metric: Metric | None, *, linear: bool = True
 ) -> tuple[TokenBatch, AtField, np.ndarray]:
-    """The batch that is read, the metric, and (example,) the number of the independent unit that each belongs to."""
+    """The side that is read, the metric, and (example,) the number of the independent unit that each belongs to."""
     side, units = batch.clean if isinstance(batch, PairBatch) else batch, batch.units()
     if metric is not None:
         expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")

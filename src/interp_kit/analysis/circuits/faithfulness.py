@@ -3,32 +3,30 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 
+from interp_kit.analysis.circuits.carried import CONSTANT, Ablation, carried, patched
 from interp_kit.analysis.circuits.circuit import Circuit
-from interp_kit.analysis.circuits.edge_scores import Carried, outputs_of, patched
-from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
 from interp_kit.core.stats.told import CHANCE
-from interp_kit.engine.graph import Graph
+from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
 from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
+from interp_kit.models.circuit import on_the_way
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import COLOURS, FAINT, SOFT, new_axes, note_bend
 
-Ablation = Literal["counterfactual", "mean", "resample"]
-METHODS = {"exact": "exact patching", "eap": "EAP", "eap-ig": "EAP-IG", "acdc": "ACDC"}
+METHODS = {"exact": "exact patching", "acdc": "ACDC"}
 ENOUGH = 0.9  # of the whole model: what a sentence calls enough
 GRIDS = ("mib", "fine")
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # MIB's, of all edges
@@ -104,9 +102,8 @@ class FaithfulnessResult(AbstractResult):
         at = int(reached[0]) if len(reached) else int(smaller[self.value[smaller].argmax()])
         share = Estimate(self.value[at], self.low[at], self.high[at], self.n, "pairs").short()
         numbers = f"{share} of what all {self.total} do (n = {self.n} pairs)"
-        text = (
-            f"The best {self.sizes[at]} edges of {c['model']} by {METHODS.get(c['method'], c['method'])} keep {numbers}"
-        )
+        method = METHODS.get(c["method"], c["method"].upper())
+        text = f"The best {self.sizes[at]} edges of {c['model']} by {method} keep {numbers}"
         if not len(reached):
             text = f"No smaller set keeps {ENOUGH:.0%} of what the whole model does. {text}"
         if not len(self.random):
@@ -159,6 +156,7 @@ def faithfulness(
     signed: bool = False,
     controls: int = 10,
     seed: int = 0,
+    memory: int = MEMORY,
     progress: bool = PROGRESS,
 ) -> FaithfulnessResult:
     """Run clean prompts through the circuit's best edges alone, for each size, all other edges of the model ablated.
@@ -174,11 +172,14 @@ def faithfulness(
             edges. CPR and CMD are computed on MIB's grid alone, as its code does, so that they compare with its
             published figures for the same edges, ablation and ranking.
         ablation: What the other edges carry: "counterfactual" of the corrupt prompt, "mean" over all prompts of the
-            pairs at the same position, "resample" of another pair's prompts.
+            pairs at the same position, "mean-pooled" over all their positions, too, "zero" nothing, "resample" of
+            another pair's prompts. With the means and zero, edges that lie on no way from the embedding to the logits
+            count as ablated, as in MIB's code; with the others this makes no difference.
         metric: What is measured, as a function of the pairs.
         signed: Best by signed score, as MIB's command ranks unless it is told --absolute, not by absolute value.
         controls: Number of random orders of the edges.
         seed: Of these orders, and of resampling.
+        memory: Bytes that runs may take, beside the model; pairs and sizes are split to fit.
         progress: Whether to show a bar.
 
     Returns:
@@ -197,6 +198,7 @@ def faithfulness(
     check_choice("ablation", ablation, get_args(Ablation))
     check_count("controls", controls, least=0)
     check_seed(seed)
+    check_count("memory", memory)
     check_flag("progress", progress)
     graph, measured, into = Graph(model), metric(pairs), pairs.clean
     if tuple(circuit.nodes) != graph.nodes:
@@ -212,7 +214,7 @@ def faithfulness(
         graph.place(edge)
     whole = len(set(edges)) == total
     numbers, shares = _sizes(sizes, len(edges), total)
-    reference = _reference(graph, pairs, ablation, seed)
+    reference = carried(graph, pairs, ablation, seed=seed, memory=memory)
     best = [edges[i] for i in circuit.order(signed=signed)]
     orders = [best]
     generator = np.random.default_rng(seed)
@@ -220,7 +222,11 @@ def faithfulness(
     distinct, at = np.unique(numbers, return_inverse=True)  # MIB's grid has sizes twice
     groups = [order[:size] for order in orders for size in distinct.tolist()]
     groups += [[], list(graph.edges)]
-    values = patched(graph, into, reference, groups, measured, inverted=True, progress=progress).cpu().numpy()
+    if ablation in CONSTANT and kinds != {False}:
+        groups = [on_the_way(group) for group in groups]
+    values = (
+        patched(graph, into, reference, groups, measured, inverted=True, memory=memory, progress=progress).cpu().numpy()
+    )
     nothing, everything = values[-2:]
     values = values[:-2].reshape(len(orders), len(distinct), -1)[:, at].reshape(len(orders) * len(at), -1)
     gap = everything - nothing
@@ -302,25 +308,3 @@ def _on_grid(shares: np.ndarray) -> np.ndarray | None:
     """Index of each of MIB's shares among these; None where one does not."""
     at = [np.flatnonzero(shares == share) for share in SHARES]
     return np.array([found[0] for found in at]) if all(map(len, at)) else None
-
-
-def _reference(graph: Graph, pairs: PairBatch, ablation: Ablation, seed: int) -> Carried:
-    """Values carried by edges outside a circuit."""
-    if ablation == "counterfactual":
-        return outputs_of(graph, pairs.corrupt)
-    if not _of_one_form(pairs.clean):
-        raise ValueError(f"{ablation} ablation needs texts of one form: here positions stand at different places")
-    both, n = torch.cat([pairs.clean.tokens, pairs.corrupt.tokens]), len(pairs)
-    if ablation == "mean":
-        total = torch.stack([graph.outputs(both[rows]).sum(1, keepdim=True) for rows in graph.parts(both)]).sum(0)
-        return lambda rows: (total / len(both)).expand(-1, len(rows), -1, -1)
-    if n < 2:
-        raise ValueError("resample ablation needs at least two pairs")
-    generator = np.random.default_rng(seed)
-    donor = (np.arange(n) + generator.integers(1, n, size=n)) % n + n * generator.integers(0, 2, size=n)
-    donors = torch.as_tensor(donor, device=both.device)
-    return lambda rows: graph.outputs(both[donors[rows]])
-
-
-def _of_one_form(batch: TokenBatch) -> bool:
-    return bool(batch.mask.all()) and all(bool((at == at[0]).all()) for at in batch.positions.values())

@@ -15,13 +15,18 @@ from interp_kit.core.example import Example
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.fast.forward import Executor
+from interp_kit.engine.fast.layers import Unsupported
 from interp_kit.engine.harvest import harvest as read_sites
 from interp_kit.engine.harvest_store import harvest_to
 from interp_kit.engine.inputs import unpadded
+from interp_kit.engine.sites import parse_activation
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel
 
 ROWS = 64  # rows of one forward pass: logits over a full vocabulary are large
+# Sites at which `Executor` lets a value be changed in place.
+VISITED = ("embed", "resid_pre", "q", "k", "v", "z", "attn_out", "resid_mid", "mlp_post", "mlp_out", "resid_post")
 SAME = 1e-5  # relative difference up to which two vectors are one: above float32 noise
 
 
@@ -226,22 +231,47 @@ def answer_cross_entropy(
 
     replacement: one vector for each of `activations.vectors`; None leaves the model as it is. Padding is not touched.
     """
-    values = []
+    values, run = [], _runner(model, activations.hook)
     with torch.no_grad():
         for start, part in zip(range(0, len(activations.batch), ROWS), chunks(activations.batch), strict=True):
-            hooks = []
+            write = None
             if replacement is not None:
                 inside = (activations.row >= start) & (activations.row < start + ROWS)
-                new = replacement[inside].unflatten(1, activations.shape)
-                hooks = [(activations.hook, _writer(part.mask, new))]
-            values.append(
-                _field_loss(model.run_with_hooks(part.tokens, fwd_hooks=hooks, **unpadded(model, part.tokens)), part)
-            )
+                write = _writer(part.mask, replacement[inside].unflatten(1, activations.shape))
+            values.append(_field_loss(run(part.tokens, write), part))
     return torch.cat(values).double().cpu().numpy()
 
 
-def _writer(mask: Tensor, new: Tensor) -> Callable[..., Tensor]:
-    def write(activation: Tensor, hook: object) -> Tensor:
+Write = Callable[[Tensor], Tensor]
+
+
+def _runner(model: HookedModel, hook: str) -> Callable[[Tensor, Write | None], Tensor]:
+    """A function that gives the logits of (batch, pos) texts with what is written at the site: by `Executor` if it
+    computes the model and passes by the site, else by the model itself."""
+    site, layer = parse_activation(hook)
+    try:
+        executor = Executor(model) if site in VISITED else None
+    except Unsupported:
+        executor = None
+
+    def hooked(tokens: Tensor, write: Write | None) -> Tensor:
+        hooks = [] if write is None else [(hook, lambda activation, hook: write(activation))]
+        return model.run_with_hooks(tokens, fwd_hooks=hooks, **unpadded(model, tokens))
+
+    def executed(tokens: Tensor, write: Write | None) -> Tensor:
+        assert executor is not None
+
+        def visit(name: str, at: int, value: Tensor) -> None:
+            if write is not None and (name, at) == (site, layer or 0):
+                value.copy_(write(value))
+
+        return executor.prefill(tokens, every=True, capacity=tokens.shape[1], visit=visit)
+
+    return hooked if executor is None else executed
+
+
+def _writer(mask: Tensor, new: Tensor) -> Write:
+    def write(activation: Tensor) -> Tensor:
         activation = activation.expand(len(mask), *activation.shape[1:]).clone()
         activation[mask] = new.to(activation.dtype)
         return activation

@@ -16,20 +16,29 @@ BIT_LOGIT, SUPPORT_LOGIT, COUNT_LOGIT = 5.0, 12.0, 16.0
 
 
 def empty_model(
-    task: AbstractTask, d_model: int, *, n_layers: int = 2, n_heads: int = N_HEADS, n_ctx: int = N_CTX, mlp: bool = True
+    task: AbstractTask,
+    d_model: int,
+    *,
+    n_layers: int = 2,
+    n_heads: int = N_HEADS,
+    n_ctx: int = N_CTX,
+    d_head: int = D_HEAD,
+    d_mlp: int = D_MLP,
+    mlp: bool = True,
+    layer_norm: bool = True,
 ) -> HookedTransformer:
-    """A transformer for the task's vocabulary with every weight 0 and the gains of its LayerNorms 1."""
+    """A transformer for the task's vocabulary with every weight 0 and the gains of its LayerNorms, if any, 1."""
     cfg = HookedTransformerConfig(
         n_layers=n_layers,
         d_model=d_model,
         n_ctx=n_ctx,
-        d_head=D_HEAD,
+        d_head=d_head,
         n_heads=n_heads,
-        d_mlp=D_MLP if mlp else None,
+        d_mlp=d_mlp if mlp else None,
         d_vocab=len(task.vocabulary),
         act_fn="relu",
         attn_only=not mlp,
-        normalization_type="LN",
+        normalization_type="LN" if layer_norm else None,
         init_weights=False,  # Drawing weights only to overwrite them would move the global random stream.
         device="cpu",
         dtype=torch.float32,

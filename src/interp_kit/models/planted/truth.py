@@ -25,17 +25,36 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from interp_kit.models.circuit import EMBED, LOGITS, Edge, GroundTruth, Input, head, mlp
+from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.planted.boolean import BACKUP, DECOY, PRIMARY
 from interp_kit.models.planted.induction import INDUCTION, PREVIOUS
 
 Way = tuple[str, str, Input]
 
 
-def ground_truth(name: str) -> GroundTruth:
-    """The circuit of a planted model (`boolean-latent`, `induction`, …), true at every seed.
+def ground_truth(name: "str | HookedModel", variable: str | None = None, target: str | None = None) -> GroundTruth:
+    """The circuit of a model whose weights were written, and not trained.
 
-    Raises ValueError for an unknown name, listing those there are.
+    Args:
+        name: A planted model (`boolean-latent`, `induction`, …), whose circuit is true at every seed; or a model of
+            `compile_task`.
+        variable: Of a compiled model, the variable that is asked about; by default that of its question.
+        target: The field that answers from it, likewise.
+
+    Raises:
+        ValueError: The name is unknown (listing those there are), the model was not compiled, it has no such variable
+            or target, or a planted model is asked another question than its own.
     """
+    if not isinstance(name, str):
+        truth = getattr(name, "truth", None)
+        if truth is None:
+            raise ValueError(f"{model_name(name)} was not compiled; name a planted model, or compile a task")
+        return truth(variable, target)
+    if variable is not None or target is not None:
+        raise ValueError(
+            f"variable is {variable!r} and target {target!r}: the question of a planted model is fixed; only a compiled"
+            " model answers others"
+        )
     if name not in _TRUTHS:
         raise ValueError(f"no planted model {name!r}; there are {', '.join(_TRUTHS)}")
     return _TRUTHS[name]

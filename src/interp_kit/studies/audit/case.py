@@ -35,17 +35,18 @@ DICTIONARY = SAEConfig(width=64, k=4, training_samples=100_000)
 @dataclass(frozen=True)
 class Case:
     """One circuit: a model, and the question that it is asked. edges: the true ones, where they are not those of
-    `truth`."""
+    `truth`; most: pairs at most."""
 
     model: HookedModel
     task: AbstractTask
     truth: GroundTruth
     edges: frozenset[Edge] | None = None
+    most: int = PAIRS
 
     @cached_property
     def pairs(self) -> PairBatch:
         """Minimal pairs in which the variable and the answer differ."""
-        return self.task.pairs(self.truth.variable, self.truth.target, limit=PAIRS)
+        return self.task.pairs(self.truth.variable, self.truth.target, limit=self.most)
 
     @cached_property
     def everything(self) -> TokenBatch:
@@ -121,10 +122,15 @@ def with_own_edges(case: Case) -> Case:
     return replace(case, edges=edges)
 
 
+def true_parts(case: Case, level: Level) -> frozenset[Any]:
+    """The true nodes, edges or positions of a case."""
+    edges = case.truth.edges if case.edges is None else case.edges
+    return {"nodes": case.truth.nodes, "edges": edges, "positions": case.truth.positions}[level]
+
+
 def auroc(case: Case, method: Method, scores: Mapping[Any, float]) -> float:
     """Rank true parts above false ones by score: AUROC. Raises ValueError for a score that is not finite."""
-    truth, edges = case.truth, case.truth.edges if case.edges is None else case.edges
-    true = {"nodes": truth.nodes, "edges": edges, "positions": {truth.site[2]}}[method.level]
+    true = true_parts(case, method.level)
     if missing := true - set(scores):
         raise ValueError(f"{method.name} gave no score to {', '.join(map(str, missing))}")
     values = np.array(list(scores.values()))

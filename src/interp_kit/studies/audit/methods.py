@@ -22,8 +22,9 @@ from interp_kit.analysis.causal.interchange import interchange
 from interp_kit.analysis.causal.patching import patch
 from interp_kit.analysis.circuits.acdc import acdc
 from interp_kit.analysis.circuits.direct_attribution import direct_logit_attribution, logit_lens
-from interp_kit.analysis.circuits.edge_scores import Method as EdgeMethod
+from interp_kit.analysis.circuits.edge_gradients import Method as EdgeMethod
 from interp_kit.analysis.circuits.edge_scores import score_edges
+from interp_kit.analysis.circuits.node_scores import NodeMethod, score_nodes
 from interp_kit.analysis.dictionaries.alignment.detectors import Candidates, choose
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.linear import rotate
@@ -37,6 +38,7 @@ from interp_kit.studies.audit.case import Case, Found, Method
 STEPS, FITTED = 40, 64  # of DAS: steps, and pairs and controls that it is fitted on
 PROBE = ProbeOptions(folds=8, repeats=2, c=1.0, alpha=1.0, seed=0)
 THRESHOLD = 0.01  # nats, of ACDC
+IG_STEPS = 32  # of integrated gradients of activations, for each component
 LATENTS = 2  # of a sparse autoencoder that are patched: one that goes, one that comes
 
 
@@ -67,6 +69,16 @@ def _interchange_nodes(case: Case) -> Found:
 def _attribute_nodes(case: Case, method: EdgeMethod) -> Found:
     found = score_edges(case.model, case.pairs, method=method)
     scores = {node: abs(score) for node, score in found.node_scores().items() if node != EMBED}
+    return Found(scores, found.config["forwards"])
+
+
+def _attributed_nodes(case: Case, method: NodeMethod) -> Found:
+    """A head is worth the most of its output, queries, keys and values."""
+    found, scores = score_nodes(case.model, case.pairs, method=method), dict.fromkeys(case.nodes, 0.0)
+    for name, score in zip(found.node, found.score.tolist(), strict=True):
+        node = name.partition(".")[0]
+        if node != EMBED:
+            scores[node] = max(scores[node], score)
     return Found(scores, found.config["forwards"])
 
 
@@ -106,8 +118,8 @@ def _probe_nodes(case: Case, *, above_tokens: bool) -> Found:
     return Found(dict(zip(case.nodes, best.tolist(), strict=True)), 1)
 
 
-def _edges(case: Case, method: EdgeMethod, direction: Direction = "noise") -> Found:
-    found = score_edges(case.model, case.pairs, method=method, direction=direction)
+def _edges(case: Case, method: EdgeMethod, direction: Direction = "noise", steps: int | None = None) -> Found:
+    found = score_edges(case.model, case.pairs, method=method, direction=direction, steps=steps)
     scores = dict(zip(found.edges, np.abs(found.score).tolist(), strict=True))
     return Found(scores, found.config["forwards"])
 
@@ -251,6 +263,8 @@ METHODS = (
     Method("interchange", "nodes", _interchange_nodes),
     Method("attribution patching", "nodes", partial(_attribute_nodes, method="eap")),
     Method("integrated gradients", "nodes", partial(_attribute_nodes, method="eap-ig")),
+    Method("AtP, QK fix", "nodes", partial(_attributed_nodes, method="atp-qk")),
+    Method("AtP*", "nodes", partial(_attributed_nodes, method="atp*")),
     Method("ablation, mean", "nodes", partial(_ablate_nodes, kind="mean")),
     Method("ablation, resample", "nodes", partial(_ablate_nodes, kind="resample")),
     Method("ablation, zero", "nodes", partial(_ablate_nodes, kind="zero")),
@@ -261,6 +275,7 @@ METHODS = (
     Method("path patching, denoise", "edges", partial(_edges, method="exact", direction="denoise")),
     Method("EAP", "edges", partial(_edges, method="eap")),
     Method("EAP-IG", "edges", partial(_edges, method="eap-ig")),
+    Method("EAP-IG, activations", "edges", partial(_edges, method="eap-ig-activations", steps=IG_STEPS)),
     Method("ACDC", "edges", _acdc),
     Method("patching, denoise", "positions", partial(_patch_positions, direction="denoise")),
     Method("patching, noise", "positions", partial(_patch_positions, direction="noise")),

@@ -29,15 +29,17 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
         r = m.rules
         whole = r.places.share(r.places.at(WHOLE, CELLS_OF, r.layer)) if r.layer else None
         markers = r.places.share(r.places.at(WHOLE, "markers", max(r.layer, 1)))
-        directions = [r.within.share(i) for i, what in enumerate(r.within.what) if what.startswith("constant")]
-        moved = max(directions, key=lambda share: share.value)
+        moved, random = (
+            max((r.within.share(i) for i, what in enumerate(r.within.what) if what.startswith(kind)), key=_value)
+            for kind in ("constant", "random direction")
+        )
         if whole is None:
             found.append(f"{m.name}: before no layer do the cells of f_A carry the rule alone.")
             continue
         found.append(
             f"{m.name}: the rule stands in the cells of f_A up to layer {r.layer}. Exchanged there, {whole} of the"
             f" answers follow the other rule, exchanged at the three markers {markers}; moved by a constant direction"
-            f" for each two rules, {moved} at best."
+            f" for each two rules, {moved} at best (by a random one as long, {random.value:.2f})."
         )
     both = [m.rules.at_once.whole(AT_INPUT, "both") for m in study.models]
     found.append(
@@ -55,6 +57,10 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
             " itself."
         )
     return tuple(found)
+
+
+def _value(share: Estimate) -> float:
+    return share.value
 
 
 def _range(shares: list[Estimate]) -> str:
@@ -115,8 +121,8 @@ def _direction_section(models: "Sequence[Examination]") -> Section:
                 axes,
                 f"Share of quizzes that follow the other rule when the cells of f_A before layer"
                 f" {' or '.join(map(str, layers))} are exchanged in part (n = {first.within.n} distinct quizzes,"
-                " Wilson's 95 % intervals). Controls: random subspaces; a placebo that writes the largest subspace's"
-                " coordinates along random directions; the network untrained.",
+                " Wilson's 95 % intervals). Controls: random directions as long; random subspaces; a placebo that"
+                " writes the largest subspace's coordinates along random directions; the network untrained.",
             ),
             Table(pd.concat(frames), "The same, with those that stay and those that follow neither.", folded=True),
         ),

@@ -55,8 +55,8 @@ class Sizes:
     generated: int = 24
     probed: int = 320
     pairs: int = 64
-    exchanged: int = 20
-    at_once: int = 8
+    exchanged: int = 40
+    at_once: int = 16
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,10 @@ class InductionTask(AbstractTask):
     def enumerate(self) -> list[Example]:
         """Every world. Raises ValueError if there are over 65,536, as by default."""
         if self.n_worlds > LISTED:
-            raise ValueError(f"{self.n_worlds} induction worlds are too many to list ({LISTED} at most): sample them")
+            raise ValueError(
+                f"{self.n_worlds} induction worlds are too many to list ({LISTED} at most):"
+                " sample them with task.sample(n, seed), and pass those as examples"
+            )
         orders = itertools.permutations(range(self.letters), self.length - 1)
         return [self.example(where, *order) for order in orders for where in range(self.length // 2)]
 

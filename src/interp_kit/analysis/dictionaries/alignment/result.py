@@ -187,8 +187,8 @@ class AlignmentResult(AbstractResult):
             )
             if unread := self.verdict.count(NOT_READ):
                 text += (
-                    f" In {unread} of {len(self.verdict)} places the whole site moves nothing: nothing reads it, and"
-                    " what features move is what their decoders leak into other directions, no sign of use."
+                    f" In {unread} of {len(self.verdict)} places the whole site moves nothing: it is not read there,"
+                    " and what features move is what their decoders leak into other directions, no sign of use."
                 )
         return text + " 95 % intervals."
 

@@ -5,8 +5,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.dictionaries.alignment.result import USED
-from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, SOFT, heatmap, new_axes
+from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
+from interp_kit.studies.culture.features.page_use import use_findings, use_sections
 from interp_kit.studies.culture.features.study import FACTORS, SIZES, Card, FeatureStudy
 from interp_kit.tasks.culture.figures import plot_quizzes
 
@@ -18,7 +19,7 @@ def features_page(study: FeatureStudy) -> Report:
     return Report(
         title=f"Features of {study.name} at {study.sae.hook}, on grids",
         findings=findings(study),
-        sections=(_kept(study), _aligned(study), _written(study), *(_card(card) for card in study.cards)),
+        sections=(_kept(study), _aligned(study), *use_sections(study), *(_card(card) for card in study.cards)),
         configs={"sae": dict(study.sae.config), "alignment": dict(study.aligned.config)},
     )
 
@@ -47,7 +48,7 @@ def findings(study: FeatureStudy) -> tuple[str, ...]:
             f" {found.moved[most, kinds.index('all features')]:.2f}, as many random ones"
             f" {found.moved[most, kinds.index('random features')]:.2f}; n = {found.pairs[most]} pairs)."
         )
-    return tuple(said)
+    return (*said, *use_findings(study))
 
 
 def _kept(study: FeatureStudy) -> Section:
@@ -100,23 +101,6 @@ def _aligned(study: FeatureStudy) -> Section:
             " that it is used: the features are exchanged alone between two quizzes that differ in the latent.",
         ),
         tuple(parts),
-    )
-
-
-def _written(study: FeatureStudy) -> Section:
-    axes = new_axes(5.2, 3.8)
-    spread, skew, kurtosis = study.moments[study.alive].T
-    drawn = axes.scatter(skew, kurtosis, c=spread, s=9, cmap="viridis")
-    axes.figure.colorbar(drawn, ax=axes, label="standard deviation")
-    axes.set(
-        title=f"What features add to the logits (n = {int(study.alive.sum())} live features)",
-        xlabel="skewness over tokens", ylabel="kurtosis over tokens",
-    )  # fmt: skip
-    axes.axhline(3, color=SOFT, linestyle="--", linewidth=1)
-    return Section(
-        "Features and the vocabulary",
-        ("A feature of one colour has a high kurtosis: positive skewness raises it, negative lowers it.",),
-        (Figure(axes, "Moments of W_dec W_U, the final layer norm left out. Dashed: a normal distribution has 3."),),
     )
 
 

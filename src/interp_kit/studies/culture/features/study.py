@@ -11,14 +11,19 @@ from torch import Tensor
 
 from interp_kit.analysis.dictionaries.activations import Activations, answer_cross_entropy, harvest
 from interp_kit.analysis.dictionaries.alignment.align import align_features
-from interp_kit.analysis.dictionaries.alignment.detectors import encode
+from interp_kit.analysis.dictionaries.alignment.detectors import encode, shuffled_sae
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
 from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import ratio_interval
+from interp_kit.models.convert import untrained
 from interp_kit.models.hooked_model import HookedModel
+from interp_kit.studies.culture.features.steering import Steering, steer_colours, steer_rules
+from interp_kit.studies.culture.features.transform import ANSWER, TransformCells, transform_cells
+from interp_kit.studies.culture.features.vocabulary import Vocabulary, vocabulary
+from interp_kit.studies.culture.rules.exchange import rule_pairs
 from interp_kit.tasks.culture.task import CultureTask
 
 LATENTS = ("task", "direction", "step", "growth", "half", "polarity")
@@ -65,10 +70,11 @@ class FeatureStudy:
         cards: The features that tell most, then those that are active most.
         recovered: (size, factor) Cross-entropy recovered if only the `size` largest features of a token are written,
             times a factor: 0 the mean of the named position, 1 the model as it is; low, high: 95 % over quizzes.
-        moments: (feature, 3) Standard deviation, skewness and kurtosis (3 of a normal) of what each decoder vector adds
-            to the logits, over tokens.
+        written: What the live features write straight to the logits, beside random directions.
         alive: (feature,) True on features that are active in some quiz.
         quizzes: How many were read.
+        transform: What tells the cells that the rule changes; None if too few quizzes have such cells.
+        steered: Answers steered to another rule, and to another colour.
     """
 
     name: str
@@ -78,9 +84,11 @@ class FeatureStudy:
     recovered: Float[np.ndarray, "size factor"]
     low: Float[np.ndarray, "size factor"]
     high: Float[np.ndarray, "size factor"]
-    moments: Float[np.ndarray, "feature 3"]
+    written: Vocabulary
     alive: Bool[np.ndarray, " feature"]
     quizzes: int
+    transform: TransformCells | None
+    steered: tuple[Steering, ...]
 
 
 def examine_features(
@@ -88,10 +96,11 @@ def examine_features(
     sae: SAEResult,
     name: str,
     *,
-    quizzes: int = 400,
+    quizzes: int = 320,
     answered: int = 24,
-    pairs: int = 64,
+    pairs: int = 40,
     permutations: int = 50,
+    steered: int = 40,
     seed: int = 0,
     progress: bool = PROGRESS,
 ) -> FeatureStudy:
@@ -105,6 +114,7 @@ def examine_features(
         answered: Quizzes to measure answers on, at least five.
         pairs: Pairs per variable whose features are exchanged, at most.
         permutations: Of the labels, for the level of chance.
+        steered: Quizzes whose answers are steered, at least four.
         seed: Of the quizzes.
         progress: Whether to show a bar.
     """
@@ -115,14 +125,19 @@ def examine_features(
         seed=seed, progress=progress,
     )  # fmt: skip
     codes = _codes(model, batch, sae)
-    effects = _effects(model, sae)
+    written, unembedding = sae.weights["W_dec"].astype(np.float64), _unembedding(model)
+    effects = written @ (unembedding - unembedding.mean(1, keepdims=True))
     best = _told(aligned)
     alive = codes.flatten(0, 1).max(0).values.numpy() > 0
     order = [f for f in best if alive[f]]
     order += [f for f in np.argsort(-sae.frequency, kind="stable").tolist() if f not in best and alive[f]]
     cards = tuple(_card(f, codes[..., f].numpy(), batch, effects[f], task.vocabulary, best) for f in order[:CARDS])
     recovered, low, high = _recovery(model, task, sae, answered, seed, progress)
-    return FeatureStudy(name, sae, aligned, cards, recovered, low, high, _moments(effects), alive, len(batch))
+    transform = _transform(model, batch, sae, codes, seed)
+    return FeatureStudy(
+        name, sae, aligned, cards, recovered, low, high, vocabulary(written[alive], unembedding, seed), alive,
+        len(batch), transform, _steered(model, sae, codes, effects, steered, seed),
+    )  # fmt: skip
 
 
 def _codes(model: HookedModel, batch: TokenBatch, sae: SAEResult) -> Float[Tensor, "quiz pos feature"]:
@@ -136,19 +151,47 @@ def _codes(model: HookedModel, batch: TokenBatch, sae: SAEResult) -> Float[Tenso
     return torch.cat(found)
 
 
-def _effects(model: HookedModel, sae: SAEResult) -> Float[np.ndarray, "feature vocab"]:
-    """Change that one unit of each feature makes to the logits straight away, without the final layer norm, its mean
-    over tokens taken off."""
-    written = (
-        torch.from_numpy(sae.weights["W_dec"]).float() @ dict(model.named_parameters())["unembed.W_U"].detach().float()
+def _unembedding(model: HookedModel) -> Float[np.ndarray, "d vocab"]:
+    return dict(model.named_parameters())["unembed.W_U"].detach().double().cpu().numpy()
+
+
+def _transform(
+    model: HookedModel, batch: TokenBatch, sae: SAEResult, codes: Float[Tensor, "quiz pos feature"], seed: int
+) -> TransformCells | None:
+    """On the quizzes in the order A f_A B f_B; None if too few of them have changed cells."""
+    rows = np.flatnonzero(batch.label("structure").cpu().numpy() == 0)
+    here = batch.take(rows.tolist())
+    vectors = harvest(model, here, sae.hook, list(range(len(here))), [], progress=False).vectors
+    vectors = vectors.view(len(here), -1, vectors.shape[-1])[:, ANSWER]
+    control = encode(shuffled_sae(sae.to_sae_lens(), seed), vectors.flatten(0, 1)).view(*vectors.shape[:2], -1)
+    candidates = {
+        "features": codes[torch.from_numpy(rows)][:, ANSWER].float().numpy(),
+        "random autoencoder": control.cpu().numpy(),
+        "axes of the site": vectors.cpu().numpy(),
+    }
+    try:
+        return transform_cells(candidates, here.tokens.cpu().numpy())
+    except ValueError:
+        return None
+
+
+def _steered(
+    model: HookedModel,
+    sae: SAEResult,
+    codes: Float[Tensor, "quiz pos feature"],
+    effects: Float[np.ndarray, "feature vocab"],
+    n: int,
+    seed: int,
+) -> tuple[Steering, ...]:
+    control = untrained(model, derive_seed(seed, "untrained") % 2**31)
+    pairs, fitted = (rule_pairs(size, derive_seed(seed, "steering", size) % 2**31) for size in (n, n + 20))
+    task = CultureTask()
+    drawn = [e for e in task.sample(8 * n, derive_seed(seed, "colours") % 2**31) if e.labels["structure"] == 0][:n]
+    device = str(model.cfg.device)
+    return (
+        steer_rules(model, control, sae, pairs, fitted, seed),
+        steer_colours(model, control, sae, task.batch(drawn).to(device), codes.numpy(), effects, seed),
     )
-    return (written - written.mean(1, keepdim=True)).numpy()
-
-
-def _moments(effects: Float[np.ndarray, "feature vocab"]) -> Float[np.ndarray, "feature 3"]:
-    spread = effects.std(1)
-    scaled = effects / np.where(spread > 0, spread, 1.0)[:, None]
-    return np.stack([spread, (scaled**3).mean(1), (scaled**4).mean(1)], 1)
 
 
 def _told(aligned: AlignmentResult) -> dict[int, str]:

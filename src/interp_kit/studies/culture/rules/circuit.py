@@ -20,7 +20,7 @@ from interp_kit.reports.plotting import intervals
 from interp_kit.tasks.culture.world import TASKS
 
 SIZES = (4, 8, 16, 32)
-RANDOM = 4  # sets of each size
+RANDOM = 8  # sets of each size
 
 
 def parts_of(model: HookedModel, source: Copy) -> dict[str, Edit]:

@@ -214,8 +214,9 @@ def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, lay
 
     fitted: pairs of other quizzes, from which directions are computed: the mean of each rule over quizzes and cells,
     whose differences are the constant directions and span the "rule means"; and the principal directions of the
-    differences of two runs, cell by cell. Controls are random subspaces of the same ranks, and a "placebo", the
-    coordinates of the largest principal subspace written along random directions.
+    differences of two runs, cell by cell. Controls are random directions as long as the constant ones, random subspaces
+    of the same ranks, and a "placebo", the coordinates of the largest principal subspace written along random
+    directions.
     """
     place, site = "f_A cells", f"resid_pre.{layer}"
     names, d = PLACES[place], model.cfg.d_model
@@ -224,15 +225,17 @@ def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, lay
     both, of = torch.cat(sides).mean(1), torch.cat(tasks).to(sides[0].device)
     means = torch.stack([both[of == t].mean(0) if (of == t).any() else both.mean(0) for t in range(len(TASKS))])
     own, other = (side.label("task").to(means.device) for side in (pairs.clean, pairs.corrupt))
-    sources: dict[str, Source] = {
-        f"constant direction x {scale}": Add(means[other] - means[own], scale) for scale in SCALES
-    }
     rules = means[torch.unique(of)]
     span = torch.linalg.svd(rules - rules.mean(0), full_matrices=False)[2][: len(rules) - 1].T
     change = (sides[1] - sides[0]).flatten(0, 1)
     axes = torch.linalg.eigh(change.T @ change)[1].flip(1)
     generator = torch.Generator().manual_seed(derive_seed(seed, "rules", "random") % 2**63)
     random = torch.linalg.qr(torch.randn(d, d, generator=generator, dtype=torch.float32))[0].to(axes)
+    turned = _turned(means[other] - means[own], seed)
+    sources: dict[str, Source] = {}
+    for scale in SCALES:
+        sources[f"constant direction x {scale}"] = Add(means[other] - means[own], scale)
+        sources[f"random direction x {scale}"] = Add(turned, scale)
     sources[f"rule means, rank {span.shape[1]}"] = Within(pairs.corrupt, span)
     ranks = [rank for rank in RANKS if rank < d]
     for kind, basis in (("differences", axes), ("random", random)):
@@ -244,6 +247,13 @@ def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, lay
         for what, source in sources.items()
     }
     return _measured(model, pairs, edits, fitted=len(fitted))
+
+
+def _turned(vectors: Float[Tensor, "pair d"], seed: int) -> Float[Tensor, "pair d"]:
+    """A random direction per pair, as long as its vector."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, "rules", "random direction") % 2**63)
+    drawn = torch.randn(vectors.shape, generator=generator, dtype=torch.float32).to(vectors)
+    return drawn * vectors.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True)
 
 
 def exchange_parts(model: HookedModel, pairs: PairBatch) -> AblationResult:
