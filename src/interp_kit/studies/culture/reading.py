@@ -36,8 +36,9 @@ class Reader:
         if not readable(model):
             raise ValueError("a Reader needs a plain float32 MyGPT on a CPU, in eval mode and without hooks")
         self.model = model
-        self.linear = Products("relu", model.blocks[0].fc1.weight, alike=True)
-        self.blocks = [_Weights(block) for block in model.blocks if isinstance(block, Block)]
+        blocks = [block for block in model.blocks if isinstance(block, Block)]
+        self.linear = Products("relu", blocks[0].fc1.weight, alike=True)
+        self.blocks = [_Weights(block) for block in blocks]
 
     @torch.inference_mode()
     def __call__(self, quizzes: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos vocab"]:
