@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from jaxtyping import TypeCheckError
 
 import interp_kit as ik
 from interp_kit.analysis.causal.lesion_result import LesionResult
