@@ -405,6 +405,11 @@ def test_what_differs_by_rounding_alone_has_no_interval() -> None:
     gap = (10 + 1e-6 * rng.normal(size=16)).astype(np.float32)
     assert np.isnan(mean_interval(noisy)[1])
     assert np.isnan(ratio_interval(noisy[None], gap)[1]).all()
+    steep = (3.2 + 3e-4 * rng.normal(size=16)).astype(np.float32)
+    assert np.isnan(ratio_interval(steep[None], gap)[1]).all()
+    assert np.isfinite(ratio_interval(steep[None].astype(float), gap.astype(float))[1]).all()
+    wide = (3.2 + 3e-2 * rng.normal(size=16)).astype(np.float32)
+    assert np.isfinite(ratio_interval(wide[None], gap)[1]).all()
     nothing = (1e-7 * rng.normal(size=16)).astype(np.float32)
     assert np.isnan(ratio_interval(nothing[None], gap)[1]).all()
 
