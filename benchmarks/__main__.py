@@ -24,6 +24,11 @@ from benchmarks.sae import sae
 from interp_kit.core.files import write_text
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
+CARD = RESULTS.with_name("card.md")  # what `python -m benchmarks.gpu` printed
+NO_CARD = (
+    "None was run: this was made without one. `python -m benchmarks.gpu > benchmarks/card.md` takes less than four"
+    " minutes on a card, compares it with the processor, and writes what stands here."
+)
 PARTS = {
     part.__name__: part
     for part in (patching, architectures, ranking, cells, decoding, harvesting, probing, graphs, sae)
@@ -81,6 +86,10 @@ def main(names: list[str]) -> None:
             f"![cost of a sweep]({cost.draw().name})",
             "",
             "A single edit can take longer than a hook does, as the model is compared and the run planned first.",
+            "",
+            "## On a graphics card",
+            "",
+            CARD.read_text(encoding="utf-8") if CARD.exists() else NO_CARD,
             "",
         ]
     )

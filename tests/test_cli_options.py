@@ -84,7 +84,7 @@ OTHERS: dict[str, Any] = {
     "checkpoint_dir": "elsewhere", "tests": 19, "progress": False, "senders": True, "faithfulness": True,
     "edges by": "position", "value": "mean", "playground": Path("{}/play.html"), "steps": 7, "seeds": (2, 5),
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
-    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "n": 7, "noise": 0.5,
+    "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "audit merge": True, "n": 7, "noise": 0.5,
     "quizzes": Path("{}/c_quizzes.pth"), "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.

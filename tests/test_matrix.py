@@ -3,7 +3,7 @@ joins this matrix. Where the two do not go together, the analysis says so in a V
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,9 @@ def _aligned(w: World) -> Any:
 ANALYSES: dict[str, Callable[[World], Any]] = {
     "evaluate": lambda w: ik.evaluate(w.model, w.task, examples=w.examples[:2]),
     "probe": lambda w: w.probed,
-    "readability": lambda w: ik.readability([w.probed, w.probed, w.probed]),
+    "readability": lambda w: ik.readability(
+        [replace(w.probed, config={**w.probed.config, "seed": i}) for i in range(3)]
+    ),
     "patch": _patched,
     "patch_senders": lambda w: ik.patch_senders(w.model, w.pairs, senders=w.positions[:2]),
     "mechanism": lambda w: ik.mechanism(w.model, w.task, mediator=w.mediator, target=w.target),

@@ -4,6 +4,7 @@ value. And what is passed in place of a model, a batch or a result gets one sent
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -147,7 +148,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         },
     ),
     "readability": (
-        lambda h, o: ik.readability([h.probe] * 3, **o),
+        lambda h, o: ik.readability([replace(h.probe, config={**h.probe.config, "seed": i}) for i in range(3)], **o),
         {"labels": ([], ["newA", "newA"], ["zz"], "newA")},
     ),
     "jaccard": (
@@ -253,7 +254,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "harvest_to": (
         lambda h, o: ik.harvest_to("never", h.model, h.batch, "resid_pre.0", **o),
-        {"rows": COUNTS, "progress": FLAGS, "positions": ([],)},
+        {"rows": COUNTS, "progress": FLAGS, "positions": ([],), "shard": ((2, 2), (0, 0), (-1, 2), (0, 1.5))},
     ),
     "sweep": (
         lambda h, o: ik.sweep(

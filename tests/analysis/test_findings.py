@@ -70,7 +70,8 @@ def attribution(planted: bool) -> AbstractResult:
 
 def lens(planted: bool) -> AbstractResult:
     values = np.stack([NOISE[0], NOISE[1] + 3 * planted, NOISE[2] + 5 * planted])[:, None]
-    return of(LensResult, layer=("embed", "L0", "L1"), position=("Y?",), values=values, mean=values.mean(-1))
+    mean, low, high = mean_interval(values)
+    return of(LensResult, layer=("embed", "L0", "L1"), position=("Y?",), values=values, mean=mean, low=low, high=high)
 
 
 def probes(planted: bool) -> AbstractResult:

@@ -121,7 +121,9 @@ MADE: dict[str, Callable[[SimpleNamespace], AbstractResult]] = {
     "PathPatchingResult": lambda h: ik.path_patch(h.model, h.pairs, paths=[ik.Edge("embed", "logits", "logits")]),
     "ProbeResult": lambda h: h.probe,
     "ProgramsResult": lambda h: programs(),
-    "ReadabilityResult": lambda h: ik.readability([h.probe] * 3),
+    "ReadabilityResult": lambda h: ik.readability(
+        [dataclasses.replace(h.probe, config={**h.probe.config, "seed": i}) for i in range(3)]
+    ),
     "RuleExchange": lambda h: exchanged(),
     "SAEResult": lambda h: h.sae,
     "UniversalityResult": lambda h: ik.universality([h.model, h.model], h.batch, rotations=1),

@@ -405,6 +405,11 @@ def test_what_differs_by_rounding_alone_has_no_interval() -> None:
     gap = (10 + 1e-6 * rng.normal(size=16)).astype(np.float32)
     assert np.isnan(mean_interval(noisy)[1])
     assert np.isnan(ratio_interval(noisy[None], gap)[1]).all()
+    steep = (3.2 + 3e-4 * rng.normal(size=16)).astype(np.float32)
+    assert np.isnan(ratio_interval(steep[None], gap)[1]).all()
+    assert np.isfinite(ratio_interval(steep[None].astype(float), gap.astype(float))[1]).all()
+    wide = (3.2 + 3e-2 * rng.normal(size=16)).astype(np.float32)
+    assert np.isfinite(ratio_interval(wide[None], gap)[1]).all()
     nothing = (1e-7 * rng.normal(size=16)).astype(np.float32)
     assert np.isnan(ratio_interval(nothing[None], gap)[1]).all()
 
@@ -422,5 +427,5 @@ def test_a_small_true_spread_has_an_interval() -> None:
 def test_bounds_clip_an_interval() -> None:
     values = np.array([0.0, 1, 1, 1, 1, 1, 1, 1])
     assert mean_interval(values)[2] > 1
-    assert mean_interval(values, bounds=(0, 1))[2] == 1
-    assert np.isnan(mean_interval(np.ones(8), bounds=(0, 1))[2])
+    assert mean_interval(values, bounds=(0.0, 1.0))[2] == 1
+    assert np.isnan(mean_interval(np.ones(8), bounds=(0.0, 1.0))[2])

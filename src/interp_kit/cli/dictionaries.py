@@ -72,7 +72,7 @@ class Sae(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Align(Common):
-    """Name the feature of an autoencoder that tells each variable of the task, and whether the model uses it."""
+    """Name the feature of an autoencoder that tells each variable of the task, and say if the model uses it."""
 
     sae: Annotated[str, tyro.conf.Positional]
     """name of a shipped autoencoder (boolean, cards, culture)"""

@@ -61,6 +61,10 @@ class Audit:
     """how many of them to train a network on too"""
     seed: int = 0
     """of the programs"""
+    shard: str = ""
+    """i/n, to run every n-th model only, from the i-th, counted from 0; into a folder of pieces beside the page"""
+    merge: bool = False
+    """make the page of the planted models' pieces, once all are there"""
     jobs: Jobs = None
     progress: Progress = PROGRESS
 
@@ -68,7 +72,8 @@ class Audit:
         from interp_kit.studies.audit.command import main as run
 
         given = {"programs": self.programs, "trained": self.trained, "seed": self.seed}
-        print(run(self.out, **given, jobs=self.jobs, progress=self.progress))
+        shards = {"shard": self.shard, "merge": self.merge}
+        print(run(self.out, **given, **shards, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -182,11 +183,27 @@ class TokenBatch:
         it."""
         if name not in self.positions:
             raise ValueError(f"no position {name!r}; there are {', '.join(self.positions)}")
-        index = self.positions[name]
-        if (index < 0).any():
-            row = int((index < 0).nonzero()[0])
-            raise ValueError(f"row {row} of the batch has no position {name!r}")
-        return index
+        if not (has := self.has(name)).all():
+            raise ValueError(f"row {int(np.flatnonzero(~has)[0])} of the batch has no position {name!r}")
+        return self.positions[name]
+
+    def has(self, name: str) -> np.ndarray:
+        """(batch,) True for the rows that have a named position; False for all if no row has. A batch on a graphics
+        card is asked once per name: each time, the host would wait for the card."""
+        if (index := self.positions.get(name)) is None:
+            return np.zeros(len(self), dtype=bool)
+        known = self._known.get(name)
+        if known is not None and known[0] is index:
+            return known[1]
+        found = (index >= 0).cpu().numpy()
+        if not index.is_cpu:
+            self._known[name] = index, found
+        return found
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[Tensor, np.ndarray]]:
+        """name -> the tensor that was asked, and what `has` found."""
+        return {}
 
     def positions_to(self, target: str) -> list[str]:
         """The named positions that every row has, up to the one that predicts the field `target`."""
@@ -240,8 +257,11 @@ class TokenBatch:
             whole=self.whole and len(index.unique()) == len(self),
         )
 
+    @torch.inference_mode(False)  # gradients may pass by what is made of it
     def to(self, device: str | torch.device) -> "TokenBatch":
-        """The batch on another device."""
+        """The batch on another device; itself if it is there."""
+        if self.tokens.device == torch.device(device):
+            return self
         return replace(
             self,
             tokens=self.tokens.to(device),

@@ -139,7 +139,9 @@ class PairBatch:
         return replace(self, clean=self.corrupt, corrupt=self.clean)
 
     def to(self, device: str | torch.device) -> "PairBatch":
-        """The pairs on another device."""
+        """The pairs on another device; themselves if they are there."""
+        if self.clean.tokens.device == self.corrupt.tokens.device == torch.device(device):
+            return self
         return replace(self, clean=self.clean.to(device), corrupt=self.corrupt.to(device))
 
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":

@@ -102,16 +102,20 @@ def in_processes(
     from joblib import Parallel, delayed, parallel_config
     from joblib.parallel import LokyBackend, get_active_backend
 
-    parent, here = os.getpid(), isinstance(get_active_backend()[0], LokyBackend)
+    backend = get_active_backend()[0]
+    parent, here = os.getpid(), isinstance(backend, LokyBackend)
+    # Ray's gives everything at the end
+    given = "generator" if getattr(backend, "supports_return_generator", False) else "list"
     job = delayed(_Job(function, parent))
     options: dict[str, Any] = {"initializer": begin_worker, "initargs": (parent, _in_main_thread())}
     options |= {"inner_max_num_threads": 1, "idle_worker_timeout": IDLE_SECONDS}
     with parallel_config(backend="loky", **options) if here else nullcontext():
-        run = Parallel(jobs, return_as="generator", batch_size=1, pre_dispatch="all", max_nbytes=None)  # pyright: ignore[reportArgumentType]
+        run = Parallel(jobs, return_as=given, batch_size=1, pre_dispatch="all", max_nbytes=None)  # pyright: ignore[reportArgumentType]
         done: Any = (one for one in ())
         try:
             with interrupts_held():
                 done = run(job(one) for one in work)
+            done = (one for one in done) if given == "list" else done
             results = []
             with bar(len(work), name, progress) as shown:
                 for one in done:

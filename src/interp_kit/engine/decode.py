@@ -126,22 +126,26 @@ def _write(
     shown: Any,
 ) -> tuple[Tensor, Tensor]:
     """(batch, pos) the texts with their free cells written, and log-probabilities."""
-    text, scores = text.to(model.cfg.device), torch.full(text.shape, torch.nan, dtype=torch.float32)
+    text = text.to(model.cfg.device)
+    scores = torch.full(text.shape, torch.nan, dtype=torch.float32, device=text.device)
+    broken = torch.zeros_like(text, dtype=torch.bool)
     columns = where.any(0).nonzero()[:, 0].tolist()
     predict = predictor(len(text), max(columns, default=0))
     for t in columns:
         logits = predict(text, t)
         open_rows = where[:, t].nonzero()[:, 0]
-        logits = logits[open_rows.to(logits.device)]
-        _check_finite(logits, open_rows + first_row, t)
+        rows = open_rows.to(logits.device)
+        logits = logits[rows]
+        broken[rows, t] = ~logits.isfinite().all(-1)
         if heat is None or chance is None:
             chosen = logits.argmax(-1)
         else:
             chosen = _sample(logits.double() / heat[t], chance[open_rows, t].to(logits.device))
-        text[open_rows.to(text.device), t] = chosen
-        scores[open_rows, t] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].float().cpu()
+        text[rows, t] = chosen
+        scores[rows, t] = logits.log_softmax(-1).gather(-1, chosen[:, None])[:, 0].float()
         shown.update()
-    return text, scores
+    _check_finite(broken, first_row)  # once: the host waits for a graphics card here
+    return text, scores.cpu()
 
 
 def _sample(logits: Tensor, chance: Tensor) -> Tensor:
@@ -243,20 +247,20 @@ def _heat(temperature: float | int | Tensor, width: int) -> Tensor:
     return heat.expand(width)
 
 
-def _check_finite(logits: Tensor, rows: Tensor, t: int) -> None:
-    finite = logits.isfinite().all(-1)
-    if not finite.all():
-        row = int(rows[(~finite).nonzero()[0, 0].cpu()])
-        raise FloatingPointError(f"row {row}, position {t - 1}: the model gives nan or infinite logits")
+def _check_finite(broken: Tensor, first_row: int) -> None:
+    """Raise FloatingPointError naming the first position, and its first row, whose logits (batch, pos) were broken."""
+    if broken.any():
+        t, row = broken.T.nonzero()[0].tolist()
+        raise FloatingPointError(f"row {row + first_row}, position {t - 1}: the model gives nan or infinite logits")
 
 
-@on_model(shared=True)
 def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
     The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
     it, and edits at later positions find their place. Rows may differ in length. Raises ValueError if the texts
-    exceed the model's context; FloatingPointError where a logit is nan or infinite.
+    exceed the model's context; FloatingPointError where a logit is nan or infinite. The texts lie where the batch does,
+    whatever device the model is on.
     """
     check_meeting(model, batch, TokenBatch)
     free = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) >= batch.prompt_length[:, None]

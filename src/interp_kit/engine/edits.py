@@ -19,11 +19,12 @@ from interp_kit.engine.sources import Set as Set
 from interp_kit.engine.sources import Source as Source
 from interp_kit.engine.sources import Zero as Zero
 from interp_kit.models.circuit import HEAD, MLP
+from interp_kit.models.following import Follows
 from interp_kit.models.hooked_model import HookedModel
 
 
 @dataclass(frozen=True, eq=False)
-class Edit:
+class Edit(Follows):
     """One intervention: where, and what is written there.
 
     site: in any spelling of `engine.sites.parse_site` ("z" with a layer, "z.0", "blocks.0.attn.hook_z"), kept as a key

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_fields, check_flag
 from interp_kit.core.files import check_regular, parse_json, read_json, replacing, write_json
+from interp_kit.core.parallel import WHOLE, Shard, check_shard
 from interp_kit.core.showing import PROGRESS, bar, counted, line, preview, some
 from interp_kit.engine.harvest import DTYPES, reading, refuse_infinite
 from interp_kit.engine.inputs import has_hooks
@@ -151,15 +152,18 @@ def harvest_to(
     positions: Sequence[str] | None = None,
     dtype: torch.dtype | None = None,
     rows: int = 1024,
+    shard: Shard = WHOLE,
     progress: bool = PROGRESS,
 ) -> HarvestFiles:
-    """`harvest` into a directory, `rows` rows of the batch a shard. Shards of the same harvest that are there already
-    are checked and kept.
+    """`harvest` into a directory, `rows` rows of the batch a file. Files of the same harvest that are there already
+    are checked and kept. shard: (i, n) writes the files i, i + n, i + 2n, … alone, for n processes or machines that
+    share the directory; once all are there it is the same, byte for byte, for every n.
 
     Raises ValueError as `harvest` does, for hooks that are active (nothing would say what they do), and for a directory
     that holds another harvest, other files, or a damaged shard; OSError where the disk has no room, before it begins.
     """
     check_count("rows", rows)
+    check_shard(shard)
     check_meeting(model, batch, TokenBatch)
     if len(batch) > rows * MOST:
         raise ValueError(f"{len(batch)} rows in shards of {rows}: at most {MOST:,} shards")
@@ -180,8 +184,10 @@ def harvest_to(
         lengths=tuple(reader.count(start, start + rows) for start in starts),
     )
     _begin(files)
-    with bar(len(starts), "shards", progress) as shown:
-        for number, start in enumerate(starts):
+    own = range(len(starts))[shard[0] :: shard[1]]
+    with bar(len(own), "shards", progress) as shown:
+        for number in own:
+            start = starts[number]
             if files.path(number).exists():
                 files.shard(number)
             else:
@@ -199,7 +205,7 @@ def _begin(files: HarvestFiles) -> None:
         other = [key for key in facts if not isinstance(there, dict) or there.get(key) != facts[key]]
         if other:
             raise ValueError(f"{files.directory} holds another harvest, of other {', '.join(other)}")
-    elif names := sorted(file.name for file in files.directory.iterdir() if not file.name.startswith(".")):
+    elif (names := _names(files.directory)) and INDEX not in names:  # which another shard may have written just now
         raise ValueError(f"{files.directory} holds other files: {', '.join(names[:5])}")
     width = sum(torch.Size(shape).numel() for shape in files.sites.values()) * getattr(torch, files.dtype).itemsize
     vectors = sum(files.lengths[number] for number in files.missing())
@@ -209,6 +215,10 @@ def _begin(files: HarvestFiles) -> None:
         raise OSError(errno.ENOSPC, f"cannot write {files.directory}: it takes {needed:,} bytes, {free:,} are free")
     if there != (whole := {**facts, "digest": files.digest}):
         write_json(path, whole)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if not file.name.startswith("."))
 
 
 def _write(files: HarvestFiles, number: int, found: Mapping[str, Tensor]) -> None:

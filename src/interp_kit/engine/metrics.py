@@ -91,7 +91,8 @@ class AtField(Metric):
     """A metric of the logits at `predict`, the position before the field's token.
 
     right, wrong: (batch,) token ids; None takes the batch's own answer, and for wrong every other candidate of the
-    field. at: (batch,) the index whose logits are read, where it is not the field's own.
+    field. at: (batch,) the index whose logits are read, where it is not the field's own. All three may lie on another
+    device than the batch.
     """
 
     right: Int[Tensor, " batch"] | None = None
@@ -105,18 +106,21 @@ class AtField(Metric):
 
     def take(self, rows: Int[Tensor, " row"]) -> "Metric":
         given = {name: getattr(self, name) for name in ("right", "wrong", "at")}
-        return replace(self, **{name: None if value is None else value[rows] for name, value in given.items()})
+        there = {name: None if value is None else value.to(rows.device)[rows] for name, value in given.items()}
+        return replace(self, **there)
 
     def reads(self, batch: TokenBatch) -> Int[Tensor, "batch 1"]:
         return self.position(batch)[:, None]
 
     def position(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
         """(batch,) the index whose logits are read."""
-        return batch.position(batch.field(self.field).predict) if self.at is None else self.at
+        if self.at is None:
+            return batch.position(batch.field(self.field).predict)
+        return self.at.to(batch.tokens.device)
 
     def right_of(self, batch: TokenBatch) -> Int[Tensor, " batch"]:
         """(batch,) the right token."""
-        return batch.answer[self.field] if self.right is None else self.right
+        return batch.answer[self.field] if self.right is None else self.right.to(batch.tokens.device)
 
 
 class LogitDifference(AtField):
@@ -127,7 +131,7 @@ class LogitDifference(AtField):
     def values(self, logits: Tensor, batch: TokenBatch, reference: Tensor | None) -> Tensor:
         here, right = logits[..., 0, :], self.right_of(batch)
         if self.wrong is not None:
-            return _pick(here, right) - _pick(here, self.wrong)
+            return _pick(here, right) - _pick(here, self.wrong.to(here.device))
         candidates = torch.tensor(batch.field(self.field).candidates, device=here.device)
         other = candidates[None, :] != right[:, None]
         return _pick(here, right) - (here[..., candidates] * other).sum(-1) / other.sum(-1)

@@ -25,11 +25,13 @@ from interp_kit.engine.fast.plan import Suffix
 from interp_kit.engine.inputs import whole_text
 from interp_kit.engine.metrics import Metric
 from interp_kit.engine.weight_edits import applied
-from interp_kit.models.hold import held, on_model, plain, using
+from interp_kit.models.following import Moved
+from interp_kit.models.hold import device_of, held, on_model, plain, using
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting
 
 MEMORY = 2**29
+TOGETHER = 64  # edits by hooks whose values go to the host at once
 COMPARED = 2  # rows of a batch on which the plain run is held against the model itself
 
 
@@ -137,15 +139,24 @@ def sweep(
                 logits = logits_under(suffix, [groups[i] for i in fast[chunk].tolist()])
                 values[fast[chunk]] = _measure(metrics, parts, batch, logits, before).transpose(0, 1)
                 shown.update(len(chunk))
-        for i in np.flatnonzero(hooked).tolist():
-            logits = engine.run(groups[i])[engine.rows[:, None], reads]
-            values[i] = _measure(metrics, parts, batch, logits, before)
-            shown.update()
+        for some in _parts(np.flatnonzero(hooked).tolist()):
+            found = []
+            for i in some:
+                logits = engine.run(groups[i])[engine.rows[:, None], reads]
+                found.append(_measured(metrics, parts, batch, logits, before))
+                shown.update()
+            values[some] = torch.stack(found).cpu()
         beside, more = None, None
         if other is not None:
             beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)
         own = _alone(model, batch, unedited, parts, before)
     return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside, own, more)
+
+
+def _parts(numbers: list[int]) -> Iterator[list[int]]:
+    """TOGETHER at a time."""
+    for start in range(0, len(numbers), TOGETHER):
+        yield numbers[start : start + TOGETHER]
 
 
 def _unedited(
@@ -188,11 +199,18 @@ def _alone(
 def _measure(
     metrics: Sequence[Metric], parts: Sequence[Tensor], batch: TokenBatch, logits: Tensor, before: Tensor
 ) -> Tensor:
+    """`_measured`, on the host."""
+    return _measured(metrics, parts, batch, logits, before).cpu()
+
+
+def _measured(
+    metrics: Sequence[Metric], parts: Sequence[Tensor], batch: TokenBatch, logits: Tensor, before: Tensor
+) -> Tensor:
     """(metric, …, batch) from the logits (…, batch, read, vocab) at all that the metrics read, one after the other."""
     found, at = [], 0
     for metric, part in zip(metrics, parts, strict=True):
         here = slice(at, at + part.shape[1])
-        found.append(metric.measure(logits[..., here, :], batch, before[:, here]).float().cpu())
+        found.append(metric.measure(logits[..., here, :], batch, before[:, here]).float())
         at += part.shape[1]
     return torch.stack(found)
 
@@ -228,6 +246,9 @@ def editing(model: HookedModel, batch: TokenBatch, edits: Edit | Sequence[Edit])
             "the model is compiled, and compiled code does not see edits: give model._orig_mod, and call that"
         )
     with held(model, block=True):
+        if (device := device_of(model)) is not None:
+            moved = Moved(device)
+            batch, group = moved(batch), moved(group)
         with using(model, causal=False), torch.no_grad():  # not inference_mode: the caller may want gradients
             check_edits(model, batch, [group])
             hooks = Engine(model, batch).hooks(group)

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from interp_kit.models.following import Moved
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_model
 
@@ -122,7 +123,7 @@ def on_model(
     *of: str, causal: bool = True, shared: bool = False, gradients: bool = False
 ) -> Callable[[Analysis], Analysis]:
     """A decorator for an analysis of the models that these arguments of it are, `model` where none is named: it runs
-    in `using` them."""
+    in `using` them, and every batch that it is given, also as a part of an edit, goes to the device of the first."""
 
     def decorate(analysis: Analysis) -> Analysis:
         order = inspect.signature(analysis).parameters
@@ -142,11 +143,19 @@ def on_model(
                 for where, key in sorted(models, key=lambda found: id(found[0][found[1]])):
                     model = using(where[key], causal=causal, shared=shared, gradients=gradients)
                     where[key] = stack.enter_context(model)
+                if models and (device := device_of(models[0][0][models[0][1]])) is not None:
+                    moved = Moved(device)
+                    listed, kwargs = [moved(one) for one in listed], {name: moved(one) for name, one in kwargs.items()}
                 return analysis(*listed, **kwargs)
 
         return cast(Analysis, run)
 
     return decorate
+
+
+def device_of(model: HookedModel) -> torch.device | None:
+    """The device that a model reads its tokens on; None for a model without weights."""
+    return next((weight.device for _, weight in model.named_parameters()), None)
 
 
 def plain(model: Any) -> HookedModel:

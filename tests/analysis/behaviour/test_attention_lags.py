@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) 
     [((), "name at least one"), ((-1,), "lags is -1"), ((500,), "lag 500"), (1, "lags is 1; expected")],
 )
 def test_lags_that_cannot_be_measured(
-    tiny_model: MakeModel, batch: TokenBatch, lags: tuple[int, ...], message: str
+    tiny_model: MakeModel, batch: TokenBatch, unchecked: None, lags: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         attention_lags(tiny_model(0), batch, lags)

@@ -118,9 +118,10 @@ def test_a_share_of_almost_no_direct_effect_is_not_given(trained: SimpleNamespac
         assert ("too little to speak of" in " ".join(made.findings())) != known
 
 
-def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any) -> None:
+def test_a_single_number_of_seeds_is_refused(task: ik.BooleanTask, tiny_model: Any, unchecked: None) -> None:
+    options: dict[str, Any] = {**FEW, "seeds": 3}
     with pytest.raises(ValueError, match="seeds is 3; expected a sequence of whole numbers"):
-        ik.lesion(tiny_model(), task, CUT, **FEW | {"seeds": 3})
+        ik.lesion(tiny_model(), task, CUT, **options)
 
 
 def test_seeds_and_arms_see_the_same_texts_and_repeat(task: ik.BooleanTask, tiny_model: Any) -> None:

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -163,7 +163,7 @@ def dictionaries() -> tuple[list[Any], list[Any]]:
 
 
 def test_features_of_other_bases_are_matched_by_what_they_do(
-    dictionaries: tuple[list[Any], list[Any]], batch: ik.TokenBatch, tmp_path: Path
+    dictionaries: tuple[list[Any], list[Any]], batch: ik.TokenBatch, tmp_path: Path, unchecked: None
 ) -> None:
     models, saes = dictionaries
     found = ik.universality(models, batch, saes=saes, rotations=2, progress=False)
@@ -186,9 +186,9 @@ def test_features_of_other_bases_are_matched_by_what_they_do(
     with pytest.raises(ValueError, match="is of another autoencoder"):
         ik.universal_features(found, [other, aligned[1]])
     with pytest.raises(TypeError, match="alignments is a AlignmentResult"):
-        ik.universal_features(found, aligned[0])
+        ik.universal_features(found, cast(Any, aligned[0]))
     with pytest.raises(TypeError, match="one of alignments is a int"):
-        ik.universal_features(found, [aligned[0], 3])
+        ik.universal_features(found, cast(Any, [aligned[0], 3]))
     with pytest.raises(ValueError, match="was trained on boolean-latent@1, not on boolean-latent@0"):
         ik.universality(models, batch, saes=saes[::-1])
     assert "CKA, which has no baseline" in found.caption()

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from interp_kit.analysis.probing import readability as module
 from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED
 from interp_kit.analysis.probing.probe import ProbeResult, probe
-from interp_kit.analysis.probing.readability import MARGIN, ReadabilityResult, readability
+from interp_kit.analysis.probing.readability import MARGIN, ReadabilityResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.stats.intervals import mean_interval
 from interp_kit.models.planted import planted_boolean
@@ -51,6 +52,13 @@ def seed(
         "config": {"model": name},
     }
     return ProbeResult(**{**made, **fields})
+
+
+def readability(results: list[ProbeResult], labels: list[str] | None = None) -> ReadabilityResult:
+    """That of these results, each under a name of its own."""
+    names = [result.config["model"] for result in results]
+    named = [replace(r, config={**r.config, "model": f"{r.config['model']}-{i}"}) for i, r in enumerate(results)]
+    return module.readability(results if len(set(names)) == len(names) else named, labels)
 
 
 # ----------------------------------------------------------------------------------------- choosing is not reporting
@@ -229,13 +237,13 @@ def test_what_cannot_be_chosen_is_refused() -> None:
         readability([seed(), seed()])
     same = seed({(1, 2): 1.0})
     with pytest.raises(ValueError, match="results 0 and 1 are the same result"):
-        readability([same] * 8)
+        module.readability([same] * 8)
     with pytest.raises(ValueError, match="results 0 and 2 are the same result"):
-        readability([same, seed(name="b"), replace(same, score=same.score.copy())])
+        module.readability([same, seed(name="b"), replace(same, score=same.score.copy())])
     with pytest.raises(ValueError, match="of different labels or cells"):
         readability([seed(), seed(), seed(positions=("D", "E", "newB?"))])
     with pytest.raises(ValueError, match="no label 'newB'; there are newA"):
-        readability([seed()] * 3, labels=["newB"])
+        readability([seed(name=name) for name in "abc"], labels=["newB"])
 
 
 def test_tables_figures_and_files(tmp_path: Path) -> None:

@@ -35,12 +35,12 @@ def test_every_arm_may_cost_the_same_and_the_table_is_the_documented_one() -> No
 
 def test_arms_are_three_seeds_of_each_kind_and_continue_their_own_start() -> None:
     found = arms()
-    assert len({arm.name for arm in found}) == len(found) == 21
-    for kind in ("s0", "sft", "sft-reordered", "rl", "small-100", "small-300", "small-1000"):
+    assert len({arm.name for arm in found}) == len(found) == 24
+    for kind in ("s0", "sft", "sft-reordered", "rl", "rl-trl", "small-100", "small-300", "small-1000"):
         assert [arm.seed for arm in found if arm.kind == kind] == [0, 1, 2]
     for arm in found:
-        assert (arm.start is not None) == (arm.kind in ("sft", "sft-reordered", "rl"))
-        assert (arm.method == "rl") == (arm.kind == "rl")
+        assert (arm.start is not None) == (arm.kind in ("sft", "sft-reordered", "rl", "rl-trl"))
+        assert arm.method == (arm.kind if arm.kind.startswith("rl") else "sft")
         assert arm.start in (None, f"s0-seed{arm.seed}")
     orders = [arm.config(Path("m"), None).training.data_seed for arm in found if arm.kind == "sft-reordered"]
     assert orders == [1000, 1001, 1002]

@@ -60,7 +60,7 @@ class AttentionLags(AbstractResult):
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head and lag: mean attention with 95 % interval over examples, beside its controls."""
-        mean, low, high = mean_interval(self.attention, bounds=(0, 1))
+        mean, low, high = mean_interval(self.attention, bounds=(0.0, 1.0))
         rows = [
             (head, lag, self.names[j], mean[i, j], low[i, j], high[i, j], self.even[j], self.untrained[i, j], self.n)
             for i, head in enumerate(self.heads)
@@ -79,7 +79,7 @@ class AttentionLags(AbstractResult):
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the heads that look at one distance with most of their attention."""
-        mean, low, high = mean_interval(self.attention, bounds=(0, 1))
+        mean, low, high = mean_interval(self.attention, bounds=(0.0, 1.0))
         chance = np.maximum(self.even[None], self.untrained)
         head, lag = np.unravel_index(mean.argmax(), mean.shape)
         known = np.where(np.isnan(low), mean, low)  # all examples agree

@@ -83,7 +83,7 @@ def evaluate_sae(
             found[f"{prefix}variance_explained"][split] = _ratio(spread - error, spread)
         here = {name: values[rows.cpu().numpy()] for name, values in loss.items()}
         for name, values in here.items():
-            found[f"ce_{name}"][split] = _estimate(mean_interval(values[None], bounds=(0, math.inf)), len(values))
+            found[f"ce_{name}"][split] = _estimate(mean_interval(values[None], bounds=(0.0, math.inf)), len(values))
         for field, by, ablation in RECOVERIES:
             found[field][split] = _recovered(here["clean"], here[by], here[ablation])
         for ablation in ("mean", "zero"):

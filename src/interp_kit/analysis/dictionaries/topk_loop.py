@@ -65,7 +65,7 @@ class TopKLoop:
             num_cycles=options.n_restart_cycles,
         )
         self.since_fired = torch.zeros(sae.cfg.d_sae, device=self.b_enc.device)
-        self.l0 = 0.0
+        self.l0 = torch.zeros(())
 
     @property
     def dead(self) -> Tensor:
@@ -85,8 +85,9 @@ class TopKLoop:
         self._write_gradients(centred, error, codes, code_slope * on, chosen)
         auxiliary = self._revive(hidden, x - rebuilt, centred, norms, dead)
         self.since_fired += 1
-        self.since_fired[chosen[on]] = 0
-        self.l0 = float(on.sum()) / len(x)
+        fired = torch.zeros_like(self.since_fired).index_add_(0, chosen.flatten(), on.flatten().to(self.since_fired))
+        self.since_fired.masked_fill_(fired > 0, 0)
+        self.l0 = on.sum() / len(x)  # no number yet: the host would wait for a graphics card at every step
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP)
         self.optimizer.step()
         self.scheduler.step()

@@ -11,6 +11,7 @@ FEWEST = 4  # units from which the interval of a mean covers: docs/coverage.md
 FEWEST_OF_RATIO = 5
 EXACT = 1e-12  # relative to the largest value: a spread below it is rounding in float64
 ROUNDING = 8  # the same in coarser precision, in its epsilons
+SHARE = 1e-4  # the same of a ratio in coarser precision: a network enlarges rounding before it is read
 WHOLE = "all there are: values are exact for them, intervals speak of a larger population like them"
 
 
@@ -109,7 +110,7 @@ def ratio_interval(
     Raises:
         ValueError: if the mean denominator is zero.
     """
-    rounding = max(_rounding(numerator), _rounding(denominator))
+    exact = max(_rounding(numerator), _rounding(denominator)) == EXACT
     numerator, denominator = (np.ascontiguousarray(part, dtype=float) for part in (numerator, denominator))
     if groups is not None and len(np.unique(groups)) < len(groups):
         numerator, denominator = _by_group(numerator, groups), _by_group(denominator, groups)
@@ -121,9 +122,10 @@ def ratio_interval(
         return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
     if total < 0:
         numerator, denominator, total = -numerator, -denominator, -total
-    of_ratio = np.abs(ratio) if rounding == EXACT else np.maximum(np.abs(ratio), 1)  # both are of one measurement
+    of_ratio = np.abs(ratio) if exact else np.maximum(np.abs(ratio), 1)  # both are of one measurement
     scale = np.abs(numerator).max(-1) + of_ratio * np.abs(denominator).max()
-    below, above, spread = _reach(numerator - ratio[..., None] * denominator, np.asarray(rounding * scale))
+    rounding = np.asarray((EXACT if exact else SHARE) * scale)
+    below, above, spread = _reach(numerator - ratio[..., None] * denominator, rounding)
     rest, around = numerator - (total * ratio)[..., None], denominator - total
     squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
     low, high = (_fieller(np.asarray(total * ratio), float(total), squares, reach) for reach in (above, below))

@@ -26,13 +26,16 @@ def write(value: Tensor, edit: Edit, carried: slice | Tensor, batch: TokenBatch,
     else:
         match = carried == at[:, None]
         there, column = match.any(1), match.int().argmax(1)
-    if not bool(there.any()):
+    host = value.device.type == "cpu"  # elsewhere, to look would be to wait
+    if host and not bool(there.any()):
         return
     here = (rows, column, *tail)
     old = value[here]
     new = new_value(edit, (rows, at, *tail))(old).to(value.dtype)
     if match is None:
-        value[here] = new if bool(there.all()) else torch.where(there.view(-1, *[1] * (old.ndim - 1)), new, old)
+        value[here] = (
+            new if host and bool(there.all()) else torch.where(there.view(-1, *[1] * (old.ndim - 1)), new, old)
+        )
     else:  # a position may be carried more than once
         every = (slice(None), slice(None), *tail)
         value[every] = torch.where(match.view(*match.shape, *[1] * (old.ndim - 1)), new[:, None], value[every])

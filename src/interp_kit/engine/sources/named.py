@@ -30,10 +30,8 @@ class Mean(Source):
         rows = torch.arange(len(over), device=over.tokens.device)
         table = activation.new_zeros(len(batch.positions), *activation.shape[2:])
         for number, name in enumerate(batch.positions):
-            index = over.positions.get(name)
-            if index is not None and (index >= 0).any():
-                has = index >= 0
-                table[number] = activation[rows[has], index[has]].mean(0)
+            if len(there := _rows(over, name, rows)):
+                table[number] = activation[there, over.positions[name][there]].mean(0)
         return table[_named(batch).clamp(min=0)]
 
     def new(self, old: Tensor, given: Tensor | None) -> Tensor:
@@ -73,10 +71,8 @@ class Resample(Source):
         found = activation[donor]
         result = found.new_zeros(len(batch), batch.tokens.shape[1], *found.shape[2:])
         for name in names:
-            index = batch.positions[name]
-            has = index >= 0
-            if has.any():
-                result[rows[has], index[has]] = found[rows[has], over.positions[name][donor][has]]
+            if len(here := _rows(batch, name, rows)):
+                result[here, batch.positions[name][here]] = found[here, over.positions[name][donor][here]]
         return result
 
     def new(self, old: Tensor, given: Tensor | None) -> Tensor:
@@ -87,10 +83,16 @@ class Resample(Source):
 def _named(batch: TokenBatch) -> Tensor:
     """(batch, pos) the number of each token's position name, -1 where it has none."""
     named, rows = torch.full_like(batch.tokens, -1), torch.arange(len(batch), device=batch.tokens.device)
-    for number, index in enumerate(batch.positions.values()):
-        has = index >= 0
-        named[rows[has], index[has]] = number
+    for number, (name, index) in enumerate(batch.positions.items()):
+        here = _rows(batch, name, rows)
+        named[here, index[here]] = number
     return named
+
+
+def _rows(batch: TokenBatch, name: str, every: Tensor) -> Tensor:
+    """(row,) those of `every` row of the batch that have a named position."""
+    has = batch.has(name)
+    return every if has.all() else torch.from_numpy(np.flatnonzero(has)).to(every.device)
 
 
 def _donors(batch: TokenBatch, over: TokenBatch, seed: int, names: Sequence[str]) -> np.ndarray:
@@ -99,9 +101,7 @@ def _donors(batch: TokenBatch, over: TokenBatch, seed: int, names: Sequence[str]
     itself, generator = over is batch, np.random.default_rng(seed)
     if itself and len(batch) < 2:
         raise ValueError("resampling from the batch itself needs at least two rows")
-    absent = torch.full_like(over.prompt_length, -1)
-    has = np.stack([(batch.positions[p] >= 0).cpu().numpy() for p in names], axis=1)
-    there = np.stack([(over.positions.get(p, absent) >= 0).cpu().numpy() for p in names], axis=1)
+    has, there = (np.stack([side.has(name) for name in names], axis=1) for side in (batch, over))
     donor = np.empty(len(has), dtype=np.int64)
     for kind in np.unique(has, axis=0):
         rows = np.flatnonzero((has == kind).all(1))
@@ -121,11 +121,11 @@ def _check_named(batch: TokenBatch, over: TokenBatch, position: Position) -> Non
     if isinstance(position, str):
         needed = [position]
     else:
-        needed = [name for name, index in batch.positions.items() if (index >= 0).any()]
+        needed = [name for name in batch.positions if batch.has(name).any()]
         nameless = (_named(batch) < 0) & batch.mask
         if nameless.any():
             row, pos = nameless.nonzero()[0].tolist()
             raise ValueError(f"token {pos} of row {row} has no position name, so it has no mean or donor")
     for name in needed:
-        if name not in over.positions or not (over.positions[name] >= 0).any():
+        if not over.has(name).any():
             raise ValueError(f"the reference batch has no position {name!r}")

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.models.following import Follows
 
 Position = str | int | None
 
 
-class Source(ABC):
+class Source(Follows, ABC):
     """Value that an edit puts at its site. A subclass of your own works wherever an edit does; `new` is all it needs.
 
     Write it as `@dataclass(frozen=True, eq=False)`: sources are hashed. An example that sets one latent of an SAE:

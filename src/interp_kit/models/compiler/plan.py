@@ -199,7 +199,7 @@ def _routes(
     found: list[tuple[str, Route]] = []
     for one in function.operands:
         ways: tuple[Route, ...] = ROUTES[mechanism] if one in outputs else ("token",)
-        found += [(one, way) for way in (ways if one == copied else ways[:1])]
+        found.extend((one, way) for way in (ways if one == copied else ways[:1]))
     return found
 
 
@@ -211,7 +211,7 @@ def _layers(latents: Mapping[str, Sequence[str]], target: str, rng: np.random.Ge
         earliest[name] = max([int(name == target), *(earliest[one] + 1 for one in read)])
     n_layers = max(int(rng.integers(2, 4)), 1 + max(earliest.values()))
     latest = dict.fromkeys(latents, n_layers - 1)
-    for name in reversed(latents):
+    for name in reversed(list(latents)):
         for one in latents[name]:
             latest[one] = min(latest[one], latest[name] - 1)
     layer: dict[str, int] = {}

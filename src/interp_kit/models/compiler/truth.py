@@ -9,6 +9,7 @@ ends of a true edge, also of two edges that undo each other.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from interp_kit.models.compiler.plan import Plan, Read
 LEAST = 0.05  # of the clean-corrupt gap
 
 Values = Mapping[str, np.ndarray]  # variable -> (pair,) -1 or +1
+
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ def parts(plan: Plan, target: str) -> tuple[dict[str, Patch], dict[Edge, Patch]]
     nodes: dict[str, Patch] = {}
     edges: dict[Edge, Patch] = {}
 
-    def grouped(key: Callable[[Read], object]) -> dict[object, frozenset[Read]]:
-        found: dict[object, set[Read]] = {}
+    def grouped(key: Callable[[Read], Key]) -> dict[Key, frozenset[Read]]:
+        found: dict[Key, set[Read]] = {}
         for read in plan.reads:
             found.setdefault(key(read), set()).add(read)
         return {name: frozenset(reads) for name, reads in found.items()}
@@ -44,12 +47,11 @@ def parts(plan: Plan, target: str) -> tuple[dict[str, Patch], dict[Edge, Patch]]
     def sender(read: Read) -> str:
         return EMBED if read.route == "token" else mlp(plan.layer[read.variable])
 
-    for node, reads in grouped(lambda read: (read.layer, read.head)).items():
-        layer, number = node  # pyright: ignore[reportGeneralTypeIssues]
+    for (layer, number), reads in grouped(lambda read: (read.layer, read.head)).items():
         nodes[head(layer, number)] = Patch(reads)
         edges[Edge(head(layer, number), mlp(layer), "mlp")] = Patch(reads)
-    for way, reads in grouped(lambda read: (sender(read), head(read.layer, read.head))).items():
-        edges[Edge(*way, "v")] = Patch(reads)  # pyright: ignore[reportGeneralTypeIssues]
+    for (start, end), reads in grouped(lambda read: (sender(read), head(read.layer, read.head))).items():
+        edges[Edge(start, end, "v")] = Patch(reads)
     for layer in set(plan.layer.values()):
         written = frozenset(name for name, its in plan.layer.items() if its == layer)
         nodes[mlp(layer)] = Patch(fields=written)

@@ -8,11 +8,13 @@ truth: what a method scores there, it scores without any mechanism.
 import warnings
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 
-from interp_kit.core.parallel import in_processes
+from interp_kit.core.parallel import Shard, in_processes
+from interp_kit.core.pieces import Pieces
 from interp_kit.core.showing import PROGRESS
 from interp_kit.models.planted import PLANTED_TASKS, ground_truth
 from interp_kit.registry.models import load, planted, task_of, untrained
@@ -32,21 +34,20 @@ def audit(
     *,
     twins: Sequence[str] = tuple(TWINS),
     jobs: int | None = 1,
+    pieces: Path | None = None,
     progress: bool = PROGRESS,
 ) -> AuditResult:
     """Run every method on every planted circuit at every seed, on an untrained model of each, and on trained twins.
 
-    Raises ValueError for an unknown circuit or twin, no method or no seed.
+    pieces: a folder in which `audit_shard` made everything, which is then read alone. Raises ValueError for an unknown
+    circuit or twin, no method or no seed, and pieces that are missing.
     """
-    if not (circuits and methods and seeds):
-        raise ValueError("an audit needs a circuit, a method and a seed")
-    for name in circuits:
-        ground_truth(name)
-    if unknown := set(twins) - set(TWINS):
-        raise ValueError(f"no twin {', '.join(sorted(unknown))}; there are {', '.join(TWINS)}")
-    work = [(name, seed) for name in circuits for seed in (*seeds, None)] + [(f"{TWIN}{name}", 0) for name in twins]
-    run = partial(_run, methods=tuple(methods))
-    found = in_processes(run, work, jobs, name="models", progress=progress)
+    work = _work(circuits, methods, seeds, twins)
+    if pieces is None:
+        run = partial(_run, methods=tuple(methods))
+        found = in_processes(run, work, jobs, name="models", progress=progress)
+    else:
+        found = _pieces(pieces, work, methods).read()
     shape, first = (len(circuits), len(seeds) + 1, len(methods)), len(found) - len(twins)
     scores, forwards, seconds = (np.array(part).reshape(shape) for part in zip(*found[:first], strict=True))
     return AuditResult(
@@ -63,6 +64,42 @@ def audit(
         seconds=seconds[:, :-1].mean(1).T,
         config={"analysis": "audit", "circuits": tuple(circuits), "seeds": tuple(seeds)},
     )
+
+
+def audit_shard(
+    folder: Path,
+    shard: Shard,
+    circuits: Sequence[str] = tuple(PLANTED_TASKS),
+    methods: Sequence[Method] = METHODS,
+    seeds: Sequence[int] = SEEDS,
+    *,
+    twins: Sequence[str] = tuple(TWINS),
+    jobs: int | None = 1,
+    progress: bool = PROGRESS,
+) -> list[int]:
+    """Make every n-th piece of the audit, from the i-th, in a folder that all shards (i, n) share. Gives the numbers of
+    the pieces that are still missing. Raises ValueError as `audit` does, and for a folder of other work."""
+    work = _work(circuits, methods, seeds, twins)
+    run = partial(_run, methods=tuple(methods))
+    return _pieces(folder, work, methods).make(run, work, shard=shard, jobs=jobs, progress=progress)
+
+
+def _work(
+    circuits: Sequence[str], methods: Sequence[Method], seeds: Sequence[int], twins: Sequence[str]
+) -> list[tuple[str, int | None]]:
+    """Models, each a circuit with its seed, None for an untrained one."""
+    if not (circuits and methods and seeds):
+        raise ValueError("an audit needs a circuit, a method and a seed")
+    for name in circuits:
+        ground_truth(name)
+    if unknown := set(twins) - set(TWINS):
+        raise ValueError(f"no twin {', '.join(sorted(unknown))}; there are {', '.join(TWINS)}")
+    return [(name, seed) for name in circuits for seed in (*seeds, None)] + [(f"{TWIN}{name}", 0) for name in twins]
+
+
+def _pieces(folder: Path, work: Sequence[tuple[str, int | None]], methods: Sequence[Method]) -> Pieces:
+    asked = f"audit by {', '.join(f'{method.level} {method.name}' for method in methods)}"
+    return Pieces(folder, asked, tuple(f"{name} {'untrained' if seed is None else seed}" for name, seed in work))
 
 
 def _run(

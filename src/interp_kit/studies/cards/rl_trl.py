@@ -15,7 +15,7 @@ import tyro
 from interp_kit.core.config import check_count, check_number
 from interp_kit.core.program import ended
 from interp_kit.core.showing import PROGRESS
-from interp_kit.studies.cards.recipe import CONTINUED, continuation_deals
+from interp_kit.studies.cards.recipe import BUDGET, CONTINUED, TRL_COST, continuation_deals
 from interp_kit.tasks.cards import CardsTask
 from interp_kit.tasks.cards.deals import Deals
 from interp_kit.tasks.cards.text import answer_text
@@ -36,7 +36,7 @@ class Options:
     """folder of the start model, a Hugging Face GPT-2 of the card game"""
     out: Path
     """folder of the trained model"""
-    prompts: int = 18_000
+    prompts: int = BUDGET // TRL_COST
     """training prompts: the first of those that continuations of the seed read"""
     split: str = "train"
     """whose deals are learned from; the prompts of any other split than train are drawn from it by the seed"""

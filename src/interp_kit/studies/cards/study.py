@@ -21,6 +21,7 @@ from interp_kit.analysis.comparison.model_diffing import ModelDiffResult, diff_m
 from interp_kit.analysis.dictionaries.feature_shift import FeatureShift
 from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.example import Example
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS
 from interp_kit.engine.metrics import accuracy, log_probability
@@ -124,10 +125,18 @@ def model_of(kind: str, seed: int) -> str:
     return f"cards/{kind}-seed{seed}"
 
 
+def distinct(split: str | Split, n: int, seed: int) -> list[Example]:
+    """n deals of a split, no text twice: two sets of components are compared on equally many examples."""
+    drawn = CardsTask(split).sample(2 * n, seed)
+    found = list({example.tokens: example for example in drawn}.values())[:n]
+    if len(found) < n:
+        raise ValueError(f"{2 * n} deals of {split} hold only {len(found)} distinct texts")
+    return found
+
+
 def batch_of(split: str | Split, n: int = ROWS, seed: int = 7) -> TokenBatch:
-    """n deals of a split."""
-    task = CardsTask(split)
-    return task.batch(task.sample(n, seed))
+    """n distinct deals of a split."""
+    return CardsTask(split).batch(distinct(split, n, seed))
 
 
 def evaluated(name: str) -> CardsEvaluation:
@@ -143,7 +152,7 @@ def examined(name: str) -> Inside:
     """Look into one model."""
     model = load(name)
     options: dict[str, Any] = {"kind": "mean", "metric": log_probability, "progress": False}
-    mixed = [example for split in OOD for example in CardsTask(split).sample(ROWS // len(OOD), 8)]
+    mixed = [example for split in OOD for example in distinct(split, ROWS // len(OOD), 8)]
     both = {ID: batch_of(ID, len(mixed)), "ood": CardsTask(ID).batch(mixed)}
     return Inside(
         name,

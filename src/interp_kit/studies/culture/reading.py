@@ -36,7 +36,7 @@ class Reader:
         if not readable(model):
             raise ValueError("a Reader needs a plain float32 MyGPT on a CPU, in eval mode and without hooks")
         self.model = model
-        self.linear = Products("relu", model.blocks[0].fc1.weight, alike=True)
+        self.linear = Products("relu", model.embed.weight, alike=True)
         self.blocks = [_Weights(block) for block in model.blocks if isinstance(block, Block)]
 
     @torch.inference_mode()

@@ -87,7 +87,8 @@ def generate(
 
     Raises:
         ValueError: for an impossible shard, anything but quizzes, or a folder with another data set.
-        OSError: if one of the files is there already, or cannot be written; before the work begins.
+        OSError: if all of the files are there already, or one cannot be written; before the work begins. A run that was
+            killed goes on: files that are there are kept.
     """
     check_shard(shard)
     out = Path(out)
@@ -96,14 +97,17 @@ def generate(
         made = made if len(made) else None
     numbers = range(config.files)[shard[0] :: shard[1]]
     paths = [out / f"culture{numbered(number, config.files)}.parquet" for number in numbers]
-    check_new(paths)
     manifest = _manifest(config, made)
     described = check_writable(out / "manifest.json")
-    if described.exists() and read_json(described) != manifest:
+    begun = described.exists()
+    if begun and read_json(described) != manifest:
         raise ValueError(f"{described} is of another data set; name another folder, or remove that one")
-    write_json(described, manifest)
-    work = [(config, number, path, made) for number, path in zip(numbers, paths, strict=True)]
-    return [*in_processes(_write, work, jobs, name="files", progress=progress), described]
+    todo = [(config, number, path, made) for number, path in zip(numbers, paths, strict=True) if not path.exists()]
+    check_new([path for _, _, path, _ in todo] if begun and (todo or shard != WHOLE) else paths)
+    if not begun:
+        write_json(described, manifest)
+    in_processes(_write, todo, jobs, name="files", progress=progress)
+    return [*paths, described]
 
 
 def by_label(folder: str | Path) -> "DatasetDict":

@@ -230,9 +230,7 @@ class AlignmentResult(AbstractResult):
         numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
         said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}, the most of {int(read.sum())}"
-        silent = (
-            f" In {int((~read).sum())} of {len(own)} places the whole site moves nothing, so nothing there is used."
-        )
+        silent = f" In {int((~read).sum())} of {len(own)} places the whole site moves nothing: nothing is used there."
         head = f"The model uses the features {where}" if used.any() else "No features are shown to be used"
         return (f"{head}: {said}.{'' if read.all() else silent}",)
 

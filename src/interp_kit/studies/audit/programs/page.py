@@ -12,14 +12,14 @@ def sentences(result: ProgramsResult) -> tuple[str, ...]:
     frame = result.to_frame()
     found = []
     for level in LEVELS:
-        rows = frame[frame["level"] == level].sort_values(f"below {GOOD}")
-        if not len(rows):
+        rows = [row for row in frame.to_dict("records") if row["level"] == level]
+        rows.sort(key=lambda row: row[f"below {GOOD}"])
+        if not rows:
             continue
         words = "; ".join(
-            f"{row.method} {row.share:.2f} ({row.low:.2f} to {row.high:.2f})"
-            for row in rows[["method", f"below {GOOD}", f"below {GOOD}, low", f"below {GOOD}, high"]]
-            .set_axis(["method", "share", "low", "high"], axis=1)
-            .itertuples()
+            f"{row['method']} {row[f'below {GOOD}']:.2f}"
+            f" ({row[f'below {GOOD}, low']:.2f} to {row[f'below {GOOD}, high']:.2f})"
+            for row in rows
         )
         found.append(
             f"True {level} of {len(result.cell)} programs: share of programs on which a method ranks below"
@@ -34,7 +34,7 @@ def sentences(result: ProgramsResult) -> tuple[str, ...]:
             continue
         shares = []
         for chosen in (together, ~together):
-            known = result.auroc[np.ix_(exact, np.flatnonzero(chosen))]
+            known = result.auroc[exact][:, np.flatnonzero(chosen)]
             known = known[np.isfinite(known)]
             shares.append(f"{(known < GOOD).mean():.2f} of {known.size} scores" if known.size else "no score")
         found.append(

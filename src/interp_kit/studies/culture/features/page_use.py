@@ -1,10 +1,12 @@
 """Sections of the page of features: cells that a rule changes, steering, and the vocabulary."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import SOFT, intervals, new_axes
 from interp_kit.reports.report import Figure, Section, Table
 from interp_kit.studies.culture.features.steering import ARMS, FEATURES, RANDOM, UNTRAINED, Steering
@@ -54,6 +56,11 @@ def _steered_finding(one: Steering) -> str:
     )
 
 
+def _ends(shares: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    value, low, high = np.array([(share.value, share.low, share.high) for share in shares]).T
+    return value, low, high
+
+
 def _count(size: int) -> str:
     return f"{size} feature{'s' * (size > 1)}"
 
@@ -67,8 +74,7 @@ def use_sections(study: "FeatureStudy") -> tuple[Section, ...]:
 def _changed(found: TransformCells) -> Section:
     shares = [found.of(kind) for kind in found.kind]
     names = [f"{kind}: {name}" for kind, name in zip(found.kind, found.name, strict=True)]
-    value, low, high = (np.array([getattr(s, end) for s in shares]) for end in ("value", "low", "high"))
-    series = {"changed cells": (value, low, high)}
+    series = {"changed cells": _ends(shares)}
     rows = [
         {"kind": kind, "chosen": name, "AUROC": share.value, "low": share.low, "high": share.high,
          "above what is seen": (above := found.above(kind)).value, "above, low": above.low, "above, high": above.high,
@@ -96,10 +102,8 @@ def _changed(found: TransformCells) -> Section:
 
 def _steering(one: Steering) -> Section:
     names = [f"{_count(size)}, x {factor:g}" for size in one.sizes for factor in one.factors]
-    series = {}
-    for arm in ARMS:
-        shares = [one.share(arm, i, j) for i in range(len(one.sizes)) for j in range(len(one.factors))]
-        series[arm] = tuple(np.array([getattr(s, end) for s in shares]) for end in ("value", "low", "high"))
+    cells = [(i, j) for i in range(len(one.sizes)) for j in range(len(one.factors))]
+    series = {arm: _ends([one.share(arm, *cell) for cell in cells]) for arm in ARMS}
     n = one.answers.shape[-1]
     lengths = ", ".join(f"{size}: {x:.2f}" for size, x in zip(one.sizes, one.length, strict=True))
     return Section(

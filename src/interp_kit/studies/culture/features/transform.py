@@ -43,7 +43,7 @@ class TransformCells:
         return mean_estimate(self.area[self.kind.index(kind)], "quizzes", (0.0, 1.0))
 
     def above(self, kind: str, control: str = VISIBLE) -> Estimate:
-        """Excess of its areas over a control's, quiz by quiz."""
+        """Difference of its areas to a control's, quiz by quiz."""
         difference = self.area[self.kind.index(kind)] - self.area[self.kind.index(control)]
         return mean_estimate(difference, "quizzes", (-1.0, 1.0))
 
@@ -79,7 +79,7 @@ def transform_cells(
 
 
 def seen(tokens: Int[np.ndarray, "quiz pos"]) -> tuple[Float[np.ndarray, "quiz 100 unit"], tuple[str, ...]]:
-    """Marks that a text shows, without a rule, where the cells of f_B are predicted, and names of it."""
+    """Signs that a text shows without a rule where the cells of f_B are predicted, and their names."""
     quarters = tokens[:, 1:].reshape(-1, len(grids.GRIDS), QUARTER)
     source, written = quarters[:, 2, 1:], quarters[:, 3]
     last = np.where(np.arange(CELLS) == 0, -1, written[:, :-1])  # no cell before the first

@@ -42,12 +42,15 @@ def generate(
 
     Raises:
         ValueError: for an impossible shard, and too few classes of graphs for the splits.
-        OSError: if one of the files is there already, or cannot be written; before the work begins.
+        OSError: if one of the files is there already, or cannot be written; before the work begins. What was begun
+            with this config and killed is made anew, and a shard that is there whole is kept.
     """
     check_shard(shard)
     index, count = shard
     paths = _paths(config, Path(out), shard)
-    check_new(paths.values())
+    if shard != WHOLE and paths["manifest"].exists() and _of(config, paths):
+        return list(paths.values())
+    _check_new(config, paths)
     work = [
         (config, split, tuple(numbers[at : at + CHUNK]))
         for split, total in zip(SPLITS, config.graphs, strict=True)
@@ -65,11 +68,11 @@ def merge(config: GraphsConfig, out: str | Path, count: int) -> list[Path]:
 
     Raises:
         ValueError: if a shard is missing, or is of another config.
-        OSError: if one of the files is there already, or cannot be written.
+        OSError: if one of the files is there already, or cannot be written; a merge that was killed is made anew.
     """
     check_shard((0, count))
     paths = _paths(config, Path(out), WHOLE)
-    check_new(paths.values())
+    _check_new(config, paths)
     made = {}
     for split in paths:
         if split != "manifest":
@@ -124,6 +127,23 @@ def _paths(config: GraphsConfig, out: Path, shard: Shard) -> dict[str, Path]:
     part = "" if shard == WHOLE else numbered(index, count)
     present = [split for split, total in zip(SPLITS, config.graphs, strict=True) if total]
     return {split: out / f"{split}{part}.parquet" for split in present} | {"manifest": out / f"manifest{part}.json"}
+
+
+def _check_new(config: GraphsConfig, paths: dict[str, Path]) -> None:
+    """`check_new`, but for what a killed run left: the manifest is written last."""
+    begun = [path for path in paths.values() if path.exists()]
+    check_new([] if begun and paths["manifest"] not in begun and _of(config, paths) else paths.values())
+
+
+def _of(config: GraphsConfig, paths: dict[str, Path]) -> bool:
+    """True if the splits that are there are of this config."""
+    try:
+        for split, path in paths.items():
+            if split != "manifest" and path.exists():
+                _read(config, path)
+    except ValueError:
+        return False
+    return True
 
 
 def _read(config: GraphsConfig, path: Path) -> pa.Table:
