@@ -229,8 +229,8 @@ NO_MODEL = {
     "AbstractResult", "AbstractTask", "Add", "BooleanTask", "CheckpointError", "Circuit", "Copy", "CopyAttended",
     "CultureTask", "Edge", "Edit", "Estimate", "Example", "Field", "Mean", "Metric", "PairBatch", "Resample",
     "SAEConfig", "SFTConfig", "Scale", "Set", "TokenBatch", "Zero", "accuracy", "exact_match", "first_difference",
-    "compile_task", "ground_truth", "jaccard", "kl", "load", "load_sae", "log_probability", "logit_difference", "open_harvest",
-    "plan_of", "planted", "probability", "read_mib", "read_sae", "readability", "register", "report", "task", "train_sft", "twin",
+    "ground_truth", "jaccard", "kl", "load", "load_sae", "log_probability", "logit_difference", "open_harvest",
+    "planted", "probability", "read_mib", "read_sae", "readability", "register", "report", "task", "train_sft", "twin",
     "universal_features",
     "compile_task",
 }  # fmt: skip
