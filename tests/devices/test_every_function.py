@@ -147,6 +147,13 @@ def written(w: World) -> list[Any]:
     return [np.array([len(path.read_text(encoding="utf-8"))])]
 
 
+def planned(w: World) -> list[Any]:
+    """A compiled model, which computes on the card as it does on the processor."""
+    model = ik.compile_task(w.task).to(w.device, print_details=False)
+    frame = ik.plan_of(model).to_frame()
+    return [np.array([len(frame)]), ik.patch(model, w.pairs, progress=False).values]
+
+
 def features(w: World) -> list[Any]:
     found = ik.universality([w.model, w.other], w.batch, site="mlp_post.1", tokens=256, rotations=1, progress=False)
     sae = ik.universality([w.model, w.model], w.batch, saes=[w.sae, w.sae], site="mlp_out.1", tokens=256, rotations=1)
@@ -188,6 +195,7 @@ RUNS: dict[str, Callable[[World], Any]] = {
     "path_patch": lambda w: ik.path_patch(
         w.model, w.pairs, [ik.Edge("embed", "logits", "logits"), ik.Edge("L0H1", "L1 MLP", "mlp", "D")]
     ),
+    "plan_of": planned,
     "probe": lambda w: ik.probe(w.model, w.batch, ["newB", "sum1"], repeats=1, control_model=w.other),
     "score_edges": lambda w: [
         ik.score_edges(w.model, w.pairs, method="exact"), w.edges,
@@ -224,6 +232,7 @@ NO_MODEL = {
     "ground_truth", "jaccard", "kl", "load", "load_sae", "log_probability", "logit_difference", "open_harvest",
     "planted", "probability", "read_mib", "read_sae", "readability", "register", "report", "task", "train_sft", "twin",
     "universal_features",
+    "compile_task",
 }  # fmt: skip
 
 

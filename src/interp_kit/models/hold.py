@@ -154,8 +154,11 @@ def on_model(
 
 
 def device_of(model: HookedModel) -> torch.device | None:
-    """The device that a model reads its tokens on; None for a model without weights."""
-    return next((weight.device for _, weight in model.named_parameters()), None)
+    """The device that a model reads its tokens on; None for a model without weights or device."""
+    if isinstance(model, nn.Module):
+        return next((weight.device for weight in model.parameters()), None)
+    named = getattr(model.cfg, "device", None)
+    return None if named is None else torch.device(named)
 
 
 def plain(model: Any) -> HookedModel:

@@ -613,10 +613,11 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     score = found.score.copy()
     score[0, :, 0] = np.nan  # newC is hatched at the first position, sum1 is not
     hatched = replace(found, units=np.array([16, 20, 32]), score=score)
-    assert "(n = 20 to 32 prefixes)" in hatched.plot(label="newC").get_title()
-    assert "(n = 16 to 32 prefixes)" in hatched.plot(label="sum1").get_title()
+    for label, n in (("newC", "20 to 32"), ("sum1", "16 to 32")):
+        assert f"(n = {n} prefixes)" in " ".join(hatched.plot(label=label).get_title().split())
     assert "(n = 16 to 32 distinct" in hatched.caption()
-    assert "(n = 0 prefixes)" in replace(found, score=np.full_like(score, np.nan)).plot().get_title()
+    nothing = replace(found, score=np.full_like(score, np.nan))
+    assert "(n = 0 prefixes)" in " ".join(nothing.plot().get_title().split())
     loaded = ProbeResult.load(found.save(tmp_path / "probe"))
     for name, value in vars(found).items():
         other = vars(loaded)[name]

@@ -37,13 +37,15 @@ def test_accuracy_is_the_stated_one(name: str) -> None:
 
 
 def test_starts_are_weak_and_continuations_are_not() -> None:
-    """S0 has learned about half of the rules, its continuations nearly all."""
+    """S0 has learned about half of the rules, SFT nearly all, RL less, and through trl hardly more than S0."""
     for name, entry in ENTRIES.items():
         accuracy = entry.metrics["accuracy, id_test"]["value"]
         if "/s0-" in name:
             assert 0.5 <= accuracy <= 0.7
         elif "/sft-" in name:
             assert accuracy >= 0.95
+        elif "/rl-trl-" in name:  # a thirteenth of the prompts
+            assert 0.55 < accuracy < 0.7
         elif "/rl-" in name:
             assert 0.7 < accuracy < 0.85
         else:

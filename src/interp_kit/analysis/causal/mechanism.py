@@ -15,7 +15,7 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.patching import PatchingResult, patch_senders
-from interp_kit.analysis.causal.routes import ROUTES, SHARED, opposing_routes, verdict_of
+from interp_kit.analysis.causal.routes import FEWEST, ROUTES, SHARED, opposing_routes, verdict_of
 from interp_kit.core.config import check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
@@ -84,8 +84,14 @@ class MechanismResult(AbstractResult):
 
     @property
     def opposing(self) -> tuple[str, ...]:
-        """Routes that move the answer the other way: their whole interval is below -SHARED."""
-        return opposing_routes(self.route_high)
+        """Routes that move the answer the other way: their whole interval is below -SHARED, or the value itself where
+        enough pairs agree on it to the last digit, and so leave no interval."""
+        return opposing_routes(self._ends()[1])
+
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ends of the intervals of routes, and the values where all of enough pairs agree."""
+        agreed = np.isnan(self.route_low) & (self.config["units"] >= FEWEST)
+        return np.where(agreed, self.route, self.route_low), np.where(agreed, self.route, self.route_high)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per measurement: experiment, what was changed, value, interval, n; of routes also their role:
@@ -108,9 +114,11 @@ class MechanismResult(AbstractResult):
         ):
             rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
         frame = pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
-        tests = [frame["low"] > 0.5, frame["low"] > SHARED, frame["high"] < -SHARED]
-        role = np.select(tests, ["carries", "shares", "opposes"], "")
-        return frame.assign(role=np.where(frame["experiment"] == "route", role, ""))
+        least, most = self._ends()
+        roles = np.select([least > 0.5, least > SHARED, most < -SHARED], ["carries", "shares", "opposes"], "")
+        frame["role"] = ""
+        frame.loc[frame["experiment"] == "route", "role"] = roles
+        return frame
 
     def caption(self) -> str:
         """See AbstractResult."""

@@ -153,7 +153,7 @@ class Circuit(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
-        if c["analysis"] == "read_mib":
+        if c.get("analysis") == "read_mib":
             return f"{len(self)} edges of {c['model']}, with the scores of that file (no interval: it has none)."
         how = {"exact": "each patched alone", "acdc": f"kept by ACDC at {c.get('threshold')}"}
         how = how.get(c["method"], f"attributed by {c['method'].upper()}")
@@ -177,7 +177,7 @@ class Circuit(AbstractResult):
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: the edge of largest score, and how many matter beside it."""
-        if len(self) == 0 or self.config["analysis"] == "read_mib":  # the scores of a file have no intervals
+        if len(self) == 0 or self.config.get("analysis") == "read_mib":  # the scores of a file have no intervals
             return ()
         c, best = self.config, int(self.order()[0])
         sign = -1 if self.score[best] < 0 else 1
