@@ -380,10 +380,14 @@ def write_mib(folder: Path, seed: int) -> None:
 
 
 def read_mib(folder: Path) -> Any:
+    """Every score is a number, and what is kept is a part; which numbers and which part is the writer's choice."""
     import interp_kit as ik
 
-    found = [ik.read_mib(folder / "circuit.json", in_graph=in_graph) for in_graph in (False, True)]
-    return [(one.edges, one.score) for one in found]
+    whole, kept = (ik.read_mib(folder / "circuit.json", in_graph=in_graph) for in_graph in (False, True))
+    assert np.isfinite(whole.score).all()
+    scores = dict(zip(whole.edges, whole.score, strict=True))
+    assert [scores[edge] for edge in kept.edges] == list(kept.score)
+    return whole.edges
 
 
 def write_split(folder: Path, seed: int) -> None:
