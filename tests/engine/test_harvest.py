@@ -457,7 +457,7 @@ def test_an_index_of_other_values_is_refused_whatever_its_checksum(write: Write,
     path = write().directory / "index.json"
     data = {**json.loads(path.read_text()), **MALFORMED[name]}
     del data["digest"]
-    path.write_text(json.dumps({**data, "digest": harvest_files._digest(data)}))
+    path.write_text(json.dumps({**data, "digest": harvest_files.digest_of(data)}))
     with pytest.raises(ValueError, match=r"index\.json"):
         open_harvest(path.parent)
 

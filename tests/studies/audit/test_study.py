@@ -115,7 +115,8 @@ def test_what_explains_a_failure_holds(experiment) -> None:
 def test_das_is_judged_by_its_controls_in_the_audit(monkeypatch: pytest.MonkeyPatch) -> None:
     """At the planted site nothing is lost; a finding off the path scores 0."""
     real = Case(model := planted("boolean-latent"), task_of(model), ground_truth("boolean-latent"))
-    used_up = replace(real.truth, variable="E", target="newC", site=("resid_post", 0, "newC?"))
+    there = {"site": ("resid_post", 0, "newC?"), "positions": frozenset({"newC?"})}
+    used_up = replace(real.truth, variable="E", target="newC", **there)
     for case, expected in ((real, 1), (Case(model, real.task, used_up), 0)):
         place = case.truth.site[2]
         monkeypatch.setattr(Case, "positions", [place])  # of all, the one that is in question

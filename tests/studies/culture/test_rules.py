@@ -10,7 +10,6 @@ from interp_kit.engine.metrics import first_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.mygpt import MyGPT, MyGPTConfig, save_mygpt
-from interp_kit.studies.culture import rules
 from interp_kit.studies.culture.models import load_hooked
 from interp_kit.studies.culture.rules.answers import AT_INPUT, INTACT, PUT_IN, answers_at_once, exchanged_answers
 from interp_kit.studies.culture.rules.circuit import parts_of, rule_circuits
@@ -131,7 +130,8 @@ def test_a_shipped_network_holds_the_rule_in_the_cells_of_f_a(
 ) -> None:
     asked = {"frame": ("replace_color", "translate"), "translate": ("frame", "detect"), "detect": ("contact", "frame")}
     few = rule_pairs(6, 3, asked).take([0, 2, 3, 5])
-    monkeypatch.setattr(rules, "PLACES", {name: PLACES[name] for name in ("markers", "f_A cells")})
+    for name in set(PLACES) - {"markers", "f_A cells"}:
+        monkeypatch.delitem(PLACES, name)
     found = exchange(shipped, few)
     assert (found.unedited == 1).all()
     layer = carrying_layer(found)

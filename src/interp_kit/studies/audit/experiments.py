@@ -49,7 +49,7 @@ def decoy() -> Experiment:
     case = _case("boolean-decoy")
     assert case.truth.decoy_site is not None
     site, layer, position = case.truth.decoy_site
-    shifted = replace(case.truth, site=(site, layer, position))
+    shifted = replace(case.truth, site=(site, layer, position), positions=frozenset({position}))
     probed = probe_positions(Case(case.model, case.task, shifted), above_tokens=False).scores[position]
     swapped = interchange(case.model, case.task, "newB", "newD", sites=site, positions=[position]).to_frame()
     accuracy = float(swapped.loc[swapped["layer"] == layer, "accuracy"].iloc[0])
