@@ -86,6 +86,11 @@ def test_on_an_untrained_model_interventions_find_less(result: AuditResult) -> N
     assert result.control[real].mean() < 0.9 < result.auroc[real].mean()
 
 
+def test_an_untrained_control_is_not_warned_of(recwarn: pytest.WarningsRecorder) -> None:
+    audit(CIRCUITS[:1], [named("patching, denoise", "nodes")], seeds=(0,), twins=(), progress=False)
+    assert [str(one.message) for one in recwarn if "solves" in str(one.message)] == []
+
+
 def test_it_says_what_it_found_and_is_kept(result: AuditResult, tmp_path: Path) -> None:
     said = sentences(result)
     assert "truth" in said[0].split("Not by")[0]

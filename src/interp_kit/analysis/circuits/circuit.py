@@ -210,5 +210,13 @@ class Circuit(AbstractResult):
         if self.n:
             title = f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}"
             label, words = str(c["metric"]), self.words
-        clear = shown.clear if self.n else np.ones(len(shown), bool)
-        return draw(shown.edges, shown.score, self.positions, clear=clear, title=title, label=label, words=words, ax=ax)
+        return draw(
+            shown.edges,
+            shown.score,
+            self.positions,
+            clear=shown.clear,
+            title=title,
+            label=label,
+            words=words,
+            ax=ax,
+        )
