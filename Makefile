@@ -61,11 +61,11 @@ $(DOCS)/.installed: pyproject.toml constraints.txt
 
 # makes an environment for verl (several gigabytes); says what a CPU can show of the files for it
 verl-check: setup
-	$(BIN)/python tests/training/verl/check.py
+	PYTHONPATH=. $(BIN)/python tests/training/verl/check.py
 
 # makes an environment for TransformerLens 4; its models, written there, must give the same logits here
 bridge-check: setup
-	$(BIN)/python tests/models/foreign/bridge4/check.py
+	PYTHONPATH=. $(BIN)/python tests/models/foreign/bridge4/check.py
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -8,39 +8,25 @@ which need GPUs.
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 from interp_kit.tasks.graphs.data.config import GraphsConfig
 from interp_kit.tasks.graphs.data.files import generate
 from interp_kit.training.verl import write_verl
+from tools.environment import interpreter
 
 VERL = ("verl==0.9.1", "fastapi", "uvicorn")  # the last two are imported by its SFT trainer, and not required
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[2]
-HOME = ROOT / ".venv-verl"
-
-
-def python() -> Path:
-    """The interpreter of verl's environment, which is made if it is not there."""
-    made = HOME / "bin" / "python"
-    if not (HOME / ".installed").exists():
-        venv.create(HOME, with_pip=True)
-        torch = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "torch==" in line)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", torch], check=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", *VERL, torch], check=True)
-        (HOME / ".installed").touch()
-    return made
 
 
 def main() -> int:
     """Run every check; the exit status is 1 if one fails."""
-    interpreter = python()
+    python = interpreter(".venv-verl", *VERL)
     with tempfile.TemporaryDirectory() as folder:
         data, out = Path(folder) / "data", Path(folder) / "verl"
         generate(GraphsConfig(graphs=(8, 4, 4), questions=(8, 4, 4)), data, progress=False)
         write_verl(data, out)
-        found = subprocess.run([interpreter, HERE / "inside.py", out], check=False)
+        found = subprocess.run([python, HERE / "inside.py", out], check=False)
     return found.returncode
 
 

@@ -8,38 +8,24 @@ one of them edited there, with the bridge's own logits beside it; `ik.load` read
 import subprocess
 import sys
 import tempfile
-import venv
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
 import interp_kit as ik
+from tools.environment import interpreter
 
 BRIDGE = "transformer-lens>=4,<5"
 TOLERANCE = 1e-4
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[3]
-HOME = ROOT / ".venv-bridge"
-
-
-def python() -> Path:
-    """The interpreter of TransformerLens 4's environment, which is made if it is not there."""
-    made = HOME / "bin" / "python"
-    if not (HOME / ".installed").exists():
-        venv.create(HOME, with_pip=True)
-        pinned = next(line for line in (ROOT / "constraints.txt").read_text().splitlines() if "torch==" in line)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", pinned], check=True)
-        subprocess.run([made, "-m", "pip", "install", "--quiet", BRIDGE, pinned], check=True)
-        (HOME / ".installed").touch()
-    return made
 
 
 def main() -> int:
     """Print the largest difference of logits for every model; the exit status is 1 if one is above TOLERANCE."""
-    interpreter, worst = python(), 0.0
+    python, worst = interpreter(".venv-bridge", BRIDGE), 0.0
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run([interpreter, "-W", "ignore", HERE / "inside.py", folder], check=True)
+        subprocess.run([python, "-W", "ignore", HERE / "inside.py", folder], check=True)
         written = sorted(path for path in Path(folder).iterdir() if path.is_dir() and path.name[0] != ".")
         if not written:
             raise SystemExit("inside.py wrote no model")
