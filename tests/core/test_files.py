@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -42,10 +43,22 @@ def test_replacing_writes_and_replaces(tmp_path: Path) -> None:
     for text in ("first", "second"):
         with replacing(path) as aside:
             aside.write_text(text)
-            assert aside.parent == path.parent  # A rename is atomic on one file system only.
+            assert aside.parent.parent == path.parent  # A rename is atomic on one file system only.
             assert not path.exists() or path.read_text() != text
         assert path.read_text() == text
         assert names(path.parent) == ["a.txt"]
+
+
+def test_what_another_writer_left_beside_the_file_when_it_was_killed_goes_with_the_next_write(tmp_path: Path) -> None:
+    pid = os.fork()
+    if not pid:
+        with replacing(tmp_path / "a.bin") as aside:
+            (aside.parent / ".tmpAbCdEf").write_text("half")  # as safetensors' own temporary file
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert names(tmp_path) != []  # else nothing was left to sweep
+    write_text(tmp_path / "b.txt", "text")
+    assert names(tmp_path) == ["b.txt"]
 
 
 def test_replacing_gives_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:

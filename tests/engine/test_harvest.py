@@ -536,9 +536,9 @@ def test_a_disk_that_fills_up_leaves_whole_shards_and_no_others(
             match=r"^(\[Errno 28\] )?cannot write \S*shard_00002\.safetensors: .*No space",
         ):
             write()
-    names = sorted(path.name for path in calls[0].parent.iterdir())
+    names = sorted(path.name for path in calls[0].parent.parent.iterdir())
     assert names == ["index.json", "shard_00000.safetensors", "shard_00001.safetensors"]
-    assert write() == open_harvest(calls[0].parent)
+    assert write() == open_harvest(calls[0].parent.parent)
 
 
 def test_nan_in_a_later_shard_names_the_site_and_writes_no_such_shard(tiny_model: MakeModel, write: Write) -> None:

@@ -23,9 +23,10 @@ _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings fir
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is renamed to `path`, on any error it is removed.
+    """Yield a path in a temporary folder beside `path`; on success it is renamed to `path`, on any error the folder goes.
 
-    What killed writers left beside `path` is removed first. A link at `path` is replaced, not what it leads to.
+    A folder, because writers of other libraries make temporary files of their own beside what they write
+    (safetensors 0.8 does). What killed writers left beside `path` is removed first. A link at `path` is replaced, not what it leads to.
 
     Raises:
         OSError: `path` is a folder or a device, or cannot be written (no permission, full disk). It names `path`.
@@ -35,12 +36,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
-        handle, name = tempfile.mkstemp(prefix=aside_prefix(path), dir=path.parent)
+        folder = Path(tempfile.mkdtemp(prefix=aside_prefix(path), dir=path.parent))
     except OSError as error:
         raise cannot_write(path, error) from error
-    os.close(handle)
-    aside = Path(name)
+    aside = folder / path.name
     try:
+        aside.touch()
         yield aside
         os.chmod(aside, 0o666 & ~umask())
         with open(aside, "rb+") as file:
@@ -51,7 +52,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
             raise found from error
         raise
     finally:
-        aside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_writable(path: str | Path) -> Path:
