@@ -12,7 +12,7 @@ from interp_kit.models.planted import ground_truth
 from interp_kit.reports.plotting import png
 from interp_kit.studies.audit.case import Case, Found, Method
 from interp_kit.studies.audit.command import main
-from interp_kit.studies.audit.methods import METHODS
+from interp_kit.studies.audit.methods import METHODS, _separation
 from interp_kit.studies.audit.programs import run
 from interp_kit.studies.audit.programs.draw import CELLS, draw
 from interp_kit.studies.audit.programs.page import page, sentences
@@ -149,3 +149,9 @@ def test_a_network_is_trained_to_follow_its_program() -> None:
     assert found["follows"] > 0.8
     assert found["scores"][0]["auroc"] > 0.9
     assert found["scores"][1]["auroc"] is None  # by which its edges are defined
+
+
+def test_a_half_without_one_of_the_values_is_scored_in_the_shape_of_the_other() -> None:
+    codes = np.array([[0.0, 3.0], [1.0, 2.0], [2.0, 1.0], [3.0, 0.0]])
+    assert _separation(codes, np.array([0, 0, 1, 1]), 2).tolist() == [[-1, 1], [1, -1]]
+    assert _separation(codes, np.zeros(4, int), 2).tolist() == [[0, 0], [0, 0]]
