@@ -1,7 +1,8 @@
-"""Would learned edge masks, or information flow, earn a place in the kit? Both judged as the audit judges its methods, on
-compiled programs and on networks trained to compute alike, beside EAP-IG.
+"""Would learned edge masks, or information flow, earn a place in the kit? Both are judged as the audit judges its
+methods, on compiled programs and on networks trained to compute alike, beside EAP-IG.
 
-`python -m benchmarks.edge_masks 33 5` audits 33 programs and 5 trained networks. What was found: docs/decisions/circuits.md.
+`python -m benchmarks.edge_masks 33 5` audits 33 programs and 5 trained networks; docs/decisions/circuits.md says what
+was found.
 """
 
 import sys
@@ -9,7 +10,6 @@ from collections import defaultdict
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from interp_kit.core.stats.intervals import wilson
 from interp_kit.engine.graph import Graph
@@ -25,9 +25,9 @@ BESIDE = ("EAP", "EAP-IG", "ACDC", "path patching, denoise")
 
 
 def masks(case: Case, price: float, steps: int = STEPS, seed: int = SEED) -> Found:
-    """Shares by which edges are kept, learned by uniform gradient sampling (Li & Janson 2024, arXiv:2409.09951): most edges
-    are drawn whole or not at all, a few uniformly between, and only these pass a gradient. Edges that go carry the corrupt
-    run's value; the loss is the KL from the whole model, and `price` for each edge kept."""
+    """Shares by which edges are kept, learned by uniform gradient sampling (Li & Janson 2024, arXiv:2409.09951): most
+    edges are drawn whole or not at all, a few uniformly between, and only these pass a gradient. Edges that go carry
+    the corrupt run's value; the loss is the KL from the whole model, and `price` for each edge kept."""
     graph, measured, into = Graph(case.model), kl(case.pairs), case.pairs.clean
     reads, generator = measured.reads(into), torch.Generator().manual_seed(seed)
     with torch.inference_mode(False):
@@ -38,9 +38,9 @@ def masks(case: Case, price: float, steps: int = STEPS, seed: int = SEED) -> Fou
         optimizer = torch.optim.Adam([wish], lr=RATE)
         for _ in range(steps):
             share = wish.detach().sigmoid()
-            lot = lambda: torch.rand(DRAWS, *share.shape, generator=generator)  # noqa: E731
-            between = lot() < 4 * share * (1 - share) * 0.5
-            kept = torch.where(between, lot(), (lot() < share).float()).requires_grad_(True)
+            lots = torch.rand(3, DRAWS, *share.shape, generator=generator)
+            between = lots[0] < 2 * share * (1 - share)
+            kept = torch.where(between, lots[1], (lots[2] < share).float()).requires_grad_(True)
             with torch.enable_grad():
                 logits = graph.logits(into.tokens, reads, (1 - kept) * exists, reference)
                 loss = measured.measure(logits, into, before).mean(1).sum()
@@ -54,8 +54,8 @@ def masks(case: Case, price: float, steps: int = STEPS, seed: int = SEED) -> Fou
 
 
 def flow(case: Case) -> Found:
-    """Nearness of what a sender adds to what the receiver reads, as a share over senders (information flow routes, Ferrando &
-    Voita 2024, arXiv:2403.00824), averaged over texts and positions: no second run, and no answer."""
+    """Nearness of what a sender adds to what the receiver reads, as a share over senders (information flow routes,
+    Ferrando & Voita 2024, arXiv:2403.00824), averaged over texts and positions: no second run, and no answer."""
     graph, outs = Graph(case.model), Graph(case.model).outputs(case.pairs.clean.tokens)
     total, near = outs.cumsum(0), {}
     for count in range(1, len(outs) + 1):
