@@ -197,6 +197,14 @@ def test_pairs_sweeps_and_harvests(task: ik.BooleanTask, tiny_model: Callable[..
     assert "1 shard" in checked(ik.harvest_to(tmp_path / "h", model, batch, "resid_pre.0", progress=False))
 
 
+def test_a_warning_names_the_line_of_the_user(task: ik.BooleanTask, tiny_model: Callable[..., Any]) -> None:
+    pairs = task.pairs("newB", "newD", limit=4)
+    with pytest.warns(UserWarning, match="fewer than 50%") as found:
+        ik.patch(tiny_model(), pairs, sites="z", progress=False)
+        ik.score_edges(tiny_model(), pairs, method="eap", progress=False)
+    assert {warning.filename for warning in found} == {__file__}
+
+
 def test_a_text_of_markup_is_escaped_in_an_example() -> None:
     checked(ik.Example(EVIL, (1, 2), 1, {}, {EVIL: 1}))
 
