@@ -188,7 +188,7 @@ REFUSED = {
     ("induction", "mechanism"): "mediator and target are both 'answer'",  # it has one field
     ("cards", "mechanism"): "mediator and target are both 'answer'",
     ("graphs", "mechanism"): "mediator and target are both 'answer'",
-    ("culture", "mechanism"): "direction is not a token of the text",
+    ("culture", "mechanism"): "mediator 'direction' is an input of culture, but not a field",
 }
 
 

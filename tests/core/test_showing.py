@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import inspect
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -222,7 +223,7 @@ class Bars(list[dict[str, Any]]):
     """What was drawn in place of tqdm: one dictionary per bar."""
 
     def __call__(self, **options: Any) -> Any:
-        made = SimpleNamespace(total=options["total"], done=0, options=options)
+        made = SimpleNamespace(total=options["total"], done=0, drawn=0, told=[], options=options)
         self.append(vars(made))
 
         class Bar:
@@ -232,6 +233,16 @@ class Bars(list[dict[str, Any]]):
 
             def update(self, n: int = 1) -> None:
                 made.done += n
+
+            def set_postfix_str(self, text: str, refresh: bool = True) -> None:
+                self.postfix = text
+                made.told.append(text)
+
+            def set_description_str(self, text: str, refresh: bool = True) -> None:
+                made.told.append(text)
+
+            def refresh(self) -> None:
+                made.drawn += 1
 
         return nullcontext(Bar())
 
@@ -288,6 +299,37 @@ def test_work_inside_of_work_has_no_bar_and_an_error_leaves_nothing_hidden(bars:
     with bar(1, "after", True):
         pass
     assert [what for what, *_ in bars.shown()] == ["outer", "after"]
+
+
+def test_work_inside_is_counted_in_the_line_of_the_bar_around_it(bars: Bars) -> None:
+    with bar(1, "outer", True) as outer, bar(3, "edits", True) as inner:
+        inner.update(2)
+        with bar(5, "hidden", False) as silent:
+            silent.update()
+            with bar(7, "inside of hidden", True) as deep:
+                deep.update()
+        inner.update()
+        outer.update()
+    ((told, done),) = [(one["told"], one["done"]) for one in bars]
+    assert told == ["edits 0 of 3", "edits 2 of 3", "edits 2 of 3", "edits 3 of 3", ""]
+    assert done == 1
+
+
+def test_a_bar_is_drawn_before_its_first_step_if_that_takes_long(bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+    with bar(1, "short", True):
+        pass
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
+    with bar(1, "long", True):
+        while not bars[1]["drawn"]:
+            time.sleep(0.01)
+    assert [(one["drawn"] > 0, one["done"]) for one in bars] == [(False, 0), (True, 0)]
+
+
+def test_a_mechanism_says_how_many_pairs_it_follows(here: SimpleNamespace, bars: Bars) -> None:
+    ik.mechanism(here.model, here.task, mediator="newB", target="newD", limit=6)
+    (told,) = [one["told"] for one in bars if not one["options"]["disable"]]
+    assert told[0] == "newB -> newD, 6 pairs"
+    assert "edits 0 of 4" in told
 
 
 def test_every_option_progress_has_the_one_default() -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp_kit.core.config import check_names
+from interp_kit.core.config import check_names, listed
 from interp_kit.core.example import Example, Field, Labelling
 from interp_kit.core.identity import Identity
 from interp_kit.core.own_tokens import answer_field, named_positions, whole_numbers
@@ -123,7 +123,7 @@ class TokenBatch:
             predict = next((name for name, index in at.items() if torch.equal(index, last)), "last")
             at.setdefault(predict, last)
         if predict not in at or (at[predict] < 0).any():
-            raise ValueError(f"predict is {predict!r}; expected a position of every row, one of {', '.join(at)}")
+            raise ValueError(f"predict is {predict!r}; expected a position of every row, one of {listed(at, predict)}")
         truth = {} if labels is None else {k: whole_numbers(f"label {k!r}", v, (n,), device) for k, v in labels.items()}
         fields: tuple[Field, ...] = ()
         if answer is not None:
@@ -175,13 +175,13 @@ class TokenBatch:
         for field in self.fields:
             if field.name == name:
                 return field
-        raise ValueError(f"no field {name!r}; there are {', '.join(f.name for f in self.fields)}")
+        raise ValueError(f"no field {name!r}; there are {listed([f.name for f in self.fields], name)}")
 
     def position(self, name: str) -> Int[Tensor, " batch"]:
         """(batch,) index of the named position in each row. Raises ValueError for an unknown name, or a row without
         it."""
         if name not in self.positions:
-            raise ValueError(f"no position {name!r}; there are {', '.join(self.positions)}")
+            raise ValueError(f"no position {name!r}; there are {listed(self.positions, name)}")
         if not (has := self.has(name)).all():
             raise ValueError(f"row {int(np.flatnonzero(~has)[0])} of the batch has no position {name!r}")
         return self.positions[name]
@@ -212,7 +212,7 @@ class TokenBatch:
     def label(self, name: str) -> Int[Tensor, " batch"]:
         """(batch,) true values of a variable. Raises ValueError for an unknown name."""
         if name not in self.labels:
-            raise ValueError(f"no label {name!r}; there are {', '.join(self.labels)}")
+            raise ValueError(f"no label {name!r}; there are {listed(self.labels, name)}")
         return self.labels[name]
 
     def units(self) -> np.ndarray:

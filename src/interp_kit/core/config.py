@@ -2,8 +2,10 @@
 checks of the options that functions take."""
 
 import dataclasses
+import difflib
 import math
 import numbers
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -100,10 +102,10 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_choice(option: str, value: object, choices: Iterable[Any]) -> None:
     """Raises ValueError if `value` is not one of `choices`; True is not 1."""
-    listed = list(choices)
-    alike = [c for c in listed if isinstance(value, type(c)) and isinstance(value, bool) == isinstance(c, bool)]
+    known = list(choices)
+    alike = [c for c in known if isinstance(value, type(c)) and isinstance(value, bool) == isinstance(c, bool)]
     if value not in alike:
-        raise ValueError(f"{option} is {_shown(value)}; expected one of {', '.join(map(str, listed))}")
+        raise ValueError(f"{option} is {_shown(value)}; expected one of {listed(known, value)}")
 
 
 def check_count(option: str, value: Any, least: int = 1, most: int | None = None) -> None:
@@ -169,7 +171,7 @@ def check_names(
     allowed = None if known is None else list(known)
     for i, name in enumerate(found):
         if not isinstance(name, str) or (allowed is not None and name not in allowed):
-            wanted = "a name" if allowed is None else f"one of {', '.join(allowed)}"
+            wanted = "a name" if allowed is None else f"one of {listed(allowed, name)}"
             raise ValueError(f"{option} holds {_shown(name)}; expected {wanted}")
         if name in found[:i]:
             raise ValueError(f"{option} holds {name!r} twice; name each once")
@@ -196,3 +198,38 @@ def _article(value: object) -> str:
 def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+LISTED = 300  # characters of names in an error
+DIGITS = re.compile(r"\d+")
+
+
+def listed(names: Iterable[Any], wrong: object = None) -> str:
+    """Names for an error: all of them; if they are too many, their number, the one nearest to `wrong`, and families in
+    which only numbers differ ("f_B[0..9,0..9]"). A name with a comma or a space is quoted."""
+    texts = [str(name) for name in names]
+    if len(text := ", ".join(map(_quoted, texts))) <= LISTED:
+        return text
+    near = difflib.get_close_matches(wrong, texts, 1, cutoff=0.0) if isinstance(wrong, str) else []
+    families: dict[str, list[str]] = {}
+    for name in texts:
+        families.setdefault(DIGITS.sub("#", name), []).append(name)
+    shown = list(map(_family, families.values()))
+    short = ", ".join(shown)
+    if len(short) > LISTED:
+        kept = next(n for n in range(len(shown), -1, -1) if len(", ".join(shown[:n])) <= LISTED)
+        short = ", ".join([*shown[:kept], "…"])
+    return f"{len(texts):,}" + (f", the nearest being {_quoted(near[0])}" if near else "") + f": {short}"
+
+
+def _quoted(name: str) -> str:
+    return repr(name) if not name or {" ", ";"} & set(name) or name.endswith(",") else name
+
+
+def _family(names: list[str]) -> str:
+    """Names that differ in numbers, as one: the least and the largest of each number."""
+    if len(names) == 1:
+        return _quoted(names[0])
+    spans = [(min(column), max(column)) for column in zip(*(map(int, DIGITS.findall(n)) for n in names), strict=True)]
+    ends = iter([str(low) if low == high else f"{low}..{high}" for low, high in spans])
+    return _quoted(DIGITS.sub(lambda _: next(ends), names[0]))

@@ -87,6 +87,11 @@ class AbstractResult(ABC):
     def caption(self) -> str:
         """Describe the figure in a sentence or two: n and its unit, the interval, the control or chance level."""
 
+    def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
+        """Options of `plot` and caption of each picture that a report draws: by default one, as it is without
+        options."""
+        return (({}, self.caption()),)
+
     def findings(self) -> tuple[str, ...]:
         """Sentences that a report opens with, each with n and interval; empty if the result draws no conclusion."""
         return ()
@@ -120,7 +125,7 @@ class AbstractResult(ABC):
         return {}
 
     def __repr__(self) -> str:
-        """Class, model and task, what was asked, how many rows, n: one line."""
+        """Class, model and task, what was asked, the verdict if there is one, how many rows, n: one line."""
         c, frame = self.config, self.to_frame()
         many = c.get("models")
         model = c.get("model") or (counted(len(many), "model") if isinstance(many, tuple | list) else "")
@@ -130,7 +135,9 @@ class AbstractResult(ABC):
         question = " -> ".join(part for part in asked if isinstance(part, str) and part)
         n = sorted(set(frame["n"])) if "n" in frame else []
         span = f"n = {n[0]}" + (f" to {n[-1]}" if len(n) > 1 else "") if n else ""
-        return line(type(self).__name__, of, question, counted(len(frame), "row"), span)
+        verdict = getattr(self, "verdict", "")
+        told = f"verdict: {verdict}" if isinstance(verdict, str) and verdict else ""
+        return line(type(self).__name__, of, question, told, counted(len(frame), "row"), span)
 
     def _repr_html_(self) -> str:
         """The caption and the first rows, as notebooks show a result; its figure is `plot()`."""

@@ -7,9 +7,10 @@ import html
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NoReturn
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 LONGEST = 200  # characters of a line
 # The default of every option `progress`. In a notebook or a terminal people expect to see that long work goes on, and
 # nothing to flash by for short work: so there is a bar unless `progress=False`, and only after SECONDS. Work inside of
-# other work (the sweeps of `mechanism`, one model of a study, whatever runs in a worker process) has no bar of its own.
+# other work (the sweeps of `mechanism`, one model of a study) has no bar of its own: the bar around it counts it too.
 PROGRESS = True
 SECONDS = 1.0
 ROWS = 20  # of a table in a notebook
@@ -37,11 +38,45 @@ def caution(message: str) -> None:
 
 
 _INSIDE: ContextVar[bool] = ContextVar("inside of work that shows, or hides, how far it is", default=False)
+_AROUND: ContextVar["tqdm[NoReturn] | None"] = ContextVar("the bar that is shown, if one is", default=None)
+
+
+class Inner:
+    """Work inside of other work: it has no bar of its own, and is counted at the end of the line of the bar around
+    it ("experiments: 3/9, edits 14 of 45")."""
+
+    def __init__(self, around: "tqdm[NoReturn] | None", total: int, what: str) -> None:
+        self.around, self.total, self.what, self.n = around, total, what, 0
+        self.before = "" if around is None else getattr(around, "postfix", None) or ""
+        self._tell()
+
+    def update(self, n: int = 1) -> None:
+        """n more steps are done."""
+        self.n += n
+        self._tell()
+
+    def _tell(self) -> None:
+        if self.around is not None and self.total:
+            self.around.set_postfix_str(f"{self.what} {self.n:,} of {self.total:,}", refresh=False)
+
+    def set_description_str(self, what: str) -> None:
+        """Another name for what is counted."""
+        self.what = what
+        self._tell()
+
+    def close(self) -> None:
+        """The line is as before."""
+        if self.around is not None:
+            self.around.set_postfix_str(self.before, refresh=False)
+
+
+Bar: TypeAlias = "tqdm[NoReturn] | Inner"
 
 
 @contextmanager
-def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> "Iterator[tqdm[NoReturn]]":
-    """A tqdm bar for the work inside the `with` block, which calls its `update`; bars inside of it are not shown.
+def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> Iterator[Bar]:
+    """A tqdm bar for the work inside the `with` block, which calls its `update`. It appears after SECONDS, whether a
+    step is done by then or not. Bars inside of it are not shown, and counted in its line (`Inner`).
 
     Args:
         total: How many steps there are.
@@ -51,13 +86,50 @@ def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> "Iterator
     """
     from tqdm.auto import tqdm
 
-    hidden = not progress or not total or _INSIDE.get()
-    token = _INSIDE.set(True)
+    if _INSIDE.get():
+        inner = Inner(_AROUND.get(), total if progress else 0, what)
+        hide = None if progress else _AROUND.set(None)
+        try:
+            yield inner
+        finally:
+            inner.close()
+            if hide is not None:
+                _AROUND.reset(hide)
+        return
+    hidden = not progress or not total
+    inside = _INSIDE.set(True)
     try:
         with tqdm(total=total, desc=what, disable=hidden, delay=SECONDS, unit=unit) as shown:
-            yield shown
+            around = _AROUND.set(None if hidden else shown)
+            try:
+                with nullcontext() if hidden else _drawn(shown):
+                    yield shown
+            finally:
+                _AROUND.reset(around)
     finally:
-        _INSIDE.reset(token)
+        _INSIDE.reset(inside)
+
+
+@contextmanager
+def _drawn(shown: "tqdm[NoReturn]") -> Iterator[None]:
+    """The bar is drawn after SECONDS, and once per second from then on: by itself tqdm draws at a step alone."""
+    done = Event()
+
+    def draw() -> None:
+        if done.wait(SECONDS):
+            return
+        shown.delay = 0  # it is drawn, so its end is drawn too
+        while not done.is_set():
+            shown.refresh()
+            done.wait(1.0)
+
+    thread = Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def show_no_bars() -> None:

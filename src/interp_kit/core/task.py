@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
-from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect
+from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect, listed
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import Identity, as_json, fingerprint
 from interp_kit.core.showing import caution, counted, line, preview, some
@@ -104,7 +104,7 @@ class AbstractTask(ABC):
         if self.question is None and (mediator is None or target is None):
             raise ValueError(
                 f"task {self.name!r} has no question = (mediator, target); name the variable and the target"
-                f" (variables: {', '.join(self.variables)}; targets: {', '.join(f.name for f in self.fields)})"
+                f" (variables: {listed(self.variables)}; targets: {listed([f.name for f in self.fields])})"
             )
         ours = self.question or ("", "")
         return ours[0] if mediator is None else mediator, ours[1] if target is None else target
@@ -147,7 +147,7 @@ class AbstractTask(ABC):
         """Raises ValueError for a variable, a target or a held variable that the task does not have."""
         for name in (variable, *(() if hold is None else check_names("hold", hold, empty=True))):
             if name not in self.variables:
-                raise ValueError(f"{self.name} has no variable {name!r}; it has {', '.join(self.variables)}")
+                raise ValueError(f"{self.name} has no variable {name!r}; it has {listed(self.variables, name)}")
         self.field(target)
 
     def intervene(self, example: Example, do: Mapping[str, int]) -> Mapping[str, int]:
@@ -173,7 +173,7 @@ class AbstractTask(ABC):
         for field in self.fields:
             if field.name == name:
                 return field
-        raise ValueError(f"{self.name} has no field {name!r}; it has {', '.join(f.name for f in self.fields)}")
+        raise ValueError(f"{self.name} has no field {name!r}; it has {listed([f.name for f in self.fields], name)}")
 
     def batch(self, examples: Iterable[Example], device: "str | torch.device" = "cpu") -> "TokenBatch":
         """Examples as one right-padded TokenBatch. Raises ValueError for no examples."""
@@ -225,21 +225,29 @@ class AbstractTask(ABC):
         made = make_pairs(self, clean, corrupt, variable, target, completion)  # pyright: ignore[reportArgumentType]
         return replace(made, whole=self._lists_all and len(chosen) < limit)
 
-    def conflict_pairs(self, variable: str, target: str, *, hold: Sequence[str] | None = None) -> "PairBatch":
+    def conflict_pairs(
+        self, variable: str, target: str, *, hold: Sequence[str] | None = None, limit: int | None = None, seed: int = 0
+    ) -> "PairBatch":
         """Conflict prompts: clean is a true world, corrupt the same text with only `variable`'s own token from the
         other.
 
         The corrupt labels are those of do(variable) in the clean world, and only pairs whose target it changes are
         kept. So a model that follows the token gives the corrupt answer, and one that follows the inputs from which the
-        token was computed keeps the clean one. Raises ValueError if the variable is never written, or no pair
-        exists.
+        token was computed keeps the clean one. limit: at most so many of the pairs that they are made from, drawn by
+        `seed`; None: all. Raises ValueError for an unknown name, if the variable is never written, or no pair exists.
         """
         from interp_kit.core.pairs import make_pairs
 
-        chosen = self._matching(variable, target, hold, None, 0)
+        if limit is not None:
+            check_count("limit", limit)
+        check_seed(seed)
+        chosen = self._matching(variable, target, hold, limit, seed)
         written = [(a, b) for a, b in chosen if variable in a.positions and variable in b.positions]
         if not written:
-            raise ValueError(f"{variable} is not a token of the text, so its token cannot be crossed")
+            raise ValueError(
+                f"{variable} is a variable of {self.name}, but its value is not a token of the text, so its token"
+                " cannot be crossed"
+            )
         crossed = [(a, self._conflict(a, b, variable)) for a, b in written]
         kept = [(a, c) for a, c in crossed if c.labels[target] != a.labels[target]]
         if not kept:
@@ -247,7 +255,7 @@ class AbstractTask(ABC):
                 f"no conflict prompt: in none of {len(written)} pairs does {variable!r} alone change {target!r}"
             )
         made = make_pairs(self, [a for a, _ in kept], [c for _, c in kept], variable, target, "conflict")  # pyright: ignore[reportArgumentType]
-        return replace(made, whole=self._lists_all)
+        return replace(made, whole=self._lists_all and (limit is None or len(chosen) < limit))
 
     @property
     def _lists_all(self) -> bool:

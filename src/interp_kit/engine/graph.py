@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import listed
 from interp_kit.engine.fast.forward import Executor
 from interp_kit.engine.fast.layers import Layer
 from interp_kit.engine.inputs import check_fits
@@ -66,7 +67,7 @@ class Graph:
                 raise KeyError
             return self._sender[edge.sender], self._receiver[edge.receiver, edge.input]
         except KeyError:
-            raise ValueError(f"the model has no edge {edge}; its nodes are {', '.join(self.nodes)}") from None
+            raise ValueError(f"the model has no edge {edge}; its nodes are {listed(self.nodes)}") from None
 
     def mask(
         self, batch: TokenBatch, chosen: Sequence[Edge]

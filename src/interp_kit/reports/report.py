@@ -223,7 +223,8 @@ def report(
         table = Table(result.to_frame(), f"{_analysis(result)}: every figure", folded=True)
         tries = () if playground is None else links(result, playground, path, runs)
         said = result.findings() if len(results) > 1 else ()
-        sections.append(Section(heading, said, (Figure(result.plot(), result.caption()), table), tries))
+        drawn = [Figure(result.plot(**options), caption) for options, caption in result.figures()]
+        sections.append(Section(heading, said, (*drawn, table), tries))
     if playground is not None and not any(section.links for section in sections):
         raise ValueError(f"{playground} runs {runs}, and none of the results names edits of it; leave playground out")
     configs = {f"{i}. {_analysis(result)}": dict(result.config) for i, result in enumerate(results, start=1)}

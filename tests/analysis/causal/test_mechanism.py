@@ -301,7 +301,9 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
     ):
         assert part in result.caption()
     (said,) = result.findings()
-    assert said.startswith(f"Route by which {result.config['model']} uses newB for newD: latent. ")
+    assert said.startswith(
+        f"{result.config['model']} computes newD from an internal newB, at the place that predicts it (route: latent). "
+    )
     assert said.endswith(f"in a share of {result.token_flips.short()} of 16 {result.token_flips.unit}.")
     loaded = MechanismResult.load(result.save(tmp_path / "mechanism"))
     for name, value in vars(result).items():

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.analysis.behaviour.baselines import majority, nearest
-from interp_kit.core.config import check_count, check_flag
+from interp_kit.core.config import check_count, check_flag, listed
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
@@ -71,7 +71,7 @@ class EvaluationResult(AbstractResult):
         if split not in self.splits:
             raise ValueError(f"no split {split!r}; there are {', '.join(self.splits)}")
         if field not in (EXACT, *self.fields):
-            raise ValueError(f"no field {field!r}; there are {EXACT}, {', '.join(self.fields)}")
+            raise ValueError(f"no field {field!r}; there are {listed((EXACT, *self.fields), field)}")
         hits = exact if field == EXACT else right[:, self.fields.index(field)]
         return hits[self.held_out == (split == HELD_OUT)]
 

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
+from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed, listed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
@@ -63,7 +63,7 @@ class AblationResult(AbstractResult):
         if field is None:
             return effect.mean((1, 2))
         if field not in self.fields:
-            raise ValueError(f"no field {field!r}; there are {', '.join(self.fields)}")
+            raise ValueError(f"no field {field!r}; there are {listed(self.fields, field)}")
         return effect[:, self.fields.index(field)].mean(-1)
 
     def to_frame(self) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 Pairs in which it changes, and controls in which it must not, for interchange and distributed alignment search.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,9 +10,13 @@ from jaxtyping import Float
 from torch import Tensor, tensor
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import listed
 from interp_kit.core.example import Example
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.edit_checks import check_edit
+from interp_kit.engine.edits import Zero, everywhere
 from interp_kit.engine.metrics import AtField
+from interp_kit.models.hooked_model import HookedModel
 
 SOURCES = 128  # sources that each base of a larger pool is paired with
 
@@ -42,6 +46,25 @@ class Chosen(AtField):
         return candidates[logits[..., 0, candidates].argmax(-1)].float()
 
 
+def check_places(
+    model: HookedModel,
+    task: AbstractTask,
+    examples: Sequence[Example],
+    sites: str | Sequence[str],
+    positions: Iterable[str],
+) -> None:
+    """Raise ValueError for a site that the model does not have, and a position that no example has: before any
+    counterfactual is made, as those may take minutes."""
+    one = task.batch(examples[:1])
+    for edit in everywhere(model, sites, Zero(), [None]):
+        check_edit(model, one, edit)
+    known = {id(example.positions): example.positions for example in examples}
+    names = list(dict.fromkeys(name for places in known.values() for name in places))
+    for name in positions:
+        if name not in names:
+            raise ValueError(f"no position {name!r}; there are {listed(names, name)}")
+
+
 def interchanges(
     task: AbstractTask,
     variable: str,
@@ -59,8 +82,7 @@ def interchanges(
     at most 128 random sources; of either kind at most `limit` are drawn. Raises ValueError naming an unknown
     variable or target, and if no pair is changed.
     """
-    if variable not in task.variables:
-        raise ValueError(f"{task.name} has no variable {variable!r}; it has {', '.join(task.variables)}")
+    task.check_names(variable, target)
     field = task.field(target)
     if limit < 1:
         raise ValueError(f"limit {limit}: at least one pair is needed")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from interp_kit.analysis.causal import das_controls
-from interp_kit.analysis.causal.counterfactual import Chosen
+from interp_kit.analysis.causal.counterfactual import Chosen, check_places
 from interp_kit.analysis.causal.das_controls import FITTED, Controls
 from interp_kit.analysis.causal.das_fit import Cell, Trials, first_basis, fit, orthonormal, split
 from interp_kit.analysis.causal.das_result import COUNTS, SCORES, DASResult, over_seeds
@@ -128,6 +128,9 @@ def das(
     if has_heads(site):
         raise ValueError(f"site {site!r} has heads, not one vector a position; attn_out is their sum")
     names = None if position is None else check_names("position", one_or_more(position))
+    task.check_names(variable, target)
+    if names is not None:
+        check_places(model, task, task.pool(seeds[0]), site, names)
     cells: list[tuple[int, str]] = []
     scores, bases, ranks, counts, solved = [], [], [], [], []
     fits = 1 + sum(name in FITTED for name in asked)

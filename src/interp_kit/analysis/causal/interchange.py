@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from interp_kit.analysis.causal.counterfactual import Chosen, interchanges
+from interp_kit.analysis.causal.counterfactual import Chosen, check_places, interchanges
 from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed
@@ -213,13 +213,16 @@ def interchange(
     check_seed(seed)
     check_flag("only_solved", only_solved)
     check_flag("progress", progress)
-    changed, control = interchanges(task, variable, target, pairs=pairs, limit=limit, seed=seed)
+    task.check_names(variable, target)
+    groups = {} if positions is None else grouped(positions)
+    pool = task.pool(seed) if pairs is None else [side for pair in pairs for side in pair]
+    if pool:
+        check_places(model, task, pool, sites, [name for group in groups.values() for name in group])
+    changed, control = interchanges(task, variable, target, pairs=pairs, pool=pool, limit=limit, seed=seed)
     rows = [*changed, *control]
     base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))
     at = base.position(base.field(target).predict)
-    if positions is None:
-        positions = base.positions_to(target)
-    groups = grouped(positions)
+    groups = groups or grouped(base.positions_to(target))
     marks = everywhere(model, sites, Copy(source), [None] if by == "all" else list(groups))
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]

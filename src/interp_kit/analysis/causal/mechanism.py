@@ -15,15 +15,24 @@ import torch
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.patching import PatchingResult, patch_senders
-from interp_kit.analysis.causal.routes import FEWEST, ROUTES, SHARED, opposing_routes, verdict_of
-from interp_kit.core.config import check_flag
+from interp_kit.analysis.causal.routes import (
+    FEWEST,
+    ROUTES,
+    SHARED,
+    check_question,
+    flips,
+    opposing_routes,
+    positions_by_route,
+    said_of,
+    verdict_of,
+)
+from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, Bar, bar, counted
 from interp_kit.core.stats.intervals import (
     Estimate,
     mean_estimate,
-    of_all,
     ratio_interval,
     scope,
     wilson,
@@ -31,7 +40,7 @@ from interp_kit.core.stats.intervals import (
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
 from interp_kit.engine.edits import Copy, Edit
-from interp_kit.engine.metrics import Accuracy, LogitDifference, accuracy, logit_difference
+from interp_kit.engine.metrics import Accuracy, LogitDifference, accuracy
 from interp_kit.engine.sweep import editing, sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -137,7 +146,7 @@ class MechanismResult(AbstractResult):
         """See AbstractResult."""
         model, flips = self.config["model"], self.token_flips
         return (
-            f"Route by which {model} uses {self.mediator} for {self.target}: {self.verdict}. Flipping only the token of"
+            f"{model} {said_of(self.verdict, self.mediator, self.target)}. Flipping only the token of"
             f" {self.mediator} flips {self.target} in a share of {flips.short()} of {flips.n} {flips.unit}.",
         )
 
@@ -150,7 +159,7 @@ class MechanismResult(AbstractResult):
         """Path patching by route."""
         series = {"recovered": (self.route, self.route_low, self.route_high)}
         title = (
-            f"How {self.mediator} reaches {self.target}: {self.config['model']}"
+            f"Route to {self.target}, by {self.mediator} or past it: {self.config['model']}"
             f" ({self.verdict}, n = {self.config['units']})"
         )
         return intervals(ROUTES, series, ax=ax, title=title, x_label=f"recovered {self.target} logit difference")
@@ -162,7 +171,14 @@ def _parts(estimate: Estimate) -> tuple[float, float, float, int]:
 
 @on_model()
 def mechanism(
-    model: HookedModel, task: AbstractTask, *, mediator: str, target: str, progress: bool = PROGRESS
+    model: HookedModel,
+    task: AbstractTask,
+    *,
+    mediator: str,
+    target: str,
+    limit: int = 512,
+    seed: int = 0,
+    progress: bool = PROGRESS,
 ) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
@@ -173,37 +189,45 @@ def mechanism(
     Args:
         model: A causal model that learned the task.
         task: Gives pairs and conflict prompts.
-        mediator: A variable that the text writes on the way.
+        mediator: A field that the text writes on the way.
         target: The field that may use it.
+        limit: Most inputs, most pairs and most conflict prompts.
+        seed: Of their draw.
         progress: Show a bar.
 
     Returns:
         The verdict, recovery per route and per sender, and the flips of the conflict prompts.
 
     Raises:
-        ValueError: There is no such pair, the two runs do not differ, or mediator and target are one variable.
+        ValueError: The mediator is not a field before the target, there is no such pair, or the two runs do not differ.
     """
     check_meeting(model, task, AbstractTask)
     check_flag("progress", progress)
-    if mediator == target:
-        raise ValueError(f"mediator and target are both {target!r}: a mediator is another field, answered before")
-    with bar(STEPS + model.cfg.n_layers, "experiments", progress) as shown:
-        return _mechanism(model, task, mediator, target, shown.update)
+    check_count("limit", limit)
+    check_seed(seed)
+    check_question(task, mediator, target)
+    with bar(STEPS + model.cfg.n_layers, f"{mediator} -> {target}", progress) as shown:
+        return _mechanism(model, task, mediator, target, (limit, seed), shown)
 
 
 def _mechanism(
-    model: HookedModel, task: AbstractTask, mediator: str, target: str, done: Callable[[], Any]
+    model: HookedModel, task: AbstractTask, mediator: str, target: str, draw: tuple[int, int], shown: Bar
 ) -> MechanismResult:
-    """As `mechanism`; `done` is called after each of STEPS steps, and after each layer in which texts run freely."""
-    device = model.cfg.device
-    natural = task.pairs(mediator, target).to(device)
-    everything = task.batch(task.pool(), device)
+    """As `mechanism`; `shown` is updated after each of STEPS steps, and after each layer in which texts run freely.
+    draw: limit and seed."""
+    device, (limit, seed), done = model.cfg.device, draw, shown.update
+    natural = task.pairs(mediator, target, limit=limit, seed=seed).to(device)
+    shown.set_description_str(f"{mediator} -> {target}, {counted(len(natural), 'pair')}")
+    pool = task.pool(seed)
+    if len(pool) > limit:
+        pool = [pool[i] for i in np.sort(np.random.default_rng(seed).choice(len(pool), limit, replace=False))]
+    everything = task.batch(pool, device)
     right = sweep(model, everything, [], accuracy(target)).baseline[0]
     solved = wilson(int(right.sum()), len(right))
     done()
-    token = _flips(model, task.conflict_pairs(mediator, target).to(device))
+    token = flips(model, task.conflict_pairs(mediator, target, limit=limit, seed=seed).to(device))
     done()
-    cause = _flips(model, task.pairs(mediator, target, completion="clean").to(device))
+    cause = flips(model, task.pairs(mediator, target, completion="clean", limit=limit, seed=seed).to(device))
     done()
     both_sides = [
         sweep(model, side, [], Accuracy(target)).baseline[0] == 1 for side in (natural.clean, natural.corrupt)
@@ -217,7 +241,7 @@ def _mechanism(
     if len(kept):
         pairs = natural.take(kept.tolist()).apart(both_ways=True)
         units, used = len(np.unique(pairs.units())), len(pairs)
-        route, low, high, least, most = _patch_routes(model, pairs, _routes(pairs, mediator, target))
+        route, low, high, least, most = _patch_routes(model, pairs, positions_by_route(pairs, mediator, target))
         done()
         single = patch_senders(model, pairs)
         done()
@@ -251,38 +275,12 @@ def _mechanism(
             "metric": "logit difference",
             "pairs": used,
             "units": units,
+            "limit": limit,
+            "seed": seed,
             "whole": natural.whole and used == len(natural),
             "pair_kind": f"minimal pairs that flip {mediator} and {target}",
         },
     )
-
-
-def _flips(model: HookedModel, pairs: PairBatch) -> Estimate:
-    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean."""
-    metric = logit_difference(pairs)
-    before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
-    right = before > 0
-    n = int(right.sum())
-    unit = of_all("worlds", pairs.whole and n == len(pairs))
-    return (
-        wilson(int((after[right] < 0).sum()), n, unit)
-        if n
-        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
-    )
-
-
-def _routes(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str, ...]]:
-    """Route -> the positions before the target's prediction that belong to it."""
-    batch = pairs.clean
-    predicts, receiver = batch.field(mediator).predict, batch.field(target).predict
-    order = [name for name in batch.positions if batch.positions[name][0] < batch.positions[receiver][0]]
-    at = order.index(predicts)
-    return {
-        "via token": (mediator,),
-        "direct": tuple(order[:at]),
-        "latent": (predicts,),
-        "relayed": tuple(name for name in order[at + 1 :] if name != mediator),
-    }
 
 
 def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tuple[str, ...]]) -> tuple:

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.site_heatmap import site_map
-from interp_kit.core.config import check_choice, check_flag, check_names
+from interp_kit.core.config import check_choice, check_flag, check_names, one_or_more
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
@@ -171,6 +171,10 @@ def patch(
             in the metric.
     """
     check_by(by, positions)
+    check_meeting(model, pairs, PairBatch)
+    everywhere(model, sites, Copy(pairs.clean), [None])  # raises for a site that is unknown
+    for group in grouped(positions).values() if positions is not None else ():
+        check_names("positions", group, pairs.clean.positions)
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     if positions is None:
@@ -221,6 +225,11 @@ def patch_senders(
     Raises:
         ValueError: As `patch` does, and for a sender after the receiver.
     """
+    check_meeting(model, pairs, PairBatch)
+    if receiver is not None:
+        pairs.clean.position(receiver)
+    for group in senders or ():
+        check_names("senders", one_or_more(group), pairs.clean.positions)
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     receiver = receiver or into.field(pairs.target).predict

@@ -2,13 +2,28 @@
 
 import numpy as np
 
-from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate
+from interp_kit.core.config import listed
+from interp_kit.core.pairs import PairBatch
+from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, of_all, wilson
+from interp_kit.core.task import AbstractTask
+from interp_kit.engine.metrics import logit_difference
+from interp_kit.engine.sweep import sweep
+from interp_kit.models.hooked_model import HookedModel
 
 SOLVED = 0.95  # of the inputs: below it a model does not compute the target, so there is no route to name
 SHARED = 0.2  # of the recovery: a second route with more, or with less than its negative, is not passed by
 FEWEST = FEWEST_OF_RATIO  # independent units of pairs: with fewer there is no interval
 TOO_FEW, OPPOSED = "too few independent pairs", ", opposed by "
 ROUTES = ("via token", "direct", "latent", "relayed")
+SAYS = {
+    "via token": "computes {target} from the token of {mediator} that stands in the text (route: via token)",
+    "direct": "computes {target} directly from the text before {mediator}, not from {mediator} (route: direct)",
+    "latent": "computes {target} from an internal {mediator}, at the place that predicts it (route: latent)",
+    "relayed": "computes {target} from positions between {mediator} and {target} (route: relayed)",
+    "mixed": "computes {target} by more than one route, some by {mediator} and some past it (verdict: mixed)",
+    "none": "computes {target} by no route that these experiments can name (verdict: none)",
+    TOO_FEW: "computes {target} by a route that cannot be named: too few pairs are independent",
+}
 
 
 def verdict_of(
@@ -39,5 +54,55 @@ def verdict_of(
     return f"{name}{opposed}"
 
 
+def said_of(verdict: str, mediator: str, target: str) -> str:
+    """A verdict as a sentence about a model, without its subject."""
+    route, opposed, against = verdict.partition(OPPOSED)
+    return SAYS[route].format(mediator=mediator, target=target) + (f", opposed by {against}" if opposed else "")
+
+
 def opposing_routes(high: np.ndarray) -> tuple[str, ...]:
     return tuple(name for name, end in zip(ROUTES, high, strict=True) if end < -SHARED)
+
+
+def check_question(task: AbstractTask, mediator: str, target: str) -> None:
+    """Raises ValueError unless the task has both names, and the mediator is a field that is answered before the
+    target."""
+    task.check_names(mediator, target)
+    fields = [field.name for field in task.fields]
+    if mediator == target:
+        raise ValueError(f"mediator and target are both {target!r}: a mediator is another field, answered before")
+    if mediator not in fields:
+        kind = "an input" if mediator in task.inputs else "a variable"
+        raise ValueError(
+            f"mediator {mediator!r} is {kind} of {task.name}, but not a field: only the value of a field is written by"
+            f" the model on the way to another; the fields are {listed(fields)}. For a variable that is never"
+            " written, use interp_kit.interchange"
+        )
+
+
+def positions_by_route(pairs: PairBatch, mediator: str, target: str) -> dict[str, tuple[str, ...]]:
+    """Route -> the positions before the target's prediction that belong to it."""
+    batch = pairs.clean
+    predicts, receiver = batch.field(mediator).predict, batch.field(target).predict
+    order = [name for name in batch.positions if batch.positions[name][0] < batch.positions[receiver][0]]
+    at = order.index(predicts)
+    return {
+        "via token": (mediator,),
+        "direct": tuple(order[:at]),
+        "latent": (predicts,),
+        "relayed": tuple(name for name in order[at + 1 :] if name != mediator),
+    }
+
+
+def flips(model: HookedModel, pairs: PairBatch) -> Estimate:
+    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean."""
+    metric = logit_difference(pairs)
+    before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
+    right = before > 0
+    n = int(right.sum())
+    unit = of_all("worlds", pairs.whole and n == len(pairs))
+    return (
+        wilson(int((after[right] < 0).sum()), n, unit)
+        if n
+        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
+    )

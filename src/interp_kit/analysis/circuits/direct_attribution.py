@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_names, expect
+from interp_kit.core.config import check_names, expect, listed
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope
@@ -257,7 +257,7 @@ def _measured(
         raise ValueError(f"target is {target!r}, and {named!r} is what the metric or the pairs name")
     if metric is None:
         if target is None and not isinstance(batch, PairBatch):
-            raise ValueError(f"which field? There are {', '.join(field.name for field in side.fields)}")
+            raise ValueError(f"which field? There are {listed([field.name for field in side.fields])}")
         metric = logit_difference(batch if isinstance(batch, PairBatch) else side.field(target or "").name)
     if not isinstance(metric, LogitDifference if linear else AtField):
         raise ValueError(f"{metric.name} is not a {'logit difference' if linear else 'metric'} at one position")

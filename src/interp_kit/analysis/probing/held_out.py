@@ -84,3 +84,16 @@ class Scorer:
         if self.numeric:
             return 1 - ((predicted - self.truth) ** 2).sum(-1) / ((self.truth - self.truth.mean()) ** 2).sum()
         return np.mean([(predicted[:, self.truth == k] == k).mean(-1) for k in classes], axis=0)
+
+
+def threshold(null: np.ndarray) -> np.ndarray:
+    """(row, position) score that only 5 % of permutations exceed anywhere, from (permutation, row, position) null
+    scores.
+
+    Cells differ in how many units they have, so each is first measured in its own null's standard deviations.
+    """
+    if len(null) < 2:
+        return np.full(null.shape[1:], np.nan)
+    mean, spread = null.mean(0), np.maximum(null.std(0, ddof=1), 1e-6)
+    largest = np.array([np.nanmax(z) if np.isfinite(z).any() else np.nan for z in (null - mean) / spread])
+    return mean + np.percentile(largest, 95) * spread

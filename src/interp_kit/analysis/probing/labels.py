@@ -1,13 +1,17 @@
 """Labels at a position: distinct visible prefixes, the values that they determine, and controls of the same kind."""
 
 import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 
 from interp_kit.core.batch import TokenBatch
+from interp_kit.core.config import listed
+from interp_kit.core.showing import counted
 
 MEASURED, UNDETERMINED, TOO_FEW = 0, 1, 2
+LEAST_UNITS, LEAST_OF_CLASS = 8, 2  # distinct prefixes, and those of each value of a class
 
 
 def distinct_prefixes(batch: TokenBatch, position: str) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +28,7 @@ def determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric
     if (truth[group] != values).any():
         return truth, UNDETERMINED
     smallest = len(units) if numeric else np.unique(truth, return_counts=True)[1].min()
-    if len(np.unique(truth)) < 2 or len(units) < 8 or smallest < 2:
+    if len(np.unique(truth)) < 2 or len(units) < LEAST_UNITS or smallest < LEAST_OF_CLASS:
         return truth, TOO_FEW
     return truth, MEASURED
 
@@ -66,3 +70,28 @@ def control_labels(batch: TokenBatch, values: np.ndarray, units: np.ndarray, gro
                     found.append(truth)
     single = any(tuple(values.tolist()) in {tuple(b.tolist()), tuple((1 - b).tolist())} for b in bits.values())
     return [] if single else found
+
+
+def nothing_to_probe(
+    labels: Sequence[str],
+    names: Sequence[str],
+    truths: Mapping[tuple[int, int], tuple[np.ndarray, int]],
+    unit_rows: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> str:
+    """Error if no label can be probed at any position: for each, what comes nearest, and how much that lacks."""
+    told = []
+    for i, label in enumerate(labels):
+        few = [k for k in range(len(names)) if truths[i, k][1] == TOO_FEW]
+        if not few:
+            told.append(f"{label} does not follow from the text at any of them")
+            continue
+        k = max(few, key=lambda k: len(unit_rows[k][0]))
+        counts = np.unique(truths[i, k][0], return_counts=True)[1]
+        told.append(
+            f"{label} has {len(unit_rows[k][0])} distinct prefixes at {names[k]}, of {counted(len(counts), 'value')},"
+            f" the rarest with {counts.min()}"
+        )
+    return (
+        f"nothing can be probed at {listed(names)}: {'; '.join(told)}. Needed are {LEAST_UNITS} distinct prefixes or"
+        f" more, and {LEAST_OF_CLASS} of each value of a class: give more examples, or other positions"
+    )

@@ -15,18 +15,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.probing.features import features_of
-from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
+from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer, threshold
 from interp_kit.analysis.probing.labels import (
     MEASURED,
     control_labels,
     determined,
     distinct_prefixes,
     is_written,
+    nothing_to_probe,
     raw_tokens,
 )
 from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
-from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
+from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, listed, one_or_more
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
@@ -38,6 +39,7 @@ from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting, check_model
 from interp_kit.reports.plotting import heatmap
 
+PICTURES = 8  # of a report, at most
 MARGIN = 0.05  # of balanced accuracy or R²: a smaller gain over the baselines is not worth a word
 
 
@@ -109,30 +111,48 @@ class ProbeResult(AbstractResult):
         n = sorted({int(n) for n in self.units[measured]}) or [0]
         return f"{n[0]} to {n[-1]}" if len(n) > 1 else f"{n[0]}"
 
-    def caption(self) -> str:
-        """See AbstractResult."""
-        c = self.config
+    def _drawn(self, label: str | None, excess: bool) -> tuple[int, np.ndarray, str]:
+        """Number of a label (None: the first), what its picture shows, (row, position), and its quantity."""
+        label = self.labels[0] if label is None else label
+        if label not in self.labels:
+            raise ValueError(f"no label {label!r}; there are {listed(self.labels, label)}")
+        i = self.labels.index(label)
+        scale = "R²" if label in self.numeric else "balanced accuracy"
+        return i, (self.score - self.baseline())[i] if excess else self.score[i], scale
+
+    def caption(self, label: str | None = None, excess: bool = False) -> str:
+        """See AbstractResult: of the picture that `plot` draws with the same arguments."""
+        c, (i, values, scale) = self.config, self._drawn(label, excess)
+        colour = f"held-out {scale} above the best baseline" if excess else f"held-out {scale}"
         return (
-            f"Held-out probe scores on {c['model']} (n = {self._prefixes(self.score)} distinct visible"
+            f"{self.labels[i]}: {colour} of a probe on {c['model']} (n = {self._prefixes(values)} distinct visible"
             f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
             " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
             " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
             " stands in the text."
         )
 
+    def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
+        """See AbstractResult: a picture per label, of the first PICTURES."""
+        shown = [({"label": label}, self.caption(label)) for label in self.labels[:PICTURES]]
+        if (more := len(self.labels) - PICTURES) > 0:
+            shown[-1] = (shown[-1][0], f"{shown[-1][1]} Of {more} more labels the table has the scores.")
+        return tuple(shown)
+
     def _best(self, label: int) -> tuple[int, int] | None:
-        """(row, position) of the largest excess over the best baseline, where the value does not stand in the text;
-        None if nothing is measured there."""
-        excess = np.where(self.written[label], np.nan, (self.score - self.baseline())[label])
+        """(row, position) of the largest excess over the best baseline, where the value does not stand in the text; of
+        equal ones that of the most prefixes. None if nothing is measured there."""
+        excess = np.where(self.written[label], np.nan, (self.score - self.baseline())[label]).round(9)
         if np.isnan(excess).all():
             return None
-        row, position = np.unravel_index(np.nanargmax(excess), excess.shape)
+        units = np.where(excess == np.nanmax(excess), self.units, -1)
+        row, position = np.unravel_index(np.argmax(units), units.shape)
         return int(row), int(position)
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: per label the cell that exceeds the baselines most, and whether that says anything."""
         found = [self._finding(i, label) for i, label in enumerate(self.labels)]
-        if any("best of" in text for text in found):
+        if any("best of the" in text for text in found):
             found.append(
                 "Each is the best of many cells of one network, so it has no interval here: readability() chooses the"
                 " cell on some networks and reports it on others."
@@ -145,8 +165,9 @@ class ProbeResult(AbstractResult):
             return f"{label} cannot be probed: nowhere is it determined by the text before it stands there."
         score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
         cells = int(np.isfinite(self.score[i][:, ~self.written[i]]).sum())
+        of = f"best of the {cells} cells where it follows from the text and is not yet written, of {self.score[i].size}"
         where = f"{self.rows[at[0]]} at {self.positions[at[1]]}, n = {self.units[at[1]]} prefixes"
-        beside = f"{score:.2f} held out, beside {base:.2f} for the best baseline ({where}, best of {cells} cells)"
+        beside = f"{score:.2f} held out, beside {base:.2f} for the best baseline ({where}; {of})"
         if score - base <= MARGIN:
             return f"{label} cannot be told from the baselines by a probe: {beside}."
         if np.isnan(null):
@@ -166,18 +187,13 @@ class ProbeResult(AbstractResult):
     def plot(self, ax: Axes | None = None, label: str | None = None, excess: bool = False) -> Axes:
         """Cells by positions for one label: the score, or its excess over the best baseline. Hatched: not measured; a
         dot: the value already stands in the text."""
-        label = label or self.labels[0]
-        if label not in self.labels:
-            raise ValueError(f"no label {label!r}; there are {', '.join(self.labels)}")
-        i = self.labels.index(label)
-        values = (self.score - self.baseline())[i] if excess else self.score[i]
-        scale = "R²" if label in self.numeric else "balanced accuracy"
+        i, values, scale = self._drawn(label, excess)
         return heatmap(
             values,
             self.rows,
             self.positions,
             ax=ax,
-            title=f"{label}, {self.config['model']} (n = {self._prefixes(values)} prefixes)",
+            title=f"{self.labels[i]}, {self.config['model']} (n = {self._prefixes(values)} prefixes)",
             label=f"{scale}\nabove the best baseline" if excess else scale,
             signed=excess,
             limits=None if excess else (0.0, 1.0),
@@ -249,6 +265,17 @@ def probe(
     labels = check_names("labels", one_or_more(labels))
     for label in labels:
         batch.label(label)
+    for name in names:
+        batch.position(name)
+    unit_rows = [distinct_prefixes(batch, name) for name in names]
+    values = {label: batch.label(label).cpu().numpy() for label in labels}
+    truths = {
+        (i, k): determined(values[label], group, units, label in batch.numeric)
+        for i, label in enumerate(labels)
+        for k, (units, group) in enumerate(unit_rows)
+    }
+    if all(status != MEASURED for _, status in truths.values()):
+        raise ValueError(nothing_to_probe(labels, names, truths, unit_rows))
     options = ProbeOptions(folds, repeats, c, alpha, seed)
     rows, trained = features_of(model, batch, sites, names)
     _, fresh = features_of(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)
@@ -257,7 +284,6 @@ def probe(
     raw, status = np.full((len(labels), len(names)), np.nan), np.zeros((len(labels), len(names)), dtype=np.int64)
     null = np.full((len(labels), permutations, len(rows), len(names)), np.nan)
     written = np.array([[is_written(batch, label, name) for name in names] for label in labels])
-    unit_rows = [distinct_prefixes(batch, name) for name in names]
     with bar(len(names) * len(labels), "probes", progress) as shown:
         for k, name in enumerate(names):
             units, group = unit_rows[k]
@@ -265,8 +291,7 @@ def probe(
             cells, fresh_cells = ([rotate(row[k][units]) for row in f] for f in (trained, fresh))
             for i, label in enumerate(labels):
                 shown.update()
-                values = batch.label(label).cpu().numpy()
-                truth, status[i, k] = determined(values, group, units, label in batch.numeric)
+                truth, status[i, k] = truths[i, k]
                 if status[i, k] != MEASURED:
                     continue
                 key = (label, name)
@@ -275,7 +300,7 @@ def probe(
                 table["untrained"][i, :, k] = score(fresh_cells)
                 raw[i, k] = score([tokens])[0]
                 if control_repeats and label not in batch.numeric and not written[i, k]:
-                    others = control_labels(batch, values, units, group)
+                    others = control_labels(batch, values[label], units, group)
                     found = [Scorer(o, False, options.short(control_repeats), key)(cells) for o in others]
                     if found:
                         table["control"][i, :, k] = np.mean(found, axis=0)
@@ -285,10 +310,6 @@ def probe(
                         rng = np.random.default_rng(derive_seed(seed, "permutation", *key, r))
                         shuffled = Scorer(rng.permutation(truth), label in batch.numeric, options.short(1), key)
                         null[i, r, :, k] = shuffled(cells)
-    if not (status == MEASURED).any():
-        raise ValueError(
-            f"none of {', '.join(labels)} is determined at any of {', '.join(names)} by enough distinct prefixes"
-        )
     return ProbeResult(
         labels=tuple(labels),
         rows=tuple(rows),
@@ -296,7 +317,7 @@ def probe(
         numeric=tuple(label for label in labels if label in batch.numeric),
         **table,
         raw=raw,
-        null_high=np.stack([_threshold(n) for n in null]),
+        null_high=np.stack([threshold(n) for n in null]),
         chance=np.array([0.0 if label in batch.numeric else 1 / len(batch.label(label).unique()) for label in labels]),
         status=status,
         written=written,
@@ -314,16 +335,3 @@ def probe(
             "seed": seed,
         },
     )
-
-
-def _threshold(null: np.ndarray) -> np.ndarray:
-    """(row, position) score that only 5 % of permutations exceed anywhere, from (permutation, row, position) null
-    scores.
-
-    Cells differ in how many units they have, so each is first measured in its own null's standard deviations.
-    """
-    if len(null) < 2:
-        return np.full(null.shape[1:], np.nan)
-    mean, spread = null.mean(0), np.maximum(null.std(0, ddof=1), 1e-6)
-    largest = np.array([np.nanmax(z) if np.isfinite(z).any() else np.nan for z in (null - mean) / spread])
-    return mean + np.percentile(largest, 95) * spread

@@ -16,7 +16,7 @@ from scipy import stats
 
 from interp_kit.analysis.probing.labels import MEASURED
 from interp_kit.analysis.probing.probe import MARGIN, ProbeResult
-from interp_kit.core.config import check_names, expect
+from interp_kit.core.config import check_names, expect, listed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.core.stats.told import CHANCE
@@ -66,10 +66,15 @@ class ReadabilityResult(AbstractResult):
 
     def caption(self) -> str:
         """See AbstractResult."""
+        n = self.score[0].n
+        interval = any(np.isfinite(e.low) for e in (*self.score, *self.margin))
+        over = f"mean and 95 % interval over n = {n} seeds" if interval else f"mean over n = {n} seeds"
+        why = "" if interval else f" No interval: {n} seeds are too few for one, or do not differ."
         return (
-            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, mean and 95 % interval"
-            f" over n = {self.score[0].n} seeds, beside a probe on the visible raw tokens and the best baseline."
+            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, {over},"
+            " beside a probe on the visible raw tokens and the best baseline."
             " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
+            + why
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -148,7 +153,7 @@ def _same(a: ProbeResult, b: ProbeResult) -> bool:
 
 def _report(label: str, choosing: Sequence[ProbeResult], reporting: Sequence[ProbeResult]) -> dict:
     if label not in choosing[0].labels:
-        raise ValueError(f"no label {label!r}; there are {', '.join(choosing[0].labels)}")
+        raise ValueError(f"no label {label!r}; there are {listed(choosing[0].labels, label)}")
     i = choosing[0].labels.index(label)
     open_cells = (choosing[0].status[i] == MEASURED) & ~choosing[0].written[i]
     if not open_cells.any():

@@ -42,8 +42,19 @@ def adapting(study: "Study") -> tuple[str, ...]:
         f"With its most important head held at its mean, a model gets {end(found, 'lesion', 0).short()} of its answers"
         f" right (intact {end(found, 'control', 0).short()}); after {found[0].config['steps']} training steps with the"
         f" head still held {end(found, 'lesion').short()}, after the same steps without a lesion"
-        f" {end(found, 'control').short()} (n = {len(found)} seeds). {_repair(found)} What grows most beyond the"
-        f" control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on average.",
+        f" {end(found, 'control').short()} (n = {len(found)} seeds). {_exact(found)}{_repair(found)} What grows"
+        f" most beyond the control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on average.",
+    )
+
+
+def _exact(found: list[LesionResult]) -> str:
+    """Why a perfect share has the wider interval, where it has one."""
+    intact = end(found, "control", 0)
+    if intact.value < 1 or np.isnan(intact.low):
+        return ""
+    return (
+        f"Equal values have no spread, so the interval of {intact.value:.2f} is that of {intact.n} right of {intact.n}"
+        " (Clopper and Pearson), which is wide. "
     )
 
 

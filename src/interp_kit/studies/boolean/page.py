@@ -15,7 +15,16 @@ from interp_kit.reports.links import Link, links
 from interp_kit.reports.plotting import intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.boolean.adapting import section
-from interp_kit.studies.boolean.words import alike, findings, mlps_against_heads, path_taken, readable, solves, solving
+from interp_kit.studies.boolean.words import (
+    alike,
+    findings,
+    mlps_against_heads,
+    of,
+    path_taken,
+    readable,
+    solves,
+    solving,
+)
 
 if TYPE_CHECKING:
     from interp_kit.studies.boolean.study import Examination, Study
@@ -56,7 +65,7 @@ def conflict_figure(examined: Sequence["Examination"], ax: Axes | None = None) -
         series,
         ax=ax,
         title="Conflict prompts",
-        x_label="share of worlds in which newD flips",
+        x_label="share of inputs with A = 0 in which newD flips",
         limits=(-0.05, 1.05),
     )
 
@@ -69,13 +78,13 @@ def route_table(examined: Sequence["Examination"]) -> pd.DataFrame:
         row: dict[str, object] = {"model": m.name, "newD right on correct texts": r.solved.value}
         row |= dict(zip(ROUTES, r.route.tolist(), strict=True))
         row |= {
-            "newB token flips newD": r.token_flips.value,
-            "D flips newD": r.cause_flips.value,
+            "newB token flips newD": of(r.token_flips),
+            "D flips newD": of(r.cause_flips),
             "free-running flip": float(r.free_target[-1]),
             "latent flip, token held": float(r.latent_target.max(initial=-np.inf, where=~np.isnan(r.latent_target)))
             if r.config["units"]
             else float("nan"),
-            "n": r.config["units"],
+            "n pairs": r.config["units"],
             "verdict": r.verdict,
         }
         rows.append(row)
@@ -135,7 +144,10 @@ def _task_section(study: "Study") -> Section:
     if study.held_out is not None:
         parts += [
             Figure(study.held_out.plot(), study.held_out.caption()),
-            Table(_brief(study.held_out.to_frame()), "Exact match on inputs never trained on, mean over omission sets"),
+            Table(
+                _brief(study.held_out.to_frame()),
+                "Exact match on inputs never trained on, mean over omission sets: other networks than the seeds",
+            ),
         ]
     frames = [m.evaluation.to_frame().assign(model=m.name) for m in (*study.models, *study.yardsticks)]
     parts.append(Table(pd.concat(frames), "Accuracy of every model, by field, with both baselines", folded=True))
@@ -165,8 +177,9 @@ def _path_section(study: "Study") -> Section:
     )
     conflict = Figure(
         conflict_figure(everyone),
-        "Prompts that no world produces: the newB token from one world, D from the other (n ="
-        f" {_span(worlds)} worlds with A = 0, by model: those in which the right newD is the likelier of its two"
+        "Prompts that no input produces: the newB token from one input, D from the other (n ="
+        f" {_span(worlds)} inputs with A = 0, where newB decides newD, by model: those in which the"
+        " right newD is the likelier of its two"
         " values; Wilson intervals). A model that ignores both flips in none, and so may one that never"
         " learned.",
     )
@@ -174,7 +187,8 @@ def _path_section(study: "Study") -> Section:
         route_table(everyone),
         "By model: share of the 32 correct texts on which newD is right, all before it being given (in the table of"
         " accuracies the model writes all of it itself); path patching by route, empty where no pair is solved;"
-        " conflict prompts; share of newD answers that flip when only the emitted newB is edited and the model runs on"
+        " conflict prompts, in how many of the inputs with A = 0 newD flips; share of newD answers that"
+        " flip when only the emitted newB is edited and the model runs on"
         " freely; the largest recovery of newD when the residual stream at newB's prediction is patched with the newB"
         " token held.",
     )
@@ -195,8 +209,8 @@ def _probe_section(study: "Study") -> Section:
     parts: list[Figure | Table] = [
         Figure(result.plot(), result.caption()),
         Table(result.to_frame(), "The chosen cells"),
-        Figure(shown.plot(label="newB", excess=True), "newB: " + shown.caption()),
-        Figure(shown.plot(label="newA", excess=True), "newA: " + shown.caption()),
+        Figure(shown.plot(label="newB", excess=True), shown.caption("newB", excess=True)),
+        Figure(shown.plot(label="newA", excess=True), shown.caption("newA", excess=True)),
         Table(shown.to_frame(), f"Every probe of {study.models[-1].name}", folded=True),
     ]
     return Section("Where variables are readable", text, tuple(parts))

@@ -149,7 +149,7 @@ def study(
     work += [partial(examine, name, True, labels, permutations, steps) for name in names]
     work += [partial(examine, name, False) for name in beside]
     work += [partial(evaluate_named, name) for name in held_out]
-    done = iter(in_processes(call, work, jobs, name="models", progress=progress))
+    done = iter(in_processes(call, work, jobs, name=_counted(names, beside, held_out, sae), progress=progress))
     dictionary = next(done) if sae else None
     models, others = tuple(islice(done, len(names))), tuple(islice(done, len(beside)))
     curve = list(done)
@@ -167,6 +167,12 @@ def study(
 def omitted_models(root: Path | None = None) -> list[str]:
     """The shipped models with omitted inputs."""
     return [name for name, entry in read_manifest(root).items() if entry.omitted and entry.task == "boolean"]
+
+
+def _counted(names: Sequence[str], beside: Sequence[str], held_out: Sequence[str], sae: bool) -> str:
+    """What the bar of the study counts: "20 jobs: 5 networks, 4 controls, 10 with inputs left out, 1 autoencoder"."""
+    kinds = {"networks": len(names), "controls": len(beside), "with inputs left out": len(held_out), "autoencoder": sae}
+    return ", ".join(f"{int(n)} {kind}" for kind, n in kinds.items() if n)
 
 
 def _present(value):

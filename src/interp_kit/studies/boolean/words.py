@@ -7,7 +7,7 @@ import numpy as np
 
 from interp_kit.analysis.causal.mechanism import route_summary
 from interp_kit.analysis.causal.routes import OPPOSED, SOLVED, TOO_FEW
-from interp_kit.core.stats.intervals import mean_estimate
+from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.studies.boolean.adapting import adapting
 
 if TYPE_CHECKING:
@@ -86,14 +86,20 @@ def path_taken(study: "Study") -> str:
     if set(verdicts) == {"none"}:
         return f"How newD is computed cannot be asked: none of the {n} models computes it."
     parts = [f"{count} of {n} {route_words(verdict)}" for verdict, count in verdicts.most_common()]
-    conflict = [m.mechanism.token_flips.value for m in study.models]
+    conflict = [m.mechanism.token_flips for m in study.models]
     shares = route_summary([m.mechanism for m in study.models])
     leading = max(shares, key=lambda name: shares[name].value)
     return (
         f"newD is computed in {'; in '.join(parts)}. Path patching gives the route {leading!r} {shares[leading]} of"
-        " newD's logit difference; flipping only the newB token flips newD in"
-        f" {', '.join(f'{100 * value:.0f} %' for value in conflict)} of the worlds with A = 0, seed by seed."
+        " newD's logit difference (a share can pass 1: the run then moves further than the run it is patched from)."
+        f" Flipping only the newB token flips newD in {', '.join(map(of, conflict))} inputs, seed by seed: those with A"
+        " = 0, where newB decides newD (with A = 1, newD is 1 whatever newB is)."
     )
+
+
+def of(share: Estimate) -> str:
+    """A share as a count: "8 of 16"."""
+    return f"{round(share.value * share.n)} of {share.n}" if share.n else "none"
 
 
 def alike(study: "Study") -> str:
@@ -141,7 +147,10 @@ def held_out(study: "Study") -> tuple[str, ...]:
             f"{model.short()} with {size} of {held_out.total} inputs left out"
             f" (n = {model.n} omission sets; nearest-neighbour lookup {lookup.value:.2f})"
         )
-    return (f"On inputs never trained on, exact match is {'; '.join(parts)}.",)
+    return (
+        f"On inputs never trained on, exact match is {'; '.join(parts)}. These are {len(held_out.models)} other"
+        " networks, trained in the same way without those inputs.",
+    )
 
 
 def _mean(values: np.ndarray) -> str:

@@ -133,7 +133,10 @@ def _probes(study: "Study") -> Section:
         " third card, the sum of red cards, what the third card adds and whether it counts, and the total. Each score"
         " stands beside the same probe of an untrained network and of the tokens that are visible there.",
     )
-    figures = [Figure(result.plot(label="running3"), f"{split}. {result.caption()}") for split, result in shown.items()]
+    figures = [
+        Figure(result.plot(label="running3"), f"{split}. {result.caption('running3')}")
+        for split, result in shown.items()
+    ]
     return Section("What is readable where", text, (*figures, Table(frame, "Every probe", folded=True)))
 
 

@@ -110,7 +110,7 @@ def _readable(study: "Study") -> Section:
     parts: list[Figure | Table] = []
     for one in study.inside.values():
         for label in one.probes.labels:
-            parts.append(Figure(one.probes.plot(label=label, excess=True), f"{label}. {one.probes.caption()}"))
+            parts.append(Figure(one.probes.plot(label=label, excess=True), one.probes.caption(label, excess=True)))
         parts.append(Table(one.probes.to_frame(), f"Every probe of {one.model}", folded=True))
     text = (
         "Linear probes for the steps of the chain where the question stands, before anything is written. An excess of 0"

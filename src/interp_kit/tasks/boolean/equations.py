@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from interp_kit.core.config import listed
+
 INPUTS = ("A", "B", "C", "D", "E")
 EQUATIONS: dict[str, str] = {
     "newA": "A ^ C",
@@ -191,7 +193,7 @@ class StructuralModel:
         do = {} if do is None else do
         for name, value in do.items():
             if name not in self.variables:
-                raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
+                raise ValueError(f"no variable {name!r}; there are {listed(self.variables, name)}")
             top = len(self.parents[name]) if name in ("sum1", "sum2") else 1
             if value not in range(top + 1):
                 raise ValueError(f"{name} cannot be {value}; it is one of 0 to {top}")

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from interp_kit.core.config import listed
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
@@ -165,7 +166,7 @@ class CardsTask(AbstractTask):
         """
         for name, value in do.items():
             if name not in self.variables:
-                raise ValueError(f"cards has no variable {name!r}; it has {', '.join(self.variables)}")
+                raise ValueError(f"cards has no variable {name!r}; it has {listed(self.variables, name)}")
             if name.startswith(("matched", "sum_", "classifies")):
                 raise ValueError(f"{name} lies on no way to the answer: set contribution, running, clause or a card")
             self._check_value(name, int(value))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from interp_kit.core.config import check_count
+from interp_kit.core.config import check_count, listed
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask, check_sample
@@ -113,7 +113,7 @@ class InductionTask(AbstractTask):
         ValueError for an unknown name, or a value that the variable cannot have."""
         for name in do:
             if name not in self.variables:
-                raise ValueError(f"no variable {name!r}; there are {', '.join(self.variables)}")
+                raise ValueError(f"no variable {name!r}; there are {listed(self.variables, name)}")
         return self._solve({name: example.labels[name] for name in self.inputs} | dict(do))
 
     def _solve(self, given: Mapping[str, int]) -> dict[str, int]:

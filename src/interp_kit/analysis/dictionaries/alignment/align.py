@@ -89,6 +89,10 @@ def align_features(
     check_number("chosen_by", chosen_by, above=0, below=1)
     check_seed(seed)
     check_flag("progress", progress)
+    if isinstance(task, AbstractTask):
+        check_names("variables", one_or_more(variables or ()), task.variables, empty=True)
+        if target is not None:
+            task.field(target)
     batch = distinct_texts(task, limit, seed).to(str(model.cfg.device))
     wanted = tuple(batch.labels) if variables is None else check_names("variables", one_or_more(variables))
     for name in wanted:
