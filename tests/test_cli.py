@@ -24,7 +24,7 @@ def rows(path: Path) -> list[dict]:
 def test_load_prints_the_conversion_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["load", "boolean-gpt2"]) == 0
     text = capsys.readouterr().out
-    assert "max |logit difference|" in text
+    assert "logits differ by at most" in text
     assert "sha256" in text
 
 

@@ -61,7 +61,6 @@ BESIDE: dict[tuple[str, str], list[str]] = {
     **{("generate", name): ["graphs"] for name in ("shard", "merge", "jobs", "progress")},
     **{("generate", name): ["culture"] for name in ("n", "noise", "quizzes")},
 }
-NO_BAR = ("test", "mechanism")  # work of a second, which draws none
 REQUIRED = {
     "test": ["a-model"], "load": ["a-model"], "probe": ["a-model"], "patch": ["a-model"], "interchange": ["a-model"],
     "edges": ["a-model"], "ablate": ["a-model"], "mechanism": ["a-model"], "sae": ["a-model"],
@@ -192,7 +191,7 @@ def options() -> list[tuple[str, "Field[Any]"]]:
         for field in fields(kind)
         if field.name not in (*WRITTEN, "model", "models", "config") and field.default is not MISSING
         and (name, field.name) not in (
-            ("sae", "out"), ("generate", "out"), ("generate", "task"), *((bare, "progress") for bare in NO_BAR)
+            ("sae", "out"), ("generate", "out"), ("generate", "task")
         )
     ]  # fmt: skip
 

@@ -137,7 +137,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "mechanism": (
         lambda h, o: ik.mechanism(h.model, h.task, **({"mediator": "newB", "target": "newD"} | o)),
-        {"mediator": ("zz",), "target": ("zz",), "progress": FLAGS},
+        {"mediator": ("zz",), "target": ("zz",), "limit": COUNTS, "seed": FROM_0, "progress": FLAGS},
     ),
     "probe": (
         lambda h, o: ik.probe(h.model, h.batch, **({"labels": ["newA"]} | o)),

@@ -295,11 +295,22 @@ class Mechanism(Common):
     model: Annotated[Model, tyro.conf.Positional]
     mediator: Mediator = None
     target: Target = None
+    limit: int = 512
+    """inputs, pairs and conflict prompts"""
+    seed: Seed = 0
 
     def execute(self) -> None:
         model, task = self.open(self.model, lambda task: task.check_names(*task.asked(self.mediator, self.target)))
         mediator, target = task.asked(self.mediator, self.target)
         from interp_kit.analysis.causal.mechanism import mechanism
 
-        result = mechanism(model, task, mediator=mediator, target=target)
+        result = mechanism(
+            model,
+            task,
+            mediator=mediator,
+            target=target,
+            limit=self.limit,
+            seed=self.seed,
+            progress=self.progress,
+        )
         self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])

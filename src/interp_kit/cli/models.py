@@ -190,13 +190,23 @@ class Test(Common):
     """Exact match and accuracy by field, seen inputs apart from omitted ones, beside both baselines."""
 
     model: Annotated[Model, tyro.conf.Positional]
+    examples: int | None = None
+    """how many inputs are drawn by the task, beside those left out of training; default: every input that it has"""
+    seed: int = 0
+    """of the draw"""
 
     def execute(self) -> None:
         from interp_kit.analysis.behaviour.evaluation import evaluate
+        from interp_kit.core.config import check_count, check_seed
         from interp_kit.registry.models import omitted_examples
 
+        check_seed(self.seed, "--seed")
+        if self.examples is not None:
+            check_count("--examples", self.examples)
         model, task = self.open(self.model)
-        self.finish(evaluate(model, task, omitted=omitted_examples(model, task)))
+        drawn = None if self.examples is None else task.sample(self.examples, self.seed)
+        omitted = omitted_examples(model, task)
+        self.finish(evaluate(model, task, omitted=omitted, examples=drawn, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interp_kit.core.pairs import PairBatch
 
 POOL = 4096  # examples of which every two are compared to make pairs
+SAMPLE = "sample them with task.sample(200, seed=0), and pass those as examples (in commands: --examples 200)"
 Completion = Literal["own", "clean", "free"]
 
 

@@ -7,6 +7,7 @@ TransformerLens hooks, edits of weights on the parameters, which are put back wh
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
+from interp_kit.core.stats.intervals import mean_estimate
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit, as_group
@@ -30,6 +32,9 @@ from interp_kit.models.hold import device_of, held, on_model, plain, using
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.meeting import check_meeting
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 MEMORY = 2**29
 TOGETHER = 64  # edits by hooks whose values go to the host at once
 COMPARED = 2  # rows of a batch on which the plain run is held against the model itself
@@ -37,7 +42,9 @@ COMPARED = 2  # rows of a batch on which the plain run is held against the model
 
 @dataclass(frozen=True)
 class SweepValues:
-    """values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
+    """What `sweep` measured: read it by `.values`, or as a table by `.to_frame()`.
+
+    values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
     through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that
     was asked for, if any; unedited, unedited_other: (metric, row) of what the unedited runs alone were asked for."""
 
@@ -51,7 +58,19 @@ class SweepValues:
 
     def __repr__(self) -> str:
         sizes = zip(self.values.shape, ("edit", "metric", "example"), strict=True)
-        return line("SweepValues", *(counted(n, what) for n, what in sizes), f"{self.by_hooks:,} by hooks")
+        return line("SweepValues", *(counted(n, what) for n, what in sizes), "read .values or .to_frame()")
+
+    def to_frame(self) -> "pd.DataFrame":
+        """One row per edit and metric: their numbers as they were given, the mean under the edit and that of the
+        unedited run with 95 % intervals over examples, n examples."""
+        import pandas as pd
+
+        rows = []
+        for i, j in np.ndindex(*self.values.shape[:2]):
+            mean, before = (mean_estimate(v, "examples") for v in (self.values[i, j], self.baseline[j]))
+            rows.append((i, j, mean.value, mean.low, mean.high, before.value, before.low, before.high, mean.n))
+        columns = ["edit", "metric", "mean", "low", "high", "unedited", "unedited_low", "unedited_high", "n"]
+        return pd.DataFrame(rows, columns=columns)
 
     def _repr_html_(self) -> str:
         edits, metrics = (range(n) for n in self.values.shape[:2])

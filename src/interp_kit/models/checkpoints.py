@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from loguru import logger
 
-from interp_kit.core.config import from_mapping
+from interp_kit.core.config import from_mapping, listed
 from interp_kit.core.files import check_regular, read_bytes, read_json, write_json
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.identity import Identity, check_description, fingerprint
@@ -293,7 +293,7 @@ def load(
             directory = file if weights else fetch(name)
         except CheckpointError as error:
             raise UnknownCheckpoint(
-                f"unknown checkpoint {str(name)!r}: {error}; shipped: {', '.join(entries)}"
+                f"unknown checkpoint {str(name)!r}: {error}; shipped: {listed(entries, str(name))}"
             ) from error
     sha256, digest = weights_hash(directory), digest_of(directory)
     model = _model(directory, fold, dtype, device, config)
@@ -311,7 +311,9 @@ def load(
         description=description,
     )
     attach(model, provenance=origin)
-    logger.info("{}: {}", name, getattr(model, "conversion", "TransformerLens's own weights, nothing to convert"))
+    check = getattr(model, "conversion", None)
+    said = f"conversion checked: {check}" if check else "TransformerLens's own weights, nothing to convert"
+    logger.info("{}: {}", name, said)
     return model
 
 

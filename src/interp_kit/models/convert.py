@@ -46,7 +46,8 @@ class ConversionCheck:
     tokens: int
 
     def __str__(self) -> str:
-        return f"max |{self.quantity} difference| {self.max_difference:.2e} over {self.tokens} positions"
+        what = "logits" if self.quantity == "logit" else "log-probabilities"
+        return f"{what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
 
 
 @torch.inference_mode(False)  # weights made in inference mode could never be trained, or studied by gradients

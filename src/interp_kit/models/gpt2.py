@@ -19,6 +19,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 # causal masks that old checkpoints store beside the weights
 BUFFERS = re.compile(r"(^|\.)attn\.(bias|masked_bias)$")
 # in the order in which transformers looks for them
+NOT_REACHED = {"ConnectError", "ConnectTimeout", "ConnectionError", "OfflineModeIsEnabled", "LocalEntryNotFoundError"}
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -45,7 +46,9 @@ def fetch(source: str | Path) -> Path:
             folder = Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt", "pytorch_model*.bin"]))
         return folder
     except Exception as error:
-        raise CheckpointError(f"no directory {source}, and the hub does not give it: {_first_line(error)}") from error
+        away = {kind.__name__ for kind in type(error).__mro__} & NOT_REACHED
+        why = "is not reached from here" if away else f"does not give it: {_first_line(error)}"
+        raise CheckpointError(f"no directory {source}, and the hub {why}") from error
 
 
 def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LMHeadModel":

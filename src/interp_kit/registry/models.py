@@ -10,7 +10,7 @@ import torch
 from loguru import logger
 from torch import nn
 
-from interp_kit.core.config import check_flag, check_seed, expect
+from interp_kit.core.config import check_flag, check_seed, expect, listed
 from interp_kit.core.example import Example
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
@@ -129,8 +129,11 @@ def _load(
     try:
         return load_checkpoint(name, fold=fold, dtype=dtype, device=device, root=root, config=config)
     except UnknownCheckpoint as error:
-        near = get_close_matches(text, [*read_manifest(root), *PLANTED], n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
+        known = [*read_manifest(root), *PLANTED]
+        of_group = [one for one in known if one.startswith((f"{text}/", f"{text}-"))]
+        near = of_group if len(of_group) > 1 else get_close_matches(text, known, n=1)
+        what = repr(near[0]) if len(near) == 1 else f"one of {listed(near)}"
+        hint = f"did you mean {what}? " if near else ""
         raise UnknownCheckpoint(
             f"{hint}{error}; planted: {', '.join(PLANTED)}; and untrained:NAME, twin:NAME"
         ) from error

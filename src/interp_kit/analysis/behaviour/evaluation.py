@@ -29,6 +29,7 @@ from interp_kit.reports.plotting import intervals
 
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"
+GIVEN = "given"  # examples of which nothing says whether the model was trained on them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +53,28 @@ class EvaluationResult(AbstractResult):
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """("seen",), or ("seen", "held-out") where inputs were left out."""
-        return (SEEN, HELD_OUT) if self.held_out.any() else (SEEN,)
+        """("seen", "held-out") where inputs were left out of training, ("seen",) for all inputs that the task has; else
+        ("given",), as nothing says what was trained on."""
+        if self.held_out.any():
+            return (SEEN, HELD_OUT)
+        return (SEEN,) if self.config.get("whole") else (GIVEN,)
 
-    def estimate(self, split: str = SEEN, field: str = EXACT) -> Estimate:
-        """The model's share of right inputs with Wilson's interval. Raises ValueError for an unknown split or field."""
+    def estimate(self, split: str | None = None, field: str = EXACT) -> Estimate:
+        """The model's share of right inputs with Wilson's interval, by default of the first split. Raises ValueError
+        for an unknown split or field."""
+        split = self.splits[0] if split is None else split
         hits = self._hits(self.exact, self.right, split, field)
         return wilson(int(hits.sum()), len(hits), of_all("inputs", bool(self.config.get("whole"))))
 
-    def baseline(self, name: str, split: str = SEEN, field: str = EXACT) -> float:
-        """The share of right inputs of "majority" or "lookup"; its exact match is every field right."""
+    def baseline(self, name: str, split: str | None = None, field: str = EXACT) -> float:
+        """The share of right inputs of "majority" or "lookup", by default of the first split; its exact match is every
+        field right. Of given examples a lookup is nan: it would find each of them in itself."""
+        split = self.splits[0] if split is None else split
         if name not in ("majority", "lookup"):
             raise ValueError(f"no baseline {name!r}; there are majority, lookup")
         right: np.ndarray = getattr(self, name)
+        if (name, split) == ("lookup", GIVEN) and split in self.splits:
+            return float("nan")
         return float(self._hits(np.all(right, axis=1), right, split, field).mean())
 
     def _hits(self, exact: np.ndarray, right: np.ndarray, split: str, field: str) -> np.ndarray:
@@ -91,24 +101,27 @@ class EvaluationResult(AbstractResult):
             if row["field"] == EXACT:
                 lines.append(f"{row['split'] + ' inputs':<18}{'model':<20}{'majority':<10}lookup    n")
             model = f"{row['value']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-            lines.append(f"  {row['field']:<16}{model:<20}{row['majority']:<10.2f}{row['lookup']:<10.2f}{row['n']}")
+            lookup = "" if np.isnan(row["lookup"]) else f"{row['lookup']:.2f}"
+            lines.append(f"  {row['field']:<16}{model:<20}{row['majority']:<10.2f}{lookup:<10}{row['n']}")
         return "\n".join(lines)
 
     def caption(self) -> str:
         """See AbstractResult."""
         n = " and ".join(f"{self.estimate(split).n} {split}" for split in self.splits)
+        beside = "baselines that know the seen inputs alone: their majority by field, and a lookup table that answers"
+        beside += " with the nearest (of a seen input, itself)"
+        if self.splits == (GIVEN,):
+            beside = "the majority answer by field. Nothing says which of them it was trained on"
         return (
             f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n = {n}"
-            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside baselines that know the"
-            " seen inputs alone: their majority by field, and a lookup table that answers with the nearest (of a seen"
-            " input, itself)."
+            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside {beside}."
         )
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule."""
         found = []
         for split in self.splits:
-            share, rival = self.estimate(split), "majority" if split == SEEN else "lookup"
+            share, rival = self.estimate(split), "lookup" if split == HELD_OUT else "majority"
             other = self.baseline(rival, split)
             name = "the majority answer" if rival == "majority" else "a lookup of the nearest seen input"
             text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs wholly right"

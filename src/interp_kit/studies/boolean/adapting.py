@@ -43,7 +43,8 @@ def adapting(study: "Study") -> tuple[str, ...]:
         f" right (intact {end(found, 'control', 0).short()}); after {found[0].config['steps']} training steps with the"
         f" head still held {end(found, 'lesion').short()}, after the same steps without a lesion"
         f" {end(found, 'control').short()} (n = {len(found)} seeds). {_exact(found)}{_repair(found)} What grows"
-        f" most beyond the control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on average.",
+        f" most beyond the control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on"
+        " average.",
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from interp_kit.core.config import listed
+from interp_kit.core.task import SAMPLE
 
 INPUTS = ("A", "B", "C", "D", "E")
 EQUATIONS: dict[str, str] = {
@@ -176,7 +177,7 @@ class StructuralModel:
         inputs."""
         n = len(self.inputs)
         if n > 16:
-            raise ValueError(f"2**{n} inputs are too many to enumerate (16 bits at most)")
+            raise ValueError(f"2**{n} inputs are too many to enumerate (16 bits at most): {SAMPLE}")
         return (np.arange(2**n)[:, None] >> np.arange(n - 1, -1, -1)) & 1
 
     def solve(self, inputs: np.ndarray, do: Mapping[str, int] | None = None) -> Values:

@@ -8,7 +8,7 @@ import numpy as np
 from interp_kit.core.config import listed
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.task import AbstractTask
+from interp_kit.core.task import SAMPLE, AbstractTask
 from interp_kit.tasks.cards.catalogue import RULES, SPLITS, Split, split_named
 from interp_kit.tasks.cards.deals import ABSENT, BIG, SMALL, Deals, intervened, solve
 from interp_kit.tasks.cards.rules import COLOURS, STYLES, VALUES, Rule, by_name
@@ -86,7 +86,7 @@ class CardsTask(AbstractTask):
 
     def enumerate(self) -> list[Example]:
         """Raises ValueError: there are more deals than can be listed."""
-        raise ValueError("deals of cards are too many to list: sample them")
+        raise ValueError(f"deals of cards are too many to list: {SAMPLE}")
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n independent examples of the split."""

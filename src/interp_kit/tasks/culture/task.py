@@ -9,7 +9,7 @@ import numpy as np
 from interp_kit.core.config import check_choice, check_names, check_number, one_or_more
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.task import AbstractTask, check_sample
+from interp_kit.core.task import SAMPLE, AbstractTask, check_sample
 from interp_kit.tasks.culture import grids
 from interp_kit.tasks.culture.grids import COLOURS, GRIDS, QUARTER, STRUCTURES, VOCABULARY
 from interp_kit.tasks.culture.labels import AMOUNTS, CLASSES, INPUTS, altered, columns, parents, worlds_of
@@ -79,7 +79,7 @@ class CultureTask(AbstractTask):
 
     def enumerate(self) -> list[Example]:
         """Raises ValueError: there are far too many quizzes to list."""
-        raise ValueError("culture has too many quizzes to enumerate: sample them")
+        raise ValueError(f"culture has too many quizzes to enumerate: {SAMPLE}")
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n quizzes drawn independently; the same seed gives the same. Raises ValueError for n < 1."""

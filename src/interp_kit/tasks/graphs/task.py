@@ -10,7 +10,7 @@ import numpy as np
 
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.task import AbstractTask
+from interp_kit.core.task import SAMPLE, AbstractTask
 from interp_kit.tasks.graphs import layout
 from interp_kit.tasks.graphs.compact import DEPTHS, UNIT, Solution, Worlds, draw, n_rows, solve
 from interp_kit.tasks.graphs.forward import forward
@@ -76,7 +76,7 @@ class CompactGraphsTask(AbstractTask):
 
     def enumerate(self) -> list[Example]:
         """Never possible: raises ValueError."""
-        raise ValueError("graphs has too many questions to list: sample them")
+        raise ValueError(f"graphs has too many questions to list: {SAMPLE}")
 
     def sample(self, n: int, seed: int) -> list[Example]:
         """n questions drawn independently: each kind and depth equally often, up to those that are not valid. Raises

@@ -14,7 +14,7 @@ import numpy as np
 from interp_kit.core.config import check_count, listed
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.task import AbstractTask, check_sample
+from interp_kit.core.task import SAMPLE, AbstractTask, check_sample
 
 END = "<end>"
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -69,10 +69,7 @@ class InductionTask(AbstractTask):
     def enumerate(self) -> list[Example]:
         """Every world. Raises ValueError if there are over 65,536, as by default."""
         if self.n_worlds > LISTED:
-            raise ValueError(
-                f"{self.n_worlds} induction worlds are too many to list ({LISTED} at most):"
-                " sample them with task.sample(n, seed), and pass those as examples"
-            )
+            raise ValueError(f"{self.n_worlds} induction worlds are too many to list ({LISTED} at most): {SAMPLE}")
         orders = itertools.permutations(range(self.letters), self.length - 1)
         return [self.example(where, *order) for order in orders for where in range(self.length // 2)]
 
