@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from interp_kit.core.config import from_mapping, to_mapping
+from interp_kit.core.config import check_choice, from_mapping, listed, to_mapping
 
 
 @dataclass(frozen=True)
@@ -41,3 +41,15 @@ def test_lists_of_a_json_file_become_tuples() -> None:
 def test_only_dataclasses(cls: type) -> None:
     with pytest.raises(TypeError, match="is not a dataclass"):
         from_mapping(cls, {})
+
+
+def test_many_names_are_families_and_the_nearest() -> None:
+    names = [f"f_{grid}[{i},{j}]" for grid in "AB" for i in range(10) for j in range(10)] + ["direction"]
+    assert listed(names, "f_B[3;7]") == ("201, the nearest being f_B[3,7]: f_A[0..9,0..9], f_B[0..9,0..9], direction")
+    assert listed(names) == "201: f_A[0..9,0..9], f_B[0..9,0..9], direction"
+    assert listed(["A", "A,", "B"]) == "A, 'A,', B"
+    apart = [f"{'abcdefghij'[i % 10]}{'klmnop'[i // 10]}_name" for i in range(60)]
+    assert listed(apart).startswith("60: ak_name, bk_name")
+    assert listed(apart).endswith(", …")
+    with pytest.raises(ValueError, match=r"x is 'f_B\[3;7\]'; expected one of 201, the nearest being f_B\[3,7\]"):
+        check_choice("x", "f_B[3;7]", names)

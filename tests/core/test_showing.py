@@ -194,7 +194,14 @@ def test_pairs_sweeps_and_harvests(task: ik.BooleanTask, tiny_model: Callable[..
     model = tiny_model()
     edits = [ik.Edit("z", 0, head=0), ik.Edit("z", 0, head=1)]
     swept = ik.sweep(model, batch, edits, ik.accuracy("newD"))
-    assert checked(swept) == f"SweepValues(2 edits, 1 metric, {len(batch)} examples, 0 by hooks)"
+    assert checked(swept) == f"SweepValues(2 edits, 1 metric, {len(batch)} examples, see .values, .to_frame())"
+    frame = swept.to_frame()
+    assert frame[["edit", "metric", "n"]].values.tolist() == [[0, 0, 32], [1, 0, 32]]
+    np.testing.assert_allclose(frame["mean"], swept.values.mean(-1)[:, 0])
+    np.testing.assert_allclose(frame["unedited"], swept.baseline.mean())
+    other = ik.sweep(model, batch, edits, ik.logit_difference("newD")).to_frame()
+    assert (other["low"] < other["mean"]).all()
+    assert (other["mean"] < other["high"]).all()
     assert "1 shard" in checked(ik.harvest_to(tmp_path / "h", model, batch, "resid_pre.0", progress=False))
 
 
@@ -330,6 +337,11 @@ def test_a_mechanism_says_how_many_pairs_it_follows(here: SimpleNamespace, bars:
     (told,) = [one["told"] for one in bars if not one["options"]["disable"]]
     assert told[0] == "newB -> newD, 6 pairs"
     assert "edits 0 of 4" in told
+
+
+def test_a_mechanism_shows_its_verdict(here: SimpleNamespace) -> None:
+    found = ik.mechanism(here.model, here.task, mediator="newB", target="newD")
+    assert "newB -> newD, verdict: direct, " in repr(found)
 
 
 def test_every_option_progress_has_the_one_default() -> None:

@@ -1,5 +1,7 @@
 """One name for every model: what is loaded under each kind of name is that model, and a wrong name is led back."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -40,6 +42,12 @@ def test_untrained_models_by_name_and_seed(name: str, tokens: torch.Tensor) -> N
     assert same(first, ik.load(f"untrained:{name}@0"), tokens)
     assert provenance(first).name.startswith(f"untrained:{provenance(trained).name}@")
     assert provenance(first).task == "boolean"
+
+
+def test_a_group_of_checkpoints_is_named_as_a_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownCheckpoint, match=r"^did you mean one of culture/gpt_000, culture/gpt_001, .*gpt_004"):
+        ik.load("culture")
 
 
 @pytest.mark.parametrize(

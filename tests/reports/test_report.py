@@ -98,7 +98,7 @@ def results(task: Any, tiny_model: Any) -> list[AbstractResult]:
     model, batch = tiny_model(0), task.batch(task.enumerate())
     heads = [ik.ablate(model, batch, kind=kind, fields=["newA"]) for kind in ("mean", "zero")]
     return [
-        ik.probe(model, batch, ["newC"], positions=["newC?"], folds=4, repeats=1, control_repeats=0),
+        ik.probe(model, batch, ["newC", "newA"], positions=["newC?"], folds=4, repeats=1, control_repeats=0),
         ik.patch(model, task.pairs("newB", "newD"), positions=["D", "newB"]),
         *heads,
         ik.jaccard(*heads, k=2, permutations=20),
@@ -126,7 +126,7 @@ def test_the_page_stands_alone(results: list[AbstractResult], tmp_path: Path) ->
 
 def test_every_result_has_its_figure_its_caption_and_its_table(results: list[AbstractResult], tmp_path: Path) -> None:
     page = Page(report(results, tmp_path / "r.html").read_text(encoding="utf-8"))
-    assert page.attributes("aria-label") == [result.caption() for result in results]
+    assert page.attributes("aria-label") == [caption for result in results for _, caption in result.figures()]
     for result in results:
         assert result.caption() in page.text
         assert re.search(r"n = \d+", result.caption())
@@ -146,7 +146,7 @@ def test_markdown_says_the_same_with_figures_that_exist(results: list[AbstractRe
     text = (tmp_path / "boolean.md").read_text(encoding="utf-8")
     assert text.startswith("# Boolean\n")
     figures = re.findall(r"^!\[.*\]\((.*)\)$", text, flags=re.M)
-    assert figures == [f"boolean_figures/figure_{i:02d}.png" for i in range(1, 6)]
+    assert figures == [f"boolean_figures/figure_{i:02d}.png" for i in range(1, 7)]
     for figure in figures:
         assert (path.parent / figure).read_bytes().startswith(PNG)
     assert sorted(p.name for p in (tmp_path / "boolean_figures").glob("*.png")) == [Path(f).name for f in figures]

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
-from interp_kit.core.stats.intervals import mean_estimate
+from interp_kit.core.stats.intervals import mean_interval
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit, as_group
@@ -58,17 +58,23 @@ class SweepValues:
 
     def __repr__(self) -> str:
         sizes = zip(self.values.shape, ("edit", "metric", "example"), strict=True)
-        return line("SweepValues", *(counted(n, what) for n, what in sizes), "read .values or .to_frame()")
+        return line(
+            "SweepValues",
+            *(counted(n, what) for n, what in sizes),
+            f"{self.by_hooks:,} by hooks" if self.by_hooks else "",
+            "see .values, .to_frame()",
+        )
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per edit and metric: their numbers as they were given, the mean under the edit and that of the
         unedited run with 95 % intervals over examples, n examples."""
         import pandas as pd
 
-        rows = []
-        for i, j in np.ndindex(*self.values.shape[:2]):
-            mean, before = (mean_estimate(v, "examples") for v in (self.values[i, j], self.baseline[j]))
-            rows.append((i, j, mean.value, mean.low, mean.high, before.value, before.low, before.high, mean.n))
+        edited, before = mean_interval(self.values, "examples"), mean_interval(self.baseline, "examples")
+        rows = [
+            (i, j, *(float(part[i, j]) for part in edited), *(float(part[j]) for part in before), self.values.shape[2])
+            for i, j in np.ndindex(*self.values.shape[:2])
+        ]
         columns = ["edit", "metric", "mean", "low", "high", "unedited", "unedited_low", "unedited_high", "n"]
         return pd.DataFrame(rows, columns=columns)
 

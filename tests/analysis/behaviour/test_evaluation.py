@@ -177,6 +177,16 @@ def test_held_out_inputs_are_counted_apart(task: BooleanTask) -> None:
     everything = evaluate(model, task)
     assert everything.splits == ("seen",)
     assert set(everything.to_frame()["split"]) == {"seen"}
+    some = evaluate(model, task, examples=task.enumerate()[:20])
+    assert some.splits == ("given",)
+    assert set(some.to_frame()["split"]) == {"given"}
+    assert some.to_frame()["lookup"].isna().all()
+    assert some.estimate().n == some.estimate("given").n == 20
+    assert "nan" not in str(some)
+    assert "Nothing says which of them it was trained on" in some.caption()
+    assert "20 given inputs wholly right" in some.findings()[0]
+    with pytest.raises(ValueError, match="no split 'seen'; there are given"):
+        some.baseline("lookup", "seen")
     with pytest.raises(ValueError, match="no split 'held-out'; there are seen"):
         everything.estimate("held-out")
     with pytest.raises(ValueError, match="no field 'newX'"):

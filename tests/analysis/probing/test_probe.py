@@ -20,10 +20,10 @@ from sklearn.multiclass import OneVsRestClassifier
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
-from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
+from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer, threshold
 from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED, control_labels, distinct_prefixes
 from interp_kit.analysis.probing.linear import fit_logistic, fit_ridge, rotate, standardise
-from interp_kit.analysis.probing.probe import ProbeResult, _threshold, probe
+from interp_kit.analysis.probing.probe import ProbeResult, probe
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained
@@ -521,17 +521,17 @@ def test_the_threshold_is_that_of_the_studentised_maximum() -> None:
     rng = np.random.default_rng(0)
     spread = np.array([[0.01, 0.1, 0.3], [0.05, 0.2, 0.02]])
     null = 0.5 + spread * rng.normal(size=(400, 2, 3))
-    high = _threshold(null)
+    high = threshold(null)
     # only one permutation in twenty is anywhere above, and every cell takes part in that
     anywhere = (null > high).any((1, 2))
     assert anywhere.mean() == pytest.approx(0.05, abs=0.01)
     assert ((null > high).mean(0) > 0.001).all()
     in_spreads = (high - null.mean(0)) / null.std(0, ddof=1)
     np.testing.assert_allclose(in_spreads, in_spreads[0, 0])
-    assert np.isnan(_threshold(null[:1])).all()
+    assert np.isnan(threshold(null[:1])).all()
     null[:, 0, 0] = np.nan  # A cell that is not measured.
-    assert np.isnan(_threshold(null)[0, 0])
-    assert np.isfinite(_threshold(null).ravel()[1:]).all()
+    assert np.isnan(threshold(null)[0, 0])
+    assert np.isfinite(threshold(null).ravel()[1:]).all()
 
 
 def test_null_is_given_for_cells_not_yet_written_and_only_on_request(batch: TokenBatch) -> None:
@@ -559,15 +559,17 @@ def test_what_cannot_be_probed_is_refused(tiny_model: MakeModel, batch: TokenBat
     model = tiny_model(0)
     with pytest.raises(ValueError, match="no label 'newE'; there are A, B, C, D, E, newA"):
         probe(model, batch, ["newE"])
-    with pytest.raises(ValueError, match="no position 'newE'; there are A, A,"):
+    with pytest.raises(ValueError, match="no position 'newE'; there are A, 'A,'"):
         probe(model, batch, ["newA"], positions=["newE"])
     with pytest.raises(ValueError, match="no site 'resid'"):
         probe(model, batch, ["newA"], sites="resid")
     with pytest.raises(ValueError, match=r"L0 z: probes read \(batch, pos, d\) activations"):
         probe(model, batch, ["newA"], sites="z")
-    with pytest.raises(ValueError, match="none of newA, sum1 is determined at any of A, B by enough distinct prefixes"):
+    with pytest.raises(
+        ValueError, match="probed at A, B: newA does not follow from the text at any of them; sum1 does"
+    ):
         probe(model, batch, ["newA", "sum1"], positions=["A", "B"])
-    with pytest.raises(ValueError, match="none of newB is determined at any of newB\\? by enough distinct prefixes"):
+    with pytest.raises(ValueError, match=r"newB has 5 distinct prefixes at newB\?, of 2 values"):
         probe(model, batch.take([0, 1, 2, 3, 4]), ["newB"], positions=["newB?"])
     without = tiny_model(0, attn_only=True, d_mlp=None, act_fn=None)
     with pytest.raises(ValueError, match=r"the model has no blocks\.0\.hook_resid_mid"):
@@ -615,7 +617,19 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     hatched = replace(found, units=np.array([16, 20, 32]), score=score)
     for label, n in (("newC", "20 to 32"), ("sum1", "16 to 32")):
         assert f"(n = {n} prefixes)" in " ".join(hatched.plot(label=label).get_title().split())
-    assert "(n = 16 to 32 distinct" in hatched.caption()
+        assert f"{label}: held-out " in hatched.caption(label)
+        assert f"(n = {n} distinct" in hatched.caption(label)
+    assert [(options, "above the best" in caption) for options, caption in hatched.figures()] == [
+        ({"label": "newC"}, False),
+        ({"label": "sum1"}, False),
+    ]
+    assert "balanced accuracy above the best baseline" in found.caption("newC", excess=True)
+    assert found.caption("sum1").startswith("sum1: held-out R² of")
+    flat = replace(found, score=np.ones_like(score), written=np.zeros_like(found.written), units=np.array([8, 32, 16]))
+    flat = replace(
+        flat, **dict.fromkeys(("untrained", "control_high"), np.zeros_like(score)), raw=np.zeros_like(found.raw)
+    )
+    assert "at newC?, n = 32 prefixes; best of the 9 cells" in flat.findings()[0]
     nothing = replace(found, score=np.full_like(score, np.nan))
     assert "(n = 0 prefixes)" in " ".join(nothing.plot().get_title().split())
     loaded = ProbeResult.load(found.save(tmp_path / "probe"))
