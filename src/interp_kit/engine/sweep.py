@@ -42,7 +42,7 @@ COMPARED = 2  # rows of a batch on which the plain run is held against the model
 
 @dataclass(frozen=True)
 class SweepValues:
-    """What `sweep` measured: read it by `.values`, or as a table by `.to_frame()`.
+    """Values that `sweep` measured: read them by `.values`, or as a table by `.to_frame()`.
 
     values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
     through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that

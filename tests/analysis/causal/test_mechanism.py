@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformer_lens import HookedTransformer
 
-from interp_kit.analysis.causal.mechanism import MechanismResult, _routes, mechanism, route_summary
+from interp_kit.analysis.causal.mechanism import MechanismResult, mechanism, route_summary
 from interp_kit.analysis.causal.patching import patch_senders
-from interp_kit.analysis.causal.routes import FEWEST, ROUTES, TOO_FEW, verdict_of
+from interp_kit.analysis.causal.routes import FEWEST, ROUTES, TOO_FEW, positions_by_route, verdict_of
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.models.convert import untrained
 from interp_kit.models.planted import planted_boolean, planted_equations
@@ -108,7 +108,7 @@ def test_unsolved_pairs_are_dropped(task: BooleanTask, found: dict[tuple[str, in
 
 def test_routes_are_the_positions_before_the_prediction(task: BooleanTask) -> None:
     pairs = task.pairs("newB", "newD")
-    routes = _routes(pairs, "newB", "newD")
+    routes = positions_by_route(pairs, "newB", "newD")
     assert routes["via token"] == ("newB",)
     assert routes["latent"] == ("newB?",)
     assert routes["direct"] == ("A", "A,", "B", "B,", "C", "C,", "D", "D,", "E", "newA?", "newA")
@@ -127,7 +127,7 @@ def test_senders_and_routes_are_those_of_path_patching(
     result = found["latent", 1]
     assert result.sender == single.position
     np.testing.assert_allclose(result.sender_recovered, single.recovered, atol=1e-6)
-    grouped = patch_senders(model, pairs, senders=[_routes(pairs, "newB", "newD")[name] for name in ROUTES])
+    grouped = patch_senders(model, pairs, senders=[positions_by_route(pairs, "newB", "newD")[name] for name in ROUTES])
     np.testing.assert_allclose(result.route, grouped.recovered, atol=1e-6)
     np.testing.assert_allclose(result.route_low, grouped.low, atol=1e-6)
 

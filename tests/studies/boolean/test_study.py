@@ -46,6 +46,9 @@ def test_the_words_name_the_mechanism_that_was_planted(examined: tuple[str, Stud
     }
     for verdict, words in expected.items():
         assert (words in path) == (verdict == KINDS[kind]), path
+    flips = {"via token": "16 of 16, 16 of 16, 16 of 16", "direct": "0 of 16, 0 of 16, 0 of 16"}
+    if KINDS[kind] in flips:
+        assert f"flips newD in {flips[KINDS[kind]]} inputs, seed by seed: those with A = 0" in path
 
 
 def test_newb_is_never_called_computed_and_newa_only_where_it_is(examined: tuple[str, Study]) -> None:

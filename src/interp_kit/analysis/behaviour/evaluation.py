@@ -57,7 +57,7 @@ class EvaluationResult(AbstractResult):
         ("given",), as nothing says what was trained on."""
         if self.held_out.any():
             return (SEEN, HELD_OUT)
-        return (SEEN,) if self.config.get("whole") else (GIVEN,)
+        return (GIVEN,) if self.config.get("given") else (SEEN,)
 
     def estimate(self, split: str | None = None, field: str = EXACT) -> Estimate:
         """The model's share of right inputs with Wilson's interval, by default of the first split. Raises ValueError
@@ -256,7 +256,8 @@ def evaluate(
             "model": model_name(model),
             "initialisation": initialisation(model),
             "task": task.name,
-            "whole": len(distinct) == task.n_worlds,
+            "whole": (whole := len(distinct) == task.n_worlds),
+            "given": examples is not None and not omitted and not whole,
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
         },

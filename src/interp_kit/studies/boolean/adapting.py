@@ -49,7 +49,7 @@ def adapting(study: "Study") -> tuple[str, ...]:
 
 
 def _exact(found: list[LesionResult]) -> str:
-    """Why a perfect share has the wider interval, where it has one."""
+    """Sentence that says why a perfect share has the wider interval; "" if it has none."""
     intact = end(found, "control", 0)
     if intact.value < 1 or np.isnan(intact.low):
         return ""

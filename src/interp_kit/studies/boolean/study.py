@@ -170,7 +170,7 @@ def omitted_models(root: Path | None = None) -> list[str]:
 
 
 def _counted(names: Sequence[str], beside: Sequence[str], held_out: Sequence[str], sae: bool) -> str:
-    """What the bar of the study counts: "20 jobs: 5 networks, 4 controls, 10 with inputs left out, 1 autoencoder"."""
+    """Name of the study's bar, by default "5 networks, 4 controls, 10 with inputs left out, 1 autoencoder" on it."""
     kinds = {"networks": len(names), "controls": len(beside), "with inputs left out": len(held_out), "autoencoder": sae}
     return ", ".join(f"{int(n)} {kind}" for kind, n in kinds.items() if n)
 
