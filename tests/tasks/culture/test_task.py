@@ -344,7 +344,7 @@ def test_pairs_that_there_are_not(culture: CultureTask, monkeypatch: pytest.Monk
             culture.pairs(variable, target)
     with pytest.raises(ValueError, match="no variable 'flavour'"):
         culture.pairs("c0", "f_B[4,4]", hold=["flavour"])
-    with pytest.raises(ValueError, match="c0 is not a token of the text"):
+    with pytest.raises(ValueError, match="c0 is a variable of culture, but its value is not a token of the text"):
         culture.conflict_pairs("c0", "f_B[4,4]")
 
 
