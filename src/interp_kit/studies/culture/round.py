@@ -235,12 +235,10 @@ def by_kind(out: str | Path) -> pd.DataFrame:
         raise ValueError(f"{out}: no quiz is kept, so there are no kinds")
     lost = np.array(found["p"]) <= found["rule"]["lost"]
     of = np.array(kinds(quizzes))
+    each_kept, judged = Counter(of.tolist()), Counter(found["kinds"])
     rows = []
-    judged = found["kinds"]
-    for kind in sorted(
-        {*judged, *of.tolist()}, key=lambda kind: (-int((of == kind).sum()), -judged.get(kind, 0), kind)
-    ):
-        share = wilson(int((of == kind).sum()), len(of), "quizzes")
+    for kind in sorted({*each_kept, *judged}, key=lambda kind: (-each_kept[kind], -judged[kind], kind)):
+        share = wilson(each_kept[kind], len(of), "quizzes")
         each = {f"lost by {name.rpartition('/')[2]}": int(lost[of == kind, j].sum())
                 for j, name in enumerate(found["judges"])}  # fmt: skip
         rows.append({"kind": kind, "kept": each_kept[kind], "share": share.value, "low": share.low,
