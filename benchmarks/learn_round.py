@@ -1,4 +1,4 @@
-"""What changes if a culture network learns a round: `python -m benchmarks.learn_round runs/round --id 2`.
+"""Train a culture network on a round, and see what changes: `python -m benchmarks.learn_round runs/round --id 2`.
 
 Two copies of a shipped network go on with the same world quizzes, steps and seed. One also gets, in each batch, quizzes
 that the round kept, a third of the batch; the other does not. Half of those kept are held out. Printed for the network

@@ -125,8 +125,9 @@ def test_a_round_is_summed_up_and_drawn(folder: Path, tmp_path: Path, monkeypatc
     share = "2 kept: 66.67% [20.77%, 93.85%]"
     lines = summary(tmp_path).splitlines()
     assert lines[0] == f"200 made, 3 of them not trivial, {share}"
-    assert lines[1].startswith("explained by a rule of the world: 1; lost: ")
-    assert [part.rpartition(" ")[2] for part in lines[1].split(", ")] == ["0", "0", "1", "1"]
+    shares = "0.50 [0.09, 0.91] of those kept, 0.33 [0.06, 0.79] of those judged"
+    assert lines[1].startswith(f"a rule of the world explains {shares}; lost: ")
+    assert [part.rpartition(" ")[2] for part in lines[1].partition("lost: ")[2].split(", ")] == ["0", "0", "1", "1"]
     titles = [text.get_text() for text in figure_of(picture(tmp_path)).findobj(Text)]
     assert "lost: gpt_002 (p = 0.20); the others are sure (0.97 or more)" in titles
     assert "lost: gpt_003 (p = 0.50); the others are sure (0.96 or more)" in titles

@@ -180,8 +180,8 @@ def kept(out: str | Path) -> tuple[np.ndarray, dict]:
 
 
 def summary(out: str | Path) -> str:
-    """Summary of a round: what it kept, with Wilson's 95 % interval over the quizzes judged; how many of these a rule
-    of the world explains, and which judge is lost at how many."""
+    """Summary of a round: what it kept, with Wilson's 95 % interval over the quizzes judged; the share of these that a
+    rule of the world explains, beside that of all judged; and which judge is lost at how many."""
     quizzes, found = kept(out)
     made = f"{found['made']:,} made, {found['judged']:,} of them not trivial"
     if not found["judged"]:
@@ -190,10 +190,16 @@ def summary(out: str | Path) -> str:
     text = f"{made}, {len(quizzes)} kept: {share.value:.2%} [{share.low:.2%}, {share.high:.2%}]"
     if len(quizzes) == 0:
         return text
-    explained = sum(kind in TASKS for kind in kinds(quizzes))
+    explained = [Counter(kinds(quizzes)), Counter(found["kinds"])]
+    of = " of those kept, ".join(
+        "{0.value:.2f} [{0.low:.2f}, {0.high:.2f}]".format(
+            wilson(sum(counts[task] for task in TASKS), counts.total(), "quizzes")
+        )
+        for counts in explained
+    )
     lost = (np.array(found["p"]) <= found["rule"]["lost"]).sum(0)
     judges = ", ".join(f"{name} at {n}" for name, n in zip(found["judges"], lost, strict=True))
-    return f"{text}\nexplained by a rule of the world: {explained}; lost: {judges}"
+    return f"{text}\na rule of the world explains {of} of those judged; lost: {judges}"
 
 
 def kinds(quizzes: np.ndarray) -> list[str]:
