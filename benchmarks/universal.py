@@ -32,7 +32,7 @@ SITES = {
     "cards": "blocks.0.hook_resid_post",
 }
 CONFIG = ik.SAEConfig(width=128, k=16, training_samples=60_000, max_examples=64)
-TEXTS, TOKENS = {"culture": 48, "boolean": 512, "cards": 512}, 3000
+TEXTS, TOKENS = {"culture": 48, "boolean": 64, "cards": 512}, 3000
 LATENTS = {"culture": ("task", "direction", "step", "growth", "half", "polarity")}
 PLACES = {"culture": ("B", "f_B")}
 SHOWN = ("excess", "one to one", "CKA", "universal share")  # of neurons
@@ -57,7 +57,7 @@ def _by_start(family: str, found: UniversalityResult) -> None:
 
 
 def _named(family: str, models: Sequence[Any], saes: Sequence[SAEResult], features: UniversalityResult) -> None:
-    """Which features are universal, and which variable each tells."""
+    """Print which variable each feature tells, and if it is universal."""
     task = ik.task_of(models[0])
     batch = task.batch(task.sample(ALIGNED, 6))  # a batch: nothing is exchanged
     aligned = [
@@ -69,18 +69,18 @@ def _named(family: str, models: Sequence[Any], saes: Sequence[SAEResult], featur
     ]  # fmt: skip
     named = ik.universal_features(features, aligned)
     named = named.assign(excess=named["correlation"] - named["rotated"])
-    told = named[named["AUROC"] >= TOLD]
+    told = named.query("AUROC >= @TOLD")
     which, carried = told.drop_duplicates(["model", "feature"]), told["match carries it"].mean()
     print(
         f"{len(which)} features of {len(models)} networks tell a class with AUROC {TOLD} or more; universal:"
-        f" {int(which['universal'].sum())}; excess {which['excess'].mean():.3f} in the mean,"
+        f" {which['universal'].to_numpy().sum()}; excess {which['excess'].mean():.3f} in the mean,"
         f" {which['excess'].max():.3f} at most; best match tells the same class in {carried:.2f} of the other networks"
         f" (any one feature: {1 / CONFIG.width:.3f}); largest excess of any feature"
         f" {np.nanmax(features.correlation - features.rotated):.3f}",
         flush=True,
     )
-    by_class = told.groupby(["class", "position"], sort=False)
-    table = by_class[["AUROC", "correlation", "excess", "match carries it"]].mean().assign(networks=by_class.size())
+    how = {"AUROC": "mean", "correlation": "mean", "excess": "mean", "match carries it": "mean", "model": "nunique"}
+    table = told.groupby(["class", "position"], sort=False).agg(how)
     print(table.sort_values("excess", ascending=False).head(24).round(2).to_string(), flush=True)
 
 
