@@ -212,7 +212,7 @@ def test_axes_without_a_value_say_so() -> None:
 
 
 def test_a_title_breaks_neither_n_nor_a_name() -> None:
-    title = heatmap(VALUES, ROWS, COLUMNS, title="mean ablation, boolean-gpt2-seed1-of-a-lesion (n = 32)").get_title()
+    title = heatmap(VALUES, ROWS, COLUMNS, title="mean ablation, boolean-gpt2-seed1-held (n = 32)").get_title()
     assert len(title.split("\n")) > 1
     assert "(n = 32)" in title
-    assert "boolean-gpt2-seed1-of-a-lesion" in title
+    assert "boolean-gpt2-seed1-held" in title

@@ -61,7 +61,7 @@ def test_planted_mechanisms_are_named(found: dict[tuple[str, int], MechanismResu
     assert result.layer_high is not None
     end = 0.025 ** (1 / 8)  # of the exact interval where 8 independent units of 8 agree (Clopper & Pearson 1934)
     for values, low, high in zip(
-        (result.free_emitted, result.free_target), result.layer_low[2:], result.layer_high[2:]
+        (result.free_emitted, result.free_target), result.layer_low[2:], result.layer_high[2:], strict=True
     ):
         np.testing.assert_allclose(low, np.where(values == 1, end, 0))
         np.testing.assert_allclose(high, np.where(values == 1, 1, 1 - end))
