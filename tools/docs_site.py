@@ -27,9 +27,11 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Explain terms of the glossary where a page first uses them; the glossary and the log of decisions do not need
-    it."""
+    """Lead links to the files at the root to their pages, and explain terms of the glossary where a page first uses
+    them; the glossary and the log of decisions do not need it."""
     path = page.file.src_uri
+    for name, there in PAGES.items():
+        markdown = markdown.replace(f"](../../{name}", f"](../{there}")
     if path in ("glossary.md", "changelog.md") or path.startswith("decisions/"):
         return markdown
     return explained(markdown, terms(GLOSSARY.read_text(encoding="utf-8")))

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import inspect
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -195,6 +196,16 @@ def test_pairs_sweeps_and_harvests(task: ik.BooleanTask, tiny_model: Callable[..
     swept = ik.sweep(model, batch, edits, ik.accuracy("newD"))
     assert checked(swept) == f"SweepValues(2 edits, 1 metric, {len(batch)} examples, 0 by hooks)"
     assert "1 shard" in checked(ik.harvest_to(tmp_path / "h", model, batch, "resid_pre.0", progress=False))
+
+
+def test_a_warning_names_the_line_of_the_user(task: ik.BooleanTask, tiny_model: Callable[..., Any]) -> None:
+    pairs = task.pairs("newB", "newD", limit=4)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        ik.patch(tiny_model(), pairs, sites="z", progress=False)
+        ik.score_edges(tiny_model(), pairs, method="eap", progress=False)
+    few = [warning.filename for warning in found if "fewer than 50%" in str(warning.message)]
+    assert few == [__file__, __file__]
 
 
 def test_a_text_of_markup_is_escaped_in_an_example() -> None:

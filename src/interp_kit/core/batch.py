@@ -1,6 +1,5 @@
 """Token batches with named positions and true labels; pairs of them that differ in one variable."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +14,7 @@ from interp_kit.core.config import check_names
 from interp_kit.core.example import Example, Field, Labelling
 from interp_kit.core.identity import Identity
 from interp_kit.core.own_tokens import answer_field, named_positions, whole_numbers
-from interp_kit.core.showing import ROWS, counted, line, preview, shortened, some
+from interp_kit.core.showing import ROWS, caution, counted, line, preview, shortened, some
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,11 +232,9 @@ class TokenBatch:
         first = np.sort(np.unique(self.units(), return_index=True)[1])
         if len(first) == len(self):
             return self
-        warnings.warn(
+        caution(
             f"{len(self) - len(first)} of {len(self)} rows repeat an earlier one and are left out: n counts distinct"
-            " examples, and rows of the result are those of batch.distinct()",
-            UserWarning,
-            stacklevel=4,
+            " examples, and rows of the result are those of batch.distinct()"
         )
         return replace(self.take(first.tolist()), whole=self.whole)
 

@@ -23,10 +23,12 @@ _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings fir
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a path in a temporary folder beside `path`; on success it is renamed to `path`, on any error the folder goes.
+    """Yield a path in a temporary folder beside `path`; on success it is renamed to `path`, and the folder goes in any
+    case.
 
-    A folder, because writers of other libraries make temporary files of their own beside what they write
-    (safetensors 0.8 does). What killed writers left beside `path` is removed first. A link at `path` is replaced, not what it leads to.
+    A folder, because writers of other libraries make temporary files of their own beside what they write (safetensors
+    0.8 does). What killed writers left beside `path` is removed first. A link at `path` is replaced, not what it leads
+    to.
 
     Raises:
         OSError: `path` is a folder or a device, or cannot be written (no permission, full disk). It names `path`.

@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import json
 import re
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from interp_kit.core.config import check_fields
 from interp_kit.core.files import JSON_LIMIT, check_regular, parse_json, read_json
 from interp_kit.core.folders import replacing_directory
-from interp_kit.core.showing import counted, line, preview
+from interp_kit.core.showing import caution, counted, line, preview
 from interp_kit.core.stats.intervals import Estimate
 
 if TYPE_CHECKING:
@@ -185,7 +184,7 @@ class AbstractResult(ABC):
         if found is None or not issubclass(found, cls):
             raise ValueError(f"{directory} holds a {name!r}, not a {cls.__name__}")
         if set(data) == {"class", "values"}:
-            warnings.warn(f"{directory} has no checksums (saved by version 0.1.0): save it anew", stacklevel=2)
+            caution(f"{directory} has no checksums (saved by version 0.1.0): save it anew")
         elif set(data) != {"class", "values", "arrays", "sha256"} or data.pop("sha256") != _digest(data):
             raise ValueError(f"{file} is damaged, or was changed after it was saved: its checksum is another")
         arrays = _read_arrays(directory / "arrays.safetensors", data.get("arrays"))

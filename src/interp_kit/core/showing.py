@@ -4,6 +4,8 @@ Objects are one line as `repr`, and a short table in a notebook. Work shows a tq
 """
 
 import html
+import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +23,17 @@ PROGRESS = True
 SECONDS = 1.0
 ROWS = 20  # of a table in a notebook
 WIDEST = 80  # characters of a text in a cell
+OURS = ("interp_kit", "jaxtyping", "contextlib", "torch.utils._contextlib")  # modules between a user's line and ours
+
+
+def caution(message: str) -> None:
+    """Warn with a UserWarning that names the line by which the user's own code came here."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back is not None and any(
+        (name := str(frame.f_globals.get("__name__"))) == ours or name.startswith(f"{ours}.") for ours in OURS
+    ):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 _INSIDE: ContextVar[bool] = ContextVar("inside of work that shows, or hides, how far it is", default=False)

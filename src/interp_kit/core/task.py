@@ -4,7 +4,6 @@ Torch is imported only where a batch is built.
 """
 
 import inspect
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import astuple, replace
@@ -16,7 +15,7 @@ import numpy as np
 from interp_kit.core.config import check_choice, check_count, check_names, check_seed, expect
 from interp_kit.core.example import Example, Field
 from interp_kit.core.identity import Identity, as_json, fingerprint
-from interp_kit.core.showing import counted, line, preview, some
+from interp_kit.core.showing import caution, counted, line, preview, some
 
 if TYPE_CHECKING:
     import torch
@@ -263,11 +262,9 @@ class AbstractTask(ABC):
             return
         if not any(self.intervene(a, {variable: b.labels[variable]})[target] != a.labels[target] for a, b in chosen):
             others = sorted({name for a, b in chosen for name in self.inputs if a.labels[name] != b.labels[name]})
-            warnings.warn(
+            caution(
                 f"in none of {len(chosen)} pairs does {variable!r} alone change {target!r}, which differs by"
-                f" {', '.join(others)}: what patching recovers there says nothing about {variable!r}",
-                UserWarning,
-                stacklevel=3,
+                f" {', '.join(others)}: what patching recovers there says nothing about {variable!r}"
             )
 
     def _matching(

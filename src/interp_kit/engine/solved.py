@@ -4,7 +4,6 @@ only if the model solves that task: an untrained network has gaps too, and share
 A pair is solved if the most likely token of the unedited model is the right answer on both of its sides.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from interp_kit.core.pairs import PairBatch
+from interp_kit.core.showing import caution
 from interp_kit.engine.metrics import Accuracy, AtField, ExactMatch, Metric
 
 FEW = 0.5  # of the pairs: whoever guesses between two answers solves both sides of a quarter
@@ -72,11 +72,9 @@ def caveat(config: Mapping[str, Any], what: str = "both sides of", unit: str = "
 
 
 def warn_if_few(config: Mapping[str, Any], what: str = "both sides of", unit: str = "pairs") -> None:
-    """Warn, from the function that called this one's caller, if the model solves few of the pairs in use."""
+    """Warn if the model solves few of the pairs in use."""
     if is_few(config):
-        warnings.warn(
+        caution(
             f"{config['model']} solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit},"
-            f" fewer than {FEW:.0%}: what is measured on them says little of how it does the task",
-            UserWarning,
-            stacklevel=3,
+            f" fewer than {FEW:.0%}: what is measured on them says little of how it does the task"
         )

@@ -1,7 +1,6 @@
 """Train sparse autoencoders (Bricken et al. 2023; TopK: Gao et al. 2024) and transcoders (Dunefsky et al. 2024) on a
 task's activations, and measure them on examples that they were not trained on."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +17,7 @@ from interp_kit.analysis.dictionaries.sae_result import SAEResult
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig, fit_sae
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_flag, check_seed, expect
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, caution
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.sites import find_hook
 from interp_kit.models.hold import on_model
@@ -26,7 +25,6 @@ from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 
 SITE = "blocks.1.hook_resid_post"
-CALLER = 5  # warn in _measured, called by _train, train_sae and the wrapper of on_model
 
 
 @on_model()
@@ -187,7 +185,7 @@ def _measured(
             f"{config.width} latents for {distinct} distinct activation vectors at {acts.hook}: over a quarter, so that"
             " latents may memorise inputs"
         )
-        warnings.warn(notes[-1], UserWarning, stacklevel=CALLER)
+        caution(notes[-1])
     rebuilt = None if targets is None else targets.vectors[training]
     sae = fit_sae(acts.vectors[training], config, names, made_by["seed"], progress, targets=rebuilt)
     return evaluate_sae(model, acts, sae, config=made_by, notes=notes, targets=targets)

@@ -23,7 +23,7 @@ from interp_kit.analysis.dictionaries.architectures import fold_scales, inferenc
 from interp_kit.analysis.dictionaries.sae_config import SAEConfig as SAEConfig
 from interp_kit.analysis.dictionaries.topk_loop import TopKLoop
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.showing import bar
+from interp_kit.core.showing import bar, caution
 
 if TYPE_CHECKING:
     from sae_lens import SAE as SAE
@@ -114,7 +114,7 @@ def fit_sae(
     sae.process_state_dict_for_saving_inference(weights)
     made = inference_sae(inference_config(sae, config.architecture, d_out), weights)
     if note := unsettled(made, vectors):
-        warnings.warn(note, UserWarning, stacklevel=2)
+        caution(note)
     return made
 
 

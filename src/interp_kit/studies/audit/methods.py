@@ -181,21 +181,21 @@ def probe_positions(case: Case, *, above_tokens: bool) -> Found:
 def _latent_read(case: Case) -> Found:
     """Each position's best latent as a detector of the variable, chosen on half of the examples, tested on the others:
     distance of its AUROC from chance."""
-    wanted = np.unique(case.everything.label(case.truth.variable).cpu().numpy(), return_inverse=True)[1]
+    values, wanted = np.unique(case.everything.label(case.truth.variable).cpu().numpy(), return_inverse=True)
     codes = case.sae.encode(case.site_vectors(case.everything)).detach().cpu().numpy()
     half, found = np.random.default_rng(0).permutation(len(wanted)) % 2 == 0, []
     for k in range(len(case.positions)):
-        chosen = np.abs(_separation(codes[half, k], wanted[half])).argmax()
-        tested = _separation(codes[~half, k], wanted[~half])
+        chosen = np.abs(_separation(codes[half, k], wanted[half], len(values))).argmax()
+        tested = _separation(codes[~half, k], wanted[~half], len(values))
         found.append(abs(float(tested.flat[chosen])))
     return Found(dict(zip(case.positions, found, strict=True)), 1)
 
 
-def _separation(codes: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _separation(codes: np.ndarray, wanted: np.ndarray, values: int) -> np.ndarray:
     """(latent, value) by how much more often than not an example of a value has a larger code than one of another:
-    2 AUROC - 1."""
-    ranks, found = rankdata(codes, axis=0), np.zeros((codes.shape[1], int(wanted.max()) + 1))
-    for value in range(found.shape[1]):
+    2 AUROC - 1; 0 for a value that none has, or all have."""
+    ranks, found = rankdata(codes, axis=0), np.zeros((codes.shape[1], values))
+    for value in range(values):
         of = wanted == value
         if of.any() and not of.all():
             found[:, value] = 2 * (ranks[of].mean(0) - (of.sum() + 1) / 2) / (~of).sum() - 1

@@ -29,7 +29,7 @@ PAIRS = 16  # of a program, at most
 TIE = 1e-3
 CONTROLS = len(CELLS)  # programs of which an untrained model is audited too: one of each cell
 CHEAP = tuple(method for method in METHODS if not method.name.startswith("DAS"))  # DAS alone costs ten times the rest
-TRAINING = InterchangeConfig(steps=1200, batch_size=32, learning_rate=4e-3, warmup=50)
+TRAINING = InterchangeConfig(steps=6000, batch_size=32, learning_rate=4e-3, warmup=50)
 Kind = Literal["compiled", "untrained", "trained"]
 
 
