@@ -69,6 +69,7 @@ class AbstractResult(ABC):
 
     leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked
     rows_shown: ClassVar[int] = 8  # rows that a summary has
+    later: ClassVar[tuple[str, ...]] = ()  # fields that earlier versions did not save; they have a default
     config: Mapping[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -191,8 +192,7 @@ class AbstractResult(ABC):
         values = data["values"]
         if not isinstance(values, dict):
             raise ValueError(f"{directory} is damaged: its values are a {type(values).__name__}")
-        # a field with a default came later than the result may have been saved
-        fields = {f.name: f.default for f in dataclasses.fields(found) if f.default is not dataclasses.MISSING}
+        fields = {f.name: f.default for f in dataclasses.fields(found) if f.name in found.later}
         for name, value in values.items():
             try:
                 fields[name] = unpack(value, arrays)

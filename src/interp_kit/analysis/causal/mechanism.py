@@ -7,7 +7,7 @@ patching by sender position on natural pairs, and free-running edits at the plac
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -63,6 +63,7 @@ class MechanismResult(AbstractResult):
     routes and latents are nan, no sender.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("layer_low", "layer_high")
     mediator: str
     target: str
     solved: Estimate
