@@ -356,3 +356,13 @@ def test_every_option_progress_has_the_one_default() -> None:
     }
     assert len(defaults) > 15
     assert set(defaults.values()) == {PROGRESS}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", MADE)
+def test_no_heading_and_no_caption_is_the_name_of_a_class(here: SimpleNamespace, name: str) -> None:
+    result = MADE[name](here)
+    nameless = dataclasses.replace(result, config={k: v for k, v in result.config.items() if k != "analysis"})
+    for shown in (result.heading(), result.made_by(), nameless.heading(), nameless.made_by()):
+        assert shown.strip()
+        assert type(result).__name__ not in shown
