@@ -245,7 +245,7 @@ def test_conflict_where_the_variable_does_not_cause_the_target(
 
 
 def test_conflict_over_a_variable_that_is_never_written(parity: AbstractTask) -> None:
-    with pytest.raises(ValueError, match="x is a variable of .*, but its value is not a token of the text"):
+    with pytest.raises(ValueError, match=r"x is a variable of .*, but its value is not a token of the text"):
         parity.conflict_pairs("x", "parity")
 
 
