@@ -189,9 +189,9 @@ def test_few_pairs_of_many_texts_are_drawn_apart(seed: int) -> None:
     pairs = task.pairs("y", "z", limit=40, seed=seed)
     assert len(np.unique(everything.clean.tokens.numpy(), axis=0)) >= 8 * 40
     assert len(set(pairs.units())) == len(pairs) == 40
-    again, other = (inputs(task.pairs("y", "z", limit=40, seed=s)) for s in (seed, seed + 1))
-    assert inputs(pairs) == again != other
-    assert set(inputs(pairs)) < set(inputs(everything))
+    again, other = (task.pairs("y", "z", limit=40, seed=s).texts() for s in (seed, seed + 1))
+    assert pairs.texts() == again != other
+    assert set(pairs.texts()) < set(everything.texts())
     kinds = [np.mean([["a" in d for d in p.differs] for p in many]) for many in (
         [task.pairs("y", "z", limit=40, seed=s) for s in range(20)], [everything])]  # fmt: skip
     assert kinds[0] == pytest.approx(kinds[1], abs=0.05)

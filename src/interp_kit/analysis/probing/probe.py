@@ -359,7 +359,7 @@ def _scored_again(
     group: np.ndarray,
     options: ProbeOptions,
     control_repeats: int,
-) -> list[float]:
+) -> tuple[float, ...]:
     """Score and best baseline of one cell under LESS times less regularisation; none if a probe then does not converge.
     sets: the cell in the model, in the untrained one, and the visible tokens."""
     numeric, key = label in batch.numeric, (label, position)
@@ -373,8 +373,8 @@ def _scored_again(
             found = [Scorer(o, False, less.short(control_repeats), key)(sets[:1])[0] for o in others]
             rivals += [float(np.percentile(found, 95))] if found else []
     except FloatingPointError:
-        return []
-    return [score, max(*rivals, 0.0 if numeric else 1 / len(batch.label(label).unique()))]
+        return ()
+    return score, max(*rivals, 0.0 if numeric else 1 / len(batch.label(label).unique()))
 
 
 def _threshold(null: np.ndarray) -> np.ndarray:
