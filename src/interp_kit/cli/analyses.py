@@ -110,7 +110,7 @@ class Patch(Common):
     """what is measured, of the clean answer"""
     only_solved: Solved = False
     limit: int = 4096
-    """most pairs; if they use at most a quarter of the texts, no two share a text"""
+    """most pairs; if they use less than a quarter of the texts, no two share a text"""
     seed: Seed = 0
 
     def execute(self) -> None:

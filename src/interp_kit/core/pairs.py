@@ -186,7 +186,7 @@ class PairBatch:
 
         Each text then counts about once, however many partners it has, and texts of few partners first. The mean over
         these pairs is therefore not that over all pairs, and may lie outside its interval: for that, take few pairs
-        (`AbstractTask.pairs` draws them apart, if they use at most a quarter of the texts).
+        (`AbstractTask.pairs` draws them apart, if they use less than a quarter of the texts).
 
         Args:
             both_ways: keep a pair and its reverse if both are there. They are one unit (`units`).

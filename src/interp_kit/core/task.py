@@ -36,8 +36,8 @@ def check_sample(n: int, seed: int) -> None:
 
 def _drawn(rows: np.ndarray, limit: int, seed: int) -> np.ndarray:
     """(limit,) numbers, in order, of the (pair, 2) rows that are drawn: pairs in random order, but none that shares a
-    text with an earlier one. Any pairs if that would use more than a quarter of the texts, or does not end soon."""
-    if APART * 2 * limit <= len(np.unique(rows)):
+    text with an earlier one. Any pairs if that would use a quarter of the texts or more, or does not end soon."""
+    if APART * 2 * limit < len(np.unique(rows)):
         used: set[int] = set()
         chosen: list[int] = []
         for number in np.random.default_rng(seed).permutation(len(rows))[: TRIES * limit].tolist():
@@ -216,9 +216,9 @@ class AbstractTask(ABC):
         little as possible), () keeps every pair. completion: what stands after the corrupt prompt. "own": its own
         true completion, so the token of `variable` itself differs too; "clean": the clean completion, so only the
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
-        for both sides. limit: at most so many pairs, drawn by `seed`, each pair as likely as any other. If they use at
-        most a quarter of the texts that have a partner, no two pairs drawn share a text; more pairs share texts, as a
-        draw without any would favour texts of few partners. Intervals allow for it (`PairBatch.units`), and
+        for both sides. limit: at most so many pairs, drawn by `seed` with about equal chances. If they use less than a
+        quarter of the texts that have a partner, no two pairs drawn share a text; more pairs do, as a draw in which
+        none did would favour texts of few partners. Intervals allow for it (`PairBatch.units`), and
         `PairBatch.apart` leaves such pairs out.
 
         Raises ValueError for an unknown name and, with the counts, if no such pair exists. Warns if the variable

@@ -148,7 +148,7 @@ def ratio_interval(
 
 
 def effective_number(groups: np.ndarray) -> float:
-    """How many groups of equal size say as much as these (Kish 1965): 1 / sum of their squared shares of the rows."""
+    """Number of groups of equal size that say as much as these (Kish 1965): 1 / sum of their squared shares of rows."""
     share = np.unique(groups, return_counts=True)[1] / len(groups)
     return float(1 / (share**2).sum())
 
@@ -159,7 +159,7 @@ def lopsided(effective: float, n: int) -> bool:
 
 
 def why_none(groups: np.ndarray, gap: np.ndarray) -> str:
-    """Why a ratio of `ratio_interval` has no interval, in words. groups, gap: (pair,) unit and denominator of each."""
+    """Reason, in words, that a ratio of `ratio_interval` has no interval; groups, gap: (pair,) unit and denominator."""
     n, effective = len(np.unique(groups)), effective_number(groups)
     if n < FEWEST_OF_RATIO:
         return f"{n} independent units are too few, {FEWEST_OF_RATIO} are needed"
