@@ -115,7 +115,7 @@ def test_the_page_stands_alone(results: list[AbstractResult], tmp_path: Path) ->
     assert all(link.startswith(("#", "data:image/png;base64,iVBOR")) for link in page.attributes("href"))
     assert page.attributes("src") == []
     drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len(drawings) == len(results)
+    assert len(drawings) == sum(len(result.figures()) for result in results) == 6
     names = set(page.attributes("id"))
     referred = set(re.findall(r"(?:url\(|<use[^>]*? href=\")#([^)\"]+)", text))
     assert referred

@@ -57,6 +57,10 @@ class Probe(Common):
     positions: Positions = ()
     permutations: int = 0
     """of the labels, for the max-statistic over cells"""
+    c: float = 1.0
+    """inverse regularisation of classes, on features divided by one number; larger reads smaller directions"""
+    alpha: float = 1.0
+    """regularisation of amounts, on the same features; smaller reads smaller directions"""
     seed: Seed = 0
 
     def execute(self) -> None:
@@ -71,6 +75,8 @@ class Probe(Common):
             sites=self.sites,
             positions=self.positions or None,
             permutations=self.permutations,
+            c=self.c,
+            alpha=self.alpha,
             seed=self.seed,
             progress=self.progress,
         )
@@ -103,6 +109,9 @@ class Patch(Common):
     metric: Literal["logit_difference", "probability"] = "logit_difference"
     """what is measured, of the clean answer"""
     only_solved: Solved = False
+    limit: int = 4096
+    """most pairs; if they use less than a quarter of the texts, no two share a text"""
+    seed: Seed = 0
 
     def execute(self) -> None:
         if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
@@ -115,7 +124,9 @@ class Patch(Common):
         from interp_kit.analysis.causal.patching import patch, patch_senders
         from interp_kit.engine.metrics import METRICS
 
-        pairs = task.pairs(variable, target, hold=self.hold, completion=self.completion).to(self.device)
+        pairs = task.pairs(
+            variable, target, hold=self.hold, completion=self.completion, limit=self.limit, seed=self.seed
+        ).to(self.device)
         options: dict[str, Any] = {
             "metric": METRICS[self.metric],
             "direction": self.direction,
