@@ -259,16 +259,13 @@ class AbstractTask(ABC):
         """
         from interp_kit.core.pairs import make_pairs
 
-        if limit is not None:
-            check_count("limit", limit)
+        check_count("limit", 1 if limit is None else limit)
         check_seed(seed)
         chosen = self._matching(variable, target, hold, limit, seed)
         written = [(a, b) for a, b in chosen if variable in a.positions and variable in b.positions]
         if not written:
-            raise ValueError(
-                f"{variable} is a variable of {self.name}, but its value is not a token of the text, so its token"
-                " cannot be crossed"
-            )
+            what = f"{variable} is a variable of {self.name}, but its value is not a token of the text"
+            raise ValueError(f"{what}, so its token cannot be crossed")
         crossed = [(a, self._conflict(a, b, variable)) for a, b in written]
         kept = [(a, c) for a, c in crossed if c.labels[target] != a.labels[target]]
         if not kept:
