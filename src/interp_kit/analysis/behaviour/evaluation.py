@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_kit.analysis.behaviour.baselines import majority, nearest
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
@@ -21,7 +22,7 @@ from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import Estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
-from interp_kit.engine.inputs import check_length, whole_text
+from interp_kit.engine.inputs import check_length, has_hooks, taught, whole_text
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.models.meeting import check_meeting
@@ -179,12 +180,25 @@ def completions(
             chunk = examples[start : start + batch_size]
             batch = task.batch(chunk, model.cfg.device)
             with torch.inference_mode():
-                if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
+                logits = whole_text(model, batch.tokens)
+                if not torch.isfinite(logits[batch.mask]).all():
                     raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
-            rows = complete(model, batch).tolist()
+                wrong = (logits[:, :-1].argmax(-1) != batch.tokens[:, 1:]) & taught(batch)[:, :-1]
+            rows = _written(model, batch, wrong.any(1))
             written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]
             shown.update(len(chunk))
     return written
+
+
+def _written(model: HookedModel, batch: TokenBatch, wrong: Tensor) -> list[list[int]]:
+    """The completed rows, of which those that are not `wrong` (batch,) predict their own true text token by token, and
+    so would write it. All are written if something is hooked into the model, which may tell rows apart."""
+    if not isinstance(model, nn.Module) or has_hooks(model):
+        return complete(model, batch).tolist()
+    rows = batch.tokens.clone()
+    if wrong.any():
+        rows[wrong] = complete(model, batch.take(wrong.nonzero()[:, 0]))
+    return rows.tolist()
 
 
 @on_model()

@@ -19,6 +19,7 @@ from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, wilson_share
@@ -160,7 +161,7 @@ def interchange(
     target: str,
     *,
     sites: str | Sequence[str] = "resid_post",
-    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    positions: Sequence[str | int] | Mapping[str, Sequence[str | int]] | None = None,
     by: Literal["position", "all"] = "position",
     pairs: Sequence[tuple[Example, Example]] | None = None,
     only_solved: bool = False,
@@ -187,7 +188,8 @@ def interchange(
         variable: The variable that a site may hold.
         target: The field whose answer it should move.
         sites: Activation sites, every layer of each; those with heads are edited head by head.
-        positions: Names; None: those that every row has, up to the target's prediction. A mapping name -> positions
+        positions: Names, or indices of named tokens; None: those that every row has, up to the target's
+            prediction. A mapping name -> positions
             edits groups together.
         by: "position": one position at a time; "all": all together.
         pairs: (base, source) examples. None: all that `task.pool(seed)` has, with at most `limit` pairs and `limit`
@@ -219,7 +221,7 @@ def interchange(
     at = base.position(base.field(target).predict)
     if positions is None:
         positions = base.positions_to(target)
-    groups = grouped(positions)
+    groups = grouped(position_names("positions", positions, base.positions))
     marks = everywhere(model, sites, Copy(source), [None] if by == "all" else list(groups))
     edits = [
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]

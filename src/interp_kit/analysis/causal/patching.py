@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.config import check_choice, check_flag, check_names
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
@@ -140,7 +141,7 @@ def patch(
     *,
     sites: str | Sequence[str] = "resid_pre",
     by: Literal["position", "all"] = "position",
-    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    positions: Sequence[str | int] | Mapping[str, Sequence[str | int]] | None = None,
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
@@ -153,7 +154,8 @@ def patch(
         pairs: Clean and corrupt texts of equal length, as `task.pairs` gives.
         sites: Activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
         by: "position": one named position at a time; "all": all positions together.
-        positions: Names; None: those that every row has. A mapping name -> positions patches groups of them, such as
+        positions: Names, or indices of named tokens; None: those that every row has. A mapping name -> positions
+            patches groups of them, such as
             all cells of a grid.
         metric: What is measured, as a function of the pairs.
         direction: "denoise" copies clean into corrupt, "noise" corrupt into clean.
@@ -175,7 +177,7 @@ def patch(
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     if positions is None:
         positions = [name for name, index in into.positions.items() if bool((index >= 0).all())]
-    groups = grouped(positions)
+    groups = grouped(position_names("positions", positions, into.positions))
     names = [None] if by == "all" else list(groups)
     marks = everywhere(model, sites, Copy(source), names)
     edits = [
@@ -193,7 +195,7 @@ def patch_senders(
     pairs: PairBatch,
     *,
     receiver: str | None = None,
-    senders: Sequence[str | Sequence[str]] | None = None,
+    senders: Sequence[str | int | Sequence[str | int]] | None = None,
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
@@ -227,6 +229,7 @@ def patch_senders(
     at = into.position(receiver)
     if senders is None:
         senders = [name for name, index in into.positions.items() if bool(((index >= 0) & (index < at)).all())]
+    senders = [position_names("senders", s, into.positions) for s in position_names("senders", senders, into.positions)]
     check_names("senders", [s if isinstance(s, str) else " + ".join(check_names("senders", s)) for s in senders])
     groups = [(s,) if isinstance(s, str) else tuple(s) for s in senders]
     edits = [

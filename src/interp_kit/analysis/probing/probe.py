@@ -28,6 +28,7 @@ from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, one_or_more
 from interp_kit.core.identity import derive_seed
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.told import CHANCE
@@ -193,7 +194,7 @@ def probe(
     labels: str | Sequence[str],
     *,
     sites: str | Sequence[str] = "resid_post",
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str | int] | None = None,
     folds: int = 8,
     repeats: int = 4,
     control_repeats: int = 1,
@@ -211,7 +212,7 @@ def probe(
         batch: Examples with labels.
         labels: Variables to read.
         sites: Sites with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer.
-        positions: Names; None: all.
+        positions: Names, or indices of named tokens; None: all.
         folds: Parts into which units are split; fewer if a class has fewer units.
         repeats: Times that the split is drawn anew.
         control_repeats: Repeats of the control functions; 0 leaves them out.
@@ -237,7 +238,7 @@ def probe(
             raise ValueError(f"site {site!r} has no layers; probes read the embedding beside every site")
     if positions is None:
         positions = [name for name, index in batch.positions.items() if bool((index >= 0).all())]
-    names = list(check_names("positions", positions))
+    names = list(check_names("positions", position_names("positions", positions, batch.positions)))
     check_count("folds", folds, least=2)
     check_count("repeats", repeats)
     check_count("control_repeats", control_repeats, least=0)
