@@ -26,7 +26,7 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value per pair of positions, not a vector per position
 
-PATTERN = re.compile(r"(^|\.)(hook_)?(pattern|attn_scores|attn)(\.\d+)?$")  # in any spelling of a site
+PATTERN = re.compile(r"(^|\.)(hook_)?(pattern|attn_scores)(\.\d+)?$")  # in any spelling of a site
 
 # site -> parameter, has a head axis in front
 WEIGHTS: dict[str, tuple[str, bool]] = {
@@ -156,6 +156,8 @@ def find_hook(model: HookedModel, site: str) -> str:
     hooks: dict = getattr(model, "hook_dict", {})
     found = site if site in hooks else as_hook(site)
     if found not in hooks:
+        if PATTERN.search(site):
+            raise ValueError(unknown_site(site))
         known = sorted({re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook) for hook in hooks})
         raise ValueError(
             f"the model has no site {site!r}; there are {', '.join(ACTIVATIONS)}, written as in 'mlp_out.0' with layers"

@@ -627,3 +627,16 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
         else:
             assert other == value
     assert isinstance(readout(batch, 0), HookedModel)
+
+
+def test_a_caption_names_the_controls_that_there_are(tiny_model: Callable[..., Any]) -> None:
+    rows = torch.arange(24).reshape(8, 3) % 11
+    batch = TokenBatch.from_tokens(rows, labels={"odd": rows[:, 0] % 2})
+    few: dict[str, Any] = {"positions": [1], "repeats": 1, "progress": False}
+    bare = probe(tiny_model(), batch, "odd", **few)
+    assert np.isnan(bare.control_high).all()
+    assert bare.positions == ("1",)  # the index stands for the name
+    assert "permutations=200 compares with shuffled ones" in bare.caption()
+    tested = probe(tiny_model(), batch, "odd", permutations=3, **few)
+    assert "shuffled labels are the control" in tested.caption()
+    assert not any("the task does not ask for" in found.caption() for found in (bare, tested))

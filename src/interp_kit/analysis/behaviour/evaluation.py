@@ -4,6 +4,7 @@ Inputs of the training data and inputs left out of it are counted apart: on the 
 read the seen inputs alone, by field: their majority, and a lookup table that takes the nearest seen input (Hamming).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from interp_kit.reports.plotting import intervals
 
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"
+LAYOUT = 0.05  # of the inputs: if more have every field right and another token wrong, findings say which
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,20 +108,26 @@ class EvaluationResult(AbstractResult):
         )
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule."""
+        """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule. If many texts
+        are wrong outside of the fields, those with every field right are counted, and what fails is named."""
         found = []
         for split in self.splits:
             share, rival = self.estimate(split), "majority" if split == SEEN else "lookup"
+            failing = dict(self.config.get("failing", {})).get(split)
+            if failing:
+                here = self.held_out == (split == HELD_OUT)
+                share = wilson(int(self.right[here].all(1).sum()), share.n, share.unit)
             other = self.baseline(rival, split)
             name = "the majority answer" if rival == "majority" else "a lookup of the nearest seen input"
-            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs wholly right"
+            how = "with every field right" if failing else "wholly right"
+            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs {how}"
             if share.low > other:
                 text += f", more than {name} ({other:.2f})."
             elif share.high < other:
                 text += f", less than {name} ({other:.2f})."
             else:
                 text += f", which cannot be told from {name} ({other:.2f})."
-            found.append(text)
+            found.append(text if not failing else f"{text} Exact match is {self.estimate(split).short()}: {failing}.")
         return tuple(found)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -134,6 +142,27 @@ class EvaluationResult(AbstractResult):
             series[f"{baseline}, {last}"] = (values, nan, nan)
         title = f"Right answers of {self.config['model']}"
         return intervals(names, series, ax=ax, title=title, x_label="share of inputs", limits=(-0.02, 1.02))
+
+
+def _failing(task: AbstractTask, written: Sequence[Sequence[int]], examples: Sequence[Example]) -> str:
+    """What fails most often, of completions whose fields are all right, at the first token that is wrong."""
+    places: Counter[tuple[str, int, bool]] = Counter()
+    instead: dict[tuple[str, int, bool], Counter[int]] = {}
+    for row, example in zip(written, examples, strict=True):
+        at = next(i for i, (mine, true) in enumerate(zip(row, example.tokens, strict=True)) if mine != true)
+        name = next((name for name, index in example.positions.items() if index == at), str(at))
+        place = name, example.tokens[at], at == len(example.tokens) - 1 and example.tokens[at] == task.pad
+        places[place] += 1
+        instead.setdefault(place, Counter())[row[at]] += 1
+    place, n = places.most_common(1)[0]
+    (name, true, end), mine = place, instead[place].most_common(1)[0][0]
+    what = "the end token" if end else "the token"
+    hint = "; leave the end token out of the task's examples if the model never learned one" if end else ""
+    texts = task.vocabulary
+    return (
+        f"{what} {texts[true]!r} at {name!r} is the first wrong one in {n} of {len(examples)} texts whose fields are"
+        f" all right ({texts[mine]!r} stands there most often){hint}"
+    )
 
 
 def columns(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -243,13 +272,19 @@ def evaluate(
     inputs = np.array([[example.labels[name] for name in task.inputs] for example in distinct])
     truth = np.array([[example.labels[field.name] for field in task.fields] for example in distinct])
     pairs = list(zip(written, distinct, strict=True))
+    exact = np.array([tuple(row) == example.tokens for row, example in pairs])
     found = np.array([list(parse_fields(task, row, example).values()) for row, example in pairs], dtype=object)
+    right, failing = (found == truth).astype(bool), {}
+    for split, here in ((SEEN, ~held_out), (HELD_OUT, held_out)):
+        rows = np.flatnonzero(here & right.all(1) & ~exact).tolist()
+        if len(rows) > LAYOUT * here.sum():
+            failing[split] = _failing(task, [written[i] for i in rows], [distinct[i] for i in rows])
     return EvaluationResult(
         fields=tuple(field.name for field in task.fields),
         inputs=inputs,
         held_out=held_out,
-        exact=np.array([tuple(row) == example.tokens for row, example in pairs]),
-        right=(found == truth).astype(bool),
+        exact=exact,
+        right=right,
         majority=truth == majority(truth[~held_out]),
         lookup=truth == nearest(inputs[~held_out], truth[~held_out], inputs),
         config={
@@ -260,5 +295,6 @@ def evaluate(
             "whole": len(distinct) == task.n_worlds,
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
+            "failing": failing,
         },
     )

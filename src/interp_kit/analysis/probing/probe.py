@@ -112,13 +112,19 @@ class ProbeResult(AbstractResult):
 
     def caption(self) -> str:
         """See AbstractResult."""
-        c = self.config
+        c, shuffled = self.config, np.isfinite(self.null_high).any()
+        controls = " and an untrained network"
+        if np.isfinite(self.control_high).any():
+            controls = ", an untrained network, and functions that the task does not ask for"
+        elif shuffled:
+            controls += " (no control function fits these labels; shuffled labels are the control)"
+        else:
+            controls += " (no control function fits these labels; permutations=200 compares with shuffled ones)"
         return (
             f"Held-out probe scores on {c['model']} (n = {self._prefixes(self.score)} distinct visible"
             f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
-            " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
-            " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
-            " stands in the text."
+            f" chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there, or there"
+            " are too few prefixes; dotted: it already stands in the text."
         )
 
     def _best(self, label: int) -> tuple[int, int] | None:
