@@ -87,8 +87,9 @@ OTHERS: dict[str, Any] = {
     "edges by": "position", "value": "mean", "playground": Path("{}/play.html"), "steps": 7, "seeds": (2, 5),
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
     "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "audit merge": True, "n": 7, "noise": 0.5,
-    "quizzes": Path("{}/c_quizzes.pth"), 
-    "config": ("act_fn=gelu_new", "n_heads=4", "final_norm=false"), "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
+    "quizzes": Path("{}/c_quizzes.pth"),
+    "config": ("act_fn=gelu_new", "n_heads=4", "final_norm=false"),
+    "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MODEL_HELP = (
     "shipped name, planted name (boolean-direct, boolean-direct@3, induction), twin:NAME, untrained:NAME, directory,"
-    " or hub id"
+    " file of weights, or hub id"
 )
 Model = Annotated[str, tyro.conf.arg(help=MODEL_HELP)]
 Config = Annotated[
