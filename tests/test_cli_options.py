@@ -183,7 +183,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         ("examples", []),
     ):
         monkeypatch.setattr(task, name, function(name, given))
-    model = SimpleNamespace(provenance=Provenance("", "", ""))
+    model = SimpleNamespace(provenance=Provenance("", "", ""), conversion="")
     model.cfg = SimpleNamespace(n_layers=0, n_heads=0, d_model=0, n_ctx=0, d_vocab=0)
     model.parameters = list
     given = {

@@ -35,7 +35,7 @@ Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model d
 
 
 def drawn(n: int, limit: int, seed: int) -> str:
-    """What was drawn of all pairs; "" if those are all."""
+    """Say how pairs were drawn; "" if they are all there are."""
     return f"a sample of {n} pairs, seed {seed}" if n >= limit else ""
 
 

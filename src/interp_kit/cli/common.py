@@ -135,14 +135,14 @@ class Common:
 
 
 def settings(texts: Sequence[str]) -> dict[str, Any] | None:
-    """What --config names; None if it is not given. Raises ValueError for a setting that does not exist."""
+    """The settings that --config names; None without any. Raises ValueError for a setting that does not exist."""
     from interp_kit.models.foreign.reader import read_settings
 
     return read_settings("--config", texts) if texts else None
 
 
 def check_sample(limit: int | None, seed: int) -> None:
-    """Raise ValueError for a --limit below 1, or a --seed that is none."""
+    """Raise ValueError for a --limit below 1, or a --seed that is not one."""
     from interp_kit.core.config import check_count, check_seed
 
     check_seed(seed, "--seed")

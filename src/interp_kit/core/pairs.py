@@ -214,7 +214,7 @@ class PairBatch:
 
 
 def _rows_of(given: Any) -> int | None:
-    """The number of rows of what is to be token ids; None if it has none."""
+    """Number of rows of a list, array or tensor; None of anything else."""
     return len(given) if hasattr(given, "__len__") and getattr(given, "ndim", 1) else None
 
 

@@ -640,3 +640,12 @@ def test_a_caption_names_the_controls_that_there_are(tiny_model: Callable[..., A
     tested = probe(tiny_model(), batch, "odd", permutations=3, **few)
     assert "shuffled labels are the control" in tested.caption()
     assert not any("the task does not ask for" in found.caption() for found in (bare, tested))
+
+
+def test_a_label_of_one_class_is_named(tiny_model: Callable[..., Any]) -> None:
+    rows = torch.arange(24).reshape(8, 3) % 11
+    batch = TokenBatch.from_tokens(rows, labels={"z": [3] * 8, "odd": rows[:, 0] % 2})
+    with pytest.raises(ValueError, match=r"^z has one class, 3: there is nothing to tell apart$"):
+        probe(tiny_model(), batch, "z", progress=False)
+    found = probe(tiny_model(), batch, ["z", "odd"], positions=["2"], repeats=1, progress=False)
+    assert found.findings()[0].startswith("z cannot be probed: too few distinct texts have each of its values")

@@ -18,10 +18,12 @@ from interp_kit.analysis.probing.features import features_of
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer
 from interp_kit.analysis.probing.labels import (
     MEASURED,
+    TOO_FEW,
     control_labels,
     determined,
     distinct_prefixes,
     is_written,
+    one_class,
     raw_tokens,
 )
 from interp_kit.analysis.probing.linear import rotate
@@ -149,7 +151,9 @@ class ProbeResult(AbstractResult):
     def _finding(self, i: int, label: str) -> str:
         at = self._best(i)
         if at is None:
-            return f"{label} cannot be probed: nowhere is it determined by the text before it stands there."
+            few = (self.status[i] == TOO_FEW).any()
+            why = "too few distinct texts have each of its values" if few else "nowhere is it determined by the text"
+            return f"{label} cannot be probed: {why} before it stands there."
         score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
         cells = int(np.isfinite(self.score[i][:, ~self.written[i]]).sum())
         where = f"{self.rows[at[0]]} at {self.positions[at[1]]}, n = {self.units[at[1]]} prefixes"
@@ -254,8 +258,9 @@ def probe(
     check_seed(seed)
     check_flag("progress", progress)
     labels = check_names("labels", one_or_more(labels))
-    for label in labels:
-        batch.label(label)
+    constant = [told for label in labels if (told := one_class(batch, label))]
+    if len(constant) == len(labels):
+        raise ValueError("; ".join(constant))
     options = ProbeOptions(folds, repeats, c, alpha, seed)
     rows, trained = features_of(model, batch, sites, names)
     _, fresh = features_of(control_model or untrained(model, derive_seed(seed, "untrained")), batch, sites, names)

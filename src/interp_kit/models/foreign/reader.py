@@ -146,7 +146,7 @@ class File:
 
 
 def named_as(*names: str) -> str:
-    """How a caller names settings that a file does not say: in Python, and in a shell."""
+    """Advice to name settings that a file does not say: in Python, and in a shell."""
     python = ", ".join(f"{name!r}: …" for name in names)
     return f"interp_kit.load(…, config={{{python}}}), or in a shell --config {' '.join(f'{n}=…' for n in names)}"
 
