@@ -145,7 +145,7 @@ class EvaluationResult(AbstractResult):
 
 
 def _failing(task: AbstractTask, written: Sequence[Sequence[int]], examples: Sequence[Example]) -> str:
-    """What fails most often, of completions whose fields are all right, at the first token that is wrong."""
+    """Name what fails most often of completions whose fields are all right, at the first token that is wrong."""
     places: Counter[tuple[str, int, bool]] = Counter()
     instead: dict[tuple[str, int, bool], Counter[int]] = {}
     for row, example in zip(written, examples, strict=True):

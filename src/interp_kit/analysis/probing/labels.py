@@ -30,7 +30,7 @@ def determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric
 
 
 def one_class(batch: TokenBatch, label: str) -> str:
-    """What is wrong with a label that has the same value in every row; "" if it has not."""
+    """Say what is wrong with a label that has the same value in every row; "" if it has not."""
     values = batch.label(label).unique().tolist()
     return "" if len(values) > 1 else f"{label} has one class, {values[0]}: there is nothing to tell apart"
 
