@@ -29,6 +29,8 @@ NO_CARD = (
     "None was run: this was made without one. `python -m benchmarks.gpu > benchmarks/card.md` takes less than four"
     " minutes on a card, compares it with the processor, and writes what stands here."
 )
+TRUTH = RESULTS.with_name("sae_truth.md")  # what `python -m benchmarks.sae_truth` printed
+NO_TRUTH = "Not run: `python -m benchmarks.sae_truth > benchmarks/sae_truth.md` takes a quarter of an hour on one core."
 PARTS = {
     part.__name__: part
     for part in (patching, architectures, ranking, cells, decoding, harvesting, probing, graphs, sae)
@@ -43,6 +45,10 @@ def processor() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def _printed(path: Path, otherwise: str) -> str:
+    return path.read_text(encoding="utf-8") if path.exists() else otherwise
 
 
 def main(names: list[str]) -> None:
@@ -89,7 +95,11 @@ def main(names: list[str]) -> None:
             "",
             "## On a graphics card",
             "",
-            CARD.read_text(encoding="utf-8") if CARD.exists() else NO_CARD,
+            _printed(CARD, NO_CARD),
+            "",
+            "## Autoencoders where the true features are known",
+            "",
+            _printed(TRUTH, NO_TRUTH),
             "",
         ]
     )

@@ -4,7 +4,8 @@ Toy superposition (Elhage et al. 2022), and SAELens's SynthSAEBench-16k (Chanin 
 its config at a quarter of its size: features, dimensions, trees and width are divided alike, and the highest firing
 probability by the root of that, which keeps the mean one, so that L0 per dimension, and with it the noise of
 superposition, stays what it is. Published figures are of the whole one after 200 M samples; ours are of far fewer, and
-say only which architectures come out ahead of which.
+say only which architectures come out ahead of which. Two rows of one step at no rate are the control: what fresh
+weights score.
 """
 
 import sys
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 
-from interp_kit.analysis.dictionaries.sae_config import ARCHITECTURES, SAEConfig
+from interp_kit.analysis.dictionaries.sae_config import ARCHITECTURES, Architecture, SAEConfig
 from interp_kit.analysis.dictionaries.sae_training import fit_sae, import_sae_lens
 
 PART = 4  # of SynthSAEBench-16k
 KEPT, CLOSE = 0.95, 0.95  # share of features that must be found; cosine at which one is
+FRESH: tuple[Architecture, ...] = ("topk", "standard")  # architectures that are also scored untrained
 PUBLISHED = {"matryoshka": "0.879 / 0.793", "batchtopk": "0.732 / 0.757", "standard": "0.556 / 0.604"}
 TOY = SAEConfig(width=80, k=2, l1_coefficient=2.5, training_samples=500_000, batch_size=512, learning_rate=5e-3)
 SYNTH = SAEConfig(width=1024, k=8, l1_coefficient=2.5, training_samples=4_000_000, batch_size=1024, learning_rate=3e-3)
@@ -76,15 +78,22 @@ def recovered(sae: Any, features: torch.Tensor, cosine: float = CLOSE) -> float:
     return float(((rows @ features.T).max(0).values >= cosine).double().mean())
 
 
+def runs(config: SAEConfig) -> list[tuple[str, SAEConfig]]:
+    """Name and options of every row: fresh weights that are on k at a time or as they fall, then every architecture."""
+    fresh = replace(config, training_samples=config.batch_size, learning_rate=1e-12)
+    untrained = [(f"{name}, untrained", replace(fresh, architecture=name)) for name in FRESH]
+    return [*untrained, *((name, replace(config, architecture=name)) for name in ARCHITECTURES)]
+
+
 def table(model: Any, config: SAEConfig, count: int, published: dict[str, str] | None = None) -> list[str]:
-    """One line of Markdown per architecture, printed as it is done."""
+    """One line of Markdown per row, printed as it is done."""
     from sae_lens.synthetic import eval_sae_on_synthetic_data
 
     vectors, lines = drawn(model, count), []
     features = model.feature_dict.feature_vectors.detach()
-    for architecture in ARCHITECTURES:
+    for name, options in runs(config):
         began = time.process_time()
-        sae = fit_sae(vectors, replace(config, architecture=architecture), {"hook_name": "known"}, 0, False)
+        sae = fit_sae(vectors, options, {"hook_name": "known"}, 0, False)
         seconds = time.process_time() - began
         with torch.random.fork_rng():
             torch.manual_seed(1)
@@ -92,9 +101,9 @@ def table(model: Any, config: SAEConfig, count: int, published: dict[str, str] |
                 sae, model.feature_dict, model.activation_generator, num_samples=20_480, batch_size=1024
             )
         cells = [
-            architecture, f"{recovered(sae, features):.1%}", f"{found.classification.f1_score:.3f}", f"{found.mcc:.3f}",
+            name, f"{recovered(sae, features):.1%}", f"{found.classification.f1_score:.3f}", f"{found.mcc:.3f}",
             f"{found.explained_variance:.3f}", f"{found.sae_l0:.1f} of {found.true_l0:.1f}", str(found.dead_latents),
-            f"{seconds:.0f} s", (published or {}).get(architecture, ""),
+            f"{seconds:.0f} s", (published or {}).get(name, ""),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
         print(lines[-1], flush=True)

@@ -190,7 +190,9 @@ def round_(folder: Path) -> None:
 
     def batches(*_: Any, start: int, made: int, **__: Any) -> Any:
         for first in range(start, 40 * made, made):
-            yield Batch(quizzes[first // made : first // made + 1], np.array([[1.0], [0.25]]), made, first + made)
+            yield Batch(
+                quizzes[first // made : first // made + 1], np.array([[1.0], [0.25]]), quizzes[:made], first + made
+            )
 
     culture_round.batches = batches
     rule = Agreement(temperature=1.0)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from interp_kit.reports.plotting import COLOURS, bend, figure_of, heatmap, intervals, new_axes, note_bend
+from interp_kit.reports.plotting import COLOURS, EMPTY, bend, figure_of, heatmap, intervals, new_axes, note_bend
 
 ROWS, COLUMNS = ("layer 0", "layer 1"), ("A", "newB?", "newD")
 VALUES = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 0.5]])
@@ -202,3 +202,17 @@ def test_a_curve_is_annotated_where_it_bends() -> None:
     ax.plot(x, np.minimum(x, 4))
     note_bend(ax, x, np.minimum(x, 4), "{y:.2f} after {x:g}")
     assert [text.get_text() for text in ax.texts] == ["4.00 after 4"]
+
+
+def test_axes_without_a_value_say_so() -> None:
+    nothing, one = np.full(2, np.nan), np.array([np.nan, 0.5])
+    empty = intervals(["a", "b"], {"s": (nothing, nothing, nothing)})
+    assert (texts(empty.texts), list(empty.get_xticks())) == ([EMPTY], [])
+    assert not intervals(["a", "b"], {"s": (one, nothing, nothing)}).texts
+
+
+def test_a_title_breaks_neither_n_nor_a_name() -> None:
+    title = heatmap(VALUES, ROWS, COLUMNS, title="mean ablation, boolean-gpt2-seed1-held (n = 32)").get_title()
+    assert len(title.split("\n")) > 1
+    assert "(n = 32)" in title
+    assert "boolean-gpt2-seed1-held" in title

@@ -313,3 +313,14 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         report([tally("a")], tmp_path / "taken.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "taken.html"]
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_column_without_a_value_is_named_in_the_caption_and_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"seed": [1, 2], "low_end": [np.nan, np.nan], "high": [np.nan, 0.5]})
+    section = Section("One", (), (Table(frame, "Seeds"), Table(frame, "All", folded=True)))
+    path = Report("T", (), (section,)).write(tmp_path / "r.html")
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.rows[0] == ["seed", "high"]
+    assert page.rows[3] == ["seed", "low end", "high"]
+    assert "Seeds; without value, so left out: low end" in page.text
+    assert "| seed | high |" in path.with_suffix(".md").read_text(encoding="utf-8")

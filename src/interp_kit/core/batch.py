@@ -98,7 +98,7 @@ class TokenBatch:
             ValueError: A shape, a dtype, a name or an id does not fit, or all answers are one token and `candidates`
                 does not say what else there could be.
 
-        Example:
+        Examples:
             >>> batch = TokenBatch.from_tokens([[3, 1, 4], [1, 5, 9]], answer=[2, 6], labels={"first": [3, 1]})
             >>> batch.fields[0].predict
             '2'

@@ -74,7 +74,7 @@ class PairBatch:
             ValueError: An argument does not fit (see `TokenBatch.from_tokens`), or a pair has equal texts or equal
                 answers.
 
-        Example:
+        Examples:
             >>> pairs = PairBatch.from_tokens([[3, 1, 4]], [[3, 2, 4]], answer=([5], [6]))
             >>> pairs.clean.positions["1"].tolist()
             [1]

@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import importlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,6 +69,7 @@ class AbstractResult(ABC):
 
     leading: ClassVar[str] = ""  # column of the table by whose size rows are ranked
     rows_shown: ClassVar[int] = 8  # rows that a summary has
+    later: ClassVar[tuple[str, ...]] = ()  # fields that earlier versions did not save; they have a default
     config: Mapping[str, Any]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -102,8 +104,15 @@ class AbstractResult(ABC):
         else:
             rows = frame.head(self.rows_shown)
         empty = {str(c) for c in rows if all(value is None or value in ("", -1) or value != value for value in rows[c])}
-        same = {str(c) for c in frame if len(frame) > 1 and len(set(frame[c].map(str))) == 1} - {"n", self.leading}
+        figures = {"n", self.leading, "value", "score"}  # stay, as the rest of a row says little without them
+        same = {str(c) for c in frame if len(frame) > 1 and len(set(frame[c].map(str))) == 1} - figures
         return rows.drop(columns=[c for c in rows if str(c) in empty | same])
+
+    def made_by(self) -> str:
+        """Name what made it: the function, or the words of its class if the config does not say ("held out")."""
+        words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]*", type(self).__name__.removesuffix("Result"))
+        plain = " ".join(word if len(word) > 1 and word.isupper() else word.lower() for word in words)
+        return str(self.config.get("analysis") or plain or type(self).__name__)
 
     def heading(self) -> str:
         """Name the analysis, what it asked and of which model, as a heading of a report."""
@@ -111,7 +120,7 @@ class AbstractResult(ABC):
         asked = [c.get(name) or getattr(self, name, "") for name in ("variable", "target")]
         asked[0] = asked[0] or getattr(self, "mediator", "")
         question = " → ".join(part for part in asked if isinstance(part, str) and part)
-        name, model = str(c.get("analysis", type(self).__name__)), c.get("model")
+        name, model = self.made_by(), c.get("model")
         return name + (f": {question}" if question else "") + (f" ({model})" if isinstance(model, str) else "")
 
     def to_try(self) -> Mapping[str, list[dict[str, Any]]]:
@@ -183,7 +192,7 @@ class AbstractResult(ABC):
         values = data["values"]
         if not isinstance(values, dict):
             raise ValueError(f"{directory} is damaged: its values are a {type(values).__name__}")
-        fields = {}
+        fields = {f.name: f.default for f in dataclasses.fields(found) if f.name in found.later}
         for name, value in values.items():
             try:
                 fields[name] = unpack(value, arrays)

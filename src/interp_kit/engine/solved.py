@@ -63,6 +63,14 @@ def said(config: Mapping[str, Any], dropped: int = 0, what: str = "both sides of
     )
 
 
+def caveat(config: Mapping[str, Any], what: str = "both sides of", unit: str = "pairs") -> str:
+    """Sentence that a first finding begins with if the model solves few of the pairs in use; else ""."""
+    if "solved" not in config or not is_few(config):
+        return ""
+    of = f"{what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}"
+    return f"{config['model']} solves {of}, so this says little of how it does the task. "
+
+
 def warn_if_few(config: Mapping[str, Any], what: str = "both sides of", unit: str = "pairs") -> None:
     """Warn if the model solves few of the pairs in use."""
     if is_few(config):

@@ -23,6 +23,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 # Greys, which pages replace in the dark: see svg.py. Ink on coloured cells is not replaced, as the cells are not.
 SOFT, FAINT, GRID = "#555555", "#999999", "#dddddd"
 OVER_DARK, OVER_LIGHT = "#fefefe", "#010101"
+EMPTY = "no value: nothing could be measured"
 FLOOR = 0.05  # least span of colours, in shares or in logits: what is smaller is drawn as the little that it is
 
 
@@ -116,7 +117,9 @@ def _wrapped(title: str, ax: "Axes") -> str:
     from textwrap import wrap
 
     inches = figure_of(ax).get_figwidth() - 2.2
-    return "\n".join(line for part in title.split("\n") for line in wrap(part, max(28, int(11 * inches))))
+    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name with hyphens is broken
+    lines = [wrap(part, max(28, int(11 * inches)), break_on_hyphens=False) for part in whole.split("\n")]
+    return "\n".join(line for part in lines for line in part).replace("\u00a0", " ")
 
 
 def _hatched(x: int, y: int):
@@ -135,7 +138,8 @@ def intervals(
     reference: dict[str, float] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> "Axes":
-    """Points with 95 % intervals, one line per name, one colour per series. An axis that leaves out 0 says so.
+    """Points with 95 % intervals, one line per name, one colour per series. An axis that leaves out 0 says so, and axes
+    without any value say that.
 
     series: name -> (value, low, high), each (names,); reference: labelled vertical lines (chance, baseline).
     """
@@ -159,6 +163,9 @@ def intervals(
         ax.set_xlim(*limits)
     ax.set(title=title, xlabel=x_label)
     ax.xaxis.set_major_formatter(plain())
+    if not any(np.isfinite(np.asarray(value, dtype=float)).any() for value, _, _ in series.values()):
+        ax.set_xticks([])  # numbers along an empty axis would mean nothing
+        ax.text(0.5, 0.5, EMPTY, transform=ax.transAxes, ha="center", va="center", color=SOFT)
     say_start(ax, "x")
     ax.grid(axis="x", color=GRID)
     ax.set_axisbelow(True)
@@ -205,7 +212,8 @@ def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str, at: int | Non
     ax.scatter([x[at]], [y[at]], s=80, facecolors="none", edgecolors=SOFT)
     ax.annotate(
         text.format(x=x[at], y=y[at]), (x[at], y[at]), xytext=(8, -12 if above else 10), textcoords="offset points",
-        ha="left", va="top" if above else "bottom", fontsize=9, color=SOFT,
+        ha="left", va="top" if above else "bottom", fontsize=9, color=SOFT, zorder=5,
+        bbox={"boxstyle": "round,pad=0.15", "facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.8},
     )  # fmt: skip
 
 

@@ -68,11 +68,29 @@ class Figure:
 
 @dataclass(frozen=True)
 class Table:
-    """A tidy table with its caption. folded: behind a click on the page, and not on paper."""
+    """A tidy table with its caption. folded: behind a click on the page, and not on paper.
+
+    Unless it is folded, columns without any value are left out of the page, and its caption names them.
+    """
 
     frame: "pd.DataFrame"
     caption: str
     folded: bool = False
+
+    @property
+    def rows(self) -> "pd.DataFrame":
+        """The frame without its empty columns."""
+        return self.frame.drop(columns=self._empty)
+
+    @property
+    def told(self) -> str:
+        """The caption, and which columns are left out."""
+        names = ", ".join(str(name).replace("_", " ") for name in self._empty)
+        return self.caption + (f"; without value, so left out: {names}" if names else "")
+
+    @property
+    def _empty(self) -> list[str]:
+        return [] if self.folded or self.frame.empty else [name for name in self.frame if self.frame[name].isna().all()]
 
 
 @dataclass(frozen=True)
@@ -165,8 +183,8 @@ class Report:
                 if isinstance(part, Figure):
                     lines += [f"![{part.caption}]({folder}/{names[id(part)]})", ""]
                 else:
-                    lines += [_markdown_table(part.frame), ""]
-                lines += [f"*{part.caption}*", ""]
+                    lines += [_markdown_table(part.rows), ""]
+                lines += [f"*{part.caption if isinstance(part, Figure) else part.told}*", ""]
         if terms := self._terms():
             lines += ["Terms:", "", *(f"- *{term}*: {text}" for term, text in terms.items()), ""]
         lines += ["## Versions", "", *(f"- {name} {version}" for name, version in versions().items()), ""]
@@ -220,20 +238,16 @@ def report(
     page_path(path)
     runs, sections = None if playground is None else model_of(playground), []
     for result, heading in zip(results, _distinct([result.heading() for result in results]), strict=True):
-        table = Table(result.to_frame(), f"{_analysis(result)}: every figure", folded=True)
+        table = Table(result.to_frame(), f"{result.made_by()}: every figure", folded=True)
         tries = () if playground is None else links(result, playground, path, runs)
         said = result.findings() if len(results) > 1 else ()
         sections.append(Section(heading, said, (Figure(result.plot(), result.caption()), table), tries))
     if playground is not None and not any(section.links for section in sections):
         raise ValueError(f"{playground} runs {runs}, and none of the results names edits of it; leave playground out")
-    configs = {f"{i}. {_analysis(result)}": dict(result.config) for i, result in enumerate(results, start=1)}
+    configs = {f"{i}. {result.made_by()}": dict(result.config) for i, result in enumerate(results, start=1)}
     found = [result.findings() for result in results]
     first = found[0] if len(found) == 1 else tuple(findings[0] for findings in found if findings)
     return Report(title, first, tuple(sections), configs, intro).write(path)
-
-
-def _analysis(result: AbstractResult) -> str:
-    return str(result.config.get("analysis", type(result).__name__))
 
 
 def _distinct(headings: Sequence[str]) -> list[str]:

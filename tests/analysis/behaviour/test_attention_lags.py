@@ -59,6 +59,7 @@ def test_named_queries_and_even_attention(tiny_model: MakeModel, batch: TokenBat
     result = attention_lags(model, batch, (0, 4), queries=[name])
     at = int(batch.position(name)[0])
     assert result.even == pytest.approx([1 / (at + 1)] * 2)
+    assert result.plot().get_xlabel() == f"where the head looks, from {name}"
     _, cache = model.run_with_cache(batch.tokens)
     assert result.attention[0, 1] == pytest.approx(cache["pattern", 0][:, 0, at, at - 4].numpy(), abs=1e-6)
 

@@ -289,6 +289,21 @@ def test_groups_of_examples(tiny_model: MakeModel, batch: TokenBatch) -> None:
     assert frame.loc[frame["group"] == "first", ["low", "high"]].isna().all(axis=None)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [([32], "rows from 32 to 32; there are 0 to 31"), ([-1], "there are 0 to 31"), ([True, False], "no mask"),
+     ([0, 0], "each once")],
+)  # fmt: skip
+def test_rows_that_are_no_examples_are_refused(
+    tiny_model: MakeModel, batch: TokenBatch, rows: list, message: str
+) -> None:
+    result = ablate(tiny_model(0), batch, kind="zero", units=["layer"])
+    with pytest.raises(ValueError, match=message):
+        result.grouped({"some": rows})
+    with pytest.raises(ValueError, match=message):
+        result.importance(rows=rows)
+
+
 def test_a_metric_of_one_field_is_not_one_of_the_completion() -> None:
     with pytest.raises(ValueError, match="exact match is measured over the completion, not at 'newB'"):
         ExactMatch("newB")

@@ -57,6 +57,18 @@ def test_planted_mechanisms_are_named(found: dict[tuple[str, int], MechanismResu
     np.testing.assert_allclose(result.latent_target, patched, atol=0.02)
     assert result.free_emitted.tolist() == [1, 1]
     assert result.free_target.tolist() == free
+    assert result.layer_low is not None
+    assert result.layer_high is not None
+    end = 0.025 ** (1 / 8)  # of the exact interval where 8 independent units of 8 agree (Clopper & Pearson 1934)
+    for values, low, high in zip(
+        (result.free_emitted, result.free_target), result.layer_low[2:], result.layer_high[2:], strict=True
+    ):
+        np.testing.assert_allclose(low, np.where(values == 1, end, 0))
+        np.testing.assert_allclose(high, np.where(values == 1, 1, 1 - end))
+    frame = result.to_frame()
+    of_layers = frame[frame["experiment"].str.startswith("free-running")]
+    np.testing.assert_array_equal(of_layers["low"], result.layer_low[2:].ravel())
+    np.testing.assert_array_equal(of_layers["high"], result.layer_high[2:].ravel())
 
 
 def test_an_untrained_model_has_no_mechanism(task: BooleanTask) -> None:
@@ -75,6 +87,9 @@ def test_a_model_that_solves_nothing_but_the_majority_has_none(task: BooleanTask
     assert result.verdict == "none"
     assert result.solved.value == 0.75
     assert (result.config["pairs"], result.config["units"], result.dropped) == (0, 0, 16)
+    assert "solves both sides of 0 of 16 pairs" in result.findings()[0]
+    assert result.highlights()["value"].notna().all()
+    assert "no value" in result.plot().texts[0].get_text()
     assert np.isnan(result.route).all()
     assert np.isnan(result.latent_target).all()
     assert result.sender == ()

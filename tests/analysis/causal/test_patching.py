@@ -23,6 +23,7 @@ from interp_kit.engine.edits import CopyAttended, Edit
 from interp_kit.engine.metrics import Metric, first_difference, logit_difference, probability
 from interp_kit.engine.sites import ACTIVATIONS
 from interp_kit.engine.sweep import sweep
+from interp_kit.models.hooked_model import model_name
 from interp_kit.models.planted import planted_boolean
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -460,3 +461,13 @@ def test_an_index_is_the_position_that_has_it(tiny_model: MakeModel, pairs: Pair
     assert sent.to_frame()["position"].tolist() == [names[0], f"{names[0]} + {names[1]}"]
     with pytest.raises(ValueError, match="positions holds 99, but no named position is token 99 in every row"):
         patch(model, pairs, positions=[99])
+
+
+def test_findings_say_first_that_a_model_solves_few_pairs(task: BooleanTask) -> None:
+    model, pairs = planted_boolean(task, "direct"), task.pairs("newB", target="newD")
+    assert "says little" not in patch(model, pairs).findings()[0]
+    with torch.no_grad():
+        model.b_U[task.field("newD").candidates[1]] += 100  # always says 1
+    with pytest.warns(UserWarning, match="solves both sides of 0 of 16"):
+        found = patch(model, pairs).findings()
+    assert found[0].startswith(f"{model_name(model)} solves both sides of 0 of 16 pairs, so this says")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -56,6 +57,7 @@ def test_it_goes_on_where_it_was_stopped(folder: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(whole[0], parts[0])
     assert whole[1] == parts[1] == json.loads(path.read_text())
     assert whole[1]["made"] == 6
+    assert sum(whole[1]["kinds"].values()) == whole[1]["judged"]
     assert len(whole[0]) == len(whole[1]["p"]) == whole[1]["judged"]
     assert [len(part) for part in load_quizzes(path.parent / QUIZZES)] == [5, 1]
     assert list(whole[1]["judges"].values()) == [
@@ -123,8 +125,9 @@ def test_a_round_is_summed_up_and_drawn(folder: Path, tmp_path: Path, monkeypatc
     share = "2 kept: 66.67% [20.77%, 93.85%]"
     lines = summary(tmp_path).splitlines()
     assert lines[0] == f"200 made, 3 of them not trivial, {share}"
-    assert lines[1].startswith("explained by a rule of the world: 1; lost: ")
-    assert [part.rpartition(" ")[2] for part in lines[1].split(", ")] == ["0", "0", "1", "1"]
+    shares = "0.50 [0.09, 0.91] of those kept, 0.33 [0.06, 0.79] of those judged"
+    assert lines[1].startswith(f"a rule of the world explains {shares}; lost: ")
+    assert [part.rpartition(" ")[2] for part in lines[1].partition("lost: ")[2].split(", ")] == ["0", "0", "1", "1"]
     titles = [text.get_text() for text in figure_of(picture(tmp_path)).findobj(Text)]
     assert "lost: gpt_002 (p = 0.20); the others are sure (0.97 or more)" in titles
     assert "lost: gpt_003 (p = 0.50); the others are sure (0.96 or more)" in titles
@@ -187,6 +190,7 @@ def whole_round(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = {
         "rule": asdict(Agreement()), "seed": 1, "judging seed": 2, "maker": "m" * 64, "made at a time": 200,
         "judges": {f"culture/gpt_{k:03d}": f"{k}" * 64 for k in range(4)}, "made": 400, "judged": 300, "p": p.tolist(),
+        "kinds": {"no rule": 291, **Counter(kinds(quizzes))},
     }  # fmt: skip
     save_round(out / QUIZZES, quizzes)
     recipe._write(out, found, quizzes)
@@ -225,6 +229,8 @@ DAMAGE: dict[str, tuple[Any, str]] = {
     "a quiz less": (edited(lambda f: f["p"].pop()), "pth holds other quizzes than those that c_quizzes.json is of"),
     "a quiz more": (edited(lambda f: f["p"].append([0.5] * 4)), "pth has 9 quizzes, c_quizzes.json has 10"),
     "judged of text": (edited(lambda f: f.update(judged="9")), "judged is '9', expected a number"),
+    "kinds of others": (edited(lambda f: f["kinds"].update({"no rule": 290})), "expected the 300 judged, counted"),
+    "kinds no mapping": (edited(lambda f: f.update(kinds=[])), "expected the 300 judged, counted"),
     "made negative": (edited(lambda f: f.update(made=-1)), "made is -1, expected a number"),
     "no mapping": (lambda out: (out / EVIDENCE).write_text("[]"), "json is a list, expected a mapping"),
     "other quizzes": (swapped, "pth holds other quizzes"),
@@ -312,7 +318,10 @@ def test_a_round_is_counted_by_kind(whole_round: Path, tmp_path: Path) -> None:
     frame = by_kind(whole_round)
     names = [TASKS[t] for t in sample_worlds(9, np.random.default_rng(3)).task]
     found = dict(zip(frame["kind"].tolist(), frame["kept"].tolist(), strict=True))
-    assert found == {name: names.count(name) for name in set(names)}
+    assert found == {name: names.count(name) for name in set(names)} | {"no rule": 0}
+    judged = dict(zip(frame["kind"].tolist(), frame["judged"].tolist(), strict=True))
+    assert judged == found | {"no rule": 291}
+    assert frame["judged_share"].tolist() == [count / 300 for count in frame["judged"]]
     assert frame["n"].tolist() == [9] * len(frame)
     assert list(frame["kept"]) == sorted(frame["kept"], reverse=True)
     lost = frame[[f"lost by gpt_{k:03d}" for k in range(4)]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, bar, shortened
 from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
 from interp_kit.core.stats.told import out_of
 from interp_kit.engine.inputs import check_fits, unpadded
@@ -111,7 +111,8 @@ class AttentionLags(AbstractResult):
             ax=ax,
             title=f"attention by distance, {self.config['model']} (n = {self.n})",
             label="mean attention",
-            x_label="where the head looks, from the token before the one predicted",
+            x_label="where the head looks, from " + shortened(self.config["queries"]),
+            y_label="head",
             limits=(0.0, 1.0),
         )
 

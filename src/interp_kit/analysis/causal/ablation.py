@@ -12,13 +12,13 @@ from matplotlib.axes import Axes
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, shortened
 from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
 from interp_kit.engine.inputs import check_fits
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
-from interp_kit.engine.solved import counted_solved, said, warn_if_few
+from interp_kit.engine.solved import caveat, counted_solved, said, warn_if_few
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.circuit import HEAD, MLP
 from interp_kit.models.hold import on_model
@@ -59,8 +59,8 @@ class AblationResult(AbstractResult):
         return tuple(self.config.get("bounds", (-np.inf, np.inf)))
 
     def importance(self, field: str | None = None, rows: Sequence[int] | None = None) -> np.ndarray:
-        """(component,) mean effect on a field, or on all of them; over all examples, or these rows."""
-        effect = self.effect if rows is None else self.effect[..., list(rows)]
+        """(component,) mean effect on a field, or on all of them; over all examples, or these rows (see `grouped`)."""
+        effect = self.effect if rows is None else self.effect[..., self._rows("rows", rows)]
         if field is None:
             return effect.mean((1, 2))
         if field not in self.fields:
@@ -87,12 +87,18 @@ class AblationResult(AbstractResult):
 
     def grouped(self, groups: Mapping[str, Sequence[int]]) -> pd.DataFrame:
         """One row per component and group of examples (name -> rows), such as the examples of one task: importance on
-        all fields with 95 % interval, unablated metric, n. A group of no rows is left out."""
+        all fields with 95 % interval, unablated metric, n. A group of no rows is left out.
+
+        Rows are those of `batch.distinct()`, from 0: examples that repeat an earlier one have none.
+
+        Raises:
+            ValueError: A mask in place of rows, a row that there is not, or one that is named twice.
+        """
         rows = []
         for name, members in groups.items():
             if len(members) == 0:
                 continue
-            index = list(members)
+            index = self._rows(f"groups[{name!r}]", members)
             mean, low, high = mean_interval(self.effect[..., index].mean(1), bounds=self.bounds)
             before = float(self.baseline[:, index].mean())
             rows += [
@@ -100,6 +106,15 @@ class AblationResult(AbstractResult):
                 for c, layer, m, lo, hi in zip(self.component, self.layer, mean, low, high, strict=True)
             ]
         return pd.DataFrame(rows, columns=["component", "layer", "group", "importance", "low", "high", "baseline", "n"])
+
+    def _rows(self, name: str, rows: Sequence[int]) -> list[int]:
+        """Rows as indices of examples. Raises ValueError for what is none of them, or twice the same."""
+        index = np.asarray(rows)
+        if index.ndim != 1 or index.dtype.kind not in "iu" or len(np.unique(index)) < len(index):
+            raise ValueError(f"{name} is {shortened(str(rows))}; expected numbers of examples, each once, and no mask")
+        if index.min() < 0 or index.max() >= self.n:
+            raise ValueError(f"{name} has rows from {index.min()} to {index.max()}; there are 0 to {self.n - 1}")
+        return index.tolist()
 
     def caption(self) -> str:
         """See AbstractResult."""
@@ -116,18 +131,22 @@ class AblationResult(AbstractResult):
         clear, best = told(by_example), int(by_example.mean(1).argmax())
         lost = mean_of(by_example[best], "examples", self.bounds)
         over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
+        little = caveat(c, "", "answers")
         most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
         if (self.effect >= 0).all() and c["metric"] == "kl":
             grows = most.format("grows")
-            return (f"{c['model']} needs {self.component[best]} most: without it {grows}. KL is never below 0.",)
+            return (
+                f"{little}{c['model']} needs {self.component[best]} most: without it {grows}. KL is never below 0.",
+            )
         if not clear[best] or lost.value <= 0:
             falls = most.format("falls")
             return (
-                f"That {c['model']} needs any component {CHANCE}: without {self.component[best]}, {falls} at most.",
+                f"{little}That {c['model']} needs any component {CHANCE}: without {self.component[best]},"
+                f" {falls} at most.",
             )
         counts = out_of(int((clear & (by_example.mean(1) > 0)).sum()), len(self.component), "components")
         return (
-            f"{c['model']} needs {self.component[best]} most: without it {most.format('falls')}.",
+            f"{little}{c['model']} needs {self.component[best]} most: without it {most.format('falls')}.",
             f"Needed at all, beyond chance: {counts} (Holm's correction for their number).",
         )
 
@@ -143,6 +162,7 @@ class AblationResult(AbstractResult):
             label=f"loss of {self.config['metric']}",
             signed=True,
             x_label="field",
+            y_label="component",
         )
 
 

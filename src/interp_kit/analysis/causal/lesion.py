@@ -80,7 +80,7 @@ def lesion(
         ValueError: An option that means nothing, an edit that cannot be held, or active hooks.
         FloatingPointError: The training diverges.
 
-    Example:
+    Examples:
         >>> result = ik.lesion(model, task, ik.Edit("z", 0, ik.Zero(), head=1))
         >>> result.plot(figure="importance")
     """

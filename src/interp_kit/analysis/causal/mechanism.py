@@ -7,7 +7,7 @@ patching by sender position on natural pairs, and free-running edits at the plac
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import (
     Estimate,
+    clustered_mean,
     mean_estimate,
     of_all,
     ratio_interval,
@@ -52,7 +53,8 @@ class MechanismResult(AbstractResult):
     everything before the mediator is predicted, the position that predicts it, everything between mediator and target;
     latent_mediator, latent_target: (layer,) recovery of both predictions when the residual stream that predicts the
     mediator is patched and its token held; free_emitted, free_target: (layer,) share of worlds whose emitted mediator
-    and target flip under that edit when the model runs freely; dropped: pairs it does not solve; set_aside: solved
+    and target flip under that edit when the model runs freely; layer_low, layer_high: (4, layer) 95 % intervals of
+    these four over units (None as saved by an earlier version); dropped: pairs it does not solve; set_aside: solved
     pairs left out because they share a text with one that is used; verdict: one of ROUTES, "mixed", "none" where the
     model does not solve the target or nothing carries it, or TOO_FEW where fewer than FEWEST independent units could be
     measured, whatever the routes show. A route that works against the answer is named in the verdict too ("direct,
@@ -61,6 +63,7 @@ class MechanismResult(AbstractResult):
     routes and latents are nan, no sender.
     """
 
+    later: ClassVar[tuple[str, ...]] = ("layer_low", "layer_high")
     mediator: str
     target: str
     solved: Estimate
@@ -81,6 +84,8 @@ class MechanismResult(AbstractResult):
     set_aside: int
     verdict: str
     config: Mapping[str, Any]
+    layer_low: np.ndarray | None = None
+    layer_high: np.ndarray | None = None
 
     @property
     def opposing(self) -> tuple[str, ...]:
@@ -105,14 +110,16 @@ class MechanismResult(AbstractResult):
             ((self.sender_recovered, self.sender_low, self.sender_high), self.sender, "sender"),
         ):
             rows += [(kind, name, *row, pairs) for name, *row in zip(names, *values, strict=True)]
-        nan = float("nan")
-        for kind, values in (
-            (f"patched, {self.mediator}", self.latent_mediator),
-            (f"patched, {self.target} with the token held", self.latent_target),
-            (f"free-running, {self.mediator} emitted", self.free_emitted),
-            (f"free-running, {self.target}", self.free_target),
-        ):
-            rows += [(kind, f"L{la}", value, nan, nan, pairs) for la, value in enumerate(values)]
+        unknown = np.full((4, len(self.free_target)), np.nan)
+        low, high = (unknown if ends is None else ends for ends in (self.layer_low, self.layer_high))
+        kinds = {
+            f"patched, {self.mediator}": self.latent_mediator,
+            f"patched, {self.target} with the token held": self.latent_target,
+            f"free-running, {self.mediator} emitted": self.free_emitted,
+            f"free-running, {self.target}": self.free_target,
+        }
+        for (kind, values), *ends in zip(kinds.items(), low, high, strict=True):
+            rows += [(kind, f"L{la}", *row, pairs) for la, row in enumerate(zip(values, *ends, strict=True))]
         frame = pd.DataFrame(rows, columns=["experiment", "changed", "value", "low", "high", "n"])
         least, most = self._ends()
         roles = np.select([least > 0.5, least > SHARED, most < -SHARED], ["carries", "shares", "opposes"], "")
@@ -136,6 +143,12 @@ class MechanismResult(AbstractResult):
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult."""
         model, flips = self.config["model"], self.token_flips
+        if not self.config["units"]:
+            return (
+                f"No route by which {model} uses {self.mediator} for {self.target} can be told: it solves both sides of"
+                f" 0 of {self.dropped + self.set_aside} pairs, and gets {self.target} right in a share of"
+                f" {self.solved.short()} of {self.solved.n} {self.solved.unit}.",
+            )
         return (
             f"Route by which {model} uses {self.mediator} for {self.target}: {self.verdict}. Flipping only the token of"
             f" {self.mediator} flips {self.target} in a share of {flips.short()} of {flips.n} {flips.unit}.",
@@ -144,7 +157,7 @@ class MechanismResult(AbstractResult):
     def highlights(self) -> pd.DataFrame:
         """See AbstractResult: accuracy, the conflict prompts, and the routes."""
         frame = self.to_frame()
-        return pd.DataFrame(frame[frame["experiment"].isin(["accuracy", "conflict", "route"])])
+        return pd.DataFrame(frame[frame["experiment"].isin(["accuracy", "conflict", "route"]) & frame["value"].notna()])
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Path patching by route."""
@@ -213,7 +226,7 @@ def _mechanism(
     sender: tuple[str, ...] = ()
     by_sender = tuple(np.zeros((3, 0)))
     route, low, high, least, most = np.full((5, len(ROUTES)), np.nan)
-    latent, units, used = tuple(np.full((4, model.cfg.n_layers), np.nan)), 0, 0
+    latent, units, used = np.full((3, 4, model.cfg.n_layers), np.nan), 0, 0
     if len(kept):
         pairs = natural.take(kept.tolist()).apart(both_ways=True)
         units, used = len(np.unique(pairs.units())), len(pairs)
@@ -223,7 +236,7 @@ def _mechanism(
         done()
         sender, by_sender = single.position, (single.recovered, single.low, single.high)
         latent = _latent(model, pairs, mediator, target, done)
-    verdict = verdict_of(solved, token, (route, least, most), latent, units)
+    verdict = verdict_of(solved, token, (route, least, most), tuple(latent[0]), units)
     return MechanismResult(
         mediator=mediator,
         target=target,
@@ -237,10 +250,12 @@ def _mechanism(
         route=route,
         route_low=low,
         route_high=high,
-        latent_mediator=latent[0],
-        latent_target=latent[1],
-        free_emitted=latent[2],
-        free_target=latent[3],
+        latent_mediator=latent[0, 0],
+        latent_target=latent[0, 1],
+        free_emitted=latent[0, 2],
+        free_target=latent[0, 3],
+        layer_low=latent[1],
+        layer_high=latent[2],
         dropped=len(natural) - len(kept),
         set_aside=len(kept) - used,
         verdict=verdict,
@@ -300,11 +315,9 @@ def _patch_routes(model: HookedModel, pairs: PairBatch, routes: Mapping[str, tup
     return tuple(filled)
 
 
-def _latent(
-    model: HookedModel, pairs: PairBatch, mediator: str, target: str, done: Callable[[], Any]
-) -> tuple[np.ndarray, ...]:
-    """By layer, the edit that swaps the residual stream at the mediator's prediction: recovery of both predictions with
-    the clean completion held, and flips of both when running freely."""
+def _latent(model: HookedModel, pairs: PairBatch, mediator: str, target: str, done: Callable[[], Any]) -> np.ndarray:
+    """(3, 4, layer) value, low and high, for the edit that swaps the residual stream at the mediator's prediction:
+    recovery of both predictions with the clean completion held, and flips of both when running freely."""
     clean, other = pairs.clean, pairs.corrupt
     predicts = clean.field(mediator).predict
     metrics = [LogitDifference(name, other.answer[name], clean.answer[name]) for name in (mediator, target)]
@@ -313,21 +326,21 @@ def _latent(
     done()
     goal = swept.other
     assert goal is not None
-    held = [
-        ratio_interval(swept.values[:, j] - swept.baseline[j], goal[j] - swept.baseline[j])[0]
-        if abs((goal[j] - swept.baseline[j]).mean()) > 1e-6
-        else np.full(len(edits), np.nan)
-        for j in range(2)
-    ]
-    free = np.empty((2, len(edits)))
+    found, groups = np.full((3, 4, len(edits)), np.nan), pairs.units()
+    for j in range(2):
+        gap = goal[j] - swept.baseline[j]
+        if abs(gap.mean()) > 1e-6:
+            found[:, j] = ratio_interval(swept.values[:, j] - swept.baseline[j], gap, groups=groups)
     rows = torch.arange(len(clean), device=clean.tokens.device)
     for i, edit in enumerate(edits):
         with editing(model, clean, edit):
             text = complete(model, clean)
         for j, name in enumerate((mediator, target)):
-            free[j, i] = float((text[rows, clean.position(name)] == other.answer[name]).float().mean())
+            flips = (text[rows, clean.position(name)] == other.answer[name]).cpu().numpy()
+            share = clustered_mean(flips, groups, "pairs", (0.0, 1.0))
+            found[:, 2 + j, i] = share.value, share.low, share.high
         done()
-    return held[0], held[1], free[0], free[1]
+    return found
 
 
 def route_summary(results: list[MechanismResult]) -> dict[str, Estimate]:

@@ -21,7 +21,7 @@ from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, s
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
-from interp_kit.engine.solved import counted_solved, said, solving, warn_if_few
+from interp_kit.engine.solved import caveat, counted_solved, said, solving, warn_if_few
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -118,8 +118,9 @@ class PatchingResult(AbstractResult):
         does = "recovers" if c["direction"] == "denoise" else "loses"
         if self.low[best] <= 0:
             what = f"{where} {does} {share} of the {c['metric']}, the most of all (n = {self.n})"
-            return (f"That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
-        return (f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}).",)
+            return (f"{caveat(c)}That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
+        most = f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n})."
+        return (caveat(c) + most,)
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
         """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""

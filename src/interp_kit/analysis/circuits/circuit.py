@@ -13,7 +13,7 @@ from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
-from interp_kit.engine.solved import said
+from interp_kit.engine.solved import caveat, said
 from interp_kit.models.circuit import LOGITS, Edge, on_the_way
 from interp_kit.models.hooked_model import HookedModel, model_name
 
@@ -185,12 +185,16 @@ class Circuit(AbstractResult):
         score = Estimate(sign * self.score[best], ends[0], ends[1], self.n, "pairs")
         numbers = f"the {c['metric']} {self.words[int(self.score[best] < 0)]} by {score.short()} (n = {self.n} pairs)"
         if not self.clear[best]:
-            return (f"No edge of {c['model']} can be told from none: at {self.edges[best]}, the largest, {numbers}.",)
+            return (
+                f"{caveat(c)}No edge of {c['model']} can be told from none: at {self.edges[best]}, the largest,"
+                f" {numbers}.",
+            )
         exact = c["method"] in ("exact", "acdc")
         how = "" if exact else f" Attributed by {str(c['method']).upper()}, not measured: patch what you rely on."
         count = int(matter(self.score, self.clear).sum())
         return (
-            f"The edge that carries most of {c['variable']} → {c['target']} in {c['model']} is {self.edges[best]}:"
+            f"{caveat(c)}The edge that carries most of {c['variable']} → {c['target']} in {c['model']} is"
+            f" {self.edges[best]}:"
             f" if it has {self.carried}, {numbers}.{how}",
             f"{count} of {len(self)} edges have at least a tenth of that and can be told from 0.",
         )

@@ -14,12 +14,12 @@ from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, counted
 from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
-from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
+from interp_kit.engine.solved import both_sides, caveat, counted_solved, said, warn_if_few
 from interp_kit.models.circuit import on_the_way
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -106,10 +106,12 @@ class FaithfulnessResult(AbstractResult):
         text = f"The best {self.sizes[at]} edges of {c['model']} by {method} keep {numbers}"
         if not len(reached):
             text = f"No smaller set keeps {ENOUGH:.0%} of what the whole model does. {text}"
+        text = caveat(c) + text
         if not len(self.random):
             return (f"{text}; no random orders were run beside them.",)
         random, low = self.random[:, at], self.value[at] if np.isnan(self.low[at]) else self.low[at]
-        beside = f"as many random edges {random.mean():.2f}, at most {random.max():.2f} in {len(random)} orders"
+        mean, most = (f"{value:z.2f}" for value in (random.mean(), random.max()))
+        beside = f"as many random edges {mean}, at most {most} in {counted(len(random), 'order')}"
         if random.max() >= low:
             return (f"{text}, which {CHANCE}: {beside}.",)
         return (f"{text}, {beside}.",)

@@ -31,6 +31,7 @@ from interp_kit.reports.plotting import intervals
 
 NodeMethod = Literal["exact", "atp", "atp-qk", "atp*"]
 SHOWN = 40  # nodes, beyond which a picture says nothing
+NEAR = 3.0  # times the largest score: a gap beyond it is told in words, not drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,16 +72,19 @@ class NodeScores(AbstractResult):
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """The nodes of largest score, at most SHOWN, with intervals; the gap is marked."""
+        """The nodes of largest score, at most SHOWN, with intervals; the gap is marked if it is near enough for the
+        scores to be told apart beside it."""
         best, c = np.argsort(-self.score, kind="stable")[:SHOWN], self.config
+        gap = abs(self.gap)
+        near = gap <= NEAR * float(np.nanmax(self.score))
         more = f", the {len(best)} largest of {len(self.node)}" if len(best) < len(self.node) else ""
         return intervals(
             [self.node[i] for i in best],
             {"change": (self.score[best], self.low[best], self.high[best])},
             ax=ax,
             title=f"{c['variable']} → {c['target']} in {c['model']} (n = {self.n}){more}",
-            x_label=f"change of {c['metric']}",
-            reference={"the whole gap": abs(self.gap)},
+            x_label=f"change of {c['metric']}" + ("" if near else f" (the whole gap: {gap:.2f})"),
+            reference={"the whole gap": gap} if near else None,
         )
 
 

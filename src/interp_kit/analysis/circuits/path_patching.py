@@ -19,7 +19,7 @@ from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import Metric, logit_difference
-from interp_kit.engine.solved import both_sides, counted_solved, said, warn_if_few
+from interp_kit.engine.solved import both_sides, caveat, counted_solved, said, warn_if_few
 from interp_kit.models.circuit import Edge
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -75,8 +75,8 @@ class PathPatchingResult(AbstractResult):
         share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
         text = f"{self.path[best]} recovers {share} of the {c['metric']} in {c['model']} (n = {self.n} pairs)"
         if self.low[best] <= 0:
-            return (f"No path is shown to carry {c['variable']}: the best, {text}, {CHANCE}.",)
-        return (f"{text}{', the most of the paths' if len(self.path) > 1 else ''}.",)
+            return (f"{caveat(c)}No path is shown to carry {c['variable']}: the best, {text}, {CHANCE}.",)
+        return (f"{caveat(c)}{text}{', the most of the paths' if len(self.path) > 1 else ''}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Paths as points with intervals."""

@@ -73,7 +73,7 @@ def universality(
         ValueError: Fewer than two networks, or four texts; autoencoders that are not one per network, of another
             network or of different sites; a site that networks do not share.
 
-    Example:
+    Examples:
         >>> found = universality([ik.load("boolean-gpt2"), ik.load("boolean-gpt2-seed1")], batch)
         >>> found.to_frame()[["site", "measure", "result", "low", "high"]]
     """

@@ -87,7 +87,7 @@ def load_sae(name: str, root: str | Path | None = None) -> SAEResult:
     Raises:
         ValueError: An unknown name, listing those there are; files that are damaged or were changed.
 
-    Example:
+    Examples:
         >>> sae = ik.load_sae("boolean")
         >>> model = ik.load(sae.config["model"])
         >>> task = ik.task_of(model)

@@ -34,7 +34,7 @@ class Estimate:
 
     def short(self) -> str:
         """Value and interval, or the value alone if there is no interval."""
-        return f"{self.value:.2f}" + ("" if np.isnan(self.low) else f" [{self.low:.2f}, {self.high:.2f}]")
+        return f"{self.value:z.2f}" + ("" if np.isnan(self.low) else f" [{self.low:z.2f}, {self.high:z.2f}]")
 
 
 def wilson(successes: int, n: int, unit: str = "inputs") -> Estimate:

@@ -76,7 +76,7 @@ def compile_task(
         ValueError: The task is not boolean, an equation has too many operands, or the weights do not answer the task
             (which is checked on all worlds, or 1,024 of them).
 
-    Example:
+    Examples:
         >>> task = ik.BooleanTask({"M": "P ^ Q", "Y": "M and R"}, "PQR")
         >>> ik.ground_truth(ik.compile_task(task, "latent")).site
         ('resid_pre', 1, 'M?')

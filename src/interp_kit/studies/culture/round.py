@@ -2,12 +2,14 @@
 
 `python -m interp_kit.studies.culture.round --maker checkpoints/culture/gpt_004.pth --out runs/round` writes
 `c_quizzes.pth`, in the original's format, and `c_quizzes.json`: the rule, the seed of the judges' noise, how many were
-made, and each judge's probability of solving each quiz, with a checksum of both. It goes on where it was stopped.
+made, of which kinds those were that were judged, and each judge's probability of solving each quiz that is kept, with a
+checksum of both. It goes on where it was stopped.
 """
 
 import argparse
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -47,6 +49,7 @@ FIELDS = (
     "made at a time",
     "made",
     "judged",
+    "kinds",
     "p",
     "quizzes",
     "check",
@@ -93,7 +96,8 @@ def culture_round(
     for batch in batches(models, seed, rule, makers=[source], made=made, start=found["made"], known=quizzes):
         quizzes = np.concatenate([quizzes, batch.quizzes])
         found["p"] += batch.p.T.tolist()
-        found["made"], found["judged"] = batch.made, found["judged"] + batch.shown
+        found["made"], found["judged"] = batch.made, found["judged"] + len(batch.judged)
+        found["kinds"] = dict(sorted((Counter(found["kinds"]) + Counter(kinds(batch.judged))).items()))
         if len(quizzes):
             save_round(out / QUIZZES, quizzes)
         _write(out, found, quizzes)
@@ -109,7 +113,7 @@ def _before(out: Path, asked: dict) -> tuple[np.ndarray, dict]:
     if not (out / EVIDENCE).exists():
         if (out / QUIZZES).exists():
             raise ValueError(f"{out / QUIZZES} stands there without {EVIDENCE}: it is of no round that could go on")
-        return none, {**asked, "made": 0, "judged": 0, "p": []}
+        return none, {**asked, "made": 0, "judged": 0, "kinds": {}, "p": []}
     found = _evidence(out / EVIDENCE)
     for key, value in asked.items():
         if found.get(key) != value:
@@ -143,6 +147,9 @@ def _evidence(path: Path) -> dict:
             raise ValueError(f"{path}: {key} is {found[key]!r}, expected a number of quizzes")
     if not isinstance(judges, dict) or not isinstance(found["rule"], dict) or not isinstance(rows, list):
         raise ValueError(f"{path}: judges and rule are mappings, p a list; found {judges!r:.40}, {found['rule']!r:.40}")
+    counts = found["kinds"].values() if isinstance(found["kinds"], dict) else [-1]
+    if not all(type(n) is int and n > 0 for n in counts) or sum(counts) != found["judged"]:
+        raise ValueError(f"{path}: kinds are {found['kinds']!r:.80}, expected the {found['judged']} judged, counted")
     for n, row in enumerate(rows):
         numbers = row if isinstance(row, list) and len(row) == len(judges) else [math.nan]
         if not all(type(p) in (int, float) and 0 <= p <= 1 + 1e-9 for p in numbers):
@@ -173,8 +180,8 @@ def kept(out: str | Path) -> tuple[np.ndarray, dict]:
 
 
 def summary(out: str | Path) -> str:
-    """Summary of a round: what it kept, with Wilson's 95 % interval over the quizzes judged; how many of these a rule
-    of the world explains, and which judge is lost at how many."""
+    """Summary of a round: what it kept, with Wilson's 95 % interval over the quizzes judged; the share of these that a
+    rule of the world explains, beside that of all judged; and which judge is lost at how many."""
     quizzes, found = kept(out)
     made = f"{found['made']:,} made, {found['judged']:,} of them not trivial"
     if not found["judged"]:
@@ -183,10 +190,16 @@ def summary(out: str | Path) -> str:
     text = f"{made}, {len(quizzes)} kept: {share.value:.2%} [{share.low:.2%}, {share.high:.2%}]"
     if len(quizzes) == 0:
         return text
-    explained = sum(kind in TASKS for kind in kinds(quizzes))
+    explained = [Counter(kinds(quizzes)), Counter(found["kinds"])]
+    of = " of those kept, ".join(
+        "{0.value:.2f} [{0.low:.2f}, {0.high:.2f}]".format(
+            wilson(sum(counts[task] for task in TASKS), counts.total(), "quizzes")
+        )
+        for counts in explained
+    )
     lost = (np.array(found["p"]) <= found["rule"]["lost"]).sum(0)
     judges = ", ".join(f"{name} at {n}" for name, n in zip(found["judges"], lost, strict=True))
-    return f"{text}\nexplained by a rule of the world: {explained}; lost: {judges}"
+    return f"{text}\na rule of the world explains {of} of those judged; lost: {judges}"
 
 
 def kinds(quizzes: np.ndarray) -> list[str]:
@@ -215,8 +228,10 @@ def _rules(found: Halves, n: int) -> list[set[tuple[int, ...]]]:
 
 
 def by_kind(out: str | Path) -> pd.DataFrame:
-    """One row per kind of quiz that a round kept (see `kinds`): how many, their share of those kept with Wilson's 95 %
-    interval, and how many of them each judge loses.
+    """One row per kind of quiz that a round judged (see `kinds`).
+
+    kept: how many of it are kept; share, low, high: of all n that are kept, with Wilson's 95 % interval; judged,
+    judged_share: the same of all that were judged, kept or not, the baseline; lost by …: how many each judge loses.
 
     Raises:
         ValueError: OUT holds no round, or one that kept nothing.
@@ -226,13 +241,15 @@ def by_kind(out: str | Path) -> pd.DataFrame:
         raise ValueError(f"{out}: no quiz is kept, so there are no kinds")
     lost = np.array(found["p"]) <= found["rule"]["lost"]
     of = np.array(kinds(quizzes))
+    each_kept, judged = Counter(of.tolist()), Counter(found["kinds"])
     rows = []
-    for kind in sorted(set(of.tolist()), key=lambda kind: (-int((of == kind).sum()), kind)):
-        share = wilson(int((of == kind).sum()), len(of), "quizzes")
+    for kind in sorted({*each_kept, *judged}, key=lambda kind: (-each_kept[kind], -judged[kind], kind)):
+        share = wilson(each_kept[kind], len(of), "quizzes")
         each = {f"lost by {name.rpartition('/')[2]}": int(lost[of == kind, j].sum())
                 for j, name in enumerate(found["judges"])}  # fmt: skip
-        rows.append({"kind": kind, "kept": int((of == kind).sum()), "share": share.value, "low": share.low,
-                     "high": share.high, "n": len(of), **each})  # fmt: skip
+        rows.append({"kind": kind, "kept": each_kept[kind], "share": share.value, "low": share.low,
+                     "high": share.high, "n": len(of), "judged": judged[kind],
+                     "judged_share": judged[kind] / found["judged"], **each})  # fmt: skip
     return pd.DataFrame(rows)
 
 

@@ -77,7 +77,7 @@ def align_features(
         ValueError: An unknown name, an autoencoder of another model or width, or no class with three units in either
             part.
 
-    Example:
+    Examples:
         >>> found = align_features(model, task, sae, variables="newB", positions="newB?", target="newD")
         >>> found.summary()[["class", "feature", "SAE feature", "moves"]]
     """

@@ -3,7 +3,7 @@
 import numpy as np
 
 from interp_kit.reports.report import Figure, Report, Section, Table
-from interp_kit.studies.audit.programs.result import GOOD, ProgramsResult
+from interp_kit.studies.audit.programs.result import ALIKE, GOOD, ProgramsResult
 from interp_kit.studies.audit.result import LEVELS
 
 
@@ -49,7 +49,9 @@ def page(result: ProgramsResult) -> Report:
     trained = (
         f"{result.trained.shape[1]} networks were trained by interchange interventions to compute as a program does;"
         f" they follow it in {np.nanmin(result.follows):.2f} to {np.nanmax(result.follows):.2f} of the answers that an"
-        " interchange changes. Their true edges are those that path patching finds to carry more than 5 % of the gap."
+        f" interchange changes. The {result.alike.sum()} that follow at least {ALIKE:.0%} are judged: in the others the"
+        " program's nodes are not the network's. Their true edges are those that path patching finds to carry more than"
+        " 5 % of the gap."
         if result.trained.shape[1]
         else "No network was trained in this run."
     )

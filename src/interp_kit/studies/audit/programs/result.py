@@ -14,6 +14,7 @@ from interp_kit.reports.plotting import new_axes
 from interp_kit.studies.audit.result import LEVELS
 
 GOOD, LEAST = 0.9, 0.05  # AUROC below which a method failed; share of the gap that a true part moves
+ALIKE = 0.95  # a trained network that follows less of its program does not compute as the program does
 COMPILED, TRAINED, UNTRAINED = "#0072b2", "#d55e00", "#999999"  # told apart by the colour-blind (Okabe & Ito)
 
 
@@ -44,19 +45,25 @@ class ProgramsResult(AbstractResult):
     follows: np.ndarray
     config: Mapping[str, Any]
 
+    @property
+    def alike(self) -> np.ndarray:
+        """(trained network,) True for those that compute as their program does: only there its nodes are true."""
+        return self.follows >= ALIKE
+
     def over_programs(self, method: int) -> Estimate:
         """Mean AUROC with its interval over programs on which the method gave a score."""
         return mean_estimate(_known(self.auroc[method]), "programs", (0.0, 1.0))
 
     def to_frame(self) -> pd.DataFrame:
         """One row per method: mean with its 95 % interval over programs, median, quartiles, the share below GOOD with
-        its interval, chance, control, trained networks, and cost."""
+        its interval, chance, control, trained networks that compute alike (median, worst, share below GOOD), and
+        cost."""
         rows = []
         for i, (method, level) in enumerate(zip(self.method, self.level, strict=True)):
             known, mean = _known(self.auroc[i]), self.over_programs(i)
             failed = wilson(int((known < GOOD).sum()), len(known), "programs")
             low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
-            control, trained = _known(self.control[i]), _known(self.trained[i])
+            control, trained = _known(self.control[i]), _known(self.trained[i, self.alike])
             rows.append(
                 {
                     "level": level, "method": method, "n": len(known), "no score": len(self.cell) - len(known),
@@ -65,7 +72,9 @@ class ProgramsResult(AbstractResult):
                     f"below {GOOD}": failed.value, f"below {GOOD}, low": failed.low, f"below {GOOD}, high": failed.high,
                     "chance": 0.5, "untrained": control.mean() if len(control) else np.nan, "untrained n": len(control),
                     "trained": np.median(trained) if len(trained) else np.nan,
-                    "trained, worst": trained.min() if len(trained) else np.nan, "trained n": len(trained),
+                    "trained, worst": trained.min() if len(trained) else np.nan,
+                    f"trained, below {GOOD}": (trained < GOOD).mean() if len(trained) else np.nan,
+                    "trained n": len(trained),
                     "CPU seconds": float(np.median(self.seconds[i])),
                 }
             )  # fmt: skip
@@ -83,6 +92,7 @@ class ProgramsResult(AbstractResult):
                     f"below {GOOD} (95 %)": f"{row[f'below {GOOD}']:.2f} ({row[f'below {GOOD}, low']:.2f} to"
                     f" {row[f'below {GOOD}, high']:.2f})",
                     "untrained": _rounded(row["untrained"]), "trained": _rounded(row["trained"]),
+                    f"trained, below {GOOD}": _rounded(row[f"trained, below {GOOD}"]),
                     "n": row["n"], "CPU seconds": round(row["CPU seconds"], 2),
                 }
             )  # fmt: skip
@@ -143,8 +153,9 @@ class ProgramsResult(AbstractResult):
             " dot per program, the independent unit; line: median, box: quartiles. Grey: mean of the same methods on"
             f" untrained models ({self.control.shape[1]}); dashed: chance."
         )
-        n = self.trained.shape[1]
-        return text + (f" Orange: {n} networks trained to compute alike, one dot each." if n else "")
+        n, of = int(self.alike.sum()), len(self.alike)
+        which = f"{n} of {of} networks trained to compute alike that do (they follow at least {ALIKE:.0%})"
+        return text + (f" Orange: {which}, one dot each." if of else "")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """One row per method: dots, median and quartiles over programs, beside control and trained networks."""
@@ -159,7 +170,7 @@ class ProgramsResult(AbstractResult):
             ax.plot([middle, middle], [y - 0.38, y + 0.38], color=COMPILED, linewidth=2.5)
             if len(control := _known(self.control[i])):
                 ax.plot(control.mean(), y, "|", color=UNTRAINED, markersize=12, markeredgewidth=2.5)
-            trained = _known(self.trained[i])
+            trained = _known(self.trained[i, self.alike])
             ax.scatter(trained, np.full(len(trained), y - 0.38), s=22, color=TRAINED, marker="^", linewidth=0, zorder=3)
         for y in range(1, len(order)):
             if self.level[order[y]] != self.level[order[y - 1]]:

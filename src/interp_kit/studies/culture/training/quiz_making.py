@@ -21,9 +21,11 @@ from interp_kit.models.convert import convert_mygpt
 from interp_kit.models.hooked_model import HookedModel
 from interp_kit.models.mygpt import MyGPT
 from interp_kit.models.tensor_files import CheckpointError, read_torch
+from interp_kit.studies.culture.reading import Reader, readable
 from interp_kit.tasks.culture import grids
 
 QUIZZES = "c_quizzes.pth"
+SLACK = 1e-9  # of sums of probabilities, so that rounding screens nothing out
 MAKING, FORWARD, BACKWARD = (grids.structure(name) for name in ("f_B f_A A B", "A f_A B f_B", "f_A A f_B B"))
 
 
@@ -54,12 +56,12 @@ class Agreement:
 
 
 class Batch(NamedTuple):
-    """quizzes: (k, 404) those that are kept; p: (model, k) their probabilities; shown: how many were not trivial, and
-    so judged; made: how many were made so far."""
+    """quizzes: (k, 404) those that are kept; p: (model, k) their probabilities; judged: (n, 404) those that were not
+    trivial, and so judged; made: how many were made so far."""
 
     quizzes: NDArray[np.int64]
     p: NDArray[np.float64]
-    shown: int
+    judged: NDArray[np.int64]
     made: int
 
 
@@ -101,27 +103,28 @@ def solving_probability(
     *,
     rounds: int = 3,
     noise: float = grids.NOISE,
-    batch: int = 16,
+    batch: int = 4,
 ) -> NDArray[np.float64]:
     """(n,) probability that the model samples f_B from A f_A B and B from f_A A f_B, both all right: the product of the
     two, averaged over rounds of noise on the third grid. The noise on a quiz follows from `seed` and the quiz alone, so
     that whoever has a quiz and the seed finds the same probability, whichever other quizzes it came with."""
     model.eval()
+    read = Reader(model) if readable(model) else model
     rngs = [np.random.default_rng(derive_seed(seed, "noise", quiz.astype(np.uint8).tobytes())) for quiz in quizzes]
-    total = np.zeros(len(quizzes))
-    for _ in range(rounds):
-        log_p = np.zeros(len(quizzes))
-        for structure in (FORWARD, BACKWARD):
-            clean = grids.reconfigure(quizzes, structure)
-            where = grids.noisy_cells(structure)
-            noisy = np.array([grids.add_noise(c, where, rng, noise) for c, rng in zip(clean, rngs, strict=True)])
-            for part in range(0, len(clean), batch):
-                rows = slice(part, part + batch)
-                log_probs = model(torch.as_tensor(noisy[rows]).long())[:, -grids.CELLS :].double().log_softmax(-1)
-                truth = torch.as_tensor(clean[rows, -grids.CELLS :]).long()[..., None]
-                log_p[rows] += log_probs.gather(-1, truth)[..., 0].sum(1).numpy()
-        total += np.exp(log_p)
-    return total / rounds
+    clean = [grids.reconfigure(quizzes, structure) for structure in (FORWARD, BACKWARD)]
+    where = [grids.noisy_cells(structure) for structure in (FORWARD, BACKWARD)]
+    shape = (len(quizzes), rounds, grids.LENGTH)  # rounds of a quiz beside one another: a Reader runs what they share
+    noisy = [np.empty(shape, clean[0].dtype) for _ in clean]
+    for (turn, k), (row, rng) in itertools.product(itertools.product(range(rounds), (0, 1)), enumerate(rngs)):
+        noisy[k][row, turn] = grids.add_noise(clean[k][row], where[k], rng, noise)
+    log_p = np.zeros((len(quizzes), rounds))
+    for k, part in itertools.product((0, 1), range(0, len(quizzes), batch)):
+        rows = slice(part, part + batch)
+        tokens = torch.as_tensor(noisy[k][rows]).long().flatten(0, 1)
+        log_probs = read(tokens)[:, -grids.CELLS :].double().log_softmax(-1).unflatten(0, (-1, rounds))
+        truth = torch.as_tensor(clean[k][rows, -grids.CELLS :]).long()[:, None, :, None].expand(-1, rounds, -1, -1)
+        log_p[rows] += log_probs.gather(-1, truth)[..., 0].sum(-1).numpy()
+    return np.exp(log_p).mean(1)
 
 
 def judge(
@@ -130,13 +133,18 @@ def judge(
     """(k,) which of n quizzes the models keep, and their (model, k) probabilities of solving them.
 
     The models judge one after the other, all with the same noise; a quiz that can no longer be kept is not shown to
-    the next. One round of noise comes first: it tells which model cannot be sure any more, whatever the others bring.
+    the next. Two rounds of noise come first: they tell which model cannot be sure any more, and which cannot be lost,
+    whatever the others bring. Most quizzes that no model can be lost at are done with then.
     """
-    at, unsure = np.arange(len(quizzes)), np.zeros(len(quizzes), int)
+    at, unsure, lost = np.arange(len(quizzes)), np.zeros(len(quizzes), int), np.zeros(len(quizzes), int)
+    first = min(2, rule.rounds)
+    enough = rule.rounds * rule.sure - (rule.rounds - first)
     for model in models:
-        first = solving_probability(model, quizzes[at], seed, rounds=1)
-        unsure[at] += first < rule.sure - (rule.rounds - 1) * (1 - rule.sure)
+        total = first * solving_probability(model, quizzes[at], seed, rounds=first)
+        unsure[at] += total < enough - SLACK
+        lost[at] += total <= rule.rounds * rule.lost + SLACK
         at = at[unsure[at] <= rule.max_fail]
+    at = at[lost[at] >= 1]
     p = np.zeros((0, len(at)))
     for model in models:
         own = solving_probability(model, quizzes[at], seed, rounds=rule.rounds)
@@ -201,7 +209,7 @@ def batches(
             if quiz.tobytes() not in seen:
                 seen.add(quiz.tobytes())
                 new.append(i)
-        yield Batch(quizzes[at[new]], p[:, new], len(quizzes), count + made)
+        yield Batch(quizzes[at[new]], p[:, new], quizzes, count + made)
 
 
 def judging_seed(seed: int) -> int:
