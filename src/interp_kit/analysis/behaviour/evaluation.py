@@ -113,7 +113,8 @@ class EvaluationResult(AbstractResult):
         found = []
         for split in self.splits:
             share, rival = self.estimate(split), "majority" if split == SEEN else "lookup"
-            failing = dict(self.config.get("failing", {})).get(split)
+            named = self.config.get("failing")
+            failing = named.get(split) if isinstance(named, Mapping) else None
             if failing:
                 here = self.held_out == (split == HELD_OUT)
                 share = wilson(int(self.right[here].all(1).sum()), share.n, share.unit)
