@@ -79,6 +79,7 @@ OTHERS: dict[str, Any] = {
     "positions": ("D", "newB"),
     "permutations": 7, "seed": 11, "variable": "newA", "target": "newC", "hold": ("A", "B"), "completion": "clean",
     "by": "all", "direction": "noise", "metric": "probability", "only_solved": True, "limit": 13, "method": "eap",
+    "c": 10.0, "alpha": 0.5,
     "top": 2, "kind": "zero", "units": ("mlp",), "k": 3, "mediator": "newA", "site": "mlp_out.0",
     "target_site": "mlp_out.0", "l1_coefficient": 2.5,
     "architecture": "standard", "width": 32, "training_samples": 4096, "epochs": 2.5, "learning_rate": 0.25,

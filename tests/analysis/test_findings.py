@@ -53,7 +53,9 @@ def effect(planted: bool) -> np.ndarray:
 
 def ablation(planted: bool) -> AbstractResult:
     names = tuple(f"L0H{i}" for i in range(20))
-    return of(AblationResult, component=names, fields=("Y",), effect=effect(planted)[:, None])
+    return of(
+        AblationResult, component=names, fields=("Y",), effect=effect(planted)[:, None], baseline=np.full((1, 32), 6.0)
+    )
 
 
 def diff(planted: bool) -> AbstractResult:
@@ -214,7 +216,7 @@ def attention(planted: bool) -> AbstractResult:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (ablation, ["needs L0H4 most", "n = 32", "1 of 20 components"]),
+        (ablation, ["needs L0H4 most", "of 6.00 (n = 32", "1 of 20 components"]),
         (diff, ["L0H4 by", "1 of 19 parts"]),
         (attribution, ["L0H4 adds", "n = 32", "1 of 20 components"]),
         (lens, ["Y? from L0 on", "n = 32"]),
@@ -245,6 +247,82 @@ def test_a_finding_says_what_is_planted_and_of_noise_that_nothing_is_shown(
     assert nothing.startswith("No ") or any(word in nothing for word in NOTHING), nothing
     assert not any(word in said for word in NOTHING), said
     assert all(text.endswith(".") for text in make(True).findings())
+
+
+def weaker(made: AbstractResult, **fields: Any) -> str:
+    """What a result says once these fields are others."""
+    for name, value in fields.items():
+        object.__setattr__(made, name, value)
+    return " ".join(made.findings())
+
+
+def test_a_small_share_above_the_controls_is_no_claim() -> None:
+    """Each is surely above 0 and its controls, and a small part of what the sentence would say."""
+    low, middle, high = (np.array([share]) for share in (0.03, 0.05, 0.08))
+    said = weaker(
+        exchanged(True), accuracy=middle, low=low, high=high, bases=np.array([512]), baseline=wilson(0, 512, "bases")
+    )
+    assert said.startswith("No site acts as X in most pairs: of those that keep their controls, at best copying"), said
+    assert "0.05 [0.03, 0.08]" in said
+    assert "acts as X:" not in said
+
+    for mean, end, stands in ((0.3, 0.25, False), (0.55, 0.45, False), (0.6, 0.55, True)):
+        said = weaker(
+            das(True), held_out=np.full((1, 4), mean), read=np.full((1, 4), mean), mean=np.array([mean]),
+            low=np.array([end]), high=np.array([mean + 0.1]), seeds=(0, 1, 2, 3), kept=np.ones((1, 4)),
+        )  # fmt: skip
+        assert said.startswith("Swapping" if stands else "No subspace acts as X in most pairs: at best, swapping"), said
+        assert "1 stands" in said
+
+    score = np.full((1, 2, 3), 0.5)
+    score[0, 1, 2] = 0.62
+    said = weaker(probes(True), score=score, null_high=np.full((1, 2, 3), 0.55))
+    assert said.startswith("X can be read in part: 0.62"), said
+    said = weaker(readable(True), score=(Estimate(0.62, 0.6, 0.64, 4, "seeds"),))
+    assert said.startswith("X is computed in part: a probe reads some of it with 0.62"), said
+
+    said = weaker(
+        aligned(True), auroc=np.array([[0.65, 0.7]]), auroc_low=np.array([[0.62, 0.6]]),
+        auroc_high=np.array([[0.68, 0.8]]), moved=np.array([[0.05, 0.0, 1.0]]), moved_low=np.array([[0.03, 0.0, 0.9]]),
+    )  # fmt: skip
+    assert said.startswith("No feature tells a variable well: the best is feature 7, for X = 1"), said
+    assert "The model uses in part the features of X" in said
+    said = weaker(aligned(True), auroc=np.array([[0.62, 1.0]]), auroc_low=np.array([[0.55, 1.0]]))  # permuted: 0.6
+    assert said.startswith("No feature tells a variable: the best"), said
+    said = weaker(aligned(True), moved=np.array([[0.004, 0.0, 1.0]]), moved_low=np.array([[0.002, 0.0, 0.9]]))
+    assert "No features are shown to be used" in said, said
+
+
+def test_an_answer_that_is_behind_in_most_examples_cannot_be_read() -> None:
+    """A few large differences make a mean that can be told from 0."""
+    values = np.where(np.arange(64) % 3 == 0, 9.0, -1.0)[None, None].repeat(2, 0)
+    mean, low, high = mean_interval(values)
+    assert low.min() > 0
+    made = of(LensResult, layer=("embed", "L0"), position=("Y?",), values=values, mean=mean, low=low, high=high)
+    assert made.findings()[0].startswith("The answer cannot be read at Y?"), made.findings()
+
+
+def test_a_share_without_an_interval_says_why() -> None:
+    nan = np.full(2, np.nan)
+    apart, few = {"start": np.zeros(8), "goal": np.ones(8)}, {"start": np.zeros(3), "goal": np.ones(3)}
+    for make in (patching, paths):
+        assert "no interval, as all units give the same share" in weaker(make(True), low=nan, high=nan, **apart)
+        said = weaker(make(True), low=nan, high=nan, unit=np.arange(3), **few)
+        assert "no interval, as 3 independent units are too few, 5 are needed" in said
+
+
+@pytest.mark.parametrize(("score", "again"), [(0.52, (0.8, 0.5)), (0.98, (0.6, 0.9))])
+def test_a_verdict_that_hangs_on_the_regularisation_says_so(score: float, again: tuple[float, float]) -> None:
+    made = probes(True)
+    scores = np.full((1, 2, 3), 0.5)
+    scores[0, 1, 2] = score
+    object.__setattr__(made, "numeric", ())
+    object.__setattr__(made, "score", scores)
+    object.__setattr__(made, "config", CONFIG | {"c": 1.0, "alpha": 1.0, "less_regularised": {"X": list(again)}})
+    said = made.findings()[0]
+    assert f"with c = 100 it is {again[0]:.2f}, beside {again[1]:.2f}, so the verdict hangs on the reg" in said, said
+    object.__setattr__(made, "config", made.config | {"less_regularised": {"X": [score, 0.5]}})
+    assert "hangs" not in made.findings()[0]
 
 
 def test_the_largest_of_many_is_no_finding_more_often_than_it_should_be() -> None:

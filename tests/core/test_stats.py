@@ -16,10 +16,13 @@ from interp_kit.core.stats.intervals import (
     Estimate,
     clustered_mean,
     counted,
+    effective_number,
     expected_jaccard,
     jaccard,
+    lopsided,
     mean_estimate,
     mean_interval,
+    no_interval,
     of_all,
     permutation_p,
     ratio_interval,
@@ -338,6 +341,52 @@ def test_clustered_intervals_cover_where_groups_differ_in_size(groups: int, even
         naive.append(abs(found.value - 4 / 6) <= 1.96 * np.sqrt(found.value * (1 - found.value) / rows))
     assert 0.90 <= np.mean(covered) <= 0.98
     assert np.mean(naive) < 0.7
+
+
+@pytest.mark.parametrize("large", [3, 5])
+def test_ratios_cover_where_a_few_units_hold_most_pairs(large: int) -> None:
+    """Units as of pairs drawn from a graph of texts: a few hold most of the pairs, dozens hold one. Sums over units of
+    such sizes left most ratios without an interval."""
+    size = np.array([300] * large + [1] * 60)
+    groups, rng, covered, given = np.repeat(np.arange(len(size)), size), np.random.default_rng(0), [], 0
+    assert lopsided(effective_number(groups), len(size))
+    for _ in range(400):
+        gap = rng.gamma(2, 1, len(groups)) + rng.gamma(20, 0.1, len(size))[groups]
+        moved = gap * (0.25 + rng.normal(0, 0.1, len(size))[groups]) + rng.normal(0, 1, len(groups))
+        _, low, high = ratio_interval(moved, gap, groups=groups)
+        if np.isfinite(low):
+            covered.append(low <= 0.25 <= high)
+            given += 1
+    assert given > 390
+    assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
+
+
+def test_lopsided_units_over_ones_are_a_clustered_mean() -> None:
+    rng = np.random.default_rng(1)
+    groups = np.repeat(np.arange(30), [200, 150, *[1] * 28])
+    values = rng.normal(2, 1, len(groups)) + rng.normal(0, 1, 30)[groups]
+    found, by = ratio_interval(values, np.ones(len(values)), groups=groups), clustered_mean(values, groups, "units")
+    assert np.array(found) == pytest.approx([by.value, by.low, by.high])
+
+
+def test_a_ratio_without_an_interval_says_why() -> None:
+    one, rng = np.repeat(np.arange(11), [500, *[1] * 10]), np.random.default_rng(2)
+    gap = 1 + rng.random(len(one))
+    low = ratio_interval(gap * rng.random(len(one)), gap, groups=one)[1]
+    assert np.isnan(low)
+    assert no_interval(low[None], one, gap) == "; none for 1 of 1: one of the 11 units holds most of the pairs"
+    apart, nan = np.arange(20), np.array([np.nan, 0.2])
+    assert no_interval(np.array([0.1, 0.2]), apart, gap[:20]) == ""
+    assert no_interval(nan, apart, gap[:20]) == "; none for 1 of 2: all units give the same share"
+    assert "cannot be told from 0" in no_interval(nan, apart, rng.normal(0, 1, 20))
+    assert "4 independent units are too few, 5 are needed" in no_interval(nan, apart[:4], gap[:4])
+
+
+def test_a_count_of_lopsided_units_says_what_they_are_worth() -> None:
+    assert counted(np.repeat(np.arange(8), 2), "pairs") == "8 (16 pairs, some of the same texts)"
+    groups = np.repeat(np.arange(34), [100, 100, *[1] * 32])
+    worth = "worth 2.7 units of equal size"
+    assert counted(groups, "pairs") == f"34 (232 pairs, some of the same texts, {worth})"
 
 
 def test_clustered_means_of_equal_groups_are_students_of_their_means() -> None:

@@ -181,6 +181,22 @@ def test_limit_draws_by_seed_without_replacement(task: BooleanTask) -> None:
     assert inputs(task.pairs("newB", "newD", hold=(), limit=len(everything))) == everything
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_few_pairs_of_many_texts_are_drawn_apart(seed: int) -> None:
+    """Of pairs drawn at random some share a text; these do not, and are as likely of any kind as all pairs are."""
+    task = BooleanTask({"y": "a & b & (c | d)", "z": "y | e"}, ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j"))
+    everything = task.pairs("y", "z", limit=10**6)
+    pairs = task.pairs("y", "z", limit=30, seed=seed)
+    assert len(np.unique(everything.clean.tokens.numpy(), axis=0)) > 8 * 30
+    assert len(set(pairs.units())) == len(pairs) == 30
+    again, other = (task.pairs("y", "z", limit=30, seed=s).texts() for s in (seed, seed + 1))
+    assert pairs.texts() == again != other
+    assert set(pairs.texts()) < set(everything.texts())
+    kinds = [np.mean([["a" in d for d in p.differs] for p in many]) for many in (
+        [task.pairs("y", "z", limit=30, seed=s) for s in range(20)], [everything])]  # fmt: skip
+    assert kinds[0] == pytest.approx(kinds[1], abs=0.06)
+
+
 def by_do(bits: tuple[int, ...], variable: str, value: int) -> dict[str, int]:
     """The rules once more, in plain Python, with one variable set."""
     world = dict(zip("ABCDE", bits, strict=True))

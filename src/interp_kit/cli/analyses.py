@@ -62,6 +62,10 @@ class Probe(Common):
     positions: Positions = ()
     permutations: int = 0
     """of the labels, for the max-statistic over cells"""
+    c: float = 1.0
+    """inverse regularisation of classes, on features divided by one number; larger reads smaller directions"""
+    alpha: float = 1.0
+    """regularisation of amounts, on the same features; smaller reads smaller directions"""
     limit: Limit = None
     seed: Seed = 0
 
@@ -79,6 +83,8 @@ class Probe(Common):
             sites=self.sites,
             positions=self.positions or None,
             permutations=self.permutations,
+            c=self.c,
+            alpha=self.alpha,
             seed=self.seed,
             progress=self.progress,
         )
@@ -111,7 +117,8 @@ class Patch(Common):
     metric: Literal["logit_difference", "probability"] = "logit_difference"
     """what is measured, of the clean answer"""
     only_solved: Solved = False
-    limit: Pairs = 4096
+    limit: int = 4096
+    """most pairs; if they use less than a quarter of the texts, no two share a text"""
     seed: Seed = 0
 
     def execute(self) -> None:

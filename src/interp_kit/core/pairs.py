@@ -190,6 +190,10 @@ class PairBatch:
         """As many pairs as there can be of which no two share a text, and which are therefore independent: a maximum
         matching of the texts (Edmonds 1965); where pairs taken in order are as many, those.
 
+        Each text then counts about once, however many partners it has, and texts of few partners first. The mean over
+        these pairs is therefore not that over all pairs, and may lie outside its interval: for that, take few pairs
+        (`AbstractTask.pairs` draws them apart, if they use less than a quarter of the texts).
+
         Args:
             both_ways: keep a pair and its reverse if both are there. They are one unit (`units`).
         """

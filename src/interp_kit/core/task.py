@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from interp_kit.core.pairs import PairBatch
 
 POOL = 4096  # examples of which every two are compared to make pairs
+APART, TRIES = 4, 64  # pairs drawn share no text if they use one text in so many; pairs tried for each of them
 Completion = Literal["own", "clean", "free"]
 
 
@@ -31,6 +32,22 @@ def check_sample(n: int, seed: int) -> None:
     """Raise ValueError if n is below 1, or the seed is not a seed."""
     check_count("n", n)
     check_seed(seed)
+
+
+def _drawn(rows: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """(limit,) numbers, in order, of the (pair, 2) rows that are drawn: pairs in random order, but none that shares a
+    text with an earlier one. Any pairs if that would use a quarter of the texts or more, or does not end soon."""
+    if APART * 2 * limit < len(np.unique(rows)):
+        used: set[int] = set()
+        chosen: list[int] = []
+        for number in np.random.default_rng(seed).permutation(len(rows))[: TRIES * limit].tolist():
+            ends = set(rows[number].tolist())
+            if used.isdisjoint(ends):
+                used |= ends
+                chosen.append(number)
+            if len(chosen) == limit:
+                return np.sort(chosen)
+    return np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))
 
 
 class AbstractTask(ABC):
@@ -199,7 +216,10 @@ class AbstractTask(ABC):
         little as possible), () keeps every pair. completion: what stands after the corrupt prompt. "own": its own
         true completion, so the token of `variable` itself differs too; "clean": the clean completion, so only the
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
-        for both sides. limit: at most so many pairs, drawn by `seed`.
+        for both sides. limit: at most so many pairs, drawn by `seed` with about equal chances. If they use less than a
+        quarter of the texts that have a partner, no two pairs drawn share a text; more pairs do, as a draw in which
+        none did would favour texts of few partners. Intervals allow for it (`PairBatch.units`), and
+        `PairBatch.apart` leaves such pairs out.
 
         Raises ValueError for an unknown name and, with the counts, if no such pair exists. Warns if the variable
         itself never changes the target, so that another one must.
@@ -298,7 +318,7 @@ class AbstractTask(ABC):
             usable &= distance == distance[usable].min()
         rows = np.argwhere(usable)
         if limit is not None and len(rows) > limit:
-            rows = rows[np.sort(np.random.default_rng(seed).choice(len(rows), limit, replace=False))]
+            rows = rows[_drawn(rows, limit, seed)]
         return [(pool[i], pool[j]) for i, j in rows]
 
     def _conflict(self, base: Example, other: Example, variable: str) -> Example:

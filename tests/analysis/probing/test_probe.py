@@ -649,3 +649,19 @@ def test_a_label_of_one_class_is_named(tiny_model: Callable[..., Any]) -> None:
         probe(tiny_model(), batch, "z", progress=False)
     found = probe(tiny_model(), batch, ["z", "odd"], positions=["2"], repeats=1, progress=False)
     assert found.findings()[0].startswith("z cannot be probed: too few distinct texts have each of its values")
+
+
+def test_the_reported_cell_is_scored_again_under_less_regularisation(task: BooleanTask) -> None:
+    """As `probe` itself scores that cell, with its baselines, at c = 100; a small direction is then read."""
+    batch = task.batch(task.enumerate())
+    models = [readout(batch, seed) for seed in (0, 1)]
+    for values in models[0].activations.values():
+        values[..., 0] = 0.25 * (batch.labels["newB"][:, None].float() - 0.5)
+    options: dict[str, Any] = {"positions": ["newB?"], "control_model": models[1], "repeats": 1, "folds": 4}
+    found = probe(models[0], batch, ["newB"], c=0.02, **options)  # pyright: ignore[reportArgumentType]
+    again = probe(models[0], batch, ["newB"], c=2.0, **options)  # pyright: ignore[reportArgumentType]
+    best = found._best(0)
+    assert best is not None
+    wanted = [again.score[0][best], again.baseline()[0][best]]
+    assert found.config["less_regularised"]["newB"] == pytest.approx(wanted)
+    assert wanted[0] != found.score[0][best]

@@ -17,15 +17,13 @@ from interp_kit.core.config import check_count, check_flag, check_names, check_s
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar, shortened
 from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
-from interp_kit.core.stats.told import out_of
+from interp_kit.core.stats.told import HALF, out_of
 from interp_kit.engine.inputs import check_fits, unpadded
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
 from interp_kit.reports.plotting import heatmap
-
-HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

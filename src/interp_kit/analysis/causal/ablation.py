@@ -132,7 +132,8 @@ class AblationResult(AbstractResult):
         lost = mean_of(by_example[best], "examples", self.bounds)
         over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
         little = caveat(c, "", "answers")
-        most = f"the {c['metric']}{over} {{}} by {lost.short()} (n = {self.n} examples)"
+        of = "" if c["metric"] == "kl" else f" of {self.baseline.mean():.2f}"
+        most = f"the {c['metric']}{over} {{}} by {lost.short()}{of} (n = {self.n} examples)"
         if (self.effect >= 0).all() and c["metric"] == "kl":
             grows = most.format("grows")
             return (

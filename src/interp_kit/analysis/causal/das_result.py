@@ -13,6 +13,7 @@ from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, STAN
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
+from interp_kit.core.stats.told import most
 from interp_kit.engine.solved import said
 from interp_kit.reports.plotting import heatmap, intervals
 
@@ -149,7 +150,11 @@ class DASResult(AbstractResult):
         return f"Controls: {shares}. Of {len(self.position)} cells: {said} (dots: found, but does not stand)."
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: how many cells stand up to their controls, and the best of them."""
+        """See AbstractResult: how many cells stand up to their controls, and the best of them.
+
+        A subspace that moves half of the pairs or fewer (by the lower end of its interval; for fewer than four seeds,
+        by its worst seed) is said not to act as the variable in most pairs.
+        """
         c, verdict = self.config, np.array(self.verdict)
         stands = verdict == STANDS
         pool = stands if stands.any() else np.ones(len(verdict), dtype=bool)
@@ -167,8 +172,14 @@ class DASResult(AbstractResult):
         if not stands.any():
             return (f"No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",)
         rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
+        known = bool(np.isfinite(self.low[best]))
+        if not most(self.low[best] if known else self.held_out[best].min(), self.mean[best]):
+            does = f"at best, {does}"
+            head = f"No subspace acts as {c['variable']} in most pairs: {does}"
+        else:
+            head = f"S{does[1:]}"
         return (
-            f"S{does[1:]}, beyond every control (share of pairs plus share of controls kept, less 1:"
+            f"{head}, beyond every control (share of pairs plus share of controls kept, less 1:"
             f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
         )
 

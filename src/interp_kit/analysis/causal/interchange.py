@@ -23,7 +23,7 @@ from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, wilson_share
-from interp_kit.core.stats.told import CHANCE
+from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Copy, check_by, everywhere, grouped
 from interp_kit.engine.solved import counted_solved, said, warn_if_few
@@ -108,7 +108,11 @@ class InterchangeResult(AbstractResult):
         )
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: the site that acts as the variable, if there is one beyond the unedited model."""
+        """See AbstractResult: the site that acts as the variable, or that none does.
+
+        A site "acts as" it if the lower end of its interval is above one half and above the unedited model's interval,
+        and if it keeps 95 % of the controls. A smaller share above the unedited model's is named as the most.
+        """
         c, alone = self.config, ~(self.kept < KEPT)
         shown = self.low > self.baseline.high
         pool = next((p for p in (shown & alone, shown, np.isfinite(self.accuracy)) if p.any()), None)
@@ -118,18 +122,22 @@ class InterchangeResult(AbstractResult):
         layer, head = int(self.layer[best]), int(self.head[best])
         at = f"{self.site[best]}" + (f", L{layer}" if layer >= 0 else "") + (f"H{head}" if head >= 0 else "")
         at += f" at {self.position[best]}"
-        share = Estimate(self.accuracy[best], self.low[best], self.high[best], int(self.bases[best]), "bases").short()
-        numbers = f"{share} of n = {self.bases[best]} bases (unedited {self.baseline.short()})"
+        share = Estimate(self.accuracy[best], self.low[best], self.high[best], int(self.bases[best]), "bases")
+        numbers = f"{share.short()} of n = {self.bases[best]} bases (unedited {self.baseline.short()})"
         does = f"gives {c['target']} as do({c['variable']}) would have it in {numbers}"
         kept = Estimate(self.kept[best], self.kept_low[best], self.kept_high[best], int(self.control_bases[best]), "")
         if not shown[best]:
             return (f"That a site holds {c['variable']} {CHANCE}: at best, copying {at} {does}.",)
         if np.isnan(kept.value):
             return (f"Copying {at} {does}; the task has no control pairs, so it may carry more than {c['variable']}.",)
-        if alone[best]:
+        keeps = f"keeps the answer in {kept.short()} of controls"
+        if not most(share.low, share.value):
             return (
-                f"{at} acts as {c['variable']}: copying it {does}, and keeps the answer in {kept.short()} of controls.",
+                f"No site acts as {c['variable']} in most pairs: of those that keep their controls, at best"
+                f" copying {at} {does}, and {keeps}.",
             )
+        if alone[best]:
+            return (f"{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
         return (
             f"No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal {c['variable']} keep"
             f" their answer in {kept.short()} alone.",

@@ -17,7 +17,7 @@ from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, counted, no_interval, ratio_interval, scope, why_none
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -101,7 +101,8 @@ class PatchingResult(AbstractResult):
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
             f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
-            f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table)."
+            f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table"
+            f"{no_interval(self.low, self.unit, self.goal - self.start)})."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -119,7 +120,9 @@ class PatchingResult(AbstractResult):
         if self.low[best] <= 0:
             what = f"{where} {does} {share} of the {c['metric']}, the most of all (n = {self.n})"
             return (f"{caveat(c)}That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
-        most = f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n})."
+        none = np.isnan(self.low[best])
+        without = f"; no interval, as {why_none(self.unit, self.goal - self.start)}" if none else ""
+        most = f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}{without})."
         return (caveat(c) + most,)
 
     def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:

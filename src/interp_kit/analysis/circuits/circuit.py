@@ -12,7 +12,7 @@ from interp_kit.analysis.circuits.drawing import draw, matter
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, none_where, ratio_interval, scope
 from interp_kit.engine.solved import caveat, said
 from interp_kit.models.circuit import LOGITS, Edge, on_the_way
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -160,7 +160,7 @@ class Circuit(AbstractResult):
         return (
             f"{len(self)} edges of {c['model']}, {how}: by how much {c['metric']} {self.words[0]} where an edge carries"
             f" {self.carried} ({c['direction']}; n = {self.n} independent pairs that differ in"
-            f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table)."
+            f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table{none_where(self.low, self.n)})."
         )
 
     @property

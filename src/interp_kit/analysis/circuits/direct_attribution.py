@@ -16,8 +16,8 @@ from interp_kit.core.config import check_names, expect
 from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope
-from interp_kit.core.stats.told import out_of, told
+from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope, wilson_share
+from interp_kit.core.stats.told import most, out_of, told
 from interp_kit.engine.graph import Graph
 from interp_kit.engine.metrics import AtField, LogitDifference, Metric, logit_difference
 from interp_kit.models.hold import on_model
@@ -127,11 +127,17 @@ class LensResult(AbstractResult):
         )
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: the layer from which the answer can be read, at the position that shows it best."""
+        """See AbstractResult: the layer from which the answer can be read, at the position that shows it best.
+
+        It "can be read" from the layer on from which the logit difference is above 0 in more than half of the examples,
+        by the lower end of Wilson's interval, and its mean can be told from 0.
+        """
         if "logit difference" not in str(self.config["metric"]):
             return ()
         n, at = self.n, int(self.mean[-1].argmax())
-        clear = told(_by_unit(self.values[:, at], self.config)) & (self.mean[:, at] > 0)
+        by_unit = _by_unit(self.values[:, at], self.config)
+        right = [wilson_share((row > 0).mean(), n) for row in by_unit]
+        clear = told(by_unit) & (self.mean[:, at] > 0) & np.array([most(share.low, share.value) for share in right])
         first = len(clear) - int(np.append(~clear[::-1], True).argmax())
         last, here = (
             Estimate(self.mean[i, at], self.low[i, at], self.high[i, at], n, "examples").short()
@@ -141,7 +147,8 @@ class LensResult(AbstractResult):
         if first == len(clear):
             return (f"The answer cannot be read at {self.position[at]} after the last block: {ends}.",)
         name = "the embedding" if first == 0 else self.layer[first]
-        return (f"The answer can be read at {self.position[at]} from {name} on, with {here} there; {ends}.",)
+        ahead = f"where it is ahead in {right[first].short()} of examples"
+        return (f"The answer can be read at {self.position[at]} from {name} on, {ahead}, with {here}; {ends}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Layers by position, centred on 0."""

@@ -15,7 +15,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag, check_
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, counted
-from interp_kit.core.stats.intervals import Estimate, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, none_where, ratio_interval, scope
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -88,7 +88,7 @@ class FaithfulnessResult(AbstractResult):
         return (
             f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
             f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs{scope(c)},"
-            f" {said(c)}; 95 % intervals;"
+            f" {said(c)}; 95 % intervals{none_where(self.low, self.n)};"
             f" {len(self.random)} random orders of the same edges as control).{areas}"
         )
 

@@ -18,7 +18,7 @@ from interp_kit.core.config import check_choice, check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats.intervals import ratio_interval, scope
+from interp_kit.core.stats.intervals import none_where, ratio_interval, scope
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import MEMORY, Graph
 from interp_kit.engine.metrics import Metric, logit_difference
@@ -68,7 +68,7 @@ class NodeScores(AbstractResult):
         return (
             f"Nodes of {c['model']}, {how}: by how much {c['metric']} changes where the node has the other run's value"
             f" ({c['direction']}; the runs differ by {self.gap:.2f}; n = {self.n} independent pairs that differ in"
-            f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals)."
+            f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals{none_where(self.low, self.n)})."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -14,7 +14,7 @@ from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import Estimate, counted, ratio_interval, scope
+from interp_kit.core.stats.intervals import Estimate, counted, no_interval, ratio_interval, scope, why_none
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import Graph
@@ -64,7 +64,8 @@ class PathPatchingResult(AbstractResult):
         return (
             f"Path patching on {c['model']}: recovered {c['metric']} where single edges carry the other run's value"
             f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
-            f" in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals)."
+            f" in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals"
+            f"{no_interval(self.low, self.unit, self.goal - self.start)})."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -76,6 +77,8 @@ class PathPatchingResult(AbstractResult):
         text = f"{self.path[best]} recovers {share} of the {c['metric']} in {c['model']} (n = {self.n} pairs)"
         if self.low[best] <= 0:
             return (f"{caveat(c)}No path is shown to carry {c['variable']}: the best, {text}, {CHANCE}.",)
+        if np.isnan(self.low[best]):
+            text += f"; no interval, as {why_none(self.unit, self.goal - self.start)}"
         return (f"{caveat(c)}{text}{', the most of the paths' if len(self.path) > 1 else ''}.",)
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -19,7 +19,7 @@ from interp_kit.analysis.probing.probe import MARGIN, ProbeResult
 from interp_kit.core.config import check_names, expect
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
-from interp_kit.core.stats.told import CHANCE
+from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.reports.plotting import intervals
 
 
@@ -73,13 +73,19 @@ class ReadabilityResult(AbstractResult):
         )
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: one sentence per label, by its verdict."""
+        """See AbstractResult: one sentence per label, by its verdict.
+
+        "Computed in part": less than half of the way from the best baseline to 1, by the lower end of the interval.
+        """
         found = []
         for i, (label, verdict) in enumerate(zip(self.labels, self.verdict, strict=True)):
             where = f"{self.cell[i]}, {self.position[i]}; n = {self.score[i].n} networks that did not choose the cell"
+            base = float(self.baseline[i])
             beside = f"{self.score[i].short()}, beside {self.baseline[i]:.2f} for the best baseline ({where})"
             if verdict == "computed":
-                found.append(f"{label} is computed: a probe reads it with {beside}.")
+                far = most((self.score[i].low - base) / (1 - base), (self.score[i].value - base) / (1 - base))
+                how = "is computed: a probe reads it" if far else "is computed in part: a probe reads some of it"
+                found.append(f"{label} {how} with {beside}.")
             elif verdict == "visible":
                 found.append(f"{label} is visible, not computed: the tokens so far give {self.raw[i]:.2f}, {beside}.")
             else:

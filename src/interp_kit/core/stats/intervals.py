@@ -9,6 +9,7 @@ from scipy import special, stats
 
 FEWEST = 4  # units from which the interval of a mean covers: docs/coverage.md
 FEWEST_OF_RATIO = 5
+FEWEST_EFFECTIVE = 2  # units of equal size that lopsided ones are worth
 EXACT = 1e-12  # relative to the largest value: a spread below it is rounding in float64
 ROUNDING = 8  # the same in coarser precision, in its epsilons
 SHARE = 1e-4  # the same of a ratio in coarser precision: a network enlarges rounding before it is read
@@ -100,19 +101,24 @@ def ratio_interval(
     Args:
         numerator: (..., n).
         denominator: (n,).
-        groups: (n,) which independent unit each pair belongs to. Pairs of one unit are summed first.
+        groups: (n,) which independent unit each pair belongs to. Pairs of one unit are summed first. Where a few units
+            hold most pairs (`lopsided`), each unit's sum is compared with what its size gives, and Student's t has the
+            effective number of units, less one, as degrees of freedom, as in `clustered_mean`.
 
     Returns:
-        ratio, low, high: (...). low and high are nan for fewer than FEWEST_OF_RATIO units, where numerator and
-        denominator are proportional over units, up to rounding in their precision (the spread is then unknown), and
-        where the mean denominator is not distinguishable from zero (every ratio would be possible).
+        ratio, low, high: (...). low and high are nan for fewer than FEWEST_OF_RATIO units, for an effective number of
+        lopsided ones below FEWEST_EFFECTIVE, where numerator and denominator are proportional over units, up to
+        rounding in their precision (the spread is then unknown), and where the mean denominator is not distinguishable
+        from zero (every ratio would be possible). `why_none` says which.
 
     Raises:
         ValueError: if the mean denominator is zero.
     """
     exact = max(_rounding(numerator), _rounding(denominator)) == EXACT
     numerator, denominator = (np.ascontiguousarray(part, dtype=float) for part in (numerator, denominator))
+    effective = size = None
     if groups is not None and len(np.unique(groups)) < len(groups):
+        size, effective = _by_group(np.ones(len(groups)), groups), effective_number(groups)
         numerator, denominator = _by_group(numerator, groups), _by_group(denominator, groups)
     total, n = denominator.mean(), len(denominator)
     if total == 0:
@@ -126,11 +132,58 @@ def ratio_interval(
     scale = np.abs(numerator).max(-1) + of_ratio * np.abs(denominator).max()
     rounding = np.asarray((EXACT if exact else SHARE) * scale)
     below, above, spread = _reach(numerator - ratio[..., None] * denominator, rounding)
-    rest, around = numerator - (total * ratio)[..., None], denominator - total
+    if size is not None and effective is not None and lopsided(effective, n):
+        if effective < FEWEST_EFFECTIVE:
+            return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
+        part = size / size.mean()
+        reach = stats.t.ppf(0.975, effective - 1) / np.sqrt(n - n / effective) * np.sqrt((n - 1) / n)
+        below, above = np.full_like(ratio, -reach), np.full_like(ratio, reach)
+    else:
+        part = np.ones(n)
+    rest, around = numerator - (total * ratio)[..., None] * part, denominator - total * part
     squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
     low, high = (_fieller(np.asarray(total * ratio), float(total), squares, reach) for reach in (above, below))
     known = np.isfinite(low) & np.isfinite(high) & np.isfinite(spread)
     return ratio, np.where(known, low, np.nan), np.where(known, high, np.nan)
+
+
+def effective_number(groups: np.ndarray) -> float:
+    """Number of groups of equal size that say as much as these (Kish 1965): 1 / sum of their squared shares of rows."""
+    share = np.unique(groups, return_counts=True)[1] / len(groups)
+    return float(1 / (share**2).sum())
+
+
+def lopsided(effective: float, n: int) -> bool:
+    """True if n groups are worth fewer than half as many of equal size."""
+    return 2 * effective < n
+
+
+def why_none(groups: np.ndarray, gap: np.ndarray) -> str:
+    """Reason, in words, that a ratio of `ratio_interval` has no interval; groups, gap: (pair,) unit and denominator."""
+    n, effective = len(np.unique(groups)), effective_number(groups)
+    if n < FEWEST_OF_RATIO:
+        return f"{n} independent units are too few, {FEWEST_OF_RATIO} are needed"
+    if lopsided(effective, n) and effective < FEWEST_EFFECTIVE:
+        return f"one of the {n} units holds most of the pairs"
+    _, low, high = (float(part) for part in ratio_interval(gap, np.ones(len(gap)), groups=groups))
+    if low <= 0 <= high:
+        return "the gap that it is a share of cannot be told from 0"
+    return "all units give the same share"
+
+
+def no_interval(low: np.ndarray, groups: np.ndarray, gap: np.ndarray) -> str:
+    """For a caption, after the interval: how many of the ratios have none, and why; nothing if all have one. low:
+    (ratio,) lower ends, nan where there is none; groups, gap: as for `why_none`."""
+    missing = int(np.isnan(low).sum())
+    return f"; none for {missing} of {len(low)}: {why_none(groups, gap)}" if missing else ""
+
+
+def none_where(low: np.ndarray, n: int) -> str:
+    """For a caption, after the interval, where the units themselves are not at hand: why some have none; nothing if all
+    have one. low: lower ends, nan where there is none; n: independent units."""
+    if not np.isnan(low).any():
+        return ""
+    return f", {FEWEST_OF_RATIO} units or more needed" if n < FEWEST_OF_RATIO else ", none where all units agree"
 
 
 def mean_estimate(
@@ -257,8 +310,11 @@ def _by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 def counted(groups: np.ndarray, unit: str) -> str:
     """Describe n for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
-    n = len(np.unique(groups))
-    return f"{n} {unit}" if n == len(groups) else f"{n} ({len(groups)} {unit}, some of the same texts)"
+    n, worth = len(np.unique(groups)), effective_number(groups)
+    if n == len(groups):
+        return f"{n} {unit}"
+    unequal = f", worth {worth:.1f} units of equal size" if lopsided(worth, n) else ""
+    return f"{n} ({len(groups)} {unit}, some of the same texts{unequal})"
 
 
 def scope(config: Mapping[str, Any]) -> str:

@@ -8,6 +8,13 @@ from interp_kit.core.stats.intervals import Estimate, holm, mean_interval
 LEVEL = 0.05
 ROUNDING = 1e-4  # a mean below it is the arithmetic's, not the model's
 CHANCE = "cannot be told from chance"
+HALF = 0.5  # share of what there is, from which on a sentence says that a thing is so; below, that a part of it is
+
+
+def most(low: float | np.floating, value: float | np.floating) -> bool:
+    """True if a share is surely more than HALF: the lower end of its interval is, or the share itself if it has no
+    interval."""
+    return bool((value if np.isnan(low) else low) > HALF)
 
 
 def told(values: np.ndarray) -> np.ndarray:

@@ -12,12 +12,12 @@ from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, scope
-from interp_kit.core.stats.told import CHANCE
+from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.reports.plotting import intervals
 
 SHOWN = 24  # classes of a figure
 NOT_READ, USED, NOT_SHOWN = "site not read", "used", "not shown"
-NOTHING = 0.01  # share of the logit difference: a site that moves less, the same in all pairs, moves nothing
+NOTHING = 0.01  # share of the logit difference: what moves less, moves nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,7 @@ class AlignmentResult(AbstractResult):
 
         "site not read" if exchanging the whole site moves nothing, its interval holding 0: what features move is then
         what their decoders leak into directions that are read, and no sign of use. "used" if the site is read and the
-        features move more than 0, with their whole interval, and more than random ones. Else "not shown".
+        features move more than NOTHING, with their whole interval, and more than random ones. Else "not shown".
         """
         kinds = {name: self.exchanged.index(name) for name in ("features", "random features", "site")}
         found = []
@@ -105,7 +105,7 @@ class AlignmentResult(AbstractResult):
             if unread:
                 found.append(NOT_READ)
             else:
-                shown = n >= FEWEST_OF_RATIO and end > max(0.0, float(np.nan_to_num(value[random])))
+                shown = n >= FEWEST_OF_RATIO and end > max(NOTHING, float(np.nan_to_num(value[random])))
                 found.append(USED if shown else NOT_SHOWN)
         return tuple(found)
 
@@ -193,7 +193,12 @@ class AlignmentResult(AbstractResult):
         return text + " 95 % intervals."
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: the class that a feature tells best, and whether exchanging features moves an answer."""
+        """See AbstractResult: the class that a feature tells best, and whether exchanging features moves an answer.
+
+        A feature "tells" a class if the lower end of its AUROC's interval is above 3/4, half of the way from chance to
+        1, and above the labels permuted; the model "uses" features that move more than half of the logit difference, by
+        the lower end again, and else "uses them in part".
+        """
         best = int(np.abs(self.auroc[:, 0] - 0.5).argmax())
         auroc = Estimate(self.auroc[best, 0], self.auroc_low[best, 0], self.auroc_high[best, 0], int(self.n[best]), "")
         what = f"{self.variable[best]} {self.value[best]} at {self.position[best]}"
@@ -202,10 +207,15 @@ class AlignmentResult(AbstractResult):
         numbers = (
             f"AUROC {auroc.short()}, labels permuted {self.permuted_high[best]:.2f} (n = {auroc.n} texts; {beside})"
         )
-        if auroc.value <= self.permuted_high[best]:
+        low = auroc.value if np.isnan(auroc.low) else auroc.low
+        if low <= self.permuted_high[best]:
             return (f"No feature tells a variable: the best, for {what}, {CHANCE}: {numbers}.", *self._used())
         alike = [name for name, score in scores.items() if name != PROBE and score >= auroc.low]
-        text = f"Feature {self.chosen[best, 0]} tells {what}, the best of all: {numbers}."
+        which = f"eature {self.chosen[best, 0]}"
+        if most(2 * auroc.low - 1, 2 * auroc.value - 1):
+            text = f"F{which} tells {what}, the best of all: {numbers}."
+        else:
+            text = f"No feature tells a variable well: the best is f{which}, for {what}, {numbers}."
         if alike:
             text += f" It cannot be told from {', '.join(alike)}, so training the autoencoder is not what found it."
         return (text, *self._used())
@@ -231,7 +241,8 @@ class AlignmentResult(AbstractResult):
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
         said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}, the most of {int(read.sum())}"
         silent = f" In {int((~read).sum())} of {len(own)} places the whole site moves nothing: nothing is used there."
-        head = f"The model uses the features {where}" if used.any() else "No features are shown to be used"
+        part = "" if most(low, value) else "in part "
+        head = f"The model uses {part}the features {where}" if used.any() else "No features are shown to be used"
         return (f"{head}: {said}.{'' if read.all() else silent}",)
 
     def highlights(self) -> pd.DataFrame:

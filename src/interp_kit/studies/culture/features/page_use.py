@@ -25,9 +25,9 @@ def use_findings(study: "FeatureStudy") -> tuple[str, ...]:
         above = found.above("features")
         verdict = "above" if above.low > 0 else "not above"
         said.append(
-            f"Changed cells: feature {found.name[0]} tells before a cell is written that the rule changes it, AUROC"
-            f" {found.of('features')}, {verdict} what is seen without a rule ({found.name[found.kind.index(VISIBLE)]},"
-            f" {found.of(VISIBLE)})."
+            f"Changed cells: whether the rule changes a cell is read off feature {found.name[0]} before the cell is"
+            f" written with AUROC {found.of('features')}, {verdict} what is seen without a rule"
+            f" ({found.name[found.kind.index(VISIBLE)]}, {found.of(VISIBLE)})."
         )
     said += [_steered_finding(one) for one in study.steered]
     written = study.written
