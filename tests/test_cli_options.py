@@ -15,6 +15,7 @@ from pandas import DataFrame
 
 from interp_kit.cli import Command, main
 from interp_kit.cli.common import Common
+from interp_kit.core.example import Example
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Edit
 
@@ -53,11 +54,13 @@ WORK = {
     "interp_kit.playground.page": ("write_playground",),
     "interp_kit.cli.completion": ("script",),
 }
+WORLDS = [Example(str(n), (n,), 1, {}, {}) for n in range(20)]
 # What is needed beside an option for it to mean something, or to be allowed.
 BESIDE: dict[tuple[str, str], list[str]] = {
     ("edges", "seed"): ["--faithfulness"],
     ("ablate", "k"): ["second-model"],
     ("sae", "k"): ["--width", "64"],
+    ("test", "seed"): ["--limit", "7"],
     **{("generate", name): ["graphs"] for name in ("shard", "merge", "jobs", "progress")},
     **{("generate", name): ["culture"] for name in ("n", "noise", "quizzes")},
 }
@@ -85,7 +88,9 @@ OTHERS: dict[str, Any] = {
     "edges by": "position", "value": "mean", "playground": Path("{}/play.html"), "steps": 7, "seeds": (2, 5),
     "equations": ("newA=A ^ C",), "inputs": ("P", "Q"), "out": Path("{}/elsewhere.html"),
     "data": Path("{}/train.jsonl"), "shard": "1/4", "merge": 5, "audit merge": True, "n": 7, "noise": 0.5,
-    "quizzes": Path("{}/c_quizzes.pth"), "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
+    "quizzes": Path("{}/c_quizzes.pth"),
+    "config": ("act_fn=gelu_new", "n_heads=4", "final_norm=false"),
+    "variables": ("newA",), "pairs": 21, "programs": 6, "trained": 3,
 }  # fmt: skip
 # Options that decide which function is called, or are given on in another form: what each then changes.
 OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
@@ -104,6 +109,22 @@ OWN: dict[tuple[str, str], Callable[[dict[str, Any], dict[str, Any]], bool]] = {
     ("lesion", "value"): lambda old, new: (
         (old["lesion 2"], new["lesion 2"]) == (["z layer=0 head=1 <- Zero"], ["z layer=0 head=1 <- Mean"])
     ),
+    **{
+        (command, "config"): lambda old, new: (
+            new["load config"] == {"act_fn": "gelu_new", "n_heads": 4, "final_norm": False}
+            and old["load config"] is None
+        )
+        for command in (*REQUIRED,)
+    },
+    ("test", "limit"): lambda old, new: old["evaluate examples"] is None and len(new["evaluate examples"]) == 13,
+    ("test", "seed"): lambda old, new: (
+        len(old["evaluate examples"]) == len(new["evaluate examples"]) == 7
+        and old["evaluate examples"] != new["evaluate examples"]
+    ),
+    **{
+        (command, "limit"): lambda old, new: (len(old["batch 0"]), len(new["batch 0"])) == (20, 13)
+        for command in ("probe", "ablate")
+    },
     ("train", "seed"): lambda old, new: (new["train_sft 3 seed"], new["sample 1"]) == (11, 11),
 }
 
@@ -151,13 +172,19 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
     def scores() -> Any:
         return type("Scores", (SimpleNamespace,), {"__len__": lambda self: 4})(top=function("top"), component=[0] * 9)
 
-    pairs = SimpleNamespace()
+    pairs = type("Pairs", (SimpleNamespace,), {"__len__": lambda self: 4})()
     pairs.to = function("to", pairs)
     pairs.halves = function("halves", (pairs, pairs))
     task = BooleanTask()
-    for name, given in (("pairs", pairs), ("pool", []), ("batch", SimpleNamespace()), ("sample", []), ("examples", [])):
+    for name, given in (
+        ("pairs", pairs),
+        ("pool", WORLDS),
+        ("batch", SimpleNamespace()),
+        ("sample", []),
+        ("examples", []),
+    ):
         monkeypatch.setattr(task, name, function(name, given))
-    model = SimpleNamespace(provenance=Provenance("", "", ""))
+    model = SimpleNamespace(provenance=Provenance("", "", ""), conversion="")
     model.cfg = SimpleNamespace(n_layers=0, n_heads=0, d_model=0, n_ctx=0, d_vocab=0)
     model.parameters = list
     given = {
@@ -190,9 +217,10 @@ def options() -> list[tuple[str, "Field[Any]"]]:
         (name, field)
         for name, kind in COMMANDS.items()
         for field in fields(kind)
-        if field.name not in (*WRITTEN, "model", "models", "config") and field.default is not MISSING
+        if field.name not in (*WRITTEN, "model", "models") and field.default is not MISSING
         and (name, field.name) not in (
-            ("sae", "out"), ("generate", "out"), ("generate", "task")
+            ("sae", "out"), ("generate", "out"), ("generate", "task"), ("generate", "config"),
+            ("train-culture", "config")
         )
     ]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Ragged rows share a batch without touching each other, and positions are found by name."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -214,6 +215,9 @@ def test_rows_that_repeat_a_text_are_one_unit(task: BooleanTask) -> None:
     with pytest.warns(UserWarning, match="24 of 32 rows repeat an earlier one"):
         once = four.distinct()
     assert torch.equal(once.tokens, batch.tokens)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        assert torch.equal(four.distinct().tokens, batch.tokens)
     other = TokenBatch.from_tokens([[1, 2], [1, 2]], [3, 4])
     assert len(other.distinct()) == 2, "the same text with another answer"
 

@@ -11,6 +11,7 @@ import torch
 
 import interp_kit as ik
 from interp_kit.core.identity import Identity
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -54,10 +55,10 @@ def test_padded_rows_are_named_from_their_first_token(left: bool) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tokens": [1, 2]}, r"tokens are of shape \(2,\) with ids from 1; expected \(batch, pos\)"),
+        ({"tokens": [1, 2]}, r"tokens are of shape \(2,\); expected \(batch, pos\).*; of one text, give \[tokens\]$"),
         ({"tokens": [[1.0, 2.0]]}, "tokens: torch.float32; expected whole numbers"),
         ({"tokens": [[1], [1, 2]]}, "tokens: no array of numbers .*rows of one length"),
-        ({"tokens": [[-1, 2]]}, "with ids from -1"),
+        ({"tokens": [[-1, 2]]}, "tokens have ids from -1; expected ids of 0 or more"),
         ({"tokens": torch.zeros(0, 3).long()}, r"tokens are of shape \(0, 3\); expected"),
         ({"answer": [1]}, r"answer: shape \(1,\); expected \(2,\), one number per row"),
         ({"answer": [1, 1]}, "the answer is token 1 in every row; name what else it could be"),
@@ -71,7 +72,7 @@ def test_padded_rows_are_named_from_their_first_token(left: bool) -> None:
         ({"positions": {"a": 3}}, r"position 'a' is \[3\]; expected the index of a real token, 0 to 2, or -1"),
         ({"positions": {"a": [0, 1, 2]}}, "position 'a': shape"),
         ({"answer": [1, 2], "predict": "zz"}, "predict is 'zz'; expected a position of every row, one of 0, 1, 2"),
-        ({"mask": [[1, 1, 1]] * 2}, "mask is torch.int64 of shape"),
+        ({"mask": [[1, 2, 1]] * 2}, "mask is torch.int64 of shape .* or whole numbers 0 and 1"),
         ({"mask": [[False] * 3] * 2}, "with a True in every row"),
         ({"numeric": ["x"]}, "numeric holds 'x'"),
     ],
@@ -163,3 +164,28 @@ def test_what_needs_more_says_so(model: Any) -> None:
         ik.ablate(model, bare)
     with pytest.raises(ValueError, match="row 0 of the batch has no completion, over which exact match"):
         ik.ablate(model, asked, metric=ik.exact_match)
+
+
+def test_a_mask_of_0_and_1_is_one_of_booleans() -> None:
+    rows = torch.tensor([[7, 8, 0], [4, 5, 6]])
+    whole, flags = (ik.TokenBatch.from_tokens(rows, mask=mask) for mask in ([[1, 1, 0], [1, 1, 1]], rows > 0))
+    assert torch.equal(whole.mask, flags.mask)
+    assert list(whole.positions) == list(flags.positions)
+
+
+def test_unequal_numbers_of_rows_are_named_first() -> None:
+    rows = torch.arange(90).reshape(30, 3)
+    with pytest.raises(ValueError, match="clean and corrupt have 30 and 29 texts; expected as many"):
+        ik.PairBatch.from_tokens(rows, rows[1:], answer=(rows[:, 0], rows[:, 1]))
+    with pytest.raises(ValueError, match="clean and corrupt have 29 and 30 answers; expected as many"):
+        ik.PairBatch.from_tokens(rows, rows + 1, answer=(rows[1:, 0], rows[:, 1]))
+
+
+def test_an_index_stands_for_the_position_that_has_it() -> None:
+    at = {"a": torch.tensor([0, 0]), "b": torch.tensor([1, 2]), "c": torch.tensor([3, 3])}
+    assert position_names("positions", ["a", 3], at) == ["a", "c"]
+    assert position_names("positions", {"both": [0, 3]}, at) == {"both": ["a", "c"]}
+    with pytest.raises(ValueError, match=r"holds 1, but no named position is token 1 in every row; .* a, b, c"):
+        position_names("positions", [1], at)
+    with pytest.raises(ValueError, match="positions holds -1, but an index counts from 0"):
+        position_names("positions", [-1], at)

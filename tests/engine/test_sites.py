@@ -91,3 +91,17 @@ def test_functions_take_both_spellings(tiny_model: MakeModel, task: ik.BooleanTa
     np.testing.assert_array_equal(whole.recovered[whole.layer == 1], calls["patch"]("resid_post.1"))
     assert len(calls["das"]("resid_post.1")) == 1
     assert torch.is_tensor(ik.harvest(model, batch, "z.0")["z.0"])
+
+
+@pytest.mark.parametrize(
+    ("name", "site"),
+    [("hook_resid_pre", "resid_pre"), ("hook_z", "z"), ("attn.hook_z", "z"), ("mlp.hook_post", "mlp_post")],
+)
+def test_the_name_of_a_hook_without_its_layer_is_every_layer(tiny_model: MakeModel, name: str, site: str) -> None:
+    assert layers_of(tiny_model(), name) == layers_of(tiny_model(), site)
+
+
+@pytest.mark.parametrize("name", ["pattern", "hook_pattern", "blocks.1.attn.hook_pattern", "pattern.0", "attn_scores"])
+def test_a_pattern_leads_to_what_there_is(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"'{name}' has a value per pair of positions, .*'z' .*attention_lags\(\)"):
+        parse_site(name)

@@ -86,7 +86,7 @@ def test_unknown_name_lists_the_shipped_ones(root: Path, tmp_path: Path, monkeyp
         CheckpointError, match=r"unknown checkpoint 'thre' *: no directory thre, .*; shipped: one, two$"
     ):
         load("thre", root=root)
-    with pytest.raises(CheckpointError, match=r"unknown checkpoint '/no/such'.*; shipped: one, two$"):
+    with pytest.raises(CheckpointError, match=r"^no such file or folder: /no/such$"):
         load("/no/such", root=root)
 
 
@@ -224,7 +224,7 @@ def test_manifest_round_trip(root: Path, tmp_path: Path) -> None:
 
 def test_no_manifest_is_no_checkpoint(tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == {}
-    with pytest.raises(CheckpointError, match="unknown checkpoint '/no/such'"):
+    with pytest.raises(CheckpointError, match="no such file or folder: /no/such"):
         load("/no/such", root=tmp_path)
 
 

@@ -278,7 +278,9 @@ def test_verify_measures_the_difference(hf: GPT2LMHeadModel) -> None:
     model.b_U[3] += 5e-5
     shifted = verify(model, hf, folded=False)
     assert shifted.max_difference == pytest.approx(5e-5, abs=1e-5)
-    assert str(shifted) == f"logits differ by at most {shifted.max_difference:.2e} over 48 positions"
+    assert (
+        str(shifted) == f"conversion checked: logits differ by at most {shifted.max_difference:.2e} over 48 positions"
+    )
     model.b_U[3] += 0.1
     with pytest.raises(CheckpointError, match=r"logits differ by at most 1.00e-01 over 48 positions, allowed"):
         verify(model, hf, folded=False)

@@ -1,12 +1,14 @@
 """One name for every model: what is loaded under each kind of name is that model, and a wrong name is led back."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from loguru import logger
 
 import interp_kit as ik
-from interp_kit.models.checkpoints import UnknownCheckpoint, provenance
+from interp_kit.models.checkpoints import CheckpointError, UnknownCheckpoint, provenance
 from interp_kit.registry.twins import twin
 from interp_kit.tasks.boolean import BooleanTask
 
@@ -68,3 +70,34 @@ def test_a_name_like_none_is_led_to_all() -> None:
         ik.load("qqqq")
     with pytest.raises(ValueError, match="no twin"):
         ik.load("twin:qqqq")
+
+
+@pytest.mark.parametrize(
+    "name", ["/no/such/nothere.pt", "nothere.pt", "./nothere", "nothere/", "untrained:/no/such.pt"]
+)
+def test_a_path_of_nothing_is_no_wrong_name(name: str) -> None:
+    """No list of shipped names, and the hub is not asked."""
+    path = name.removeprefix("untrained:")
+    with pytest.raises(CheckpointError, match=rf"^no such file or folder: {path}$"):
+        ik.load(name)
+
+
+@pytest.mark.parametrize("name", ["boolean-direct", "twin:boolean-latent", "untrained:boolean-direct"])
+def test_what_was_never_converted_says_so(name: str) -> None:
+    found = ik.load(name)
+    assert str(found.conversion).startswith("nothing to convert")
+    assert found.conversion.tokens == 0
+    assert str(ik.load("boolean-gpt2").conversion).startswith("conversion checked: logits differ")
+
+
+def test_an_unknown_task_is_not_said_at_every_load(
+    tiny_gpt2_dir: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = logger.add(print, level="DEBUG")
+    try:
+        ik.load(tiny_gpt2_dir())
+    finally:
+        logger.remove(number)
+    said = capsys.readouterr().out
+    assert "logits differ by at most" in said
+    assert "the task is unknown" not in said

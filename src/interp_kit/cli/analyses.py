@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from interp_kit.cli.common import MODEL_HELP, Common, Model
+from interp_kit.cli.common import MODEL_HELP, Common, Limit, Model, Seed, check_sample, sampled
 
 if TYPE_CHECKING:
     from interp_kit.core.task import AbstractTask
@@ -27,11 +27,16 @@ Hold = Annotated[
     tyro.conf.arg(help="variables that must agree; default: pairs that differ in the fewest inputs"),
 ]
 By = Annotated[Literal["position", "all"], tyro.conf.arg(help="one position at a time, or all together")]
+Pairs = Annotated[int, tyro.conf.arg(help="pairs, at most, drawn by the seed")]
 Direction = Annotated[
     Literal["denoise", "noise"], tyro.conf.arg(help="denoise: copy clean into corrupt; noise: corrupt into clean")
 ]
 Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model does not solve")]
-Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
+
+
+def drawn(n: int, limit: int, seed: int) -> str:
+    """Say how pairs were drawn; "" if they are all there are."""
+    return f"a sample of {n} pairs, seed {seed}" if n >= limit else ""
 
 
 def check_sites(sites: Sequence[str]) -> None:
@@ -61,16 +66,19 @@ class Probe(Common):
     """inverse regularisation of classes, on features divided by one number; larger reads smaller directions"""
     alpha: float = 1.0
     """regularisation of amounts, on the same features; smaller reads smaller directions"""
+    limit: Limit = None
     seed: Seed = 0
 
     def execute(self) -> None:
+        check_sample(self.limit, self.seed)
         model, task = self.open(self.model, self._check)
         from interp_kit.analysis.probing.probe import probe
 
         labels = self.labels or tuple(field.name for field in task.fields)
+        examples, sample = sampled(task.pool(), self.limit, self.seed)
         result = probe(
             model,
-            task.batch(task.pool(), self.device),
+            task.batch(examples, self.device),
             labels,
             sites=self.sites,
             positions=self.positions or None,
@@ -80,7 +88,7 @@ class Probe(Common):
             seed=self.seed,
             progress=self.progress,
         )
-        self.finish(result)
+        self.finish(result, (), sample)
 
     def _check(self, task: "AbstractTask") -> None:
         from interp_kit.core.config import check_names
@@ -114,6 +122,7 @@ class Patch(Common):
     seed: Seed = 0
 
     def execute(self) -> None:
+        check_sample(self.limit, self.seed)
         if self.senders and (self.sites, self.by) != (("resid_pre",), "position"):
             raise ValueError("--senders stands in place of --sites and --by")
         check_sites(self.sites)
@@ -127,6 +136,7 @@ class Patch(Common):
         pairs = task.pairs(
             variable, target, hold=self.hold, completion=self.completion, limit=self.limit, seed=self.seed
         ).to(self.device)
+        sample = drawn(len(pairs), self.limit, self.seed)
         options: dict[str, Any] = {
             "metric": METRICS[self.metric],
             "direction": self.direction,
@@ -135,9 +145,10 @@ class Patch(Common):
         }
         names = self.positions or None
         if self.senders:
-            self.finish(patch_senders(model, pairs, senders=names, **options))
+            self.finish(patch_senders(model, pairs, senders=names, **options), (), sample)
         else:
-            self.finish(patch(model, pairs, sites=self.sites, by=self.by, positions=names, **options))
+            result = patch(model, pairs, sites=self.sites, by=self.by, positions=names, **options)
+            self.finish(result, (), sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,10 +205,12 @@ class Edges(Common):
     """how many edges are shown, those of largest score; 0: all (not with --faithfulness)"""
     faithfulness: bool = False
     """how much of the gap the best edges keep alone: half of the independent pairs choose them, the others measure"""
+    limit: Pairs = 4096
     seed: int = 0
-    """of the halves and the random orders beside them (with --faithfulness)"""
+    """of the pairs that are drawn; and of the halves and the random orders beside them (with --faithfulness)"""
 
     def execute(self) -> None:
+        check_sample(self.limit, self.seed)
         if self.top < 0:
             raise ValueError(f"--top is {self.top}, it must be 0 or more")
         model, task = self.open(
@@ -207,13 +220,15 @@ class Edges(Common):
         from interp_kit.analysis.circuits.edge_scores import score_edges
         from interp_kit.analysis.circuits.faithfulness import faithfulness
 
-        pairs = task.pairs(variable, target, hold=self.hold).to(self.device)
+        pairs = task.pairs(variable, target, hold=self.hold, limit=self.limit, seed=self.seed).to(self.device)
+        sample = drawn(len(pairs), self.limit, self.seed)
         chosen, rest = pairs.halves(self.seed) if self.faithfulness else (pairs, None)
         found = score_edges(model, chosen, method=self.method, by=self.by, progress=self.progress)
         if rest is None:
-            self.finish(found.top(min(self.top or len(found), len(found))))
+            self.finish(found.top(min(self.top or len(found), len(found))), (), sample)
         else:
-            self.finish(faithfulness(model, rest, found, seed=self.seed, progress=self.progress))
+            result = faithfulness(model, rest, found, seed=self.seed, progress=self.progress)
+            self.finish(result, (), sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,25 +244,34 @@ class Ablate(Common):
     """what is measured, over all answers"""
     k: int = 5
     """size of the compared sets (with more than one model)"""
+    limit: Limit = None
+    seed: Seed = 0
 
     def execute(self) -> None:
+        check_sample(self.limit, self.seed)
         from interp_kit.analysis.causal.ablation import ablate
         from interp_kit.analysis.comparison.component_overlap import jaccard
         from interp_kit.engine.metrics import METRICS
 
         if not self.models:
             raise ValueError("name at least one model")
-        results = []
+        results, sample = [], ""
         for name in self.models:
             model, task = self.open(name)
-            batch = task.batch(task.pool(), self.device)
+            examples, sample = sampled(task.pool(), self.limit, self.seed)
             result = ablate(
-                model, batch, kind=self.kind, units=self.units, metric=METRICS[self.metric], progress=self.progress
+                model,
+                task.batch(examples, self.device),
+                kind=self.kind,
+                units=self.units,
+                metric=METRICS[self.metric],
+                seed=self.seed,
+                progress=self.progress,
             )
             results.append(result)
             if len(self.models) > 1 and not 0 < self.k <= len(result.component):
                 raise ValueError(f"--k is {self.k}; {name} has {len(result.component)} components")
-        self.finish(results[0] if len(results) == 1 else jaccard(*results, k=self.k))
+        self.finish(results[0] if len(results) == 1 else jaccard(*results, k=self.k), (), sample)
 
 
 @dataclass(frozen=True, kw_only=True)

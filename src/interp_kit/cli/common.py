@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,14 +14,24 @@ import tyro
 from interp_kit.core.showing import PROGRESS
 
 if TYPE_CHECKING:
+    from interp_kit.core.example import Example
     from interp_kit.core.result import AbstractResult
     from interp_kit.core.task import AbstractTask
 
 MODEL_HELP = (
     "shipped name, planted name (boolean-direct, boolean-direct@3, induction), twin:NAME, untrained:NAME, directory,"
-    " or hub id"
+    " file of weights, or hub id"
 )
 Model = Annotated[str, tyro.conf.arg(help=MODEL_HELP)]
+Config = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        metavar="NAME=VALUE ...",
+        help="of a file of weights, what its shapes do not say: act_fn=gelu_new n_heads=4 final_norm=false",
+    ),
+]
+Seed = Annotated[int, tyro.conf.arg(help="of everything that is drawn")]
+Limit = Annotated[int | None, tyro.conf.arg(help="inputs, at most, drawn by the seed; default: all")]
 Progress = Annotated[bool, tyro.conf.arg(help="show a progress bar")]
 
 
@@ -39,12 +49,17 @@ class Common:
     """draw the result into this file (.png), in place of any that is there; of several labels or sites the first"""
     device: str = "cpu"
     """torch device"""
+    config: Config = ()
     progress: Progress = PROGRESS
 
-    def finish(self, result: "AbstractResult", lines: Sequence[str] = ()) -> None:
-        """Print the verdict and the few rows that carry it, and write what was asked for."""
+    def finish(self, result: "AbstractResult", lines: Sequence[str] = (), sample: str = "") -> None:
+        """Print the verdict and the few rows that carry it, and write what was asked for. `sample`: what was drawn of
+        all inputs, which the result keeps in its config and says; "" for no sample."""
         from interp_kit.core.files import replacing, write_text
 
+        if sample:
+            result = replace(result, config={**result.config, "sample": sample})
+            lines = [f"measured on {sample}", *lines]
         frame = result.to_frame()
         rows = json.loads(frame.to_json(orient="records") or "[]")
         records = json.dumps({"config": dict(result.config), "rows": rows}, indent=2, default=str)
@@ -83,12 +98,13 @@ class Common:
             find(self.task, "--task")
         self.check_outputs()
         check_device(self.device)
+        settings(self.config)
         expected = foreseen(name, self.task)
         if expected is not None:
             check(expected)
         from interp_kit.registry.models import load, task_of
 
-        model = load(name, device=self.device)
+        model = load(name, device=self.device, config=settings(self.config))
         task = task_of(model, self.task)
         check(task)
         return model, task
@@ -116,6 +132,36 @@ class Common:
             if inside := [path for path in asked if Path(os.path.realpath(folder)) in path.parents]:
                 raise ValueError(f"{inside[0]} cannot be written into {folder}, which is replaced as a whole")
             check_folder(folder, kind)
+
+
+def settings(texts: Sequence[str]) -> dict[str, Any] | None:
+    """The settings that --config names; None without any. Raises ValueError for a setting that does not exist."""
+    from interp_kit.models.foreign.reader import read_settings
+
+    return read_settings("--config", texts) if texts else None
+
+
+def check_sample(limit: int | None, seed: int) -> None:
+    """Raise ValueError for a --limit below 1, or a --seed that is not one."""
+    from interp_kit.core.config import check_count, check_seed
+
+    check_seed(seed, "--seed")
+    if limit is not None:
+        check_count("--limit", limit)
+
+
+def sampled(examples: "Sequence[Example]", limit: int | None, seed: int) -> "tuple[list[Example], str]":
+    """At most `limit` of the examples, in their order, drawn by seed; and what was drawn, "" if that is all."""
+    import numpy as np
+
+    from interp_kit.core.identity import derive_seed
+
+    check_sample(limit, seed)
+    if limit is None or limit >= len(examples):
+        return list(examples), ""
+    rows = np.random.default_rng(derive_seed(seed, "limit")).choice(len(examples), limit, replace=False)
+    drawn = [examples[row] for row in sorted(rows)]
+    return drawn, f"a sample of {limit} of {len(examples)} inputs, seed {seed}"
 
 
 def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":

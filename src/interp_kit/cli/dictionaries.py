@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from interp_kit.cli.analyses import Seed
-from interp_kit.cli.common import Common, Model
+from interp_kit.cli.common import Common, Model, Seed
 
 
 @dataclass(frozen=True, kw_only=True)

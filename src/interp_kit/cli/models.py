@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from interp_kit.cli.common import Common, Model, Progress
+from interp_kit.cli.common import Common, Config, Limit, Model, Progress, Seed, check_sample, sampled, settings
 from interp_kit.core.showing import PROGRESS
 from interp_kit.studies.culture.training.config import CultureConfig
 
@@ -190,23 +190,21 @@ class Test(Common):
     """Exact match and accuracy by field, seen inputs apart from omitted ones, beside both baselines."""
 
     model: Annotated[Model, tyro.conf.Positional]
-    examples: int | None = None
-    """how many inputs are drawn by the task, beside those left out of training; default: every input that it has"""
-    seed: int = 0
-    """of the draw"""
+    limit: Limit = None
+    seed: Seed = 0
 
     def execute(self) -> None:
         from interp_kit.analysis.behaviour.evaluation import evaluate
-        from interp_kit.core.config import check_count, check_seed
         from interp_kit.registry.models import omitted_examples
 
-        check_seed(self.seed, "--seed")
-        if self.examples is not None:
-            check_count("--examples", self.examples)
+        check_sample(self.limit, self.seed)
         model, task = self.open(self.model)
-        drawn = None if self.examples is None else task.sample(self.examples, self.seed)
-        omitted = omitted_examples(model, task)
-        self.finish(evaluate(model, task, omitted=omitted, examples=drawn, progress=self.progress))
+        omitted, examples, sample = omitted_examples(model, task), None, ""
+        if self.limit is not None:
+            left_out = {example.tokens for example in omitted}
+            seen = [example for example in task.pool(self.seed) if example.tokens not in left_out]
+            examples, sample = sampled(seen, self.limit, self.seed)
+        self.finish(evaluate(model, task, omitted=omitted, examples=examples, progress=self.progress), (), sample)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +216,7 @@ class Load:
     """write the facts as JSON to this file ("-": standard output)"""
     device: str = "cpu"
     """torch device"""
+    config: Config = ()
     fold: bool = False
     """fold LayerNorms and centre weights, as TransformerLens does by default"""
 
@@ -230,9 +229,8 @@ class Load:
         if self.json is not None and str(self.json) != "-":
             check_writable(self.json)
         check_device(self.device)
-        model = load(self.model, device=self.device, fold=self.fold)
+        model = load(self.model, device=self.device, fold=self.fold, config=settings(self.config))
         cfg, where = model.cfg, provenance(model)
-        check = getattr(model, "conversion", None)
         facts = {
             "model": where.name,
             "path": where.path,
@@ -247,7 +245,7 @@ class Load:
             "context": cfg.n_ctx,
             "vocabulary": cfg.d_vocab,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "conversion": str(check) if check else "constructed, nothing to convert",
+            "conversion": str(model.conversion),
         }
         if self.json is not None and str(self.json) != "-":
             write_json(self.json, facts)
@@ -264,6 +262,7 @@ class Playground:
     """the page; an unchanged playground page there is replaced, anything else is not"""
     task: str | None = None
     """task by name or address (my_file.py:MyTask, package.module:Name); default: the one that the model learned"""
+    config: Config = ()
 
     def execute(self) -> None:
         from interp_kit.playground.page import playground_path, write_playground
@@ -273,6 +272,6 @@ class Playground:
         if self.task is not None:
             find(self.task, "--task")
         playground_path(self.out)
-        model = load(self.model)
+        model = load(self.model, config=settings(self.config))
         page = write_playground(model, self.out, task=None if self.task is None else task_of(model, self.task))
         print(f"wrote {page}, {page.stat().st_size / 1e6:.1f} MB: open it in a browser")

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp_kit.core.config import check_names, listed
 from interp_kit.core.example import Example, Field, Labelling
 from interp_kit.core.identity import Identity
-from interp_kit.core.own_tokens import answer_field, named_positions, whole_numbers
+from interp_kit.core.own_tokens import answer_field, named_positions, row_numbers, whole_numbers
 from interp_kit.core.showing import ROWS, caution, counted, line, preview, shortened, some
 
 
@@ -88,7 +88,7 @@ class TokenBatch:
                 default "0", "1", …; if rows are padded, the last token of each row is "last".
             labels: Variable -> (batch,) true values, for `probe`. A label that bears a position's name is taken to be
                 written there.
-            mask: (batch, pos) True on real tokens; None if no row is padded.
+            mask: (batch, pos) True, or 1, on real tokens; None if no row is padded.
             predict: The position whose logits predict the answer; by default the last token of each row.
             candidates: Token ids that the answer can be; by default those that occur.
             numeric: Labels that are amounts, which `probe` fits by regression.
@@ -104,18 +104,24 @@ class TokenBatch:
             '2'
         """
         ids = whole_numbers("tokens", tokens)
-        if ids.ndim != 2 or 0 in ids.shape or int(ids.min()) < 0:
+        if ids.ndim != 2 or 0 in ids.shape:
+            one = "; of one text, give [tokens]" if ids.ndim == 1 and len(ids) else ""
             raise ValueError(
-                f"tokens are of shape {tuple(ids.shape)}"
-                + (f" with ids from {int(ids.min())}" if ids.numel() else "")
-                + "; expected (batch, pos) token ids of 0 or more, with at least one row and one token"
+                f"tokens are of shape {tuple(ids.shape)}; expected (batch, pos), with at least one row and one"
+                f" token{one}"
+            )
+        if int(ids.min()) < 0:
+            raise ValueError(
+                f"tokens have ids from {int(ids.min())}; expected ids of 0 or more (mark padding by mask=…)"
             )
         n, device = len(ids), ids.device
         real = torch.ones_like(ids, dtype=torch.bool) if mask is None else torch.as_tensor(mask).to(device)
+        if real.dtype != torch.bool and not real.is_floating_point() and bool(((real == 0) | (real == 1)).all()):
+            real = real.bool()  # as tokenizers write it
         if real.shape != ids.shape or real.dtype != torch.bool or not real.any(1).all():
             raise ValueError(
-                f"mask is {real.dtype} of shape {tuple(real.shape)}; expected booleans of shape {tuple(ids.shape)},"
-                " with a True in every row"
+                f"mask is {real.dtype} of shape {tuple(real.shape)}; expected booleans, or whole numbers 0 and 1, of"
+                f" shape {tuple(ids.shape)}, with a True in every row"
             )
         at = named_positions(positions, real)
         if predict is None:
@@ -204,6 +210,11 @@ class TokenBatch:
         """name -> the tensor that was asked, and what `has` found."""
         return {}
 
+    @cached_property
+    def _said(self) -> set[str]:
+        """Warnings that this batch has given."""
+        return set()
+
     def positions_to(self, target: str) -> list[str]:
         """The named positions that every row has, up to the one that predicts the field `target`."""
         at = self.position(self.field(target).predict)
@@ -227,22 +238,24 @@ class TokenBatch:
         """The batch without rows that repeat an earlier one (`units`); itself if none does.
 
         Warns:
-            UserWarning: Rows are left out, so that rows of a result are not those of the batch.
+            UserWarning: Rows are left out, so that rows of a result are not those of the batch. Said once per batch.
         """
         first = np.sort(np.unique(self.units(), return_index=True)[1])
         if len(first) == len(self):
             return self
-        caution(
-            f"{len(self) - len(first)} of {len(self)} rows repeat an earlier one and are left out: n counts distinct"
-            " examples, and rows of the result are those of batch.distinct()"
-        )
+        if "repeats" not in self._said:
+            self._said.add("repeats")
+            caution(
+                f"{len(self) - len(first)} of {len(self)} rows repeat an earlier one and are left out: n counts"
+                " distinct examples, and rows of the result are those of batch.distinct()"
+            )
         return replace(self.take(first.tolist()), whole=self.whole)
 
     @torch.inference_mode(False)  # gradients may pass by what is made of it
     def take(self, rows: Sequence[int] | Tensor) -> "TokenBatch":
         """The batch of these rows, in this order. Raises ValueError for no rows, a mask in place of indices, numbers
         that are not whole, and rows that the batch does not have."""
-        index = _rows(rows, len(self)).to(self.tokens.device)
+        index = row_numbers(rows, len(self)).to(self.tokens.device)
         return replace(
             self,
             tokens=self.tokens[index],
@@ -268,22 +281,6 @@ class TokenBatch:
             labels={name: value.to(device) for name, value in self.labels.items()},
             answer={name: value.to(device) for name, value in self.answer.items()},
         )
-
-
-def _rows(rows: Sequence[int] | Tensor, n: int) -> Int[Tensor, " row"]:
-    """Row numbers of a batch of n, as `take` says."""
-    index = torch.as_tensor(rows)
-    if index.dtype == torch.bool:
-        raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
-    if index.ndim != 1 or len(index) == 0:
-        raise ValueError(
-            f"a batch of no rows: rows are of shape {tuple(index.shape)}, expected one axis of row numbers"
-        )
-    if index.is_floating_point() or index.is_complex():
-        raise ValueError(f"rows are {index.dtype}; expected whole numbers from 0 to {n - 1}")
-    if int(index.min()) < -n or int(index.max()) >= n:
-        raise ValueError(f"rows are from {int(index.min())} to {int(index.max())}; the batch has 0 to {n - 1}")
-    return index.long()
 
 
 @torch.inference_mode(False)  # gradients may pass by what is made of it

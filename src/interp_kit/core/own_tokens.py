@@ -1,6 +1,7 @@
 """Whole numbers, named positions and the answer of texts that no task made (see `TokenBatch.from_tokens`)."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +61,51 @@ def named_positions(
     here = order[None, :] < (length - 1 if padded else length)[:, None]
     found = {name: torch.where(here[:, i], first + i, -1) for i, name in enumerate(names) if bool(here[:, i].any())}
     return {**found, "last": first + length - 1} if padded else found
+
+
+def row_numbers(rows: Sequence[int] | Tensor, n: int) -> Int[Tensor, " row"]:
+    """Row numbers of a batch of n, as `take` says."""
+    index = torch.as_tensor(rows)
+    if index.dtype == torch.bool:
+        raise ValueError("rows are indices, not a mask: give mask.nonzero()[:, 0]")
+    if index.ndim != 1 or len(index) == 0:
+        raise ValueError(
+            f"a batch of no rows: rows are of shape {tuple(index.shape)}, expected one axis of row numbers"
+        )
+    if index.is_floating_point() or index.is_complex():
+        raise ValueError(f"rows are {index.dtype}; expected whole numbers from 0 to {n - 1}")
+    if int(index.min()) < -n or int(index.max()) >= n:
+        raise ValueError(f"rows are from {int(index.min())} to {int(index.max())}; the batch has 0 to {n - 1}")
+    return index.long()
+
+
+def position_names(option: str, positions: Any, known: Mapping[str, Int[Tensor, " batch"]]) -> Any:
+    """Named positions, with whole numbers among them replaced by the name of what stands at that index.
+
+    Args:
+        option: The name of the option, for errors.
+        positions: One name or number or several; a mapping is left as it is, but for its values.
+        known: Name -> (batch,) index.
+
+    Raises:
+        ValueError: No name stands at that index in every row.
+    """
+    if isinstance(positions, Mapping):
+        return {key: position_names(f"{option}[{key!r}]", group, known) for key, group in positions.items()}
+    if isinstance(positions, str) or not isinstance(positions, Sequence):
+        return positions
+    return [
+        _name_at(option, int(at), known) if isinstance(at, Integral) and not isinstance(at, bool) else at
+        for at in positions
+    ]
+
+
+def _name_at(option: str, at: int, known: Mapping[str, Int[Tensor, " batch"]]) -> str:
+    found = next((name for name, index in known.items() if at >= 0 and bool((index == at).all())), None)
+    if found is None:
+        rows = "an index counts from 0" if at < 0 else f"no named position is token {at} in every row"
+        raise ValueError(f"{option} holds {at}, but {rows}; name one of {', '.join(known)}")
+    return found
 
 
 def answer_field(answer: Int[Tensor, " batch"], predict: str, candidates: Sequence[int] | None) -> Field:

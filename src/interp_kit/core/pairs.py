@@ -11,11 +11,11 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from interp_kit.core.batch import TokenBatch, _rows, collate
+from interp_kit.core.batch import TokenBatch, collate
 from interp_kit.core.config import check_seed
 from interp_kit.core.example import Example, Labelling
 from interp_kit.core.identity import Identity
-from interp_kit.core.own_tokens import whole_numbers
+from interp_kit.core.own_tokens import row_numbers, whole_numbers
 from interp_kit.core.showing import ROWS, counted, line, preview
 
 
@@ -85,6 +85,12 @@ class PairBatch:
             raise ValueError(
                 "answer is not two of (batch,) token ids; expected (those of the clean texts, those of the corrupt)"
             ) from error
+        for what, given in (("texts", (clean, corrupt)), ("answers", (right, wrong))):
+            if _rows_of(given[0]) != _rows_of(given[1]):
+                raise ValueError(
+                    f"clean and corrupt have {_rows_of(given[0])} and {_rows_of(given[1])} {what}; expected as many,"
+                    " row by row"
+                )
         if candidates is None:
             ids = [
                 whole_numbers(f"answer of the {side} texts", given)
@@ -146,7 +152,7 @@ class PairBatch:
 
     def take(self, rows: Sequence[int] | Tensor) -> "PairBatch":
         """These pairs, in this order."""
-        index = _rows(rows, len(self))
+        index = row_numbers(rows, len(self))
         return replace(
             self,
             clean=self.clean.take(index),
@@ -209,6 +215,11 @@ class PairBatch:
                 rows.append(row)
                 taken.add(frozenset(pair))
         return self.take(rows)
+
+
+def _rows_of(given: Any) -> int | None:
+    """Number of rows of a list, array or tensor; None of anything else."""
+    return len(given) if hasattr(given, "__len__") and getattr(given, "ndim", 1) else None
 
 
 def make_pairs(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from loguru import logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed, expect
@@ -257,14 +257,16 @@ def _check_finite(broken: Tensor, first_row: int) -> None:
 def complete(model: HookedModel, batch: TokenBatch) -> Int[Tensor, "batch pos"]:
     """(batch, pos) each row's prompt with the model's own greedy completion, as long as the row's true text.
 
-    The whole row is run at every step, the true text standing in for what is not yet written: a causal model cannot see
-    it, and edits at later positions find their place. Rows may differ in length. Raises ValueError if the texts
-    exceed the model's context; FloatingPointError where a logit is nan or infinite. The texts lie where the batch does,
-    whatever device the model is on.
+    In a model with hooks the whole row is run at every step, the true text standing in for what is not yet written: a
+    causal model cannot see it, and edits at later positions find their place. Rows may differ in length. Raises
+    ValueError if the texts exceed the model's context; FloatingPointError where a logit is nan or infinite. The texts
+    lie where the batch does, whatever device the model is on.
     """
     check_meeting(model, batch, TokenBatch)
     free = torch.arange(batch.tokens.shape[1], device=batch.tokens.device) >= batch.prompt_length[:, None]
-    return decode(model, batch.tokens, free, lengths=batch.mask.sum(1), cached=False, batch_size=None).tokens
+    # keys and values are kept if nothing can edit what has been read: one forward pass of each token
+    cached = isinstance(model, nn.Module) and not has_hooks(model)
+    return decode(model, batch.tokens, free, lengths=batch.mask.sum(1), cached=cached, batch_size=None).tokens
 
 
 def completer(model: HookedModel, length: int) -> Callable[[Tensor], Tensor]:

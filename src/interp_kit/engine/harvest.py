@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_flag, check_names, one_or_more
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.engine.fast.forward import BEHIND, TOLERANCE, Executor
 from interp_kit.engine.fast.layers import Unsupported
@@ -43,7 +44,7 @@ def harvest(
     batch: TokenBatch,
     sites: str | Sequence[str],
     *,
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str | int] | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = PROGRESS,
 ) -> dict[str, Tensor]:
@@ -53,7 +54,7 @@ def harvest(
         model: Any model.
         batch: Examples.
         sites: Hook names, or "mlp_out.2".
-        positions: Named positions; None: all real tokens.
+        positions: Named positions, or their indices; None: all real tokens.
         dtype: float64, float32, bfloat16 or float16; None: the model's own.
         progress: Whether to show a bar.
 
@@ -76,7 +77,7 @@ def reading(
     model: HookedModel,
     batch: TokenBatch,
     sites: str | Sequence[str],
-    positions: Sequence[str] | None,
+    positions: Sequence[str | int] | None,
     dtype: torch.dtype | None,
 ) -> "Reader":
     """The reader of these sites. Raises ValueError as `Reader` does, for no sites, and for a site that it has not or
@@ -84,7 +85,7 @@ def reading(
     check_meeting(model, batch, TokenBatch)
     hooks = [find_hook(model, site) for site in check_names("sites", one_or_more(sites))]
     if positions is not None:
-        check_names("positions", positions)
+        positions = check_names("positions", position_names("positions", positions, batch.positions))
     reader = Reader(model, batch, hooks, positions, dtype)
     for hook in reader.hooks:
         if hook not in reader.shapes:

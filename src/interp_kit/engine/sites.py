@@ -26,6 +26,8 @@ ACTIVATIONS: dict[str, tuple[str, tuple[str, ...]]] = {
 
 PAIRWISE = ("hook_pattern", "hook_attn_scores")  # one value per pair of positions, not a vector per position
 
+PATTERN = re.compile(r"(^|\.)(hook_)?(pattern|attn_scores)(\.\d+)?$")  # in any spelling of a site
+
 # site -> parameter, has a head axis in front
 WEIGHTS: dict[str, tuple[str, bool]] = {
     **{name: (f"blocks.{{layer}}.attn.{name}", True) for name in ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V")},
@@ -47,13 +49,16 @@ NUMBER = re.compile(r"\d{1,9}")
 
 
 def _spellings() -> Iterator[tuple[re.Pattern[str], str]]:
-    """Spelling of a site with its layer ("mlp_out.2", "blocks.2.hook_mlp_out"; "embed", "hook_embed"), and its
-    key."""
+    """Spelling of a site with its layer ("mlp_out.2", "blocks.2.hook_mlp_out"; "embed", "hook_embed") or, of every
+    layer, as TransformerLens's last part ("hook_mlp_out", "attn.hook_z"), and its key."""
     for name, (template, *_) in (*ACTIVATIONS.items(), *WEIGHTS.items()):
         number = f"({NUMBER.pattern})"
         short = re.escape(name) + (rf"\.{number}" if "{layer}" in template else "")
         yield re.compile(short), name
         yield re.compile(re.escape(template).replace(re.escape("{layer}"), number)), name
+        inside = template.removeprefix("blocks.{layer}.")
+        if inside != template and name in ACTIVATIONS:
+            yield re.compile(rf"({'|'.join(map(re.escape, {inside, inside.rpartition('.')[2]}))})"), name
 
 
 SPELLINGS = tuple(_spellings())
@@ -64,7 +69,7 @@ def parse_site(site: object, layer: int | None = None) -> tuple[str, int | None]
 
     Args:
         site: A key of ACTIVATIONS or WEIGHTS ("mlp_out"), a key with its layer ("mlp_out.2"), or TransformerLens's name
-            ("blocks.2.hook_mlp_out", "blocks.2.mlp.W_out").
+            ("blocks.2.hook_mlp_out", "blocks.2.mlp.W_out"; "hook_mlp_out" as the key).
         layer: The layer if it is given beside the site.
 
     Returns:
@@ -78,7 +83,7 @@ def parse_site(site: object, layer: int | None = None) -> tuple[str, int | None]
             return site, layer
         for pattern, name in SPELLINGS:
             if found := pattern.fullmatch(site):
-                number = int(found[1]) if found.groups() else None
+                number = int(found[1]) if found.groups() and found[1].isdigit() else None
                 if number is not None and layer is not None and number != layer:
                     raise ValueError(f"site {site!r} is of layer {number}, and layer is {layer}: give one of them")
                 return name, layer if number is None else number
@@ -86,7 +91,14 @@ def parse_site(site: object, layer: int | None = None) -> tuple[str, int | None]
 
 
 def unknown_site(site: object) -> str:
-    """Error for a site that does not exist."""
+    """Error for a site that does not exist, or is none that can be edited by position."""
+    if isinstance(site, str) and PATTERN.search(site):
+        return (
+            f"site {site!r} has a value per pair of positions, not a vector per position, so it is not patched or"
+            " probed: give 'z' for what each head writes by it, or 'q', 'k' and 'v' for what it is made of;"
+            " attention_lags() measures patterns, patch_senders() says which position a head reads, and"
+            " model.run_with_hooks reads or changes them"
+        )
     return (
         f"no site {site!r}; there are the activations {', '.join(ACTIVATIONS)} and the weights {', '.join(WEIGHTS)}, of"
         " one layer written as 'mlp_out.0' or 'blocks.0.hook_mlp_out'"
@@ -144,6 +156,8 @@ def find_hook(model: HookedModel, site: str) -> str:
     hooks: dict = getattr(model, "hook_dict", {})
     found = site if site in hooks else as_hook(site)
     if found not in hooks:
+        if PATTERN.search(site):
+            raise ValueError(unknown_site(site))
         known = sorted({re.sub(r"^blocks\.\d+\.", "blocks.{layer}.", hook) for hook in hooks})
         raise ValueError(
             f"the model has no site {site!r}; there are {', '.join(ACTIVATIONS)}, written as in 'mlp_out.0' with layers"

@@ -21,16 +21,15 @@ from interp_kit.models.convert import convert_gpt2, convert_mygpt
 from interp_kit.models.foreign.containers import read_content
 from interp_kit.models.foreign.hugging_face import ARCHITECTURES, convert_directory, model_type
 from interp_kit.models.foreign.load import load_file
-from interp_kit.models.gpt2 import fetch, read_gpt2, weight_files
+from interp_kit.models.gpt2 import fetch, is_path, read_gpt2, weight_files
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.mygpt import load_mygpt
-from interp_kit.models.tensor_files import CheckpointError
+from interp_kit.models.tensor_files import SUFFIXES, CheckpointError
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 MANIFEST = "manifest.json"
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".json")  # of files of weights
 TRAINING = "training.json"  # beside the weights: how, and on which task, they were trained
 # How to get what a wheel leaves out: only the small checkpoints are in it.
 ELSEWHERE = (
@@ -278,8 +277,8 @@ def load(
     by hub id, converted and checked. fold, dtype: of all but MyGPTs; config: see `models.foreign.load.load_file`.
 
     The model carries `provenance` and `conversion` (max |logit difference| against its source), which is also logged.
-    Raises CheckpointError for an unknown name (listing those there are), a changed or damaged file, or a config that
-    cannot be converted; ValueError for a config of what says all itself.
+    Raises CheckpointError for an unknown name (listing those there are), a path of nothing, a changed or damaged file,
+    or a config that cannot be converted; ValueError for a config of what says all itself.
     """
     entries = read_manifest(root)
     entry = entries.get(str(name))
@@ -287,11 +286,15 @@ def load(
         directory = Path(root or checkpoint_root()) / entry.path
         verify_entry(entry, directory, f"checkpoint {name!r}")
     else:
+        file = Path(name)
+        if is_path(name) and not file.exists():
+            raise CheckpointError(f"no such file or folder: {name}")
         try:
-            file = Path(name)
             weights = file.suffix in SUFFIXES and file.name != "config.json" and file.is_file()
             directory = file if weights else fetch(name)
         except CheckpointError as error:
+            if is_path(name):
+                raise
             raise UnknownCheckpoint(
                 f"unknown checkpoint {str(name)!r}: {error}; shipped: {listed(entries, str(name))}"
             ) from error
@@ -311,9 +314,7 @@ def load(
         description=description,
     )
     attach(model, provenance=origin)
-    check = getattr(model, "conversion", None)
-    said = f"conversion checked: {check}" if check else "TransformerLens's own weights, nothing to convert"
-    logger.info("{}: {}", name, said)
+    logger.info("{}: {}", name, model.conversion)
     return model
 
 

@@ -38,7 +38,8 @@ class ConversionCheck:
     """The converted model against its source on random tokens at full context length.
 
     max_difference: largest absolute difference of raw logits, or of log-probabilities where weights were folded
-    (folding shifts logits by a constant); quantity: which of the two; tokens: how many positions were compared.
+    (folding shifts logits by a constant); quantity: which of the two; tokens: how many positions were compared. A model
+    that was never converted has NOT_CONVERTED: nan over 0 positions.
     """
 
     max_difference: float
@@ -46,8 +47,13 @@ class ConversionCheck:
     tokens: int
 
     def __str__(self) -> str:
+        if not self.tokens:
+            return "nothing to convert: the weights are a HookedTransformer's own, so no logits were compared"
         what = "logits" if self.quantity == "logit" else "log-probabilities"
-        return f"{what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
+        return f"conversion checked: {what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
+
+
+NOT_CONVERTED = ConversionCheck(math.nan, "logit", 0)
 
 
 @torch.inference_mode(False)  # weights made in inference mode could never be trained, or studied by gradients

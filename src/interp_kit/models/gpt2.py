@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp_kit.core.files import read_json
-from interp_kit.models.tensor_files import CheckpointError, read_safetensors, read_torch
+from interp_kit.models.tensor_files import SUFFIXES, CheckpointError, check_finite, read_safetensors, read_torch
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -49,6 +49,17 @@ def fetch(source: str | Path) -> Path:
         away = {kind.__name__ for kind in type(error).__mro__} & NOT_REACHED
         why = "is not reached from here" if away else f"does not give it: {_first_line(error)}"
         raise CheckpointError(f"no directory {source}, and the hub {why}") from error
+
+
+def is_path(name: str | Path) -> bool:
+    """True for what can only be a path: a name of the kit has no slash, and a hub id one between two words."""
+    text = str(name)
+    return (
+        isinstance(name, Path)
+        or Path(name).suffix in SUFFIXES
+        or text.startswith((".", "/", "~"))
+        or (text.count("/") > 1 or text.endswith("/"))
+    )
 
 
 def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LMHeadModel":
@@ -92,9 +103,7 @@ def read_gpt2(source: str | Path, dtype: torch.dtype = torch.float32) -> "GPT2LM
     except Exception as error:
         raise CheckpointError(f"{config_file}: no GPT-2 can be built from it: {_first_line(error)}") from error
     check_against(model.state_dict(), state, directory)
-    for name, value in state.items():
-        if count := int((~torch.isfinite(value.float())).sum()):
-            raise CheckpointError(f"{directory}: {name} has {count} nan or infinite values")
+    check_finite(state, directory)
     model.load_state_dict(state, strict=True, assign=True)
     model.tie_weights()
     model.to(dtype=dtype)  # pyright: ignore[reportCallIssue]

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp_kit.core.files import replacing
-from interp_kit.models.tensor_files import CheckpointError, read_torch
+from interp_kit.models.tensor_files import CheckpointError, check_finite, read_torch
 
 VOCABULARY = 15  # colours 0..10 and four markers
 EPS = 1e-5
@@ -168,9 +168,7 @@ def load_mygpt(path: str | Path, *, d_vocab: int = VOCABULARY) -> tuple[MyGPT, f
     for key in (*expected, *state):
         _check(key, state, expected, path)
     weights = {name: state[key].float() for name, key in keys.items()}
-    for name, value in weights.items():
-        if count := int((~torch.isfinite(value)).sum()):
-            raise CheckpointError(f"{path}: {keys[name]} has {count} nan or infinite values")
+    check_finite({keys[name]: value for name, value in weights.items()}, path)
     model.load_state_dict(weights, assign=True)
     model._positions = sinusoidal(0, config.d_model)
     return model.eval(), accuracy

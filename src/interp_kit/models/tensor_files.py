@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from loguru import logger
 from torch import Tensor
 
 from interp_kit.core.files import check_regular
 from interp_kit.models.torch_pickle import Foreign, Pickle
 
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors", ".json")  # of files of weights
 LIMIT = 2 * 2**20  # bytes of a pickle, and of a zip's list of members: enough for 10,000 tensors
 MEMBER = re.compile(r"data\.pkl|data/\d+|\.data/serialization_id|\.?[a-z_]+")
 MAGIC = 0x1950A86A20F9469CFC6C  # of the format before torch 1.6
@@ -26,6 +28,13 @@ MAGIC = 0x1950A86A20F9469CFC6C  # of the format before torch 1.6
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, hostile or contradicts itself; the message names file and reason."""
+
+
+def check_finite(weights: Mapping[str, Tensor], where: object) -> None:
+    """Raise CheckpointError, naming where they stand and the first of them, for weights that are nan or infinite."""
+    for name, value in weights.items():
+        if value.is_floating_point() and (count := int((~torch.isfinite(value.float())).sum())):
+            raise CheckpointError(f"{where}: {name} has {count} nan or infinite value{'' if count == 1 else 's'}")
 
 
 def read_torch(path: str | Path, what: str = "") -> Any:

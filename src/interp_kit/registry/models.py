@@ -16,6 +16,7 @@ from interp_kit.core.identity import derive_seed
 from interp_kit.core.task import AbstractTask
 from interp_kit.models.checkpoints import Provenance, UnknownCheckpoint, provenance, read_manifest
 from interp_kit.models.checkpoints import load as load_checkpoint
+from interp_kit.models.convert import NOT_CONVERTED
 from interp_kit.models.convert import untrained as fresh
 from interp_kit.models.foreign.hugging_face import from_memory
 from interp_kit.models.hooked_model import attach
@@ -42,7 +43,7 @@ def planted(name: str, seed: int = 0) -> "HookedTransformer":
     model = planted_model(name, known, seed)
     text = f"{name}@{seed}"
     attach(model, provenance=Provenance(text, "", "", text, known.name, description=known.describe()))
-    return model
+    return _said(model)
 
 
 def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
@@ -52,7 +53,7 @@ def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
     control, origin = fresh(model, seed), provenance(model)
     name, start = f"untrained:{origin.name}@{seed}", f"untrained@{seed}"
     attach(control, provenance=Provenance(name, "", "", start, origin.task, description=origin.description))
-    return control
+    return _said(control)
 
 
 def load(
@@ -68,8 +69,8 @@ def load(
     `twin:NAME` (the trained twin of a planted one), else a checkpoint: by name in `checkpoints/` (or `root`), by
     directory (Hugging Face) or file of weights, or by hub id, converted and checked; or a model in memory.
 
-    The model carries `provenance`, and a checkpoint `conversion` (max |logit difference| against its source), which is
-    also logged.
+    The model carries `provenance`, and `conversion`: max |logit difference| against its source, which is also logged,
+    or that there was nothing to convert.
 
     Args:
         name: The name, path or hub id. Files may be torch's, safetensors or JSON, of MyGPT, TransformerLens, nanoGPT,
@@ -83,8 +84,9 @@ def load(
             are those of `models.foreign.reader.OPTIONS`.
 
     Raises:
-        CheckpointError: An unknown name (listing those there are), a changed or damaged file, a layout that is not
-            known (listing the file's keys), a setting that the file does not say, or a config that cannot be converted.
+        CheckpointError: An unknown name (listing those there are), a path of nothing, a changed or damaged file, a
+            layout that is not known (listing the file's keys), a setting that the file does not say, or a config that
+            cannot be converted.
         ValueError: An unknown twin, or options that do not go with what is loaded.
     """
     expect("name", name, (str, Path, nn.Module), "a model is loaded by its name or path")
@@ -93,7 +95,7 @@ def load(
     if isinstance(name, nn.Module):
         if fold or root is not None or config or dtype != torch.float32 or device != "cpu":
             raise ValueError("a model in memory is taken as it is: fold, dtype, device, root and config are of files")
-        return _in_memory(name)
+        return _said(_in_memory(name))
     return _identified(_load(name, fold, dtype, device, root, config))
 
 
@@ -169,16 +171,23 @@ def task_of(model: "HookedTransformer", name: str | None = None) -> AbstractTask
     return made
 
 
+def _said(model: "HookedTransformer") -> "HookedTransformer":
+    """The model with a `conversion`, also where nothing was converted."""
+    if not hasattr(model, "conversion"):
+        attach(model, conversion=NOT_CONVERTED)
+    return model
+
+
 def _identified(model: "HookedTransformer") -> "HookedTransformer":
     """A model whose manifest names its task learned it as it is by default: that description is kept on it."""
     origin = provenance(model)
     if origin.description is None and origin.task in TASKS:
         attach(model, provenance=replace(origin, description=task_of(model).describe()))
     if origin.task is None:
-        logger.info(
+        logger.trace(
             "{}: the task is unknown; examples of any task are taken whose token ids the model has", origin.name
         )
-    return model
+    return _said(model)
 
 
 def omitted_examples(model: "HookedTransformer", known: AbstractTask) -> list[Example]:

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from interp_kit.models.checkpoints import (
     MANIFEST,
     Provenance,
@@ -13,10 +11,10 @@ from interp_kit.models.checkpoints import (
     read_manifest,
     verify_entry,
 )
-from interp_kit.models.convert import untrained
+from interp_kit.models.convert import NOT_CONVERTED, untrained
 from interp_kit.models.hooked_model import attach
 from interp_kit.models.planted import PLANTED_TASKS, planted_model
-from interp_kit.models.tensor_files import CheckpointError, read_safetensors
+from interp_kit.models.tensor_files import CheckpointError, check_finite, read_safetensors
 from interp_kit.registry.tasks import task as task_named
 
 if TYPE_CHECKING:
@@ -50,8 +48,7 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
     task = task_named(entry.task)
     model = untrained(planted_model(planted, task))
     weights = read_safetensors(path / "model.safetensors")
-    if bad := [key for key, value in weights.items() if not torch.isfinite(value).all()]:
-        raise CheckpointError(f"{path}: {bad[0]} has nan or infinite values")
+    check_finite(weights, path)
     expected = {key: value.shape for key, value in model.named_parameters()}
     for key in (*expected, *weights):
         if key not in expected or key not in weights or weights[key].shape != expected[key]:
@@ -62,6 +59,7 @@ def twin(name: str, root: str | Path | None = None) -> "HookedTransformer":
     model.load_state_dict(known | weights)
     attach(
         model,
+        conversion=NOT_CONVERTED,
         provenance=Provenance(
             name=f"twin:{name}",
             path=str(path),

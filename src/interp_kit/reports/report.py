@@ -90,7 +90,7 @@ class Table:
 
     @property
     def _empty(self) -> list[str]:
-        return [] if self.folded or self.frame.empty else [name for name in self.frame if self.frame[name].isna().all()]
+        return [] if self.folded or self.frame.empty else [name for name in self.frame if all(self.frame[name].isna())]
 
 
 @dataclass(frozen=True)

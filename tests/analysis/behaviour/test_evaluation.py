@@ -22,6 +22,7 @@ from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.task import AbstractTask
+from interp_kit.engine.decode import decode
 from interp_kit.tasks.boolean import BooleanTask
 
 Tokens = list[int]
@@ -326,3 +327,39 @@ def test_results_are_saved_drawn_and_captioned(task: BooleanTask, tmp_path: Path
     lines = str(evaluation).splitlines()
     assert [len(lines), lines[0].split()[0], lines[8].split()[0]] == [16, "seen", "held-out"]
     assert lines[9].split() == ["exact", "match", "0.50", "[0.15,", "0.85]", "0.00", "0.00", "4"]
+
+
+def test_the_end_token_is_named_if_it_alone_fails(task: BooleanTask) -> None:
+    """All fields are right: the headline is not the share of texts that are right to their end."""
+    texts = texts_of(task)
+    for example in task.enumerate()[:30]:
+        texts[example.tokens[: example.prompt_length]][-1] = task.vocabulary.index("0")
+    result = evaluate(reciter(task, texts), task)
+    (finding,) = result.findings()
+    assert "answers 1.00 [" in finding
+    assert "of 32 seen inputs with every field right, more than the majority answer" in finding
+    end, name = task.vocabulary[task.pad], "eos"
+    assert f"Exact match is 0.06 [{result.estimate().low:.2f}, {result.estimate().high:.2f}]" in finding
+    assert f"the end token {end!r} at {name!r} is the first wrong one in 30 of 30 texts" in finding
+    assert "('0' stands there most often); leave the end token out" in finding
+
+
+def test_a_token_between_the_fields_is_named(task: BooleanTask) -> None:
+    texts = texts_of(task)
+    for example in task.enumerate()[:9]:
+        spoil(task, texts, example, "newB?", " -")
+    (finding,) = evaluate(reciter(task, texts), task).findings()
+    assert "at 'newB?' is the first wrong one in 9 of 9 texts" in finding
+    assert "end token" not in finding
+
+
+def test_texts_read_off_one_pass_are_those_that_are_written(tiny_model: Callable[..., Any], task: BooleanTask) -> None:
+    """Rows that predict their own text are not written token by token; the others are, as with every token of all."""
+    examples = task.enumerate()
+    model = tiny_model(3)
+    batch = task.batch(examples)
+    free = torch.arange(batch.tokens.shape[1]) >= batch.prompt_length[:, None]
+    slow = decode(model, batch.tokens, free, lengths=batch.mask.sum(1), cached=False, batch_size=None).tokens
+    assert completions(model, task, examples) == slow.tolist()
+    own = [replace(example, tokens=tuple(row)) for example, row in zip(examples, slow.tolist(), strict=True)]
+    assert completions(model, task, [*own[:16], *examples[16:]]) == slow.tolist()

@@ -1,5 +1,6 @@
 """Ablation importance against runs edited by hand, and on planted models, whose idle heads are known."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,13 @@ def test_repeated_examples_count_once(tiny_model: MakeModel, batch: TokenBatch) 
         again = ablate(tiny_model(0), batch.take(list(range(8)) * 4), progress=False).to_frame()
     assert set(again["n"]) == {8}
     np.testing.assert_allclose(again["low"], once["low"], atol=1e-5)
+
+
+def test_repeats_are_not_told_above_an_error(task: BooleanTask, tiny_model: Callable[..., Any]) -> None:
+    batch = task.batch(task.enumerate()[:4] * 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ValueError, match="no field 'zz'"):
+            ablate(tiny_model(), batch, fields=["zz"])
+        with pytest.raises(ValueError, match="token ids from"):
+            ablate(tiny_model(d_vocab=9), batch)

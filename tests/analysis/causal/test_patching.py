@@ -449,6 +449,20 @@ def test_first_difference_reads_the_first_answer_that_differs(tiny_model: MakeMo
         first_difference(PairBatch(pairs.clean, pairs.clean, "D", "newD", "own", pairs.differs))
 
 
+def test_an_index_is_the_position_that_has_it(tiny_model: MakeModel, pairs: PairBatch) -> None:
+    model = tiny_model(0, **SHORT)
+    names = list(pairs.clean.positions)
+    by_name = patch(model, pairs, sites="resid_pre", positions=[names[1]], progress=False)
+    by_index = patch(model, pairs, sites="hook_resid_pre", positions=[1], progress=False)
+    assert by_index.to_frame().equals(by_name.to_frame())
+    grouped = patch(model, pairs, sites="resid_pre", positions={"both": [0, names[1]]}, progress=False)
+    assert set(grouped.to_frame()["position"]) == {"both"}
+    sent = patch_senders(model, pairs, senders=[0, [0, 1]], progress=False)
+    assert sent.to_frame()["position"].tolist() == [names[0], f"{names[0]} + {names[1]}"]
+    with pytest.raises(ValueError, match="positions holds 99, but no named position is token 99 in every row"):
+        patch(model, pairs, positions=[99])
+
+
 def test_findings_say_first_that_a_model_solves_few_pairs(task: BooleanTask) -> None:
     model, pairs = planted_boolean(task, "direct"), task.pairs("newB", target="newD")
     assert "says little" not in patch(model, pairs).findings()[0]

@@ -643,6 +643,28 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     assert isinstance(readout(batch, 0), HookedModel)
 
 
+def test_a_caption_names_the_controls_that_there_are(tiny_model: Callable[..., Any]) -> None:
+    rows = torch.arange(24).reshape(8, 3) % 11
+    batch = TokenBatch.from_tokens(rows, labels={"odd": rows[:, 0] % 2})
+    few: dict[str, Any] = {"positions": [1], "repeats": 1, "progress": False}
+    bare = probe(tiny_model(), batch, "odd", **few)
+    assert np.isnan(bare.control_high).all()
+    assert bare.positions == ("1",)  # the index stands for the name
+    assert "permutations=200 compares with shuffled ones" in bare.caption()
+    tested = probe(tiny_model(), batch, "odd", permutations=3, **few)
+    assert "shuffled labels are the control" in tested.caption()
+    assert not any("the task does not ask for" in found.caption() for found in (bare, tested))
+
+
+def test_a_label_of_one_class_is_named(tiny_model: Callable[..., Any]) -> None:
+    rows = torch.arange(24).reshape(8, 3) % 11
+    batch = TokenBatch.from_tokens(rows, labels={"z": [3] * 8, "odd": rows[:, 0] % 2})
+    with pytest.raises(ValueError, match=r"^z has one class, 3: there is nothing to tell apart$"):
+        probe(tiny_model(), batch, "z", progress=False)
+    found = probe(tiny_model(), batch, ["z", "odd"], positions=["2"], repeats=1, progress=False)
+    assert found.findings()[0].startswith("z cannot be probed: too few distinct texts have each of its values")
+
+
 def test_the_reported_cell_is_scored_again_under_less_regularisation(task: BooleanTask) -> None:
     """As `probe` itself scores that cell, with its baselines, at c = 100; a small direction is then read."""
     batch = task.batch(task.enumerate())

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import interp_kit as ik
+from interp_kit.cli import main
 
 TOKENS = torch.arange(20).remainder(15).reshape(2, 10)
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -111,3 +112,43 @@ def test_bridges(tiny_gpt2_dir: Callable[..., Path], task: Any) -> None:
     bridge.enable_compatibility_mode()
     with pytest.raises(ik.CheckpointError, match="compatibility mode"):
         ik.load(bridge)
+
+
+def test_nan_has_one_message_whatever_holds_it(
+    tiny_model: Callable[..., Any], tiny_gpt2_dir: Callable[..., Path], tmp_path: Path
+) -> None:
+    from transformers import GPT2LMHeadModel
+
+    model = tiny_model()
+    model.blocks[1].mlp.W_in.data[3, 5] = torch.nan
+    torch.save(model.state_dict(), tmp_path / "tl.pt")
+    with pytest.raises(ik.CheckpointError, match=r"tl.pt: blocks.1.mlp.W_in has 1 nan or infinite value$"):
+        ik.load(tmp_path / "tl.pt", config={"act_fn": model.cfg.act_fn})
+    hf = GPT2LMHeadModel.from_pretrained(tiny_gpt2_dir())
+    hf.transformer.h[1].mlp.c_fc.weight.data[0, :2] = torch.inf
+    name = r"the GPT2LMHeadModel in memory: transformer.h.1.mlp.c_fc.weight has 2 nan or infinite values$"
+    with pytest.raises(ik.CheckpointError, match=name):
+        ik.load(hf)
+
+
+def test_a_wrong_activation_lists_names(tiny_model: Callable[..., Any], tmp_path: Path) -> None:
+    torch.save(tiny_model().state_dict(), tmp_path / "tl.pt")
+    with pytest.raises(
+        ik.CheckpointError, match=r"act_fn 'gelu_nwe' cannot be read; .*solu_ln.*mean 'gelu_new'\?$"
+    ) as e:
+        ik.load(tmp_path / "tl.pt", config={"act_fn": "gelu_nwe"})
+    assert "function" not in str(e.value)
+
+
+def test_a_shell_names_what_shapes_do_not_say(
+    tiny_model: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, path = tiny_model(), str(tmp_path / "tl.pt")
+    torch.save(model.state_dict(), path)
+    assert main(["load", path]) == 1
+    assert "or in a shell --config act_fn=…" in capsys.readouterr().err
+    for wrong, message in (("act_fn", "--config holds 'act_fn'; expected name=value"), ("a=1", "no setting 'a'")):
+        assert main(["load", path, "--config", wrong]) == 1
+        assert message in capsys.readouterr().err
+    assert main(["load", path, "--config", f"act_fn={model.cfg.act_fn}", "n_heads=2"]) == 0
+    assert "conversion: nothing to convert" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar, shortened
 from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
 from interp_kit.core.stats.told import HALF, out_of
-from interp_kit.engine.inputs import unpadded
+from interp_kit.engine.inputs import check_fits, unpadded
 from interp_kit.models.convert import untrained
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -152,6 +152,7 @@ def attention_lags(
         check_names("queries", queries)
     if isinstance(lags, str) or not isinstance(lags, Iterable):
         raise ValueError(f"lags is {lags!r}; expected a sequence of whole numbers, or a name for each")
+    check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
     batch = batch.distinct()
     names = list(lags) if isinstance(lags, Mapping) else [f"{lag} back" for lag in lags]
     lags = list(lags.values()) if isinstance(lags, Mapping) else list(lags)

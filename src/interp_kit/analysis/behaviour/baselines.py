@@ -26,8 +26,15 @@ def nearest(known: np.ndarray, values: np.ndarray, inputs: np.ndarray) -> np.nda
     """
     if len(known) == 0:
         raise ValueError("a lookup table of no inputs has no nearest one")
-    answers = []
-    for row in inputs:
-        distance = (known != row).sum(1)
-        answers.append(majority(values[distance == distance.min()]))
-    return np.array(answers)
+    groups: dict[tuple, list[int]] = {}
+    for row, key in enumerate(map(tuple, known.tolist())):
+        groups.setdefault(key, []).append(row)
+    found: dict[tuple, np.ndarray] = {}
+    for row, key in zip(inputs, map(tuple, inputs.tolist()), strict=True):
+        if key not in found:
+            near = groups.get(key)  # itself: no search
+            if near is None:
+                distance = (known != row).sum(1)
+                near = np.flatnonzero(distance == distance.min()).tolist()
+            found[key] = values[near[0]] if len(near) == 1 else majority(values[near])
+    return np.array([found[key] for key in map(tuple, inputs.tolist())])

@@ -4,6 +4,7 @@ Inputs of the training data and inputs left out of it are counted apart: on the 
 read the seen inputs alone, by field: their majority, and a lookup table that takes the nearest seen input (Hamming).
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,9 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp_kit.analysis.behaviour.baselines import majority, nearest
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, listed
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
@@ -21,7 +23,7 @@ from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.intervals import Estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
-from interp_kit.engine.inputs import check_length, whole_text
+from interp_kit.engine.inputs import check_length, has_hooks, taught, whole_text
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, initialisation, model_name
 from interp_kit.models.meeting import check_meeting
@@ -30,6 +32,7 @@ from interp_kit.reports.plotting import intervals
 EXACT = "exact match"
 SEEN, HELD_OUT = "seen", "held-out"
 GIVEN = "given"  # examples of which nothing says whether the model was trained on them
+LAYOUT = 0.05  # of the inputs: if more have every field right and another token wrong, findings say which
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +121,27 @@ class EvaluationResult(AbstractResult):
         )
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule."""
+        """See AbstractResult: by split, the share of inputs that are answered, beside what knows no rule. If many texts
+        are wrong outside of the fields, those with every field right are counted, and what fails is named."""
         found = []
         for split in self.splits:
             share, rival = self.estimate(split), "lookup" if split == HELD_OUT else "majority"
+            named = self.config.get("failing")
+            failing = named.get(split) if isinstance(named, Mapping) else None
+            if failing:
+                here = self.held_out == (split == HELD_OUT)
+                share = wilson(int(self.right[here].all(1).sum()), share.n, share.unit)
             other = self.baseline(rival, split)
             name = "the majority answer" if rival == "majority" else "a lookup of the nearest seen input"
-            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs wholly right"
+            how = "with every field right" if failing else "wholly right"
+            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs {how}"
             if share.low > other:
                 text += f", more than {name} ({other:.2f})."
             elif share.high < other:
                 text += f", less than {name} ({other:.2f})."
             else:
                 text += f", which cannot be told from {name} ({other:.2f})."
-            found.append(text)
+            found.append(text if not failing else f"{text} Exact match is {self.estimate(split).short()}: {failing}.")
         return tuple(found)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -146,6 +156,27 @@ class EvaluationResult(AbstractResult):
             series[f"{baseline}, {last}"] = (values, nan, nan)
         title = f"Right answers of {self.config['model']}"
         return intervals(names, series, ax=ax, title=title, x_label="share of inputs", limits=(-0.02, 1.02))
+
+
+def _failing(task: AbstractTask, written: Sequence[Sequence[int]], examples: Sequence[Example]) -> str:
+    """Name what fails most often of completions whose fields are all right, at the first token that is wrong."""
+    places: Counter[tuple[str, int, bool]] = Counter()
+    instead: dict[tuple[str, int, bool], Counter[int]] = {}
+    for row, example in zip(written, examples, strict=True):
+        at = next(i for i, (mine, true) in enumerate(zip(row, example.tokens, strict=True)) if mine != true)
+        name = next((name for name, index in example.positions.items() if index == at), str(at))
+        place = name, example.tokens[at], at == len(example.tokens) - 1 and example.tokens[at] == task.pad
+        places[place] += 1
+        instead.setdefault(place, Counter())[row[at]] += 1
+    place, n = places.most_common(1)[0]
+    (name, true, end), mine = place, instead[place].most_common(1)[0][0]
+    what = "the end token" if end else "the token"
+    hint = "; leave the end token out of the task's examples if the model never learned one" if end else ""
+    texts = task.vocabulary
+    return (
+        f"{what} {texts[true]!r} at {name!r} is the first wrong one in {n} of {len(examples)} texts whose fields are"
+        f" all right ({texts[mine]!r} stands there most often){hint}"
+    )
 
 
 def columns(estimates: Sequence[Estimate]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -192,12 +223,25 @@ def completions(
             chunk = examples[start : start + batch_size]
             batch = task.batch(chunk, model.cfg.device)
             with torch.inference_mode():
-                if not torch.isfinite(whole_text(model, batch.tokens)[batch.mask]).all():
+                logits = whole_text(model, batch.tokens)
+                if not torch.isfinite(logits[batch.mask]).all():
                     raise FloatingPointError(f"{model_name(model)} gives nan or infinite logits on {task.name} texts")
-            rows = complete(model, batch).tolist()
+                wrong = (logits[:, :-1].argmax(-1) != batch.tokens[:, 1:]) & taught(batch)[:, :-1]
+            rows = _written(model, batch, wrong.any(1))
             written += [row[: len(example.tokens)] for row, example in zip(rows, chunk, strict=True)]
             shown.update(len(chunk))
     return written
+
+
+def _written(model: HookedModel, batch: TokenBatch, wrong: Tensor) -> list[list[int]]:
+    """The completed rows, of which those that are not `wrong` (batch,) predict their own true text token by token, and
+    so would write it. All are written if something is hooked into the model, which may tell rows apart."""
+    if not isinstance(model, nn.Module) or has_hooks(model):
+        return complete(model, batch).tolist()
+    rows = batch.tokens.clone()
+    if wrong.any():
+        rows[wrong] = complete(model, batch.take(wrong.nonzero()[:, 0]))
+    return rows.tolist()
 
 
 @on_model()
@@ -242,13 +286,19 @@ def evaluate(
     inputs = np.array([[example.labels[name] for name in task.inputs] for example in distinct])
     truth = np.array([[example.labels[field.name] for field in task.fields] for example in distinct])
     pairs = list(zip(written, distinct, strict=True))
+    exact = np.array([tuple(row) == example.tokens for row, example in pairs])
     found = np.array([list(parse_fields(task, row, example).values()) for row, example in pairs], dtype=object)
+    right, failing = (found == truth).astype(bool), {}
+    for split, here in ((SEEN, ~held_out), (HELD_OUT, held_out)):
+        rows = np.flatnonzero(here & right.all(1) & ~exact).tolist()
+        if len(rows) > LAYOUT * here.sum():
+            failing[split] = _failing(task, [written[i] for i in rows], [distinct[i] for i in rows])
     return EvaluationResult(
         fields=tuple(field.name for field in task.fields),
         inputs=inputs,
         held_out=held_out,
-        exact=np.array([tuple(row) == example.tokens for row, example in pairs]),
-        right=(found == truth).astype(bool),
+        exact=exact,
+        right=right,
         majority=truth == majority(truth[~held_out]),
         lookup=truth == nearest(inputs[~held_out], truth[~held_out], inputs),
         config={
@@ -260,5 +310,6 @@ def evaluate(
             "given": examples is not None and not omitted and not whole,
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
+            "failing": failing,
         },
     )

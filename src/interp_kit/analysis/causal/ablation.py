@@ -16,6 +16,7 @@ from interp_kit.core.showing import PROGRESS, shortened
 from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
+from interp_kit.engine.inputs import check_fits
 from interp_kit.engine.metrics import COMPLETION, Metric, accuracy, exact_match, log_probability, logit_difference
 from interp_kit.engine.solved import caveat, counted_solved, said, warn_if_few
 from interp_kit.engine.sweep import sweep
@@ -212,7 +213,6 @@ def ablate(
     check_count("resamples", resamples)
     check_seed(seed)
     check_flag("progress", progress)
-    batch = batch.distinct()
     if metric in (exact_match, log_probability):
         if fields is not None:
             raise ValueError(f"fields is {list(fields)}, and {metric.__name__} is measured over the whole completion")
@@ -221,6 +221,8 @@ def ablate(
         names = list(check_names("fields", [field.name for field in batch.fields] if fields is None else fields))
         metrics = [metric(batch.field(name).name) for name in names]
         right = [accuracy(name) for name in names]
+    check_fits(batch.tokens, model.cfg.n_ctx, model.cfg.d_vocab)
+    batch = batch.distinct()
     draws = (
         [Resample(seed + i) for i in range(resamples)] if kind == "resample" else [Zero() if kind == "zero" else Mean()]
     )

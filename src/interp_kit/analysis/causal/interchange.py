@@ -19,6 +19,7 @@ from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import Estimate, wilson_share
@@ -168,7 +169,7 @@ def interchange(
     target: str,
     *,
     sites: str | Sequence[str] = "resid_post",
-    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    positions: Sequence[str | int] | Mapping[str, Sequence[str | int]] | None = None,
     by: Literal["position", "all"] = "position",
     pairs: Sequence[tuple[Example, Example]] | None = None,
     only_solved: bool = False,
@@ -195,7 +196,8 @@ def interchange(
         variable: The variable that a site may hold.
         target: The field whose answer it should move.
         sites: Activation sites, every layer of each; those with heads are edited head by head.
-        positions: Names; None: those that every row has, up to the target's prediction. A mapping name -> positions
+        positions: Names, or indices of named tokens; None: those that every row has, up to the target's
+            prediction. A mapping name -> positions
             edits groups together.
         by: "position": one position at a time; "all": all together.
         pairs: (base, source) examples. None: all that `task.pool(seed)` has, with at most `limit` pairs and `limit`
@@ -222,14 +224,18 @@ def interchange(
     check_flag("only_solved", only_solved)
     check_flag("progress", progress)
     task.check_names(variable, target)
-    groups = {} if positions is None else grouped(positions)
     pool = task.pool(seed) if pairs is None else [side for pair in pairs for side in pair]
+    groups: dict[str, list[str]] = {}
+    if pool and positions is not None:
+        groups = grouped(position_names("positions", positions, task.batch(pool[:1]).positions))
     if pool:
         check_places(model, task, pool, sites, [name for group in groups.values() for name in group])
     changed, control = interchanges(task, variable, target, pairs=pairs, pool=pool, limit=limit, seed=seed)
     rows = [*changed, *control]
     base, source = (task.batch(side, model.cfg.device) for side in ([r.base for r in rows], [r.source for r in rows]))
     at = base.position(base.field(target).predict)
+    if positions is not None:
+        groups = grouped(position_names("positions", positions, base.positions))
     groups = groups or grouped(base.positions_to(target))
     marks = everywhere(model, sites, Copy(source), [None] if by == "all" else list(groups))
     edits = [

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.config import check_choice, check_flag, check_names, one_or_more
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
@@ -144,7 +145,7 @@ def patch(
     *,
     sites: str | Sequence[str] = "resid_pre",
     by: Literal["position", "all"] = "position",
-    positions: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
+    positions: Sequence[str | int] | Mapping[str, Sequence[str | int]] | None = None,
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
@@ -157,7 +158,8 @@ def patch(
         pairs: Clean and corrupt texts of equal length, as `task.pairs` gives.
         sites: Activation sites, every layer of each; those with heads (z, q, k, v) are patched head by head.
         by: "position": one named position at a time; "all": all positions together.
-        positions: Names; None: those that every row has. A mapping name -> positions patches groups of them, such as
+        positions: Names, or indices of named tokens; None: those that every row has. A mapping name -> positions
+            patches groups of them, such as
             all cells of a grid.
         metric: What is measured, as a function of the pairs.
         direction: "denoise" copies clean into corrupt, "noise" corrupt into clean.
@@ -177,13 +179,16 @@ def patch(
     check_by(by, positions)
     check_meeting(model, pairs, PairBatch)
     everywhere(model, sites, Copy(pairs.clean), [None])  # raises for a site that is unknown
-    for group in grouped(positions).values() if positions is not None else ():
-        check_names("positions", group, pairs.clean.positions)
+    groups: dict[str, list[str]] = {}
+    if positions is not None:
+        edited = (pairs.corrupt if direction == "denoise" else pairs.clean).positions
+        groups = grouped(position_names("positions", positions, edited))
+        for group in groups.values():
+            check_names("positions", group, edited)
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     if positions is None:
-        positions = [name for name, index in into.positions.items() if bool((index >= 0).all())]
-    groups = grouped(positions)
+        groups = grouped([name for name, index in into.positions.items() if bool((index >= 0).all())])
     names = [None] if by == "all" else list(groups)
     marks = everywhere(model, sites, Copy(source), names)
     edits = [
@@ -201,7 +206,7 @@ def patch_senders(
     pairs: PairBatch,
     *,
     receiver: str | None = None,
-    senders: Sequence[str | Sequence[str]] | None = None,
+    senders: Sequence[str | int | Sequence[str | int]] | None = None,
     metric: MetricOf = logit_difference,
     direction: Direction = "denoise",
     only_solved: bool = False,
@@ -232,8 +237,11 @@ def patch_senders(
     check_meeting(model, pairs, PairBatch)
     if receiver is not None:
         pairs.clean.position(receiver)
-    for group in senders or ():
-        check_names("senders", one_or_more(group), pairs.clean.positions)
+    edited = (pairs.corrupt if direction == "denoise" else pairs.clean).positions
+    if senders is not None:
+        senders = [position_names("senders", s, edited) for s in position_names("senders", senders, edited)]
+        for group in senders:
+            check_names("senders", one_or_more(group), edited)
     pairs, dropped = _used(model, pairs, metric, direction, only_solved, progress)
     into, source = (pairs.corrupt, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupt)
     receiver = receiver or into.field(pairs.target).predict

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_names, expect, listed
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_interval, ratio_interval, scope, wilson_share
@@ -208,7 +209,7 @@ def logit_lens(
     batch: TokenBatch | PairBatch,
     target: str | None = None,
     *,
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str | int] | None = None,
     metric: Metric | None = None,
 ) -> LensResult:
     """The metric of a field's answer, by default its logit difference, from logits that the final norm and the
@@ -220,7 +221,11 @@ def logit_lens(
     check_meeting(model, batch, TokenBatch, PairBatch)
     side, measured, units = _measured(batch, target, metric, linear=False)
     graph = Graph(model)
-    names = [side.field(measured.field).predict] if positions is None else list(check_names("positions", positions))
+    names = (
+        [side.field(measured.field).predict]
+        if positions is None
+        else list(check_names("positions", position_names("positions", positions, side.positions)))
+    )
     at = torch.stack([side.position(name) for name in names], 1)
     rows = torch.arange(len(side), device=side.tokens.device)[:, None]
     stream: list[Tensor] = []

@@ -21,6 +21,7 @@ from interp_kit.core.showing import PROGRESS
 from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Set
+from interp_kit.engine.inputs import check_fits
 from interp_kit.engine.metrics import COMPLETION, Metric, exact_match
 from interp_kit.engine.sites import WEIGHTS
 from interp_kit.engine.sweep import sweep
@@ -138,9 +139,10 @@ def diff_models(
     check_flag("progress", progress)
     if not batch.fields:
         raise ValueError("the batch asks for no answer, so nothing can change; give from_tokens(answer=…)")
-    batch = batch.distinct()
     ours, theirs = _weights(receiver), _weights(donor)
     _check_alike(receiver, donor, ours, theirs)
+    check_fits(batch.tokens, receiver.cfg.n_ctx, receiver.cfg.d_vocab)
+    batch = batch.distinct()
     parts = _parts(receiver, theirs)
     everything = [weight for part in parts.values() for weight in part]
     edits = [

@@ -33,6 +33,12 @@ def determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric
     return truth, MEASURED
 
 
+def one_class(batch: TokenBatch, label: str) -> str:
+    """Say what is wrong with a label that has the same value in every row; "" if it has not."""
+    values = batch.label(label).unique().tolist()
+    return "" if len(values) > 1 else f"{label} has one class, {values[0]}: there is nothing to tell apart"
+
+
 def is_written(batch: TokenBatch, label: str, position: str) -> bool:
     if label not in batch.positions:
         return False

@@ -18,17 +18,20 @@ from interp_kit.analysis.probing.features import features_of
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer, threshold
 from interp_kit.analysis.probing.labels import (
     MEASURED,
+    TOO_FEW,
     control_labels,
     determined,
     distinct_prefixes,
     is_written,
     nothing_to_probe,
+    one_class,
     raw_tokens,
 )
 from interp_kit.analysis.probing.linear import rotate
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_number, check_seed, listed, one_or_more
 from interp_kit.core.identity import derive_seed
+from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, bar
 from interp_kit.core.stats.told import CHANCE, HALF
@@ -125,12 +128,18 @@ class ProbeResult(AbstractResult):
         """See AbstractResult: of the picture that `plot` draws with the same arguments."""
         c, (i, values, scale) = self.config, self._drawn(label, excess)
         colour = f"held-out {scale} above the best baseline" if excess else f"held-out {scale}"
+        controls = " and an untrained network"
+        if np.isfinite(self.control_high).any():
+            controls = ", an untrained network, and functions that the task does not ask for"
+        elif np.isfinite(self.null_high).any():
+            controls += " (no control function fits these labels; shuffled labels are the control)"
+        else:
+            controls += " (no control function fits these labels; permutations=200 compares with shuffled ones)"
         return (
             f"{self.labels[i]}: {colour} of a probe on {c['model']} (n = {self._prefixes(values)} distinct visible"
             f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
-            " chance, a probe on the visible tokens, an untrained network, and functions that the task does not ask"
-            " for. Hatched: the label is not determined there, or there are too few prefixes; dotted: it already"
-            " stands in the text."
+            f" chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there, or there"
+            " are too few prefixes; dotted: it already stands in the text."
         )
 
     def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
@@ -167,7 +176,9 @@ class ProbeResult(AbstractResult):
     def _finding(self, i: int, label: str) -> str:
         at = self._best(i)
         if at is None:
-            return f"{label} cannot be probed: nowhere is it determined by the text before it stands there."
+            few = (self.status[i] == TOO_FEW).any()
+            why = "too few distinct texts have each of its values" if few else "nowhere is it determined by the text"
+            return f"{label} cannot be probed: {why} before it stands there."
         score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
         cells = int(np.isfinite(self.score[i][:, ~self.written[i]]).sum())
         of = f"best of the {cells} cells where it follows from the text and is not yet written, of {self.score[i].size}"
@@ -225,7 +236,7 @@ def probe(
     labels: str | Sequence[str],
     *,
     sites: str | Sequence[str] = "resid_post",
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str | int] | None = None,
     folds: int = 8,
     repeats: int = 4,
     control_repeats: int = 1,
@@ -251,7 +262,7 @@ def probe(
         batch: Examples with labels.
         labels: Variables to read.
         sites: Sites with a (batch, pos, d) activation per layer; "mlp_out.2" or "blocks.2.hook_mlp_out" is one layer.
-        positions: Names; None: all.
+        positions: Names, or indices of named tokens; None: all.
         folds: Parts into which units are split; fewer if a class has fewer units.
         repeats: Times that the split is drawn anew.
         control_repeats: Repeats of the control functions; 0 leaves them out.
@@ -278,7 +289,7 @@ def probe(
             raise ValueError(f"site {site!r} has no layers; probes read the embedding beside every site")
     if positions is None:
         positions = [name for name, index in batch.positions.items() if bool((index >= 0).all())]
-    names = list(check_names("positions", positions))
+    names = list(check_names("positions", position_names("positions", positions, batch.positions)))
     check_count("folds", folds, least=2)
     check_count("repeats", repeats)
     check_count("control_repeats", control_repeats, least=0)
@@ -288,6 +299,9 @@ def probe(
     check_seed(seed)
     check_flag("progress", progress)
     labels = check_names("labels", one_or_more(labels))
+    constant = [told for label in labels if (told := one_class(batch, label))]
+    if len(constant) == len(labels):
+        raise ValueError("; ".join(constant))
     for label in labels:
         batch.label(label)
     for name in names:

@@ -318,8 +318,10 @@ def counted(groups: np.ndarray, unit: str) -> str:
 
 
 def scope(config: Mapping[str, Any]) -> str:
-    """For a caption, after n: nothing for a sample; where the units are the whole population, that they are."""
-    return f" ({WHOLE})" if config.get("whole") else ""
+    """For a caption, after n: where the units are the whole population, that they are; of a sample how it was drawn, if
+    the config says it."""
+    said = WHOLE if config.get("whole") else config.get("sample")
+    return f" ({said})" if said else ""
 
 
 def of_all(unit: str, whole: bool) -> str:

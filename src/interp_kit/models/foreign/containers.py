@@ -49,7 +49,8 @@ def read_content(path: Path) -> Any:
         if "no dense tensor or plain value" not in str(error):
             raise
         raise CheckpointError(
-            f"{error}; write torch.save(model.state_dict(), path), and name what it does not say as config={{…}}"
+            f"{error}; write torch.save(model.state_dict(), path), and name what it does not say by config={{…}}"
+            " (in a shell --config)"
         ) from error
 
 

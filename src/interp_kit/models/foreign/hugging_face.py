@@ -14,7 +14,7 @@ from interp_kit.core.files import read_json
 from interp_kit.models.convert import ACTIVATIONS, compared, convert_gpt2, convert_hf
 from interp_kit.models.gpt2 import check_against, read_weights
 from interp_kit.models.hooked_model import attach
-from interp_kit.models.tensor_files import CheckpointError
+from interp_kit.models.tensor_files import CheckpointError, check_finite
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -209,9 +209,7 @@ def _read(directory: Path, kind: str, dtype: torch.dtype) -> tuple[Any, dict[str
         both = next((state[key] for key in _tied(model) if key in state), None)
         state |= {} if both is None else dict.fromkeys(_tied(model), both)
     check_against(model.state_dict(), state, directory)
-    for key, value in state.items():
-        if count := int((~torch.isfinite(value.float())).sum()):
-            raise CheckpointError(f"{directory}: {key} has {count} nan or infinite values")
+    check_finite(state, directory)
     return _filled(model, hf_config, state, dtype), config
 
 
@@ -286,6 +284,7 @@ def _bridge_logits(bridge: Any, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _of_hf(hf: Any) -> "HookedTransformer":
+    check_finite(dict(hf.named_parameters()), f"the {type(hf).__name__} in memory")
     device, training = str(next(hf.parameters()).device), hf.training
     try:
         hf.eval()

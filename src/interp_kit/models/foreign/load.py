@@ -10,12 +10,12 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from interp_kit.models.convert import built, compared, hooked_transformer
+from interp_kit.models.convert import NOT_CONVERTED, built, compared, hooked_transformer
 from interp_kit.models.foreign import layouts
 from interp_kit.models.foreign.containers import read_content, unwrap
-from interp_kit.models.foreign.reader import File, Found, Reader, check_given, shown
+from interp_kit.models.foreign.reader import File, Found, Reader, check_given, named_as, shown
 from interp_kit.models.hooked_model import attach
-from interp_kit.models.tensor_files import CheckpointError
+from interp_kit.models.tensor_files import CheckpointError, check_finite
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -47,8 +47,8 @@ def load_file(
         device: Of the model.
 
     Returns:
-        The model. `conversion` is the check against the layout's own forward pass, or None if TransformerLens's state
-        dict has no other source; `settings` its config.
+        The model. `conversion` is the check against the layout's own forward pass, NOT_CONVERTED of TransformerLens's
+        state dicts, which have no other source; `settings` its config.
 
     Raises:
         CheckpointError: The file is damaged, hostile, of no known layout (with its keys), contradicts itself or
@@ -76,16 +76,15 @@ def load_file(
     if file.assumed:
         said = ", ".join(f"{name}={value!r}" for name, value in file.assumed.items())
         logger.warning(
-            "{}: taken as {} has it, because the file does not say: {}; name others as config={{…}}",
+            "{}: taken as {} has it, because the file does not say: {}; name others by config={{…}} (shell: --config)",
             path,
             reader.name,
             said,
         )
     model = _build(path, found, fold, dtype, device)
-    if found.forward is not None:
-        attach(model, conversion=compared(model, found.forward, folded=fold))
     attach(
         model,
+        conversion=NOT_CONVERTED if found.forward is None else compared(model, found.forward, folded=fold),
         settings={name: str(value) for name, value in found.config.items()} | {"final norm": str(found.final_norm)},
     )
     return model
@@ -114,7 +113,7 @@ def _build(path: Path, found: Found, fold: bool, dtype: torch.dtype, device: str
         ):
             raise CheckpointError(
                 f"{path}: {name} is not that of the settings rotary_base, rotary_dim and rotary_adjacent_pairs: name"
-                " them as config={…}"
+                f" them: {named_as('rotary_base', 'rotary_dim', 'rotary_adjacent_pairs')}"
             )
     return built(model, found.weights, fold=fold, final_norm=found.final_norm)
 
@@ -133,5 +132,6 @@ def _check(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tenso
             raise CheckpointError(
                 f"{path}: {name} has shape {tuple(found[name].shape)}, expected {tuple(expected[name].shape)}"
             )
-        if not found[name].is_floating_point() or not found[name].isfinite().all():
-            raise CheckpointError(f"{path}: {name} holds {found[name].dtype}, or nan or infinite values")
+        if not found[name].is_floating_point():
+            raise CheckpointError(f"{path}: {name} holds {found[name].dtype}, no floating-point numbers")
+    check_finite(found, path)

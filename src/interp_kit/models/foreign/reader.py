@@ -1,9 +1,10 @@
 """Interface of a reader of a layout: it is given a state dict and settings, and gives a HookedTransformer's config and
 weights, and the layout's own forward pass to compare with."""
 
+import json
 import math
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from interp_kit.models.tensor_files import CheckpointError
+from interp_kit.models.tensor_files import CheckpointError, check_finite
 
 LONGEST = 2**24  # context of a model without position embeddings
 # What a caller may name that shapes do not say.
@@ -85,8 +86,7 @@ class File:
             raise CheckpointError(f"{self.path}: {key} has shape {tuple(value.shape)}, expected {wanted}")
         if not value.is_floating_point():
             raise CheckpointError(f"{self.path}: {key} holds {value.dtype}, no floating-point numbers")
-        if count := int((~torch.isfinite(value.float())).sum()):
-            raise CheckpointError(f"{self.path}: {key} has {count} nan or infinite values")
+        check_finite({key: value}, self.path)
         self.taken.add(key)
         return value.float() if value.dtype != torch.float64 else value
 
@@ -114,7 +114,7 @@ class File:
         if default is None:
             raise CheckpointError(
                 f"{self.path}: {name} stands neither in the file nor in the shapes of its tensors; name it:"
-                f" interp_kit.load({str(self.path)!r}, config={{{name!r}: …}})"
+                f" {named_as(name)}"
             )
         if assumed:
             self.assumed[name] = default
@@ -143,6 +143,30 @@ class File:
                 f"{self.path}: {', '.join(left[:3])}{more} are not of this layout, so the model computes something"
                 " else; build a HookedTransformer with these weights and pass it to interp_kit.load"
             )
+
+
+def named_as(*names: str) -> str:
+    """Advice to name settings that a file does not say: in Python, and in a shell."""
+    python = ", ".join(f"{name!r}: …" for name in names)
+    return f"interp_kit.load(…, config={{{python}}}), or in a shell --config {' '.join(f'{n}=…' for n in names)}"
+
+
+def read_settings(option: str, texts: Sequence[str]) -> dict[str, Any]:
+    """Settings from a shell: `name=value`, whose value is JSON (4, true, null), or else a text (gelu_new). Raises
+    ValueError, naming the option, for another form, and as `check_given` does."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"{option} holds {text!r}; expected name=value, as in {option} act_fn=gelu_new n_heads=4")
+        if name in found:
+            raise ValueError(f"{option} names {name} twice; name it once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    check_given(found)
+    return found
 
 
 def check_given(given: Mapping[str, Any]) -> None:

@@ -120,7 +120,7 @@ def hooked(source: MyGPT, *, sae: bool = False, device: str = "cpu") -> "HookedT
     """A loaded MyGPT as a HookedTransformer of the same provenance."""
     model, origin = convert_mygpt(source, sae=sae, device=device), provenance(source)
     attach(model, provenance=origin, accuracy=getattr(source, "accuracy", None))
-    logger.info("{}: conversion checked: {}", origin.name, model.conversion)
+    logger.info("{}: {}", origin.name, model.conversion)
     return model
 
 

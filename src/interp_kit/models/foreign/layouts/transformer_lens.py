@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Collection
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 
-from interp_kit.models.foreign.reader import File, Found
+from interp_kit.models.foreign.reader import File, Found, named_as
 from interp_kit.models.tensor_files import CheckpointError
 
 BUFFERS = r"blocks\.\d+\.attn\.(mask|IGNORE|rotary_(sin|cos))"
@@ -119,7 +120,7 @@ def _positions(file: File, d_model: int, d_head: int) -> dict[str, Any]:
     if table is None and "rotary_base" not in {**file.given, **file.stored}:
         raise CheckpointError(
             f"{file.path}: it has neither pos_embed.W_pos nor rotary_sin, so how it knows positions is not in it; if by"
-            " rotary embeddings, name config={'rotary_base': …, 'n_ctx': …}, else build the HookedTransformer"
+            f" rotary embeddings, name them: {named_as('rotary_base', 'n_ctx')}; else build the HookedTransformer"
         )
     adjacent = file.setting(
         "rotary_adjacent_pairs", default=known.get("rotary_adjacent_pairs", False), assumed=table is None
@@ -163,9 +164,22 @@ def _mlp(file: File, d_model: int) -> dict[str, Any]:
     d_mlp = file.take("blocks.0.mlp.W_in", d_model, None).shape[1]
     return {
         "d_mlp": file.size("d_mlp", d_mlp),
-        "act_fn": file.setting("act_fn"),
+        "act_fn": _activation(file),
         "gated_mlp": file.has("blocks.0.mlp.W_gate"),
     }
+
+
+def _activation(file: File) -> str:
+    from transformer_lens.utilities.activation_functions import SUPPORTED_ACTIVATIONS
+
+    act = file.setting("act_fn")
+    if act not in SUPPORTED_ACTIVATIONS:
+        near = get_close_matches(act, SUPPORTED_ACTIVATIONS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise CheckpointError(
+            f"{file.path}: act_fn {act[:40]!r} cannot be read; these can: {', '.join(SUPPORTED_ACTIVATIONS)}{hint}"
+        )
+    return act
 
 
 READER = TransformerLens()
