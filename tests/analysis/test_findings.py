@@ -23,7 +23,7 @@ from interp_kit.analysis.comparison.model_diffing import ModelDiffResult
 from interp_kit.analysis.comparison.universality_result import UniversalityResult
 from interp_kit.analysis.dictionaries.alignment.result import AlignmentResult
 from interp_kit.analysis.dictionaries.sae_result import SAEResult
-from interp_kit.analysis.probing.probe import ProbeResult
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.analysis.probing.readability import ReadabilityResult
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_interval, wilson

@@ -11,20 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp_kit.core.stats import intervals as stats
+from interp_kit.core.stats.chance import expected_jaccard, jaccard, permutation_p
 from interp_kit.core.stats.intervals import (
     WHOLE,
     Estimate,
     clustered_mean,
     counted,
     effective_number,
-    expected_jaccard,
-    jaccard,
     lopsided,
     mean_estimate,
     mean_interval,
     no_interval,
     of_all,
-    permutation_p,
     ratio_interval,
     scope,
     wilson,

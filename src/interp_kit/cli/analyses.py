@@ -339,13 +339,6 @@ class Mechanism(Common):
         mediator, target = task.asked(self.mediator, self.target)
         from interp_kit.analysis.causal.mechanism import mechanism
 
-        result = mechanism(
-            model,
-            task,
-            mediator=mediator,
-            target=target,
-            limit=self.limit,
-            seed=self.seed,
-            progress=self.progress,
-        )
+        options = {"limit": self.limit, "seed": self.seed, "progress": self.progress}
+        result = mechanism(model, task, mediator=mediator, target=target, **options)
         self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])

@@ -49,7 +49,7 @@ _DEFINED_IN = {
     "NodeScores": "interp_kit.analysis.circuits.node_scores",
     "PatchingResult": "interp_kit.analysis.causal.patching",
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
-    "ProbeResult": "interp_kit.analysis.probing.probe",
+    "ProbeResult": "interp_kit.analysis.probing.probe_result",
     "ProgramsResult": "interp_kit.studies.audit.programs.result",
     "ReadabilityResult": "interp_kit.analysis.probing.readability",
     "RuleExchange": "interp_kit.studies.culture.rules.exchange",

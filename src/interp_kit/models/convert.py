@@ -49,8 +49,13 @@ class ConversionCheck:
     def __str__(self) -> str:
         if not self.tokens:
             return "nothing to convert: the weights are a HookedTransformer's own, so no logits were compared"
+        return f"conversion checked: {self.difference}"
+
+    @property
+    def difference(self) -> str:
+        """What was compared, and by how much it differs."""
         what = "logits" if self.quantity == "logit" else "log-probabilities"
-        return f"conversion checked: {what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
+        return f"{what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
 
 
 NOT_CONVERTED = ConversionCheck(math.nan, "logit", 0)
@@ -286,7 +291,7 @@ def _compare(model: "HookedTransformer", tokens: Tensor, logits: Iterable[Tensor
         size = max(size, float(source.abs().max()))
     check = ConversionCheck(worst, quantity, tokens.numel())
     if not (math.isfinite(worst) and worst <= TOLERANCE * size) and cfg.dtype == torch.float32:
-        raise CheckpointError(f"the conversion is not exact: {check}, allowed {TOLERANCE * size:.2e}")
+        raise CheckpointError(f"the conversion is not exact: {check.difference}, allowed {TOLERANCE * size:.2e}")
     return check
 
 

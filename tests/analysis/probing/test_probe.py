@@ -23,7 +23,8 @@ from transformer_lens import HookedTransformer
 from interp_kit.analysis.probing.held_out import ProbeOptions, Scorer, threshold
 from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED, control_labels, distinct_prefixes
 from interp_kit.analysis.probing.linear import fit_logistic, fit_ridge, rotate, standardise
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import untrained

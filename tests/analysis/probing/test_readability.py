@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from interp_kit.analysis.probing import readability as module
 from interp_kit.analysis.probing.labels import MEASURED, TOO_FEW, UNDETERMINED
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.analysis.probing.readability import MARGIN, ReadabilityResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.stats.intervals import mean_interval

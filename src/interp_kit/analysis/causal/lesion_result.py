@@ -12,7 +12,8 @@ from scipy import stats
 from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
-from interp_kit.core.stats.intervals import Estimate, holm, mean_estimate, mean_interval, ratio_interval, scope
+from interp_kit.core.stats.chance import holm
+from interp_kit.core.stats.intervals import Estimate, mean_estimate, mean_interval, ratio_interval, scope
 from interp_kit.reports.plotting import COLOURS, GRID, intervals, new_axes, note_bend, say_start
 
 ARMS = ("lesion", "control")

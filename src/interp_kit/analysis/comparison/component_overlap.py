@@ -18,7 +18,7 @@ from scipy.stats import rankdata
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.config import check_choice, check_count, check_seed, expect
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.stats.intervals import expected_jaccard, holm, permutation_p
+from interp_kit.core.stats.chance import expected_jaccard, holm, permutation_p
 from interp_kit.core.stats.told import CHANCE, LEVEL, out_of
 from interp_kit.reports.plotting import intervals
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from interp_kit.analysis.probing.labels import MEASURED
-from interp_kit.analysis.probing.probe import MARGIN, ProbeResult
+from interp_kit.analysis.probing.probe_result import MARGIN, ProbeResult
 from interp_kit.core.config import check_names, expect, listed
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_estimate

@@ -3,7 +3,8 @@
 import numpy as np
 from scipy import stats
 
-from interp_kit.core.stats.intervals import Estimate, holm, mean_interval
+from interp_kit.core.stats.chance import holm
+from interp_kit.core.stats.intervals import Estimate, mean_interval
 
 LEVEL = 0.05
 ROUNDING = 1e-4  # a mean below it is the arithmetic's, not the model's

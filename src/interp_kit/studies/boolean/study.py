@@ -24,7 +24,8 @@ from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.causal.routes import SOLVED
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
 from interp_kit.analysis.dictionaries.sae import SAEConfig, SAEResult, train_sae
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.analysis.probing.readability import ReadabilityResult, readability
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS

@@ -19,7 +19,8 @@ from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
 from interp_kit.analysis.comparison.model_diffing import ModelDiffResult, diff_models
 from interp_kit.analysis.dictionaries.feature_shift import FeatureShift
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.example import Example
 from interp_kit.core.parallel import in_processes

@@ -18,7 +18,8 @@ from interp_kit.analysis.behaviour.generation import Generations, generate_under
 from interp_kit.analysis.causal.ablation import AblationResult, ablate
 from interp_kit.analysis.causal.patching import PatchingResult, patch
 from interp_kit.analysis.comparison.component_overlap import JaccardResult, jaccard
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.parallel import in_processes

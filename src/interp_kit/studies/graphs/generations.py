@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from interp_kit.core.showing import PROGRESS, bar
-from interp_kit.core.stats.intervals import Estimate, clustered_mean, holm, sign_flip
+from interp_kit.core.stats.chance import holm, sign_flip
+from interp_kit.core.stats.intervals import Estimate, clustered_mean
 from interp_kit.tasks.graphs.questions import verifier
 from interp_kit.tasks.graphs.questions.difficulty import BUCKETS
 from interp_kit.tasks.graphs.traces.analysis import CLASSES, KINDS, Analyst, Judge, question_of

@@ -21,7 +21,8 @@ from interp_kit.analysis.comparison.component_overlap import JaccardResult, jacc
 from interp_kit.analysis.dictionaries.feature_shift import FeatureShift, feature_shift
 from interp_kit.analysis.dictionaries.sae import train_sae
 from interp_kit.analysis.dictionaries.sae_training import SAEConfig
-from interp_kit.analysis.probing.probe import ProbeResult, probe
+from interp_kit.analysis.probing.probe import probe
+from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.files import read_json
 from interp_kit.core.parallel import in_processes
