@@ -53,7 +53,7 @@ class ConversionCheck:
 
     @property
     def difference(self) -> str:
-        """What was compared, and by how much it differs."""
+        """Name of what was compared, and by how much it differs."""
         what = "logits" if self.quantity == "logit" else "log-probabilities"
         return f"{what} differ by at most {self.max_difference:.2e} over {self.tokens} positions"
 

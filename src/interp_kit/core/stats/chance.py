@@ -1,4 +1,4 @@
-"""What chance gives: p-values by permutation and sign flips, and the overlap of random sets."""
+"""Levels of chance: p-values by permutation and sign flips, and the overlap of random sets."""
 
 from collections.abc import Sequence
 
