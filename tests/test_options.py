@@ -63,7 +63,7 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
         lambda h, o: ik.patch(h.model, h.pairs, **o),
         {
             "direction": WORDS, "by": WORDS, "sites": NAMES, "only_solved": FLAGS, "progress": FLAGS,
-            "positions": ([], ["D", "D"], ["zz"], [1], 3, {}, {"a": []}, {"a": ["D", "D"]}, "D"),
+            "positions": ([], ["D", "D"], ["zz"], [99], 3, {}, {"a": []}, {"a": ["D", "D"]}, "D"),
         },
     ),
     "patch_senders": (

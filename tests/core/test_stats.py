@@ -10,7 +10,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interp_kit.core.stats import intervals as stats
+from interp_kit.core.stats import chance
 from interp_kit.core.stats.chance import expected_jaccard, jaccard, permutation_p
 from interp_kit.core.stats.intervals import (
     WHOLE,
@@ -409,7 +409,7 @@ def _null_rejections(simulations: int, resamples: int, seed: int) -> float:
     groups = np.repeat(np.arange(20), rng.integers(1, 9, 20))
     for _ in range(simulations):
         values = rng.standard_t(3, 20)[groups] + rng.normal(size=len(groups))
-        rejected += stats.sign_flip(values, groups, resamples=resamples, seed=int(rng.integers(2**31))) <= 0.05
+        rejected += chance.sign_flip(values, groups, resamples=resamples, seed=int(rng.integers(2**31))) <= 0.05
     return rejected / simulations
 
 
@@ -418,7 +418,7 @@ def test_sign_flips_by_unit_keep_their_level_where_flips_by_pair_do_not() -> Non
     rng, alone = np.random.default_rng(1), 0
     groups = np.repeat(np.arange(10), 20)
     for _ in range(100):
-        alone += stats.sign_flip(rng.normal(size=10)[groups], None, resamples=199) <= 0.05
+        alone += chance.sign_flip(rng.normal(size=10)[groups], None, resamples=199) <= 0.05
     assert alone > 50
 
 
@@ -431,19 +431,19 @@ def test_sign_flips_agree_with_all_of_them() -> None:
     units = np.random.default_rng(0).normal(0.5, 1, 9)
     every = np.array([[1 - 2 * (k >> i & 1) for i in range(9)] for k in range(512)]) @ units
     exact = np.mean(np.abs(every) >= abs(units.sum()) - 1e-12)
-    assert stats.sign_flip(units) == pytest.approx(exact, abs=0.015)
-    assert stats.sign_flip(np.zeros(5)) == 1
-    assert stats.sign_flip(np.ones(30)) == pytest.approx(1e-4)
+    assert chance.sign_flip(units) == pytest.approx(exact, abs=0.015)
+    assert chance.sign_flip(np.zeros(5)) == 1
+    assert chance.sign_flip(np.ones(30)) == pytest.approx(1e-4)
     with pytest.raises(ValueError, match="one finite difference"):
-        stats.sign_flip(np.array([]))
+        chance.sign_flip(np.array([]))
     with pytest.raises(ValueError, match="groups of"):
-        stats.sign_flip(np.ones(3), np.ones(2))
+        chance.sign_flip(np.ones(3), np.ones(2))
 
 
 def test_holm_as_statsmodels_documents_it() -> None:
-    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert stats.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
-    assert stats.holm([]) == []
+    assert chance.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert chance.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
+    assert chance.holm([]) == []
 
 
 def test_what_differs_by_rounding_alone_has_no_interval() -> None:

@@ -829,7 +829,7 @@ BAD_EDITS = [
     (Edit("z", 0, head=2), "z layer=0 head=2 <- Zero: the model has heads 0 to 1"),
     (Edit("mlp_out", 0, head=0), "'mlp_out' has no heads"),
     (Edit("W_in", 0, head=0), "'W_in' has no heads"),
-    (Edit("z", 0, position="newE"), "no position 'newE'; there are A, A,, B"),
+    (Edit("z", 0, position="newE"), "no position 'newE'; there are A, 'A,', B"),
     (Edit("z", 0, position=23), "the batch has positions 0 to 22"),
     (Edit("W_O", 0, position="A"), "W_O layer=0 position=A <- Zero: a weight has no position"),
     (Edit("W_O", 0, Mean()), "a weight takes Set, Zero, Add or Scale"),

@@ -4,6 +4,7 @@ what figures come of it."""
 import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
@@ -265,12 +266,14 @@ def write_round(folder: Path, seed: int) -> None:
     from interp_kit.studies.culture.training.quiz_making import Agreement, judging_seed
 
     write_quizzes(folder, seed)
+    quizzes = np.concatenate(read_quizzes(folder))
+    kinds = Counter({"no rule": 90 - len(quizzes)}) + Counter(culture_round.kinds(quizzes))
     evidence = {
         "rule": asdict(Agreement(temperature=1.0)), "seed": seed, "judging seed": judging_seed(seed),
         "judges": {f"culture/gpt_{i:03d}": f"{i}" * 64 for i in range(3)}, "maker": "a" * 64, "made at a time": 200,
-        "made": 400, "judged": 90, "p": [[1.0, 0.25, 0.984375]] * 5,
+        "made": 400, "judged": 90, "p": [[1.0, 0.25, 0.984375]] * 5, "kinds": dict(kinds),
     }  # fmt: skip
-    culture_round._write(folder, evidence, np.concatenate(read_quizzes(folder)))
+    culture_round._write(folder, evidence, quizzes)
 
 
 def read_round(folder: Path) -> Any:

@@ -483,6 +483,9 @@ def test_controls_are_run_as_asked_and_the_bar_counts_every_fit(
         def update(self, n: int = 1) -> None:
             self.done += n
 
+        def set_postfix_str(self, text: str, *, refresh: bool) -> None:
+            pass
+
     monkeypatch.setattr("tqdm.auto.tqdm", Bar)
     options: dict[str, Any] = {"layer": 0, "position": ("D", "newB?"), "seeds": (0,), "steps": 1}
     kinds = ((True, 3), (False, 1), (("arbitrary",), 2), (("row space", "placebo"), 1))

@@ -336,7 +336,7 @@ def test_what_the_model_or_the_text_lacks_is_refused(
     model = tiny_model(0, **SHORT)
     with pytest.raises(ValueError, match="no site 'resid_top'"):
         patch(model, pairs, sites="resid_top")
-    with pytest.raises(ValueError, match="no position 'newB'; there are bit0"):
+    with pytest.raises(ValueError, match="positions holds 'newB'; expected one of bit0"):
         patch(model, pairs, positions=["newB"])
     with pytest.raises(ValueError, match="has no position 'bit2'"):
         patch(model, ragged, positions=["bit2"])

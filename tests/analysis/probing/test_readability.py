@@ -258,7 +258,7 @@ def test_tables_figures_and_files(tmp_path: Path) -> None:
     axes = found.plot()
     assert [text.get_text() for text in axes.get_yticklabels()] == ["newA (L0 resid_post, E)"]
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"probe", "visible tokens", "best baseline"}
-    for part in ("chosen on 2 other seeds", "n = 3 seeds", "95 % interval", "best baseline"):
+    for part in ("chosen on 2 other seeds", "n = 3 seeds", "No interval: 3 seeds are too few", "best baseline"):
         assert part in found.caption()
     loaded = ReadabilityResult.load(found.save(tmp_path / "cells"))
     for name, value in vars(found).items():

@@ -35,7 +35,7 @@ def determined(values: np.ndarray, group: np.ndarray, units: np.ndarray, numeric
 
 def one_class(batch: TokenBatch, label: str) -> str:
     """Say what is wrong with a label that has the same value in every row; "" if it has not."""
-    values = batch.label(label).unique().tolist()
+    values = np.unique(batch.label(label).cpu().numpy()).tolist()
     return "" if len(values) > 1 else f"{label} has one class, {values[0]}: there is nothing to tell apart"
 
 
