@@ -292,7 +292,9 @@ def test_verify_is_not_appeased_by_an_infinite_logit(hf: GPT2LMHeadModel) -> Non
         overflowing.transformer.ln_f.bias[0] = 3e38
         overflowing.transformer.wte.weight[5, 0] = 2
     assert logits(overflowing, 15, 24).isinf().any()
-    with pytest.raises(CheckpointError, match="differ by at most (inf|nan)"):  # Relative to infinity, nothing is large.
+    with pytest.raises(
+        CheckpointError, match=r"differ by at most (inf|nan)"
+    ):  # Relative to infinity, nothing is large.
         verify(model, overflowing, folded=False)
 
 
