@@ -245,7 +245,7 @@ class Load:
             "context": cfg.n_ctx,
             "vocabulary": cfg.d_vocab,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "conversion": str(model.conversion),
+            "conversion": str(model.conversion).removeprefix("conversion checked: "),
         }
         if self.json is not None and str(self.json) != "-":
             write_json(self.json, facts)
