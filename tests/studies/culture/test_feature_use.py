@@ -100,7 +100,7 @@ def test_all_features_of_a_rule_are_its_constant_direction() -> None:
     """With a complete autoencoder, all features at factor 1 add the difference of the rules' means and nothing else."""
     model = model_of(2)
     sae = sae_of("blocks.1.hook_resid_pre", np.concatenate([np.eye(D), -np.eye(D)]))
-    pairs, fitted = rule_pairs(10, 1), rule_pairs(40, 2)
+    pairs, fitted = rule_pairs(20, 1), rule_pairs(40, 2)
     found = steer_rules(model, untrained(model, 3), sae, pairs, fitted)
     assert found.sizes == (1, 4, 16, 64)
     expected = exchange_within(model, pairs, fitted, 1)

@@ -34,7 +34,7 @@ def study(model: Any) -> FeatureStudy:
         config = ik.SAEConfig(width=24, k=4, training_samples=4096, max_examples=24)
         sae = ik.train_sae(model, TASK, site="mlp_out.0", config=config, progress=False)
         return examine_features(
-            model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, steered=6, progress=False
+            model, sae, "tiny", quizzes=48, answered=6, pairs=4, permutations=2, steered=20, progress=False
         )
 
 

@@ -20,7 +20,7 @@ from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult, faithf
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.parallel import in_processes
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import Estimate
+from interp_kit.core.stats.intervals import SHARE, Estimate
 from interp_kit.engine.metrics import first_difference, logit_difference
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hooked_model import HookedModel
@@ -87,7 +87,7 @@ def _examined(model: HookedModel, chosen: PairBatch, rest: PairBatch) -> Examine
 def smallest(curve: FaithfulnessResult, share: float = ENOUGH) -> int | None:
     """The fewest edges, but not all of them, from which on the whole interval stays above that share; None where it
     does for none."""
-    as_whole = (curve.sizes[-1] == curve.total) & np.isclose(curve.values, curve.values[-1], rtol=1e-9, atol=0).all(1)
+    as_whole = (curve.sizes[-1] == curve.total) & np.isclose(curve.values, curve.values[-1], rtol=SHARE, atol=0).all(1)
     good = (as_whole & np.isnan(curve.low)) | (curve.low >= share)  # pairs that agree have no interval
     kept = [int(size) for i, size in enumerate(curve.sizes) if good[i:].all() and size < curve.total]
     return kept[0] if kept else None
