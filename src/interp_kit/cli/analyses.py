@@ -35,8 +35,8 @@ Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model d
 
 
 def drawn(n: int, limit: int, seed: int) -> str:
-    """Say how pairs were drawn; "" if they are all there are."""
-    return f"a sample of {n} pairs, seed {seed}" if n >= limit else ""
+    """Say how pairs were drawn; "" if they are all there are, being fewer than the limit."""
+    return f"{n} pairs, as many as the limit allows, drawn by seed {seed}" if n >= limit else ""
 
 
 def check_sites(sites: Sequence[str]) -> None:

@@ -156,7 +156,6 @@ def sampled(examples: "Sequence[Example]", limit: int | None, seed: int) -> "tup
 
     from interp_kit.core.identity import derive_seed
 
-    check_sample(limit, seed)
     if limit is None or limit >= len(examples):
         return list(examples), ""
     rows = np.random.default_rng(derive_seed(seed, "limit")).choice(len(examples), limit, replace=False)

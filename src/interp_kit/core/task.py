@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from interp_kit.core.pairs import PairBatch
 
 POOL = 4096  # examples of which every two are compared to make pairs
-SAMPLE = "sample them with task.sample(200, seed=0), and pass those as examples (in commands: --examples 200)"
+SAMPLE = "sample them with task.sample(200, seed=0), and pass those as examples (in commands: --limit 200)"
 APART, TRIES = 4, 64  # pairs drawn share no text if they use one text in so many; pairs tried for each of them
 Completion = Literal["own", "clean", "free"]
 

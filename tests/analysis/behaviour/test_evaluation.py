@@ -344,6 +344,17 @@ def test_the_end_token_is_named_if_it_alone_fails(task: BooleanTask) -> None:
     assert "('0' stands there most often); leave the end token out" in finding
 
 
+def test_the_end_token_is_named_for_given_examples_too(task: BooleanTask) -> None:
+    texts = texts_of(task)
+    for text in texts.values():
+        text[-1] = task.vocabulary.index("0")
+    result = evaluate(reciter(task, texts), task, examples=list(task.enumerate())[:20])
+    assert result.splits == ("given",)
+    (finding,) = result.findings()
+    assert "of 20 given inputs with every field right" in finding
+    assert "is the first wrong one in 20 of 20 texts" in finding
+
+
 def test_a_token_between_the_fields_is_named(task: BooleanTask) -> None:
     texts = texts_of(task)
     for example in task.enumerate()[:9]:

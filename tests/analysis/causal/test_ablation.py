@@ -291,8 +291,8 @@ def test_groups_of_examples(tiny_model: MakeModel, batch: TokenBatch) -> None:
 
 @pytest.mark.parametrize(
     ("rows", "message"),
-    [([32], "rows from 32 to 32; there are 0 to 31"), ([-1], "there are 0 to 31"), ([True, False], "no mask"),
-     ([0, 0], "each once")],
+    [([32], "rows are from 32 to 32; the batch has 0 to 31"), ([-1], "counted from 0"), ([True, False], "not a mask"),
+     ([0, 0], "each example once")],
 )  # fmt: skip
 def test_rows_that_are_no_examples_are_refused(
     tiny_model: MakeModel, batch: TokenBatch, rows: list, message: str

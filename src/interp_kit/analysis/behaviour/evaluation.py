@@ -289,7 +289,9 @@ def evaluate(
     exact = np.array([tuple(row) == example.tokens for row, example in pairs])
     found = np.array([list(parse_fields(task, row, example).values()) for row, example in pairs], dtype=object)
     right, failing = (found == truth).astype(bool), {}
-    for split, here in ((SEEN, ~held_out), (HELD_OUT, held_out)):
+    whole = len(distinct) == task.n_worlds
+    given = examples is not None and not omitted and not whole
+    for split, here in ((GIVEN if given else SEEN, ~held_out), (HELD_OUT, held_out)):
         rows = np.flatnonzero(here & right.all(1) & ~exact).tolist()
         if len(rows) > LAYOUT * here.sum():
             failing[split] = _failing(task, [written[i] for i in rows], [distinct[i] for i in rows])
@@ -306,8 +308,8 @@ def evaluate(
             "model": model_name(model),
             "initialisation": initialisation(model),
             "task": task.name,
-            "whole": (whole := len(distinct) == task.n_worlds),
-            "given": examples is not None and not omitted and not whole,
+            "whole": whole,
+            "given": given,
             "seen": int((~held_out).sum()),
             "held_out": int(held_out.sum()),
             "failing": failing,

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed, listed
+from interp_kit.core.own_tokens import row_numbers
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS, shortened
 from interp_kit.core.stats.intervals import mean_interval, scope
@@ -108,13 +109,15 @@ class AblationResult(AbstractResult):
         return pd.DataFrame(rows, columns=["component", "layer", "group", "importance", "low", "high", "baseline", "n"])
 
     def _rows(self, name: str, rows: Sequence[int]) -> list[int]:
-        """Rows as indices of examples. Raises ValueError for what is none of them, or twice the same."""
-        index = np.asarray(rows)
-        if index.ndim != 1 or index.dtype.kind not in "iu" or len(np.unique(index)) < len(index):
-            raise ValueError(f"{name} is {shortened(str(rows))}; expected numbers of examples, each once, and no mask")
-        if index.min() < 0 or index.max() >= self.n:
-            raise ValueError(f"{name} has rows from {index.min()} to {index.max()}; there are 0 to {self.n - 1}")
-        return index.tolist()
+        """Rows as indices of examples. Raises ValueError for what is none of them (see `row_numbers`), or twice the
+        same."""
+        try:
+            index = row_numbers(rows, self.n).tolist()
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+        if min(index) < 0 or len(set(index)) < len(index):
+            raise ValueError(f"{name} is {shortened(str(rows))}; expected each example once, counted from 0")
+        return index
 
     def caption(self) -> str:
         """See AbstractResult."""
