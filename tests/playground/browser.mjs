@@ -1,5 +1,6 @@
 // Opens a page in headless Chromium and does steps in it. stdin: {chromium, profile, url, width, height, dark, steps};
-// a step is {do}, {eval} (its value is an answer), {wait} (until it is true), {shot: file} or {open: url}. stdout: {answers,
+// a step is {do}, {eval} (its value is an answer), {wait} (until it is true), {shot: file} or {open: url}; what is done or
+// waited for may lead to another page, and an answer lost on the way there counts as none. stdout: {answers,
 // problems: what the console, the page or a timeout said, requests: every address that was asked for}.
 
 import { spawn } from "node:child_process";
@@ -55,9 +56,12 @@ try {
     const features = [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }];
     await call("Emulation.setEmulatedMedia", { features });
   };
-  const evaluate = async (expression) => {
+  const evaluate = async (expression, mayLeave = false) => {
     const { result, exceptionDetails } = await call("Runtime.evaluate", {
       expression, returnByValue: true, awaitPromise: true, userGesture: true,
+    }).catch((error) => {
+      if (mayLeave && /navigated or closed|context was destroyed|find context/.test(error.message)) return { result: {} };
+      throw error;
     });
     if (exceptionDetails) problems.push(`${expression}: ${exceptionDetails.exception?.description}`);
     return result.value;
@@ -67,11 +71,11 @@ try {
   for (const step of asked.steps) {
     if (step.open) await call("Page.navigate", { url: step.open });
     if (step.screen) await screen(step.screen);
-    if (step.do) await evaluate(step.do);
+    if (step.do) await evaluate(step.do, true);
     if (step.eval) answers.push((await evaluate(step.eval)) ?? null);
     if (step.wait) {
       const end = Date.now() + (asked.patience ?? 120000);
-      while (!(await evaluate(step.wait)) && Date.now() < end) await new Promise((done) => setTimeout(done, 30));
+      while (!(await evaluate(step.wait, true)) && Date.now() < end) await new Promise((done) => setTimeout(done, 30));
       if (Date.now() >= end) problems.push(`timed out: ${step.wait}`);
     }
     if (step.shot) {
