@@ -99,6 +99,8 @@ def test_faithfulness_interchange_das_and_ablation_count_too(task: ik.BooleanTas
             assert is_few(c) == bad == ("FEWER THAN 50%" in result.caption())
             assert any("fewer than 50%" in str(w.message) for w in caught) == bad
             assert bad or c["solved"] == c["solved_of"]
+            found = result.findings()
+            assert ("so this says little of how it does the task" in found[0]) == bad
 
 
 def test_who_is_left_out_is_said_and_nobody_warned(task: ik.BooleanTask, pairs: PairBatch) -> None:

@@ -14,7 +14,7 @@ from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import counted
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.core.stats.told import most
-from interp_kit.engine.solved import said
+from interp_kit.engine.solved import caveat, said
 from interp_kit.reports.plotting import heatmap, intervals
 
 COUNTS = ("train_inputs", "held_out_inputs", "train_pairs", "held_out_pairs", "held_out_controls")
@@ -164,13 +164,16 @@ class DASResult(AbstractResult):
         seeds = f"n = {counted(len(self.seeds), 'seed')}"
         numbers = f"{share} of held-out pairs ({seeds}; unedited {self.baseline.mean():.2f})"
         does = f"swapping {where} gives {c['target']} as do({c['variable']}) would have it in {numbers}"
+        few = caveat(c, "the base of", "held-out pairs")
         if not c["controls"]:
             return (
-                f"S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",
+                f"{few}S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",
             )
         counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
         if not stands.any():
-            return (f"No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",)
+            return (
+                f"{few}No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",
+            )
         rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
         known = bool(np.isfinite(self.low[best]))
         if not most(self.low[best] if known else self.held_out[best].min(), self.mean[best]):
@@ -179,7 +182,7 @@ class DASResult(AbstractResult):
         else:
             head = f"S{does[1:]}"
         return (
-            f"{head}, beyond every control (share of pairs plus share of controls kept, less 1:"
+            f"{few}{head}, beyond every control (share of pairs plus share of controls kept, less 1:"
             f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
         )
 

@@ -26,7 +26,7 @@ from interp_kit.core.stats.intervals import Estimate, wilson_share
 from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Copy, check_by, everywhere, grouped
-from interp_kit.engine.solved import counted_solved, said, warn_if_few
+from interp_kit.engine.solved import caveat, counted_solved, said, warn_if_few
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
@@ -118,6 +118,7 @@ class InterchangeResult(AbstractResult):
         pool = next((p for p in (shown & alone, shown, np.isfinite(self.accuracy)) if p.any()), None)
         if pool is None:
             return ()
+        few = caveat(c, "the base of")
         best = int(np.where(pool, self.accuracy, -1).argmax())
         layer, head = int(self.layer[best]), int(self.head[best])
         at = f"{self.site[best]}" + (f", L{layer}" if layer >= 0 else "") + (f"H{head}" if head >= 0 else "")
@@ -127,19 +128,21 @@ class InterchangeResult(AbstractResult):
         does = f"gives {c['target']} as do({c['variable']}) would have it in {numbers}"
         kept = Estimate(self.kept[best], self.kept_low[best], self.kept_high[best], int(self.control_bases[best]), "")
         if not shown[best]:
-            return (f"That a site holds {c['variable']} {CHANCE}: at best, copying {at} {does}.",)
+            return (f"{few}That a site holds {c['variable']} {CHANCE}: at best, copying {at} {does}.",)
         if np.isnan(kept.value):
-            return (f"Copying {at} {does}; the task has no control pairs, so it may carry more than {c['variable']}.",)
+            return (
+                f"{few}Copying {at} {does}; the task has no control pairs, so it may carry more than {c['variable']}.",
+            )
         keeps = f"keeps the answer in {kept.short()} of controls"
         if not most(share.low, share.value):
             return (
-                f"No site acts as {c['variable']} in most pairs: of those that keep their controls, at best"
+                f"{few}No site acts as {c['variable']} in most pairs: of those that keep their controls, at best"
                 f" copying {at} {does}, and {keeps}.",
             )
         if alone[best]:
-            return (f"{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
+            return (f"{few}{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
         return (
-            f"No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal {c['variable']} keep"
+            f"{few}No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal {c['variable']} keep"
             f" their answer in {kept.short()} alone.",
         )
 
