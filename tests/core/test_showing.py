@@ -3,10 +3,11 @@
 import dataclasses
 import html
 import inspect
+import io
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -239,6 +240,7 @@ class Bars(list[dict[str, Any]]):
         class Bar:
             """As much of tqdm as is used."""
 
+            fp = io.StringIO()
             total = property(lambda _: made.total, lambda _, value: setattr(made, "total", value))
 
             def update(self, n: int = 1) -> None:
@@ -333,6 +335,20 @@ def test_a_bar_is_drawn_before_its_first_step_if_that_takes_long(bars: Bars, mon
         while not bars[1]["drawn"]:
             time.sleep(0.01)
     assert [(one["drawn"] > 0, one["done"]) for one in bars] == [(False, 0), (True, 0)]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_bar_in_a_file_is_written_now_and_then(monkeypatch: pytest.MonkeyPatch, watched: bool) -> None:
+    written = io.StringIO()
+    written.isatty = lambda: watched  # type: ignore[method-assign]
+    monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
+    with redirect_stderr(written), bar(20, "steps", True) as shown:
+        for _ in range(20):
+            shown.update()
+            time.sleep(0.11)  # tqdm draws a tenth of a second after the last time
+    drawn = written.getvalue().count("steps:")
+    assert "20/20" in written.getvalue()
+    assert drawn > 10 if watched else drawn <= 3, written.getvalue()
 
 
 def test_a_mechanism_says_how_many_pairs_it_follows(here: SimpleNamespace, bars: Bars) -> None:

@@ -22,6 +22,7 @@ LONGEST = 200  # characters of a line
 # other work (the sweeps of `mechanism`, one model of a study) has no bar of its own: the bar around it counts it too.
 PROGRESS = True
 SECONDS = 1.0
+UNWATCHED = 30.0  # between two drawings of a bar that goes to a file, where each stays
 ROWS = 20  # of a table in a notebook
 WIDEST = 80  # characters of a text in a cell
 OURS = ("interp_kit", "jaxtyping", "contextlib", "torch.utils._contextlib")  # modules between a user's line and ours
@@ -112,8 +113,11 @@ def bar(total: int, what: str, progress: bool, *, unit: str = "it") -> Iterator[
 
 @contextmanager
 def _drawn(shown: "tqdm[NoReturn]") -> Iterator[None]:
-    """The bar is drawn after SECONDS, and once per second from then on: by itself tqdm draws at a step alone."""
-    done = Event()
+    """The bar is drawn after SECONDS, and once per second from then on: by itself tqdm draws at a step alone. In a file
+    every UNWATCHED seconds."""
+    done, pause = Event(), 1.0
+    if not (hasattr(shown, "container") or shown.fp.isatty()):  # neither a notebook nor a terminal
+        shown.mininterval = pause = UNWATCHED
 
     def draw() -> None:
         if done.wait(SECONDS):
@@ -121,7 +125,7 @@ def _drawn(shown: "tqdm[NoReturn]") -> Iterator[None]:
         shown.delay = 0  # it is drawn, so its end is drawn too
         while not done.is_set():
             shown.refresh()
-            done.wait(1.0)
+            done.wait(pause)
 
     thread = Thread(target=draw, daemon=True)
     thread.start()

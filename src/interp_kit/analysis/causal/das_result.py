@@ -167,7 +167,8 @@ class DASResult(AbstractResult):
         few = caveat(c, "the base of", "held-out pairs")
         if not c["controls"]:
             return (
-                f"{few}S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to anything.",
+                f"{few}S{does[1:]}. No control was run, so nothing is shown: such a subspace can be fitted to"
+                " anything.",
             )
         counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
         if not stands.any():

@@ -142,8 +142,8 @@ class InterchangeResult(AbstractResult):
         if alone[best]:
             return (f"{few}{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
         return (
-            f"{few}No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal {c['variable']} keep"
-            f" their answer in {kept.short()} alone.",
+            f"{few}No site holds {c['variable']} alone: copying {at} {does}, but controls with an equal"
+            f" {c['variable']} keep their answer in {kept.short()} alone.",
         )
 
     def plot(
