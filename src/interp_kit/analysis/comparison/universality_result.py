@@ -121,9 +121,9 @@ class UniversalityResult(AbstractResult):
             f"Correlation {what} of each {self.kind} with its best match in another network, matched on half of the"
             f" texts and measured on the other (n = {self.texts} texts, {self.tokens:,} tokens;"
             f" {len(self.model)} networks, {len(self.pair)} ordered pairs), beside the same after a random rotation of"
-            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here:"
-            " untrained networks can be more alike by it than trained ones. 95 % jackknife intervals over texts; those"
-            " over networks are in the table."
+            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here."
+            " Untrained networks can be more alike than trained ones, by either. 95 % jackknife intervals over texts;"
+            " those over networks are in the table."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -140,7 +140,10 @@ class UniversalityResult(AbstractResult):
             if low > 0:
                 share = f"{self.universal[i].mean():.0%} are universal, above it by {UNIVERSAL} or more"
                 kinds = f"{self.kind.capitalize()}s at {hook}"
-                found.append(f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}.")
+                found.append(
+                    f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}. Networks"
+                    " that read the same inputs can be so untrained: hold it against the same of `untrained` ones."
+                )
             else:
                 found.append(f"That {self.kind}s at {hook} are alike between networks {CHANCE}: {numbers}.")
         return tuple(found)
