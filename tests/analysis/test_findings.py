@@ -344,3 +344,16 @@ def test_a_score_under_acdc_says_that_the_metric_rises() -> None:
     fields = {"sender": ("embed",), "receiver": ("logits",), "input": ("logits",)}
     made = of(Circuit, {"method": "acdc"}, **fields, position=("",), score=score, low=score, high=score, n=8)
     assert "rises by 2.00" in made.findings()[0]
+
+
+def test_a_single_omission_set_is_one_and_is_not_compared() -> None:
+    one = of(
+        HeldOutResult, total=32, omitted=np.array([8]), omission_set=np.array([0]), model=np.array([0.9]),
+        lookup=np.array([0.3]), majority=np.array([0.1]),
+    )  # fmt: skip
+    (said,) = one.findings()
+    assert said == (
+        "With 8 of 32 inputs left out, the models are not compared with a lookup of the nearest seen input, as so"
+        " few have no interval: 0.90 of them are answered (n = 1 omission set), by lookup 0.30."
+    )
+    assert "(n = 1 set of 8;" in one.caption()

@@ -324,7 +324,7 @@ def test_expected_jaccard_refuses(sizes: tuple[int, int, int]) -> None:
 
 def test_estimate_reads_with_n_and_interval() -> None:
     assert str(Estimate(0.5, 0.25, 0.75, 8, "inputs")) == "0.50 [0.25, 0.75] (n = 8 inputs)"
-    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seeds)"
+    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seed)"
 
 
 @pytest.mark.parametrize(("groups", "evenness", "rows"), [(36, 0.3, 600), (36, 3.0, 600), (10, 0.3, 600)])

@@ -374,3 +374,21 @@ def test_texts_read_off_one_pass_are_those_that_are_written(tiny_model: Callable
     assert completions(model, task, examples) == slow.tolist()
     own = [replace(example, tokens=tuple(row)) for example, row in zip(examples, slow.tolist(), strict=True)]
     assert completions(model, task, [*own[:16], *examples[16:]]) == slow.tolist()
+
+
+def test_baselines_of_a_sample_know_all_that_was_seen(tiny_model: Callable[..., Any], task: BooleanTask) -> None:
+    model, everything = tiny_model(0), task.enumerate()
+    omitted, seen = everything[:8], everything[8:]
+    all_of_it = evaluate(model, task, omitted=omitted, progress=False)
+    few = evaluate(model, task, omitted=omitted, examples=seen[:2], known=seen, progress=False)
+    for name in ("majority", "lookup"):
+        assert few.baseline(name, "held-out") == all_of_it.baseline(name, "held-out")
+        whole = getattr(all_of_it, name)[~all_of_it.held_out][:2]
+        assert (getattr(few, name)[~few.held_out] == whole).all()
+    alone = evaluate(model, task, examples=seen[:1], known=everything, progress=False)
+    assert alone.splits == ("seen",)
+    assert "n = 1 seen distinct input;" in alone.caption()
+    with pytest.raises(ValueError, match="known holds an omitted example; expected those seen in training"):
+        evaluate(model, task, omitted=omitted, examples=seen[:2], known=everything, progress=False)
+    with pytest.raises(ValueError, match="known holds no example"):
+        evaluate(model, task, omitted=omitted, examples=seen[:2], known=[], progress=False)
