@@ -359,6 +359,16 @@ def test_ratios_cover_where_a_few_units_hold_most_pairs(large: int) -> None:
     assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
 
 
+def test_units_are_lopsided_if_worth_fewer_than_half_as_many() -> None:
+    """Of n units of which one holds k rows and the others one each, the worth is (n - 1 + k)^2 / (n - 1 + k^2)."""
+    for k, expected in ((6, False), (7, True)):  # 6.1 and 5.4 of 12, half being 6
+        groups = np.repeat(np.arange(12), [k, *[1] * 11])
+        worth = (11 + k) ** 2 / (11 + k * k)
+        assert effective_number(groups) == pytest.approx(worth)
+        assert lopsided(worth, 12) is expected is (worth < 6)
+    assert not lopsided(6.0, 12)
+
+
 def test_lopsided_units_over_ones_are_a_clustered_mean() -> None:
     rng = np.random.default_rng(1)
     groups = np.repeat(np.arange(30), [200, 150, *[1] * 28])

@@ -392,3 +392,25 @@ def test_baselines_of_a_sample_know_all_that_was_seen(tiny_model: Callable[..., 
         evaluate(model, task, omitted=omitted, examples=seen[:2], known=everything, progress=False)
     with pytest.raises(ValueError, match="known holds no example"):
         evaluate(model, task, omitted=omitted, examples=seen[:2], known=[], progress=False)
+
+
+def test_the_first_wrong_token_is_counted_among_the_texts_whose_fields_are_right(task: BooleanTask) -> None:
+    """Two places fail, a third of the texts has a wrong field: the commoner place is named, with its count."""
+    texts, examples = texts_of(task), task.enumerate()
+    for example in examples[:9]:
+        spoil(task, texts, example, "newB?", " -")
+    for example in examples[9:14]:
+        texts[example.tokens[: example.prompt_length]][-1] = task.vocabulary.index("0")
+    for example in examples[20:]:
+        spoil(task, texts, example, "newC", flipped(example, "newC"))
+    (finding,) = evaluate(reciter(task, texts), task).findings()
+    assert "at 'newB?' is the first wrong one in 9 of 14 texts whose fields are all right" in finding
+
+
+def test_a_last_token_that_is_no_end_is_not_called_one(task: BooleanTask) -> None:
+    """Examples that stop one token early end on what is no end token."""
+    short = [replace(e, tokens=(*e.tokens[:-1], task.vocabulary.index(" -"))) for e in task.enumerate()]
+    texts = {e.tokens[: e.prompt_length]: [*e.tokens[:-1], task.vocabulary.index("0")] for e in short}
+    (finding,) = evaluate(reciter(task, texts), task, examples=short).findings()
+    assert "the token ' -' at" in finding
+    assert "end token" not in finding

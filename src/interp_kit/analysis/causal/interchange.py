@@ -134,10 +134,8 @@ class InterchangeResult(AbstractResult):
             return (f"Copying {at} {does}; the task has no control pairs, so it may carry more than {c['variable']}.",)
         keeps = f"keeps the answer in {kept.short()} of controls"
         if not most(share.low, share.value):
-            return (
-                f"No site acts as {c['variable']} in most pairs: of those that keep their controls, at best"
-                f" copying {at} {does}, and {keeps}.",
-            )
+            of = "of those that keep their controls, " if alone[best] else ""
+            return (f"No site acts as {c['variable']} in most pairs: {of}at best copying {at} {does}, and {keeps}.",)
         if alone[best]:
             return (f"{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
         return (
