@@ -157,7 +157,7 @@ def counted(n: int, what: str) -> str:
 
 def numbered(n: SupportsIndex | str, units: str) -> str:
     """`1 omission set`, `5 omission sets`: a number, or a span of numbers, before what is counted, given as a plural.
-    What follows a comma, "of" or "that" is no part of the noun; a verb after "that" agrees with it."""
+    The noun ends at a comma, "of" or "that"; a verb after "that" agrees with it."""
     if str(n) != "1":
         return f"{n} {units}"
     noun, rest = re.fullmatch(r"([^,]*?)((?:,| of | that ).*)?", units).groups("")  # pyright: ignore[reportOptionalMemberAccess]
