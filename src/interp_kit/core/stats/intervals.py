@@ -219,8 +219,9 @@ def clustered_mean(
     Student's, from each group's summed residual, with the effective number of groups (Kish 1965), less one, as degrees
     of freedom: a mean that hangs on two groups gets the interval of two, whatever the number of rows. It covers 0.93 to
     0.96 of normal values where a few of 5 to 36 groups hold most rows (tests/core/test_stats.py), but too few for
-    skewed ones and for shares far from one half (0.84 to 0.92, see docs/coverage.md). Rows that are all at one of `bounds`
-    get the exact interval of as many independent ones as there are effective groups; others without spread get none.
+    skewed ones and for shares far from one half (0.84 to 0.93, see docs/coverage.md). Rows that are all at one of
+    `bounds` get the exact interval of as many independent ones as there are effective groups; others without spread get
+    none.
 
     Raises ValueError for no rows.
     """
