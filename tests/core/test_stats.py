@@ -324,7 +324,7 @@ def test_expected_jaccard_refuses(sizes: tuple[int, int, int]) -> None:
 
 def test_estimate_reads_with_n_and_interval() -> None:
     assert str(Estimate(0.5, 0.25, 0.75, 8, "inputs")) == "0.50 [0.25, 0.75] (n = 8 inputs)"
-    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seeds)"
+    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seed)"
 
 
 @pytest.mark.parametrize(("groups", "evenness", "rows"), [(36, 0.3, 600), (36, 3.0, 600), (10, 0.3, 600)])
@@ -357,6 +357,16 @@ def test_ratios_cover_where_a_few_units_hold_most_pairs(large: int) -> None:
             given += 1
     assert given > 390
     assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
+
+
+def test_units_are_lopsided_if_worth_fewer_than_half_as_many() -> None:
+    """Of n units of which one holds k rows and the others one each, the worth is (n - 1 + k)^2 / (n - 1 + k^2)."""
+    for k, expected in ((6, False), (7, True)):  # 6.1 and 5.4 of 12, half being 6
+        groups = np.repeat(np.arange(12), [k, *[1] * 11])
+        worth = (11 + k) ** 2 / (11 + k * k)
+        assert effective_number(groups) == pytest.approx(worth)
+        assert lopsided(worth, 12) is expected is (worth < 6)
+    assert not lopsided(6.0, 12)
 
 
 def test_lopsided_units_over_ones_are_a_clustered_mean() -> None:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from interp_kit.core.showing import numbered
+
 FEWEST = 4  # units from which the interval of a mean covers: docs/coverage.md
 FEWEST_OF_RATIO = 5
 FEWEST_EFFECTIVE = 2  # units of equal size that lopsided ones are worth
@@ -31,7 +33,7 @@ class Estimate:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.short()} (n = {self.n} {self.unit})"
+        return f"{self.short()} (n = {numbered(self.n, self.unit)})"
 
     def short(self) -> str:
         """Value and interval, or the value alone if there is no interval."""
@@ -162,7 +164,8 @@ def why_none(groups: np.ndarray, gap: np.ndarray) -> str:
     """Reason, in words, that a ratio of `ratio_interval` has no interval; groups, gap: (pair,) unit and denominator."""
     n, effective = len(np.unique(groups)), effective_number(groups)
     if n < FEWEST_OF_RATIO:
-        return f"{n} independent units are too few, {FEWEST_OF_RATIO} are needed"
+        few = "is" if n == 1 else "are"
+        return f"{numbered(n, 'independent units')} {few} too few, {FEWEST_OF_RATIO} are needed"
     if lopsided(effective, n) and effective < FEWEST_EFFECTIVE:
         return f"one of the {n} units holds most of the pairs"
     _, low, high = (float(part) for part in ratio_interval(gap, np.ones(len(gap)), groups=groups))
@@ -215,8 +218,10 @@ def clustered_mean(
 
     Student's, from each group's summed residual, with the effective number of groups (Kish 1965), less one, as degrees
     of freedom: a mean that hangs on two groups gets the interval of two, whatever the number of rows. It covers 0.93 to
-    0.96 where a few of 5 to 36 groups hold most rows (tests/core/test_stats.py). Rows that are all at one of `bounds`
-    get the exact interval of as many independent ones as there are effective groups; others without spread get none.
+    0.96 of normal values where a few of 5 to 36 groups hold most rows (tests/core/test_stats.py), but too few for
+    skewed ones and for shares far from one half (0.84 to 0.93, see docs/coverage.md). Rows that are all at one of
+    `bounds` get the exact interval of as many independent ones as there are effective groups; others without spread get
+    none.
 
     Raises ValueError for no rows.
     """
@@ -312,7 +317,7 @@ def counted(groups: np.ndarray, unit: str) -> str:
     """Describe n for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
     n, worth = len(np.unique(groups)), effective_number(groups)
     if n == len(groups):
-        return f"{n} {unit}"
+        return numbered(n, unit)
     unequal = f", worth {worth:.1f} units of equal size" if lopsided(worth, n) else ""
     return f"{n} ({len(groups)} {unit}, some of the same texts{unequal})"
 

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.dictionaries.alignment.result import USED
+from interp_kit.core.showing import numbered
 from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.features.page_use import use_findings, use_sections
@@ -46,7 +47,7 @@ def findings(study: FeatureStudy) -> tuple[str, ...]:
             else f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
             f" {found.moved[most, kinds.index('features')]:.2f} of the logit difference (all features"
             f" {found.moved[most, kinds.index('all features')]:.2f}, as many random ones"
-            f" {found.moved[most, kinds.index('random features')]:.2f}; n = {found.pairs[most]} pairs)."
+            f" {found.moved[most, kinds.index('random features')]:.2f}; n = {numbered(found.pairs[most], 'pairs')})."
         )
     return (*said, *use_findings(study))
 
