@@ -147,6 +147,16 @@ def test_each_series_has_its_colour_and_its_height() -> None:
     assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.5]
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_lines_of_one_name_stand_closer_than_those_of_the_next(count: int) -> None:
+    flat = np.array([0.5, 0.5])
+    ax = intervals(["a", "b"], {str(i): (flat, flat, flat) for i in range(count)})
+    heights = np.array([np.asarray(c.lines[0].get_ydata()) for c in ax.containers])  # (series, name)
+    inside, between = heights[1, 0] - heights[0, 0], heights[0, 1] - heights[-1, 0]
+    assert between > 2 * inside
+    np.testing.assert_allclose(heights.mean(0), [0, 1], atol=1e-9)
+
+
 def test_no_series_and_no_reference_is_left_out() -> None:
     one = (np.ones(1), np.ones(1), np.ones(1))
     series, reference = {f"s{i}": one for i in range(11)}, {f"r{i}": 0.1 * i for i in range(5)}

@@ -147,7 +147,8 @@ def intervals(
     # room for the names on the left and the legend on the right, so that the data keep their width
     width = 4.0 + 0.075 * max(map(len, names), default=0) + (0.6 + 0.075 * max(map(len, legend)) if legend else 0)
     ax = ax or new_axes(width, 1.2 + len(names) * (0.14 + 0.14 * max(1, len(series))))
-    offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
+    # the lines of a name stand closer to each other than to those of the next name, however many series there are
+    offsets = (np.arange(len(series)) - (len(series) - 1) / 2) / (len(series) + 1.5)
     for i, ((name, (value, low, high)), offset) in enumerate(zip(series.items(), offsets, strict=True)):
         colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
         value, low, high = (np.asarray(v, dtype=float) for v in (value, low, high))
