@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from interp_kit.reports.plotting import COLOURS, EMPTY, bend, figure_of, heatmap, intervals, new_axes, note_bend
+from interp_kit.reports.plotting import (
+    COLOURS,
+    EMPTY,
+    bend,
+    figure_of,
+    heatmap,
+    intervals,
+    new_axes,
+    note_bend,
+    say_start,
+)
 
 ROWS, COLUMNS = ("layer 0", "layer 1"), ("A", "newB?", "newD")
 VALUES = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 0.5]])
@@ -199,6 +209,17 @@ def test_an_axis_that_leaves_out_its_floor_says_so() -> None:
     assert "axis starts at 4.9" in intervals(["a", "b"], {"s": (far, far, far)}, x_label="logits").get_xlabel()
     assert "axis ends at -4.9" in intervals(["a", "b"], {"s": (-far, -far, -far)}, x_label="logits").get_xlabel()
     assert intervals(["a", "b"], {"s": (near, near, near)}, x_label="logits").get_xlabel() == "logits"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.0751, 1.04, "at 0.08"), (0.314, 1.02, "at 0.31"), (0.9962, 0.9991, "at 0.996"), (0.004, 1.0, "at 0.004")],
+)  # fmt: skip
+def test_the_start_of_an_axis_has_the_digits_that_it_tells_apart(low: float, high: float, told: str) -> None:
+    ax = new_axes()
+    ax.set_ylim(low, high)
+    say_start(ax, "y")
+    assert f"{told}, not 0" in ax.get_ylabel()
 
 
 def test_a_curve_is_annotated_where_it_bends() -> None:

@@ -181,7 +181,10 @@ def say_start(ax: "Axes", which: Literal["x", "y"], floor: float = 0.0) -> None:
     label = ax.get_xlabel() if which == "x" else ax.get_ylabel()
     if low <= floor <= high:
         return
-    end = f"starts at {low:.3g}" if low > floor else f"ends at {high:.3g}"
+    places = max(0, int(np.ceil(-np.log10(0.05 * (high - low)))))  # no more digits than the axis tells apart
+    at = low if low > floor else high
+    at = at if round(at, places) == floor else round(at, places)
+    end = f"{'starts' if low > floor else 'ends'} at {at:.3g}"
     ax.set(**{f"{which}label": f"{label} (axis {end}, not {floor:g})".strip()})
 
 

@@ -97,14 +97,19 @@ class InterchangeResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        dots = f"There are no control pairs, whose {c['variable']} would be equal"
+        if self.controls.any():
+            dots = (
+                f"Dots: fewer than 95 % of {_span(self.controls)} control pairs, whose {c['variable']} is equal, keep"
+            )
+            dots += " their answer"
         return (
             f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
             f" into the base run (n = {_span(self.bases)} bases with {c['sources']} sources, {_span(self.pairs)}"
             f" distinct pairs at a site, all with {c['target']} changed by do({c['variable']});"
-            f" {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). Dots: fewer than 95 % of"
-            f" {_span(self.controls)} control pairs, whose {c['variable']} is equal, keep their answer. 95 % Wilson"
-            " intervals over bases in the table."
+            f" {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). {dots}."
+            " 95 % Wilson intervals over bases in the table."
         )
 
     def findings(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from interp_kit.analysis.probing.labels import (
 )
 from interp_kit.core.config import listed
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import counted
 from interp_kit.core.stats.told import CHANCE, HALF
 from interp_kit.reports.plotting import heatmap
 
@@ -112,9 +113,9 @@ class ProbeResult(AbstractResult):
             controls += " (no control function fits these labels; permutations=200 compares with shuffled ones)"
         return (
             f"{self.labels[i]}: {colour} of a probe on {c['model']} (n = {self._prefixes(values)} distinct visible"
-            f" prefixes, by position, {c['folds']}-fold, {c['repeats']} repeats). The best baseline is the highest of"
-            f" chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there, or there"
-            " are too few prefixes; dotted: it already stands in the text."
+            f" prefixes, by position, {c['folds']}-fold, {counted(c['repeats'], 'repeat')}). The best baseline is the"
+            f" highest of chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there,"
+            " or there are too few prefixes; dotted: it already stands in the text."
         )
 
     def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:

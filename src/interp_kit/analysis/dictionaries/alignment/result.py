@@ -167,8 +167,8 @@ class AlignmentResult(AbstractResult):
             )
         return pd.DataFrame(rows)
 
-    def caption(self) -> str:
-        """See AbstractResult."""
+    def caption(self, what: Literal["use", "tell"] | None = None) -> str:
+        """See AbstractResult: of the picture that `plot` draws with the same argument."""
         c = self.config
         counts = _span(self.n)
         text = (
@@ -178,7 +178,7 @@ class AlignmentResult(AbstractResult):
             f" probe; labels permuted {c['permutations']} times, the rule's 95th percentile is at most"
             f" {np.max(self.permuted_high):.2f}."
         )
-        if len(self.use_variable):
+        if what == "use" or (what is None and len(self.use_variable)):
             text += (
                 " Moved: share of the logit difference that follows when the activations of the variable's features"
                 " (for each value the one that fires, and what a class is split over) are exchanged alone between two"
