@@ -247,3 +247,5 @@ def test_a_title_breaks_neither_n_nor_a_name() -> None:
     assert len(title.split("\n")) > 1
     assert "(n = 32)" in title
     assert "boolean-gpt2-seed1-held" in title
+    title = heatmap(VALUES, ROWS, COLUMNS, title="attention, untrained:culture/gpt_000@594097031 (n = 32)").get_title()
+    assert "untrained:culture/gpt_000@594097031" in title.split("\n"), title

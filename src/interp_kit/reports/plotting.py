@@ -114,11 +114,12 @@ def heatmap(
 
 def _wrapped(title: str, ax: "Axes") -> str:
     """A title in lines that end before the numbers of the colour bar."""
-    from textwrap import wrap
+    from textwrap import TextWrapper
 
     inches = figure_of(ax).get_figwidth() - 2.2
-    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name with hyphens is broken
-    lines = [wrap(part, max(28, int(11 * inches)), break_on_hyphens=False) for part in whole.split("\n")]
+    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name is broken
+    wrapper = TextWrapper(max(28, int(11 * inches)), break_on_hyphens=False, break_long_words=False)
+    lines = [wrapper.wrap(part) for part in whole.split("\n")]
     return "\n".join(line for part in lines for line in part).replace("\u00a0", " ")
 
 
