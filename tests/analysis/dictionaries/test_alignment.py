@@ -159,7 +159,7 @@ def test_the_most_is_of_the_places_that_are_compared() -> None:
     made = replace(found, moved=moved, moved_low=moved - 0.05, moved_high=moved + 0.05)
     assert made.verdict == ("used",) * 3
     assert "moves 0.40" in made.findings()[-1]
-    assert "the most of 2 places where this is shown" in made.findings()[-1]
+    assert "the most of 2 places where this is shown beside random ones" in made.findings()[-1]
 
 
 def test_every_control_is_there_and_chance_is_known() -> None:

@@ -237,7 +237,7 @@ class AlignmentResult(AbstractResult):
         known = compared & np.isfinite(self.moved_low[:, at])
         among, of = (compared, "with random ones beside them")
         if used.any() or known.any():
-            among, of = (used, "where this is shown") if used.any() else (known, "with an interval")
+            among, of = (used, "where this is shown beside random ones") if used.any() else (known, "with an interval")
         best, many = int(np.where(among, own, -np.inf).argmax()), int(among.sum())
         value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
         moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
