@@ -195,7 +195,7 @@ def interchange(
     it, or leave out with `only_solved` the pairs whose base the unedited model does not solve: the baseline is then 0.
 
     Controls are pairs with equal values of `variable` whose targets differ: a site that carries more than the variable
-    moves them too. Pairs are counted once a site where base, source up to the edited position, and answer are the same,
+    moves them too. Pairs with equal base, source up to the edited position, and answer count once per site,
     as a causal model cannot tell them apart; intervals are over bases, for these sources.
 
     Args:
