@@ -19,7 +19,7 @@ import pytest
 import interp_kit as ik
 from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
-from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, line, numbered, preview
+from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, html_table, line, numbered, preview
 from interp_kit.registry.tasks import TASKS
 from interp_kit.studies.audit.programs.result import ProgramsResult
 from interp_kit.studies.audit.result import AuditResult
@@ -169,6 +169,16 @@ def test_texts_are_escaped_and_rows_counted() -> None:
     assert '<td class="number">0.33</td>' in page
     assert "… 10 more rows" in page
     assert repr(Named(config={})) == "Named(30 rows, n = 0 to 29)"
+
+
+def test_missing_values_are_a_dash_and_numbers_stand_below_their_name() -> None:
+    lines = pd.array([1, pd.NA], dtype="Int64")
+    shown = html_table(pd.DataFrame({"line": lines, "share": [0.5, None], "of": [None, "a"]}, dtype=object))
+    assert "NA" not in shown
+    assert "None" not in shown
+    assert shown.count("–") == 3
+    shown = html_table(pd.DataFrame({"name": ["a"], "share": [0.5]}))
+    assert '<th class="text">name</th><th class="number">share</th>' in shown
 
 
 def test_nothing_more_is_said_of_a_table_that_is_whole() -> None:

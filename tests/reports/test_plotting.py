@@ -9,7 +9,17 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.patches import Rectangle
 
-from interp_kit.reports.plotting import COLOURS, EMPTY, bend, figure_of, heatmap, intervals, new_axes, note_bend
+from interp_kit.reports.plotting import (
+    COLOURS,
+    EMPTY,
+    bend,
+    figure_of,
+    heatmap,
+    intervals,
+    new_axes,
+    note_bend,
+    say_start,
+)
 
 ROWS, COLUMNS = ("layer 0", "layer 1"), ("A", "newB?", "newD")
 VALUES = np.array([[0.0, 1.0, 2.0], [3.0, np.nan, 0.5]])
@@ -147,6 +157,16 @@ def test_each_series_has_its_colour_and_its_height() -> None:
     assert [line.get_xdata()[0] for line in ax.lines if line.get_label() == "chance"] == [0.5]
 
 
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_lines_of_one_name_stand_closer_than_those_of_the_next(count: int) -> None:
+    flat = np.array([0.5, 0.5])
+    ax = intervals(["a", "b"], {str(i): (flat, flat, flat) for i in range(count)})
+    heights = np.array([np.asarray(c.lines[0].get_ydata()) for c in ax.containers])  # (series, name)
+    inside, between = heights[1, 0] - heights[0, 0], heights[0, 1] - heights[-1, 0]
+    assert between > 2 * inside
+    np.testing.assert_allclose(heights.mean(0), [0, 1], atol=1e-9)
+
+
 def test_no_series_and_no_reference_is_left_out() -> None:
     one = (np.ones(1), np.ones(1), np.ones(1))
     series, reference = {f"s{i}": one for i in range(11)}, {f"r{i}": 0.1 * i for i in range(5)}
@@ -191,6 +211,17 @@ def test_an_axis_that_leaves_out_its_floor_says_so() -> None:
     assert intervals(["a", "b"], {"s": (near, near, near)}, x_label="logits").get_xlabel() == "logits"
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.0751, 1.04, "at 0.08"), (0.314, 1.02, "at 0.31"), (0.9962, 0.9991, "at 0.996"), (0.004, 1.0, "at 0.004")],
+)  # fmt: skip
+def test_the_start_of_an_axis_has_the_digits_that_it_tells_apart(low: float, high: float, told: str) -> None:
+    ax = new_axes()
+    ax.set_ylim(low, high)
+    say_start(ax, "y")
+    assert f"{told}, not 0" in ax.get_ylabel()
+
+
 def test_a_curve_is_annotated_where_it_bends() -> None:
     x = np.arange(11.0)
     assert bend(x, np.minimum(x, 4)) == 4
@@ -216,3 +247,5 @@ def test_a_title_breaks_neither_n_nor_a_name() -> None:
     assert len(title.split("\n")) > 1
     assert "(n = 32)" in title
     assert "boolean-gpt2-seed1-held" in title
+    title = heatmap(VALUES, ROWS, COLUMNS, title="attention, untrained:culture/gpt_000@594097031 (n = 32)").get_title()
+    assert "untrained:culture/gpt_000@594097031" in title.split("\n"), title

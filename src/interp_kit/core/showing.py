@@ -182,7 +182,9 @@ def shortened(text: str) -> str:
 
 
 def cell(value: object) -> str:
-    """A value as tables show it: two decimals, "–" for nan."""
+    """A value as tables show it: two decimals, "–" for what is missing (nan, None, pandas' NA)."""
+    if value is None or type(value).__name__ == "NAType":
+        return "–"
     if isinstance(value, float):
         if value != value:
             return "–"
@@ -190,17 +192,21 @@ def cell(value: object) -> str:
     return str(value)
 
 
+def _kind(*values: object) -> str:
+    return "number" if all(isinstance(value, int | float) for value in values) else "text"
+
+
 def html_table(frame: "pd.DataFrame") -> str:
     """A frame as an HTML table, every text escaped."""
-    head = "".join(f"<th>{html.escape(str(column).replace('_', ' '))}</th>" for column in frame.columns)
+    head = []
+    for at, column in enumerate(frame.columns):
+        kind = _kind(*frame.iloc[:, at]) if len(frame) else "text"
+        head.append(f'<th class="{kind}">{html.escape(str(column).replace("_", " "))}</th>')
     body = []
     for row in frame.itertuples(index=False):
-        cells = "".join(
-            f'<td class="{"number" if isinstance(value, int | float) else "text"}">{html.escape(cell(value))}</td>'
-            for value in row
-        )
+        cells = "".join(f'<td class="{_kind(value)}">{html.escape(cell(value))}</td>' for value in row)
         body.append(f"<tr>{cells}</tr>")
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+    return f"<table><thead><tr>{''.join(head)}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
 
 def preview(caption: str, rows: "pd.DataFrame | Mapping[str, Sequence[Any]]", total: int | None = None) -> str:

@@ -114,11 +114,12 @@ def heatmap(
 
 def _wrapped(title: str, ax: "Axes") -> str:
     """A title in lines that end before the numbers of the colour bar."""
-    from textwrap import wrap
+    from textwrap import TextWrapper
 
     inches = figure_of(ax).get_figwidth() - 2.2
-    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name with hyphens is broken
-    lines = [wrap(part, max(28, int(11 * inches)), break_on_hyphens=False) for part in whole.split("\n")]
+    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name is broken
+    wrapper = TextWrapper(max(28, int(11 * inches)), break_on_hyphens=False, break_long_words=False)
+    lines = [wrapper.wrap(part) for part in whole.split("\n")]
     return "\n".join(line for part in lines for line in part).replace("\u00a0", " ")
 
 
@@ -147,7 +148,8 @@ def intervals(
     # room for the names on the left and the legend on the right, so that the data keep their width
     width = 4.0 + 0.075 * max(map(len, names), default=0) + (0.6 + 0.075 * max(map(len, legend)) if legend else 0)
     ax = ax or new_axes(width, 1.2 + len(names) * (0.14 + 0.14 * max(1, len(series))))
-    offsets = np.linspace(-0.25, 0.25, len(series)) if len(series) > 1 else [0.0]
+    # the lines of a name stand closer to each other than to those of the next name, however many series there are
+    offsets = (np.arange(len(series)) - (len(series) - 1) / 2) / (len(series) + 1.5)
     for i, ((name, (value, low, high)), offset) in enumerate(zip(series.items(), offsets, strict=True)):
         colour, marker = COLOURS[i % len(COLOURS)], "os^D"[i // len(COLOURS) % 4]
         value, low, high = (np.asarray(v, dtype=float) for v in (value, low, high))
@@ -180,7 +182,10 @@ def say_start(ax: "Axes", which: Literal["x", "y"], floor: float = 0.0) -> None:
     label = ax.get_xlabel() if which == "x" else ax.get_ylabel()
     if low <= floor <= high:
         return
-    end = f"starts at {low:.3g}" if low > floor else f"ends at {high:.3g}"
+    places = max(0, int(np.ceil(-np.log10(0.05 * (high - low)))))  # no more digits than the axis tells apart
+    at = low if low > floor else high
+    at = at if round(at, places) == floor else round(at, places)
+    end = f"{'starts' if low > floor else 'ends'} at {at:.3g}"
     ax.set(**{f"{which}label": f"{label} (axis {end}, not {floor:g})".strip()})
 
 

@@ -2,6 +2,7 @@
 hand, and on models that have no such mechanism."""
 
 import copy
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,7 @@ def test_every_variable_that_can_be_set(task: BooleanTask, models: dict[str, Hoo
     assert (alone.accuracy[0], alone.controls[0]) == (1, 0)  # newB follows from D alone
     assert np.isnan([alone.kept[0], alone.baseline_kept.value]).all()
     alone.plot()
+    assert "There are no control pairs, whose D would be equal" in alone.caption()
 
 
 def test_bad_input_says_what_is_wrong(
@@ -471,8 +473,11 @@ def test_controls_are_run_as_asked_and_the_bar_counts_every_fit(
 
     class Bar(SimpleNamespace):
         def __init__(self, **options: Any) -> None:
-            super().__init__(done=0, **options)
+            super().__init__(done=0, fp=io.StringIO(), **options)
             bars.append(self)
+
+        def refresh(self) -> None:
+            pass
 
         def __enter__(self) -> "Bar":
             return self

@@ -100,6 +100,12 @@ def test_caption_figures_table_and_files_agree(trained: SimpleNamespace, tmp_pat
     assert last["value"].mean() == pytest.approx(result.accuracy_of("lesion").value)
     assert result.accuracy_of("lesion").short() in result.caption()
     assert "n = 4 examples, 2 seeds;" in result.caption()
+    assert all(finding not in result.caption() for finding in result.findings()[1:])
+    (options, _), (second, importance) = result.figures()
+    assert (options, second) == ({}, {"figure": "importance"})
+    assert "Importance of every component" in importance
+    ticks = result.plot().get_xticks()
+    assert (ticks == ticks.round()).all(), ticks  # steps are whole
     assert LesionResult.load(result.save(tmp_path / "r")).to_frame().equals(frame)
     (lesion, control) = result.plot().get_lines()
     np.testing.assert_allclose(lesion.get_ydata(), result.accuracy[0].mean((0, 2)))

@@ -136,6 +136,32 @@ def test_features_of_a_site_that_may_move_nothing_are_not_said_to_be_used() -> N
     assert replace(made, pairs=np.array([4, 4, 4])).verdict == ("not shown", "site not read", "not shown")
 
 
+def test_the_summary_names_the_feature_and_keeps_apart_what_it_moves() -> None:
+    """Column "feature" is the number of a feature, as in findings, not what exchanging it moves."""
+    found = at_newc()
+    told = found.summary()
+    assert told["feature"].tolist() == found.chosen[:, 0].tolist()
+    alone = found.moved[:, found.exchanged.index("feature")]
+    uses = list(zip(found.use_variable, found.use_position, strict=True))
+    at = [uses.index(key) if key in uses else -1 for key in zip(found.variable, found.position, strict=True)]
+    wanted = [alone[i] if i >= 0 else np.nan for i in at]
+    np.testing.assert_allclose(told["feature alone"], wanted, atol=0.005, equal_nan=True)
+
+
+def test_the_most_is_of_the_places_that_are_compared() -> None:
+    """A place without random features beside it moves more, and is not one of those that "the most" is said of."""
+    found = at_newc()
+    kinds, shape = list(found.exchanged), found.moved.shape
+    moved = np.full(shape, 0.5)
+    moved[:, kinds.index("features")] = [0.9, 0.4, 0.3]
+    moved[:, kinds.index("random features")] = [np.nan, 0.0, 0.0]
+    moved[:, kinds.index("site")] = 1
+    made = replace(found, moved=moved, moved_low=moved - 0.05, moved_high=moved + 0.05)
+    assert made.verdict == ("used",) * 3
+    assert "moves 0.40" in made.findings()[-1]
+    assert "the most of 2 places where this is shown beside random ones" in made.findings()[-1]
+
+
 def test_every_control_is_there_and_chance_is_known() -> None:
     found = at_newc()
     assert found.method == ("SAE feature", "random SAE", "PCA", "basis", "neuron", "probe")

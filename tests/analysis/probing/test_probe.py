@@ -608,7 +608,7 @@ def test_tables_figures_and_files(tiny_model: MakeModel, batch: TokenBatch, tmp_
     for part in (
         "n = 32 distinct visible prefixes",
         "4-fold",
-        "1 repeat",
+        "1 repeat)",
         "untrained network",
         "visible tokens",
     ):

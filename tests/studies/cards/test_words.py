@@ -8,10 +8,21 @@ import pytest
 from scipy import stats
 
 from interp_kit.core.stats.intervals import wilson
+from interp_kit.studies.cards import words
 from interp_kit.studies.cards.activity import participation
 from interp_kit.studies.cards.evaluate import CardsEvaluation, SplitScore
 from interp_kit.studies.cards.study import Study
-from interp_kit.studies.cards.words import Difference, both, central, gains, informative, learnt, memorised, over_seeds
+from interp_kit.studies.cards.words import (
+    Difference,
+    both,
+    central,
+    findings,
+    gains,
+    informative,
+    learnt,
+    memorised,
+    over_seeds,
+)
 
 N = 1000
 
@@ -89,6 +100,13 @@ def test_without_rl_nothing_is_compared() -> None:
     known = arms((0.8, 0.8, 0.8))
     alone = replace(known, evaluations={name: one for name, one in known.evaluations.items() if "/rl" not in name})
     assert central(alone) == ("No model trained by reinforcement learning is there, so the arms cannot be compared.",)
+
+
+def test_the_findings_begin_with_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = arms((0.8, 0.8, 0.8))
+    for name in ("same_circuit", "claims", "how_it_adds"):
+        monkeypatch.setattr(words, name, lambda study: ())
+    assert findings(study)[0] == central(study)[0]
 
 
 def test_what_is_learnt_and_memorised() -> None:

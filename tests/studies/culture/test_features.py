@@ -12,6 +12,7 @@ from interp_kit.analysis.dictionaries.activations import answer_cross_entropy, h
 from interp_kit.core.identity import derive_seed
 from interp_kit.models.convert import hooked_transformer
 from interp_kit.reports.plotting import png
+from interp_kit.reports.report import Figure
 from interp_kit.studies.culture.features.page import features_page
 from interp_kit.studies.culture.features.study import FACTORS, SIZES, FeatureStudy, examine_features
 
@@ -67,6 +68,10 @@ def test_cards_show_where_a_feature_is_largest(study: FeatureStudy) -> None:
 def test_the_page_is_whole(study: FeatureStudy, tmp_path: Path) -> None:
     page = features_page(study)
     assert "24 features" in page.findings[0]
+    told = study.aligned.findings()
+    assert page.findings[1 : 1 + len(told)] == told
+    captions = [part.caption for section in page.sections for part in section.parts if isinstance(part, Figure)]
+    assert len(set(captions)) == len(captions), "one caption for two figures"
     titles = [section.title for section in page.sections]
     assert titles[:2] == ["What the features keep", "Rules and latents"]
     used = titles[2 : -len(study.cards)]

@@ -9,8 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from interp_kit.cli import main
+from interp_kit.core.showing import html_table
+from interp_kit.reports.report import Figure, Table
 from interp_kit.studies.graphs.generation_files import read_generations, read_questions
-from interp_kit.studies.graphs.generation_tables import latex, markdown
+from interp_kit.studies.graphs.generation_tables import latex, markdown, page
 from interp_kit.studies.graphs.generations import Generations, analyse_generations
 from interp_kit.tasks.graphs.data.config import GraphsConfig
 from interp_kit.tasks.graphs.data.files import generate
@@ -55,6 +57,20 @@ def test_the_best_and_those_not_different_are_bold(questions: Path) -> None:
     assert found.difficulty().drop(columns="bucket").to_numpy().sum() == n
     assert found.examples(2).equals(found.examples(2))
     assert len(found.examples(2)) == 6
+
+
+def test_the_page_names_columns_and_says_what_is_bold(questions: Path) -> None:
+    made = page(analyse_generations(_generations(questions), read_questions(questions), progress=False))
+    parts = {section.title: section.parts for section in made.sections}
+    figure, table = parts["Accuracy by difficulty"]
+    assert "Bold" not in figure.caption  # nothing is bold in the figure
+    assert "best of a bucket" in table.caption
+    (axes,) = (part.axes for part in parts["Accuracy by threshold"] if isinstance(part, Figure))
+    assert "total variation distance" in figure.caption
+    assert axes.get_ylabel().startswith("share of right answers")
+    (examples,) = (part for part in parts["Examples"] if isinstance(part, Table))
+    assert list(examples.rows)[:5] == ["system", "id", "question", "right answer", "first error"]
+    assert "NA" not in html_table(examples.rows)
 
 
 def test_the_interval_is_over_graphs() -> None:

@@ -97,16 +97,17 @@ class InterchangeResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        dots = f"There are no control pairs, whose {c['variable']} would be equal"
+        if self.controls.any():
+            of = numbered(_span(self.controls), "control pairs")
+            dots = f"Dots: fewer than 95 % of {of}, whose {c['variable']} is equal, keep their answer"
         return (
             f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
-            f" into the base run (n = {numbered(_span(self.bases), 'bases')} with {numbered(c['sources'], 'sources')}, "
-            f"{numbered(_span(self.pairs), 'distinct pairs')} at a site, all with {c['target']} changed by"
-            f" do({c['variable']});"
-            f" {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). Dots: fewer than 95 % of"
-            f" {numbered(_span(self.controls), 'control pairs')}, whose {c['variable']} is equal, keep their"
-            " answer. 95 % Wilson"
-            " intervals over bases in the table."
+            f" into the base run (n = {numbered(_span(self.bases), 'bases')} with {numbered(c['sources'], 'sources')},"
+            f" {numbered(_span(self.pairs), 'distinct pairs')} at a site, all with {c['target']} changed by"
+            f" do({c['variable']}); {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). {dots}."
+            " 95 % Wilson intervals over bases in the table."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -193,7 +194,7 @@ def interchange(
     it, or leave out with `only_solved` the pairs whose base the unedited model does not solve: the baseline is then 0.
 
     Controls are pairs with equal values of `variable` whose targets differ: a site that carries more than the variable
-    moves them too. Pairs are counted once a site where base, source up to the edited position, and answer are the same,
+    moves them too. Pairs with equal base, source up to the edited position, and answer count once per site,
     as a causal model cannot tell them apart; intervals are over bases, for these sources.
 
     Args:

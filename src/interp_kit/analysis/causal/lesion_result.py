@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from interp_kit.core.config import check_choice
@@ -146,13 +147,22 @@ class LesionResult(AbstractResult):
         """See AbstractResult."""
         c = self.config
         return (
-            f"{' '.join(self.findings())} (n = {numbered(self.n, 'examples')}{scope(c)},"
-            f" {counted(len(self.seeds), 'seed')};"
-            f" {c['model']}, {'; '.join(c['edits'])}, held over {numbered(c['steps'], 'steps')} of"
-            f" {numbered(c['batch_size'], 'texts')}, learning"
-            f" rate {c['learning_rate']:g}; importance: loss of logit difference under {c['kind']} ablation; control:"
-            " the same steps without the lesion; 95 % intervals.)"
+            f"Share of right answers of {c['model']} with a lesion held in training ({'; '.join(c['edits'])};"
+            f" {numbered(c['steps'], 'steps')} of {numbered(c['batch_size'], 'texts')}, learning rate"
+            f" {c['learning_rate']:g}), beside the control: the same steps without it. {self._recovery()} Bands: 95 %"
+            f" intervals over seeds (n = {numbered(self.n, 'examples')}{scope(c)}, {counted(len(self.seeds), 'seed')};"
+            " of one seed there is no interval)."
         )
+
+    def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
+        """See AbstractResult: recovery, and who took over."""
+        importance = (
+            f"Importance of every component: the loss of logit difference under {self.config['kind']} ablation, in the"
+            " intact model, right after the lesion (both untrained), and after training, with the lesion held and in"
+            f" the control. 95 % intervals, over examples before training and over seeds after it (n = {self.n}"
+            f" examples{scope(self.config)}, {counted(len(self.seeds), 'seed')})."
+        )
+        return ({}, self.caption()), ({"figure": "importance"}, importance)
 
     def _recovery(self) -> str:
         intact, cut = (float(self.accuracy[i, 0, 0].mean()) for i in (1, 0))
@@ -222,7 +232,8 @@ def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: 
         low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
         ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
     title = f"{title} (n = {numbered(accuracy.shape[1], unit)})"
-    ax.set(title=title, xlabel="training steps after the lesion", ylabel="answers right")
+    ax.set(title=title, xlabel="training steps after the lesion", ylabel="share of right answers")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # steps
     say_start(ax, "y")
     note_bend(ax, step, accuracy[0].mean(0), "{y:.2f} after {x:g} steps")
     ax.grid(color=GRID)

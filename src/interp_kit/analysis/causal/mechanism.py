@@ -196,9 +196,9 @@ def mechanism(
 ) -> MechanismResult:
     """Decide by which route `target` uses `mediator`, on minimal pairs that flip both.
 
-    A route is named if its recovery is above one half with its whole interval, no other's is above SHARED with its
+    A route is named if its recovery is above one half with its whole interval, no other's is above 0.2 with its
     own, and the conflict prompts agree; "mixed" if two share it. Only independent solved pairs are measured, of which
-    no two share a text; with fewer than FEWEST no route is named.
+    no two share a text; with fewer than 5 no route is named.
 
     Args:
         model: A causal model that learned the task.

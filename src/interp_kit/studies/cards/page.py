@@ -55,7 +55,7 @@ def accuracy_table(study: "Study") -> pd.DataFrame:
                     "low": max(0.0, mean.low),
                     "high": min(1.0, mean.high),
                     "seeds": ", ".join(f"{score.accuracy:.3f}" for score in scores),
-                    "n a seed": scores[0].n,
+                    "n per seed": scores[0].n,
                     "majority": np.mean([score.majority_baseline for score in scores]),
                     "nearest": np.mean(near) if near else float("nan"),
                     "valid": np.mean([score.format_validity for score in scores]),
@@ -120,7 +120,17 @@ def _gate(study: "Study") -> Section:
         f" and stays under {words.LEARNT}. The splits were made so before the arms were compared; those that fail here"
         " are reported and take no part in a claim.",
     )
-    return Section("Which splits can tell", text, (Table(pd.DataFrame(rows), "The gate, on the arm sft"),))
+    return Section(
+        "Which splits can tell",
+        text,
+        (
+            Table(
+                pd.DataFrame(rows),
+                "Each split, by the arm sft: mean over seeds, the lowest end of a seed's interval, and the share of the"
+                " commonest answer.",
+            ),
+        ),
+    )
 
 
 def _probes(study: "Study") -> Section:
@@ -157,8 +167,8 @@ def _rule(study: "Study") -> Section:
         parts.append(Table(pd.concat(rows, ignore_index=True), "Every patch of every model", folded=True))
     text = (
         "Two deals of the same cards under two rules whose texts are equally long: copying the residual stream of one"
-        " place shows where the rule stands on its way to the answer. From one rule of training to another is the"
-        " control for from training to a new rule.",
+        " place shows where the rule stands on its way to the answer. ID to OOD: from a rule of training to a new one;"
+        " the control, ID to ID, is from one rule of training to another.",
         *((f"Too few pairs are solved in {', '.join(missing)}.",) if missing else ()),
     )
     return Section("Where the rule travels", text, tuple(parts))
@@ -243,7 +253,11 @@ def _activity(study: "Study") -> Section:
     ]
     text = ("Intensity is the mean absolute value of neurons where the answer is predicted, diversity the participation"
             " ratio of the last residual stream there.",)  # fmt: skip
-    return Section("How strongly it responds", text, (Table(pd.DataFrame(rows), "Activity on id_test"),))
+    return Section(
+        "How strongly it responds",
+        text,
+        (Table(pd.DataFrame(rows), "Activity on id_test; active: share of neurons above 0; n: deals."),),
+    )
 
 
 def _features(study: "Study") -> Section:
@@ -290,4 +304,8 @@ def _claims(study: "Study") -> Section:
         "Each claim of the literature is answered by our own figures alone, for models of this size on this task. Yes"
         " and no need an interval over seeds that leaves out 0; with three seeds most stay undecided.",
     )
-    return Section("What is claimed, and what is seen here", text, (Table(frame, "Claims"),))
+    return Section(
+        "What is claimed, and what is seen here",
+        text,
+        (Table(frame, "Claims of the literature, and intervals over seeds."),),
+    )

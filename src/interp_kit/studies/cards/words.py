@@ -83,7 +83,9 @@ def memorised(study: "Study") -> str:
         of = [study.evaluations[f"cards/{kind}-seed{seed}"].splits for seed in study.seeds]
         if all("train" in splits for splits in of):
             seen, new = (np.mean([splits[name].accuracy for splits in of]) for name in ("train", ID))
-            parts.append(f"{kind}: {seen:.2f} on its training prompts, {new:.2f} on new ones")
+            few = kind.removeprefix("small-")
+            name = f"{SFT} on {few} prompts" if few != kind else kind
+            parts.append(f"{name}: {seen:.2f} on its training prompts, {new:.2f} on new ones")
     return "; ".join(parts) + "." if parts else "Training prompts of these models are not known."
 
 
@@ -104,15 +106,15 @@ def same_circuit(study: "Study") -> str:
     if RL not in study.kinds:
         return ""
     parts = []
-    for which, what in enumerate(("heads and MLPs", "neurons")):
+    for which, what in enumerate(("of heads and MLPs", "of neurons")):
         kept = {kind: overlap_between(study, f"{START} ~ {kind}", which) for kind in (SFT, RL)}
         yard = overlap_between(study, f"{SFT} ~ {AGAIN}", which)
         level = chance(study, f"{START} ~ {RL}", which)
         parts.append(
-            f"{what}: start and RL share {kept[RL].mean():.2f}, start and SFT {kept[SFT].mean():.2f} (chance"
+            f"{what}, start and RL share {kept[RL].mean():.2f}, start and SFT {kept[SFT].mean():.2f} (chance"
             f" {level:.2f}); two SFT runs share {yard.mean():.2f}"
         )
-    return "Jaccard of the most important parts on id_test. " + "; ".join(parts) + "."
+    return "Jaccard index of the most important parts on id_test: " + "; ".join(parts) + "."
 
 
 def moved_by(study: "Study", kind: str) -> str:
@@ -217,10 +219,10 @@ def findings(study: "Study") -> tuple[str, ...]:
     return tuple(
         sentence
         for sentence in (
+            *central(study)[:1],
             learnt(study),
             memorised(study),
             f"Splits that do not tell the arms apart: {told}." if told else "Every split tells the arms apart.",
-            *central(study)[:1],
             same_circuit(study),
             *how_it_adds(study)[:2],
             f"Published claims, at this size and on this task. {verdicts}." if verdicts else "",

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from interp_kit.reports.plotting import COLOURS, GRID, SOFT, new_axes, note_bend
+from interp_kit.reports.plotting import COLOURS, GRID, SOFT, new_axes
 from interp_kit.studies.culture.training.turns import Point
 
 AIM = 0.95
@@ -28,14 +28,10 @@ def plot_curve(points: Sequence[Point], ax: Axes | None = None) -> Axes:
     ax.axhline(AIM, color=SOFT, linewidth=0.8)
     ax.set(
         xlabel="thousand quizzes seen",
-        ylabel="quizzes solved",
+        ylabel="share of quizzes solved",
         ylim=(0, 1),
         title=f"learning curves (line: {AIM}, the aim)",
     )
-    longest = max((sum(point.id == id for point in points), -id) for id in {point.id for point in points})
-    of_longest = [point for point in points if point.id == -longest[1]]
-    note_bend(ax, np.array([p.seen / 1000 for p in of_longest]), np.array([p.greedy for p in of_longest]),
-              "{y:.2f} after {x:.0f} thousand")  # fmt: skip
     ax.grid(color=GRID)
     ax.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     return ax

@@ -58,13 +58,8 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
             f"{model} solves {clean} without noise and {noisy} with it; best at {best} ({rows[best]:.2f}), worst at"
             f" {worst} ({rows[worst]:.2f})."
         )
-    for m in study.models:
-        where = same_cell_heads(m)
-        found.append(
-            f"{m.name}: {', '.join(where)} look{'s' * (len(where) == 1)} mostly at the same cell of an earlier grid."
-            if where
-            else f"{m.name}: no head looks mostly at the same cell of an earlier grid."
-        )
+    heads = "; ".join(f"in {m.name} {', '.join(same_cell_heads(m)) or 'none'}" for m in study.models)
+    found.append(f"Heads that look mostly at the same cell of an earlier grid: {heads}.")
     found += rule_findings(study)
     if (same := study.similarity) is not None:
         found.append(

@@ -40,7 +40,7 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
         found.append(
             f"{m.name}: the rule stands in the cells of f_A up to layer {r.layer}. Exchanged there, {whole} of the"
             f" answers follow the other rule, exchanged at the three markers {markers}; moved by a constant direction"
-            f" for each two rules, {moved} at best (by a random one as long, {random.value:.2f})."
+            f" for each pair of rules, {moved} at best (by a random one as long, {random.value:.2f})."
         )
     both = [m.rules.at_once.whole(AT_INPUT, "both") for m in study.models]
     found.append(
@@ -173,7 +173,7 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
             ),
             Figure(
                 plot_quizzes(written, {"wrong": wrong}, titles=kinds),
-                f"Quizzes whose f_A shows two rules, the first of each two, with f_B as {models[0].name} writes it;"
+                f"Quizzes whose f_A shows two rules, the first of each pair, with f_B as {models[0].name} writes it;"
                 " crosses mark cells that are not as both rules have them.",
             ),
             Table(pd.concat(frames), "Whole answers by either rule and by both.", folded=True),

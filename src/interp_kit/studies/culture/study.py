@@ -49,7 +49,7 @@ FEWEST = 6  # pairs that a model has to tell apart before anything is copied bet
 @dataclass(frozen=True)
 class Sizes:
     """Number of quizzes per measure. pairs: of which those that the model tells apart are used; exchanged: pairs
-    under two rules; at_once: quizzes of each two rules shown at once."""
+    under two rules; at_once: quizzes of each pair of rules shown at once."""
 
     ablated: int = 64
     looked: int = 32

@@ -4,17 +4,25 @@ from typing import Any
 
 import pandas as pd
 
-from interp_kit.reports.plotting import COLOURS, intervals, new_axes
+from interp_kit.reports.plotting import COLOURS, intervals, new_axes, say_start
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.graphs.generations import ALL, Generations
 from interp_kit.tasks.graphs.questions.verifier import THRESHOLDS
 
-CAPTION = (
-    "Share of answers within a TVD of 0.01, with 95 % intervals over graphs. Bold: the best of a column, and those not"
-    " significantly different from it (paired sign-flip permutation test by graph, two-sided, 9,999 resamples,"
-    " Holm-corrected within the column, p > .05)."
+SCORED = (
+    "Share of answers within a TVD (total variation distance) of 0.01 from the right one, with 95 % intervals over"
+    " graphs"
 )
-SHOWN = ("system", "id", "formal", "answer", "name", "kind", "line", "text")
+TESTED = (
+    "the best of a {of}, and those not significantly different from it (paired sign-flip permutation test by graph,"
+    " two-sided, 9,999 resamples, Holm-corrected within the {of}, p > .05)."
+)
+CAPTION = f"{SCORED}. Bold: {TESTED.format(of='column')}"
+DEPTHS = "by depth d: edges from the farthest ancestor to the target, one less if it is intervened on"
+SHOWN = {
+    "system": "system", "id": "id", "formal": "question", "answer": "right answer", "error": "first error",
+    "line": "in line", "text": "text",
+}  # fmt: skip
 _LATEX = str.maketrans({
     "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}", "\\": r"\textbackslash{}",
@@ -87,19 +95,27 @@ def page(found: Generations, examples: int = 2, seed: int = 0) -> Report:
     for system in found.systems:
         own = frame[frame["system"] == system].set_index("bucket").reindex(found.buckets)
         series[system] = (own["accuracy"].to_numpy(), own["low"].to_numpy(), own["high"].to_numpy())
-    first = intervals(found.buckets, series, x_label="accuracy", limits=(0.0, 1.0))
+    first = intervals(found.buckets, series, x_label="share of right answers", limits=(-0.02, 1.02))
     axes = new_axes()
     for i, system in enumerate(found.systems):
         axes.plot([float(t) for t in THRESHOLDS], found.curves[system], color=COLOURS[i % len(COLOURS)], label=system)
-    axes.set(xlabel="threshold of TVD", ylabel="accuracy")
-    axes.legend(frameon=False)
+    axes.set(xlabel="TVD from the right answer that still counts as right", ylabel="share of right answers")
+    say_start(axes, "y")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1))
     counts = found.difficulty().set_index("bucket")
     bars = counts.plot.bar(stacked=True, ax=new_axes(), rot=0, color=list(COLOURS[: len(counts.columns)]))
     bars.set(xlabel="depth of ancestors", ylabel="questions")
     shown = found.examples(examples, seed)
+    shown["error"] = [_named(row) for row in shown.to_dict("records")]
+    drawn = pd.DataFrame({name: shown[column] for column, name in SHOWN.items()})
     sections = (
-        Section("Accuracy by difficulty", (), (Figure(first, CAPTION), Table(frame, CAPTION))),
-        Section("Accuracy by threshold", (), (Figure(axes, "Share of answers within each of 100 thresholds of TVD."),)),
+        Section("Accuracy by difficulty", (), (
+            Figure(first, f"{SCORED}, {DEPTHS} ({ALL}: every depth)."),
+            Table(frame, f"The same as numbers; n: questions. Bold: {TESTED.format(of='bucket')}"),
+        )),
+        Section("Accuracy by threshold", (), (
+            Figure(axes, "Share of answers within each of 100 thresholds of TVD (total variation distance)."),
+        )),
         Section("Where traces err", (
             "Terms are looked up by exact inference on the printed model; formulas are tested as identities on the same"
             " graph with other random tables. A wrong answer without a located error is: cannot tell.",
@@ -107,10 +123,10 @@ def page(found: Generations, examples: int = 2, seed: int = 0) -> Report:
             Table(found.errors(), "The first error of each trace, as a share of a system's generations."),
             Table(found.strategies(), "How answers were sought."),
         )),
-        Section("Questions", (), (Figure(bars, "Questions by depth and level, each once."),)),
+        Section("Questions", (), (Figure(bars, f"Questions by level and {DEPTHS}. Each counts once."),)),
         Section("Examples", (), (
-            Table(pd.DataFrame(shown, columns=list(SHOWN)), "Drawn at random."),
+            Table(drawn, "Generations drawn at random, and where their traces first err."),
         )),
     )  # fmt: skip
-    findings = tuple(f"{s}: {found.accuracy(s, ALL)} of answers are right." for s in found.systems)
+    findings = tuple(f"Of the answers of {s}, {found.accuracy(s, ALL)} are right." for s in found.systems)
     return Report("Generations on causal-graph questions", findings, sections, {"n": len(found.rows)})

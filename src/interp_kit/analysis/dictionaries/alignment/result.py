@@ -18,6 +18,7 @@ from interp_kit.reports.plotting import intervals
 
 SHOWN = 24  # classes of a figure
 NOT_READ, USED, NOT_SHOWN = "site not read", "used", "not shown"
+ALONE = "feature alone"  # column of what exchanging one feature moves: "feature" is its number
 NOTHING = 0.01  # share of the logit difference: what moves less, moves nothing
 
 
@@ -159,7 +160,7 @@ class AlignmentResult(AbstractResult):
                     "missed": round(float(self.missed[i]), 2),
                     "absorbed": round(float(self.absorbed[i]), 2),
                     "moves": "" if at is None else self.target[at],
-                    **{kind: moved.get(kind, np.nan) for kind in EXCHANGED},
+                    **{ALONE if kind == "feature" else kind: moved.get(kind, np.nan) for kind in EXCHANGED},
                     "verdict": "" if at is None else verdict[at],
                     "n": int(self.n[i]),
                     "pairs": 0 if at is None else int(self.pairs[at]),
@@ -167,8 +168,8 @@ class AlignmentResult(AbstractResult):
             )
         return pd.DataFrame(rows)
 
-    def caption(self) -> str:
-        """See AbstractResult."""
+    def caption(self, what: Literal["use", "tell"] | None = None) -> str:
+        """See AbstractResult: of the picture that `plot` draws with the same argument."""
         c = self.config
         counts = _span(self.n)
         text = (
@@ -178,7 +179,7 @@ class AlignmentResult(AbstractResult):
             f" probe; labels permuted {c['permutations']} times, the rule's 95th percentile is at most"
             f" {np.max(self.permuted_high):.2f}."
         )
-        if len(self.use_variable):
+        if what == "use" or (what is None and len(self.use_variable)):
             text += (
                 " Moved: share of the logit difference that follows when the activations of the variable's features"
                 " (for each value the one that fires, and what a class is split over) are exchanged alone between two"
@@ -237,12 +238,16 @@ class AlignmentResult(AbstractResult):
         at = self.exchanged.index("features")
         used &= compared
         known = compared & np.isfinite(self.moved_low[:, at])
-        best = int(np.where(used if used.any() else known if known.any() else compared, own, -np.inf).argmax())
+        among, of = (compared, "with random ones beside them")
+        if used.any() or known.any():
+            among, of = (used, "where this is shown beside random ones") if used.any() else (known, "with an interval")
+        best, many = int(np.where(among, own, -np.inf).argmax()), int(among.sum())
         value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
         moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
         numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {numbered(self.pairs[best], 'pairs')})"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
-        said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}, the most of {int(read.sum())}"
+        said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}"
+        said += f", the most of {many} places {of}" if many > 1 else ""
         silent = f" In {int((~read).sum())} of {len(own)} places the whole site moves nothing: nothing is used there."
         part = "" if most(low, value) else "in part "
         head = f"The model uses {part}the features {where}" if used.any() else "No features are shown to be used"

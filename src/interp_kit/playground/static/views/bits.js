@@ -104,7 +104,7 @@ function worldsPanel(app) {
         h("code", {}, shown(app.word(b.token))), b.right ? "" : " ✗");
     };
     redraw(content, h("p", {}, h("b", {}, `${whole} of ${examples.length} worlds are right`), ` in every field. Computed in ${Math.round(app.worldsTime)} ms.`),
-      h("p.note", {}, "✗ is wrong; orange broke by the edits, blue was mended by them. A click takes a world as the input."),
+      h("p.note", {}, "✗ is wrong; orange: broken by the edits; blue: mended by them. Click a world to make it the input."),
       h("div.scroll", { tabindex: 0 },
         h("table", {},
           h("thead", {},

@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.dictionaries.alignment.result import USED
-from interp_kit.core.showing import numbered
 from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.culture.features.page_use import use_findings, use_sections
@@ -27,29 +25,12 @@ def features_page(study: FeatureStudy) -> Report:
 
 def findings(study: FeatureStudy) -> tuple[str, ...]:
     """The sentences on top."""
-    sae, found = study.sae, study.aligned
-    held = sae.variance_explained["held_out"]
-    best = int(np.argmax(found.auroc[:, 0]))
-    said = [
-        f"{len(sae.frequency)} features, {sae.l0['held_out'].value:.1f} at a token, explain {held} of the variance on"
-        f" held-out quizzes; {sae.dead.value:.0%} are dead.",
-        f"Best read: {found.variable[best]} {found.value[best]} at {found.position[best]}, AUROC"
-        f" {found.auroc[best, 0]:.2f} (n = {found.n[best]}; random autoencoder {found.auroc[best, 1]:.2f}, probe"
-        f" {found.auroc[best, -1]:.2f}).",
-    ]
-    if len(found.use_variable):
-        kinds = list(found.exchanged)
-        used = np.array(found.verdict) == USED
-        most = int(np.where(used, found.moved[:, kinds.index("features")], -np.inf).argmax())
-        said.append(
-            "No features are shown to be used."
-            if not used.any()
-            else f"Most used: exchanging the features of {found.use_variable[most]} at {found.use_position[most]} moves"
-            f" {found.moved[most, kinds.index('features')]:.2f} of the logit difference (all features"
-            f" {found.moved[most, kinds.index('all features')]:.2f}, as many random ones"
-            f" {found.moved[most, kinds.index('random features')]:.2f}; n = {numbered(found.pairs[most], 'pairs')})."
-        )
-    return (*said, *use_findings(study))
+    sae = study.sae
+    kept = (
+        f"Of {len(sae.frequency)} features {sae.l0['held_out'].value:.0f} are on per token; they explain"
+        f" {sae.variance_explained['held_out']} of the variance on held-out quizzes. {sae.dead.value:.0%} never fire."
+    )
+    return (kept, *study.aligned.findings(), *use_findings(study))
 
 
 def _kept(study: FeatureStudy) -> Section:
@@ -89,9 +70,9 @@ def _kept(study: FeatureStudy) -> Section:
 
 def _aligned(study: FeatureStudy) -> Section:
     found = study.aligned
-    parts: list[Figure | Table] = [Figure(found.plot(what="tell"), found.caption())]
+    parts: list[Figure | Table] = [Figure(found.plot(what="tell"), found.caption("tell"))]
     if len(found.use_variable):
-        parts.append(Figure(found.plot(what="use"), found.caption()))
+        parts.append(Figure(found.plot(what="use"), found.caption("use")))
     parts.append(
         Table(found.summary(), "Every class: its feature, the controls, and what exchanges move.", folded=True)
     )
@@ -111,8 +92,8 @@ def _card(card: Card) -> Section:
     return Section(
         f"Feature {card.feature}",
         (
-            f"{f'Tells {card.tells}. ' if card.tells else ''}Active on {card.share:.1%} of the tokens, at most"
-            f" {card.most:.1f}; per unit it {'; '.join(effects)}.",
+            f"{f'{card.tells}. ' if card.tells else ''}Active on {card.share:.1%} of the tokens, at most"
+            f" {card.most:.1f}; per unit it {'; '.join(effects)} (logits of tokens).",
         ),
         (
             Figure(

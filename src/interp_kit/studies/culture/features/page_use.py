@@ -43,17 +43,17 @@ def _steered_finding(one: Steering) -> str:
     shares, p = one.held_out()
     if not shares[FEATURES].value and not (one.answers[0] == 2).any():
         return (
-            f"Steered to {one.goal}, no answer follows, at any number of features or factor (n ="
+            f"Steered to {one.goal}, no answer follows, whatever the number of features and the factor (n ="
             f" {numbered(one.answers.shape[-1], 'quizzes')}): not above the control."
         )
     size, factor = one.best()
     gained = p < SURE and shares[FEATURES].value > shares[RANDOM].value
-    count = f"{_count(one.sizes[size])} times {one.factors[factor]:g}"
+    count, length = _count(one.sizes[size]), one.length[size] * one.factors[factor]
     return (
-        f"Steered to {one.goal} by {count}, {one.length[size] * one.factors[factor]:.1f} times as long as the site is,"
-        f" {shares[FEATURES]} of the answers follow; by as many random ones of the same length"
+        f"Steered to {one.goal}: with {count} added, times {one.factors[factor]:g} ({length:.2g} of the site's own"
+        f" length), {shares[FEATURES]} of the answers follow; with as many random features of the same length"
         f" {shares[RANDOM].value:.2f}, in an untrained network {shares[UNTRAINED].value:.2f}:"
-        f" {'above' if gained else 'not above'} the control (sign test, p = {p:.2g})."
+        f" {'above' if gained else 'not above'} the control (sign test, p {'< 0.001' if p < 0.001 else f'= {p:.2g}'})."
     )
 
 

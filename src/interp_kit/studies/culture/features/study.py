@@ -199,7 +199,7 @@ def _told(aligned: AlignmentResult) -> dict[int, str]:
     found: dict[int, str] = {}
     for i in np.argsort(-aligned.auroc[:, 0], kind="stable").tolist():
         text = f"{aligned.variable[i]} {aligned.value[i]} at {aligned.position[i]}, AUROC {aligned.auroc[i, 0]:.2f}"
-        found.setdefault(int(aligned.chosen[i, 0]), text if aligned.sign[i, 0] > 0 else f"silent on {text}")
+        found.setdefault(int(aligned.chosen[i, 0]), f"{'Tells' if aligned.sign[i, 0] > 0 else 'Silent on'} {text}")
     return found
 
 

@@ -212,7 +212,7 @@ def carrying_layer(found: RuleExchange, place: str = "f_A cells") -> int:
 
 
 def exchange_within(model: HookedModel, pairs: PairBatch, fitted: PairBatch, layer: int, seed: int = 0) -> RuleExchange:
-    """Exchange the cells of f_A before `layer` in subspaces, or move all of them by one direction for each two rules.
+    """Exchange the cells of f_A before `layer` in subspaces, or move all of them by one direction per pair of rules.
 
     fitted: pairs of other quizzes, from which directions are computed: the mean of each rule over quizzes and cells,
     whose differences are the constant directions and span the "rule means"; and the principal directions of the

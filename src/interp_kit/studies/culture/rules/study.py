@@ -40,7 +40,7 @@ class RuleMeasures:
 
 
 def examine_rules(model: HookedModel, pairs: int, at_once: int) -> RuleMeasures:
-    """Measure a model on so many pairs of quizzes, and on `at_once` quizzes of each two rules at once."""
+    """Measure a model on so many pairs of quizzes, and on `at_once` quizzes of each pair of rules at once."""
     asked = rule_pairs(pairs, 11)
     places = exchange(model, asked)
     layer = carrying_layer(places)
