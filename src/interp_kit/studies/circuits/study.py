@@ -164,7 +164,7 @@ def page(found: dict[str, Examined]) -> Report:
         (
             Table(
                 pd.DataFrame(rows),
-                f"Edges kept for a faithfulness of {ENOUGH} (counterfactual, then mean ablation); random: CPR, shuffled.",
+                f"Edges kept for a faithfulness of {ENOUGH}, by either ablation; random: CPR of random orders.",
             ),
         ),
     )
