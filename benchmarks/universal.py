@@ -2,8 +2,8 @@
 
 Trains one small autoencoder per shipped network, of one recipe, and matches features by `ik.universality`: of the five
 culture or boolean networks, which share no start, or on cards of SFT and RL, which share one per seed. Names the
-variable that each feature tells best, and says if its matches tell the same. Then the same of neurons, with CKA by
-layer, beside the networks untrained.
+variable that each feature tells best, and says if its matches tell the same. Then the same of the networks untrained,
+and of neurons, with CKA by layer, of both.
 """
 
 import sys
@@ -104,6 +104,9 @@ def main(family: str) -> None:
     ceiling = ik.universality([models[0], models[0]], batch, saes=[saes[0], again], **options)
     print("two autoencoders of one network, the ceiling:", ceiling.by_pair("excess")["excess"].round(3).tolist())
     blank = [untrained(model, seed) for seed, model in enumerate(models)]
+    control = ik.universality(blank, batch, saes=autoencoders(blank, task, SITES[family]), **options)
+    print("features of the networks untrained")
+    print(control.to_frame().round(3).to_string(), flush=True)
     for name, networks in (("trained", models), ("untrained", blank)):
         neurons = ik.universality(networks, batch, site="mlp_post", **{**options, "tokens": 1500})
         print("neurons of the networks", name)

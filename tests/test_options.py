@@ -288,7 +288,8 @@ CALLS: dict[str, tuple[Call, dict[str, tuple]]] = {
     ),
     "editing": (lambda h, o: ik.editing(h.model, h.batch, **o).__enter__(), {"edits": ([],)}),
     "evaluate": (
-        lambda h, o: ik.evaluate(h.model, h.task, **o), {"batch_size": COUNTS, "examples": ([],), "progress": FLAGS},
+        lambda h, o: ik.evaluate(h.model, h.task, **o),
+        {"batch_size": COUNTS, "examples": ([],), "known": ([],), "progress": FLAGS},
     ),
     "decode": (
         lambda h, o: ik.decode(h.model, h.batch.tokens, h.batch.tokens < 0, **o),

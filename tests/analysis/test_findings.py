@@ -27,7 +27,7 @@ from interp_kit.analysis.probing.probe_result import ProbeResult
 from interp_kit.analysis.probing.readability import ReadabilityResult
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import Estimate, mean_interval, wilson
-from interp_kit.core.stats.told import told
+from interp_kit.core.stats.told import most, told
 
 Result = TypeVar("Result", bound=AbstractResult)
 CONFIG = {
@@ -344,3 +344,43 @@ def test_a_score_under_acdc_says_that_the_metric_rises() -> None:
     fields = {"sender": ("embed",), "receiver": ("logits",), "input": ("logits",)}
     made = of(Circuit, {"method": "acdc"}, **fields, position=("",), score=score, low=score, high=score, n=8)
     assert "rises by 2.00" in made.findings()[0]
+
+
+def test_a_single_omission_set_is_one_and_is_not_compared() -> None:
+    one = of(
+        HeldOutResult, total=32, omitted=np.array([8]), omission_set=np.array([0]), model=np.array([0.9]),
+        lookup=np.array([0.3]), majority=np.array([0.1]),
+    )  # fmt: skip
+    (said,) = one.findings()
+    assert said == (
+        "With 8 of 32 inputs left out, the models are not compared with a lookup of the nearest seen input, as so"
+        " few have no interval: 0.90 of them are answered (n = 1 omission set), by lookup 0.30."
+    )
+    assert "(n = 1 set of 8;" in one.caption()
+
+
+def test_a_site_that_loses_its_controls_is_not_said_to_keep_them() -> None:
+    low, middle, high = (np.array([share]) for share in (0.03, 0.05, 0.08))
+    fields: dict[str, Any] = {"accuracy": middle, "low": low, "high": high, "baseline": wilson(0, 512, "bases")}
+    for kept, said in ((0.94, "at best copying"), (0.96, "of those that keep their controls, at best copying")):
+        found = weaker(exchanged(True), kept=np.array([kept]), **fields)
+        assert found.startswith(f"No site acts as X in most pairs: {said} resid_post"), found
+
+
+@pytest.mark.parametrize(("low", "told_so"), [(0.501, True), (0.5, False), (0.499, False)])
+def test_most_is_more_than_half_by_the_lower_end(low: float, told_so: bool) -> None:
+    assert most(low, 0.9) is told_so
+    assert most(np.nan, low) is told_so
+    said = weaker(exchanged(True), accuracy=np.array([0.7]), low=np.array([low]), high=np.array([0.9]))
+    assert said.startswith("resid_post, L1 at X? acts as X" if told_so else "No site acts as X in most pairs"), said
+
+
+@pytest.mark.parametrize(("value", "enough"), [(0.899, False), (0.9, True), (0.95, True)])
+def test_a_part_that_does_what_the_whole_does_keeps_nine_tenths(value: float, enough: bool) -> None:
+    curve = np.array([0.0, value, 1.0])
+    said = weaker(faithful(True), value=curve, low=curve - 0.05, high=curve + 0.05)
+    assert said.startswith("The best 5 edges of m" if enough else "No smaller set keeps 90% of what"), said
+    one = weaker(faithful(True), value=curve, low=curve - 0.05, high=curve + 0.05, sizes=np.array([0, 1, 110]), n=1)
+    assert "The best 1 edge of m by" in one
+    assert " keeps " in one.partition("The best 1 edge")[2]
+    assert "(n = 1 pair)" in one

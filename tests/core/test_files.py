@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import stat
+import subprocess
 import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from interp_kit.core.files import (
+    FORMER,
+    aside_prefix,
     check_writable,
     read_json,
     replacing,
@@ -59,6 +63,69 @@ def test_what_another_writer_left_beside_the_file_when_it_was_killed_goes_with_t
     assert names(tmp_path) != []  # else nothing was left to sweep
     write_text(tmp_path / "b.txt", "text")
     assert names(tmp_path) == ["b.txt"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "\u00e9" * 127, "\u6f22" * 85], ids=["ascii", "two bytes", "three bytes"])
+def test_every_name_that_a_file_system_allows_can_be_written(tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        write_text(check_writable(tmp_path / "files" / name), "text")
+        write_folder(check_folder(tmp_path / "folders" / name, "thing"), "text")
+    assert names(tmp_path / "files") == names(tmp_path / "folders") == [name]
+
+
+def test_a_name_that_is_too_long_is_refused_beforehand_by_the_same_message(tmp_path: Path) -> None:
+    for ask in (check_writable, partial(check_folder, kind="thing")):
+        with pytest.raises(OSError, match=f"cannot write {tmp_path}/a+: .*name too long"):
+            ask(tmp_path / ("a" * 256))
+
+
+def killed(path: Path, ending: str) -> Path:
+    """The temporary folder that a writer of `path`, which is dead, left beside it."""
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    return path.parent / (aside_prefix(path).replace(f"-{os.getpid()}-", f"-{dead.pid}-") + ending)
+
+
+@pytest.mark.parametrize("name", ["run", "r" * 255])
+def test_a_former_folder_returns_to_its_name(tmp_path: Path, name: str) -> None:
+    former = killed(tmp_path / name, "abcdefgh" + FORMER) / name
+    former.mkdir(parents=True)
+    (former / "kept").write_text("kept")
+    write_text(tmp_path / "other", "text")
+    assert names(tmp_path) == sorted(["other", name])
+    assert (tmp_path / name / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("ending", ["abcdefgh", "abcdefgh" + FORMER])
+def test_what_cannot_be_swept_stops_no_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    left = killed(tmp_path / "run", ending)
+    if ending.endswith(FORMER):
+        (left / "run").mkdir(parents=True)
+    else:
+        left.write_text("another user's")
+    original = os.replace
+
+    def refused(source: Path, *rest: Path, **options: bool) -> None:
+        if str(source).startswith(str(left)):
+            raise PermissionError(1, "Operation not permitted", str(source))
+        original(source, *rest)
+
+    monkeypatch.setattr(os, "replace", refused)
+    monkeypatch.setattr(Path, "unlink", refused)
+    write_text(tmp_path / "b.txt", "text")
+    assert (tmp_path / "b.txt").read_text() == "text"
+    assert left.exists()
+
+
+def test_a_folder_has_the_permissions_of_an_ordinary_one_in_a_folder_of_a_group(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o2775)
+    if not shared.stat().st_mode & stat.S_ISGID:
+        pytest.skip("the file system has no setgid")
+    (shared / "ordinary").mkdir()
+    write_folder(shared / "ours", "new")
+    assert (shared / "ours").stat().st_mode == (shared / "ordinary").stat().st_mode
 
 
 def test_replacing_gives_the_permissions_of_an_ordinary_file(tmp_path: Path) -> None:

@@ -189,3 +189,58 @@ def test_an_index_stands_for_the_position_that_has_it() -> None:
         position_names("positions", [1], at)
     with pytest.raises(ValueError, match="positions holds -1, but an index counts from 0"):
         position_names("positions", [-1], at)
+
+
+def test_padding_is_no_part_of_a_text() -> None:
+    clean, corrupt = [[1, 2, 9], [1, 2, 8], [1, 2, 9]], [[3, 2, 7], [3, 2, 6], [4, 2, 9]]
+    answer, mask = ([1, 1, 1], [2, 2, 2]), [[1, 1, 0], [1, 1, 0], [1, 1, 1]]
+    pairs = PairBatch.from_tokens(clean, corrupt, answer, mask=mask)
+    assert pairs.texts() == [((1, 2), (3, 2)), ((1, 2), (3, 2)), ((1, 2, 9), (4, 2, 9))]
+    unit = pairs.units()
+    assert unit[0] == unit[1] != unit[2]
+    assert len(pairs.apart()) == 2
+    assert pairs.token_differs.tolist() == [[True, False, False]] * 3
+    with pytest.raises(ValueError, match="pair 0 has equal texts"):
+        PairBatch.from_tokens([[1, 2, 0]], [[1, 2, 5]], ([1], [2]), mask=[[1, 1, 0]])
+
+
+def test_a_text_without_a_task_says_so_in_its_line() -> None:
+    pairs = PairBatch.from_tokens([[1, 2]], [[3, 2]], ([1], [2]))
+    assert "1 pair, input -> answer" in repr(pairs)
+    assert "1 example, 2 tokens" in repr(pairs.clean)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor])
+def test_indices_may_be_an_array(kind: Callable[[Any], Any]) -> None:
+    known = {"a": torch.tensor([0, 0]), "b": torch.tensor([1, 1])}
+    assert position_names("positions", kind([1, 0]), known) == ["b", "a"]
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_positions_of_ragged_rows_are_those_of_each_text_alone(tiny_model: Callable[..., Any], left: bool) -> None:
+    model, lengths, rng = tiny_model(0), [4, 6, 3, 5, 7, 4, 6, 5], np.random.default_rng(0)
+    clean = [rng.integers(0, 15, n).tolist() for n in lengths]
+    corrupt = [[(text[0] + 1) % 15, *text[1:]] for text in clean]
+    answer = (rng.integers(0, 7, len(clean)), rng.integers(7, 15, len(clean)))
+
+    def padded(texts: list[list[int]], fill: int) -> list[list[int]]:
+        return [[fill] * (7 - len(t)) + t if left else t + [fill] * (7 - len(t)) for t in texts]
+
+    mask = padded([[1] * n for n in lengths], 0)
+    pairs = PairBatch.from_tokens(padded(clean, 3), padded(corrupt, 5), answer, mask=mask)
+    found = ik.patch(model, pairs, positions=[0, "last", 1], progress=False).to_frame()
+    for layer, position, recovered in zip(found["layer"], found["position"], found["recovered"], strict=True):
+        hook, at = f"blocks.{layer}.hook_resid_pre", -1 if position == "last" else int(position)
+        moved, gap = 0.0, 0.0
+        for good, bad, right, wrong in zip(clean, corrupt, *answer, strict=True):
+            source, cache = model.run_with_cache(torch.tensor([good]))
+
+            def copied(value: torch.Tensor, hook: Any, at: int = at, cache: Any = cache) -> torch.Tensor:
+                value[:, at] = cache[hook.name][:, at]
+                return value
+
+            plain = model(torch.tensor([bad]))
+            patched = model.run_with_hooks(torch.tensor([bad]), fwd_hooks=[(hook, copied)])
+            differences = [float(run[0, -1, right] - run[0, -1, wrong]) for run in (plain, patched, source)]
+            moved, gap = moved + differences[1] - differences[0], gap + differences[2] - differences[0]
+        assert recovered == pytest.approx(moved / gap, abs=1e-4)

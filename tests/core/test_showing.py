@@ -19,7 +19,7 @@ import pytest
 import interp_kit as ik
 from interp_kit.analysis.behaviour.held_out import summarise_held_out
 from interp_kit.core.result import _DEFINED_IN, AbstractResult
-from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, html_table, line, preview
+from interp_kit.core.showing import LONGEST, PROGRESS, ROWS, SECONDS, bar, html_table, line, numbered, preview
 from interp_kit.registry.tasks import TASKS
 from interp_kit.studies.audit.programs.result import ProgramsResult
 from interp_kit.studies.audit.result import AuditResult
@@ -392,3 +392,23 @@ def test_no_heading_and_no_caption_is_the_name_of_a_class(here: SimpleNamespace,
     for shown in (result.heading(), result.made_by(), nameless.heading(), nameless.made_by()):
         assert shown.strip()
         assert type(result).__name__ not in shown
+
+
+@pytest.mark.parametrize(
+    ("n", "units", "said"),
+    [
+        (5, "omission sets", "5 omission sets"),
+        (0, "pairs", "0 pairs"),
+        (1, "omission sets", "1 omission set"),
+        (1, "distinct quizzes", "1 distinct quiz"),
+        (1, "visible prefixes", "1 visible prefix"),
+        (1, "inputs, all there are", "1 input, all there is"),
+        (1, "independent pairs that differ", "1 independent pair that differs"),
+        (np.int64(1), "minimal pairs that flip x and y", "1 minimal pair that flips x and y"),
+        (1, "pairs of worlds", "1 pair of worlds"),
+        ("1", "bases", "1 base"),
+        ("1 to 3", "bases", "1 to 3 bases"),
+    ],
+)
+def test_one_unit_is_a_singular(n: int | np.integer | str, units: str, said: str) -> None:
+    assert numbered(n, units) == said

@@ -18,6 +18,7 @@ from interp_kit.core.stats.intervals import (
     clustered_mean,
     counted,
     effective_number,
+    exact_share,
     lopsided,
     mean_estimate,
     mean_interval,
@@ -324,7 +325,7 @@ def test_expected_jaccard_refuses(sizes: tuple[int, int, int]) -> None:
 
 def test_estimate_reads_with_n_and_interval() -> None:
     assert str(Estimate(0.5, 0.25, 0.75, 8, "inputs")) == "0.50 [0.25, 0.75] (n = 8 inputs)"
-    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seeds)"
+    assert str(Estimate(0.5, float("nan"), float("nan"), 1, "seeds")) == "0.50 (n = 1 seed)"
 
 
 @pytest.mark.parametrize(("groups", "evenness", "rows"), [(36, 0.3, 600), (36, 3.0, 600), (10, 0.3, 600)])
@@ -339,6 +340,40 @@ def test_clustered_intervals_cover_where_groups_differ_in_size(groups: int, even
         naive.append(abs(found.value - 4 / 6) <= 1.96 * np.sqrt(found.value * (1 - found.value) / rows))
     assert 0.90 <= np.mean(covered) <= 0.98
     assert np.mean(naive) < 0.7
+
+
+@pytest.mark.parametrize(("groups", "size", "share"), [(16, 4, 0.95), (36, 4, 0.9), (16, 30, 0.8), (8, 4, 0.5)])
+def test_clustered_shares_cover(groups: int, size: int, share: float) -> None:
+    """Groups differ in how hard they are; Student's interval, of the same rows without bounds, covers less."""
+    rng, group = np.random.default_rng(5), np.repeat(np.arange(groups), size)
+    exact, student = [], []
+    for _ in range(1500):
+        hard = rng.beta(20 * share, 20 * (1 - share), groups)
+        right = rng.random(len(group)) < hard[group]
+        found, plain = clustered_mean(right, group, "groups", (0.0, 1.0)), clustered_mean(right, group, "groups")
+        exact.append(found.low <= share <= found.high)
+        student.append(plain.low <= share <= plain.high)
+    assert 0.94 <= np.mean(exact) <= 0.995, np.mean(exact)
+    assert np.mean(student) <= np.mean(exact)
+    if share > 0.8:
+        assert np.mean(student) < 0.93
+
+
+def test_clustered_shares_of_single_rows_are_exact() -> None:
+    """Each row a group of its own: Clopper and Pearson's interval, at fewer rows by the ratio of z to t squared."""
+    right = np.arange(40) < 31
+    found = clustered_mean(right, np.arange(40), "inputs", (0.0, 1.0))
+    rows = 39 * (scipy.stats.norm.ppf(0.975) / scipy.stats.t.ppf(0.975, 39)) ** 2
+    k = found.value * rows
+    assert found.low == pytest.approx(scipy.stats.beta.ppf(0.025, k, rows - k + 1))
+    assert found.high == pytest.approx(scipy.stats.beta.ppf(0.975, k + 1, rows - k))
+    whole = scipy.stats.binomtest(31, 40).proportion_ci()
+    assert found.low < whole.low
+    assert found.high > whole.high
+    assert exact_share(31 / 40, 40.0) == pytest.approx((whole.low, whole.high))
+    assert (exact_share(0.0, 7.5)[0], exact_share(1.0, 7.5)[1]) == (0.0, 1.0)
+    minus = clustered_mean(np.where(right, 1.0, -1.0), np.arange(40), "inputs", (-1.0, 1.0))
+    assert (minus.low, minus.high) == pytest.approx((2 * found.low - 1, 2 * found.high - 1))
 
 
 @pytest.mark.parametrize("large", [3, 5])
@@ -357,6 +392,16 @@ def test_ratios_cover_where_a_few_units_hold_most_pairs(large: int) -> None:
             given += 1
     assert given > 390
     assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
+
+
+def test_units_are_lopsided_if_worth_fewer_than_half_as_many() -> None:
+    """Of n units of which one holds k rows and the others one each, the worth is (n - 1 + k)^2 / (n - 1 + k^2)."""
+    for k, expected in ((6, False), (7, True)):  # 6.1 and 5.4 of 12, half being 6
+        groups = np.repeat(np.arange(12), [k, *[1] * 11])
+        worth = (11 + k) ** 2 / (11 + k * k)
+        assert effective_number(groups) == pytest.approx(worth)
+        assert lopsided(worth, 12) is expected is (worth < 6)
+    assert not lopsided(6.0, 12)
 
 
 def test_lopsided_units_over_ones_are_a_clustered_mean() -> None:

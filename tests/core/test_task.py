@@ -197,6 +197,16 @@ def test_few_pairs_of_many_texts_are_drawn_apart(seed: int) -> None:
     assert kinds[0] == pytest.approx(kinds[1], abs=0.06)
 
 
+def test_a_quarter_of_the_texts_or_more_is_drawn_as_it_comes() -> None:
+    """All disjoint pairs would favour texts of few partners."""
+    task = BooleanTask({"y": "a & b & (c | d)", "z": "y | e"}, ("a", "b", "c", "d", "e", "f", "g", "h", "i", "j"))
+    everything = task.pairs("y", "z", limit=10**6)
+    texts = len({text for pair in everything.texts() for text in pair})
+    for limit, apart in ((texts // 8 - 1, True), (texts // 8 + 1, False)):
+        pairs = [task.pairs("y", "z", limit=limit, seed=seed) for seed in range(8)]
+        assert all(len(set(drawn.units())) == limit for drawn in pairs) is apart
+
+
 def by_do(bits: tuple[int, ...], variable: str, value: int) -> dict[str, int]:
     """The rules once more, in plain Python, with one variable set."""
     world = dict(zip("ABCDE", bits, strict=True))

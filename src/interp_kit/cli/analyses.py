@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from interp_kit.cli.common import MODEL_HELP, Common, Limit, Model, Seed, check_sample, sampled
+from interp_kit.cli.common import MODEL_HELP, Common, Limit, Model, Seed, check_sample, pooled
+from interp_kit.core.showing import numbered
 
 if TYPE_CHECKING:
     from interp_kit.core.task import AbstractTask
@@ -36,7 +37,7 @@ Solved = Annotated[bool, tyro.conf.arg(help="leave out what the unedited model d
 
 def drawn(n: int, limit: int, seed: int) -> str:
     """Say how pairs were drawn; "" if they are all there are, being fewer than the limit."""
-    return f"{n} pairs, as many as the limit allows, drawn by seed {seed}" if n >= limit else ""
+    return f"{numbered(n, 'pairs')}, as many as the limit allows, drawn by seed {seed}" if n >= limit else ""
 
 
 def check_sites(sites: Sequence[str]) -> None:
@@ -75,7 +76,7 @@ class Probe(Common):
         from interp_kit.analysis.probing.probe import probe
 
         labels = self.labels or tuple(field.name for field in task.fields)
-        examples, sample = sampled(task.pool(), self.limit, self.seed)
+        examples, sample = pooled(task, self.limit, self.seed)
         result = probe(
             model,
             task.batch(examples, self.device),
@@ -258,7 +259,7 @@ class Ablate(Common):
         results, sample = [], ""
         for name in self.models:
             model, task = self.open(name)
-            examples, sample = sampled(task.pool(), self.limit, self.seed)
+            examples, sample = pooled(task, self.limit, self.seed)
             result = ablate(
                 model,
                 task.batch(examples, self.device),
@@ -341,4 +342,6 @@ class Mechanism(Common):
 
         options = {"limit": self.limit, "seed": self.seed, "progress": self.progress}
         result = mechanism(model, task, mediator=mediator, target=target, **options)
-        self.finish(result, [f"verdict: {result.verdict} (n = {result.config['units']} independent pairs)"])
+        self.finish(
+            result, [f"verdict: {result.verdict} (n = {numbered(result.config['units'], 'independent pairs')})"]
+        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, numbered
 
 if TYPE_CHECKING:
     from interp_kit.core.example import Example
@@ -150,8 +150,17 @@ def check_sample(limit: int | None, seed: int) -> None:
         check_count("--limit", limit)
 
 
-def sampled(examples: "Sequence[Example]", limit: int | None, seed: int) -> "tuple[list[Example], str]":
-    """At most `limit` of the examples, in their order, drawn by seed; and what was drawn, "" if that is all."""
+def pooled(task: "AbstractTask", limit: int | None, seed: int) -> "tuple[list[Example], str]":
+    """At most `limit` of the task's inputs, and what was drawn (see `sampled`)."""
+    pool = task.pool()
+    return sampled(pool, limit, seed, "inputs" if task.n_worlds == len(pool) else "inputs drawn")
+
+
+def sampled(
+    examples: "Sequence[Example]", limit: int | None, seed: int, of: str = "inputs"
+) -> "tuple[list[Example], str]":
+    """At most `limit` of the examples, in their order, drawn by seed; and what was drawn, "" if that is all. of: what
+    they are."""
     import numpy as np
 
     from interp_kit.core.identity import derive_seed
@@ -160,7 +169,7 @@ def sampled(examples: "Sequence[Example]", limit: int | None, seed: int) -> "tup
         return list(examples), ""
     rows = np.random.default_rng(derive_seed(seed, "limit")).choice(len(examples), limit, replace=False)
     drawn = [examples[row] for row in sorted(rows)]
-    return drawn, f"a sample of {limit} of {len(examples)} inputs, seed {seed}"
+    return drawn, f"a sample of {limit} of {numbered(len(examples), of)}, seed {seed}"
 
 
 def foreseen(name: str, asked: str | None = None) -> "AbstractTask | None":

@@ -199,12 +199,16 @@ class Test(Common):
 
         check_sample(self.limit, self.seed)
         model, task = self.open(self.model)
-        omitted, examples, sample = omitted_examples(model, task), None, ""
+        omitted, examples, known, sample = omitted_examples(model, task), None, None, ""
         if self.limit is not None:
             left_out = {example.tokens for example in omitted}
-            seen = [example for example in task.pool(self.seed) if example.tokens not in left_out]
-            examples, sample = sampled(seen, self.limit, self.seed)
-        self.finish(evaluate(model, task, omitted=omitted, examples=examples, progress=self.progress), (), sample)
+            pool = task.pool(self.seed)
+            seen = [example for example in pool if example.tokens not in left_out]
+            known = seen if omitted or task.n_worlds == len(pool) else None
+            of = "inputs drawn" if known is None else "seen inputs"
+            examples, sample = sampled(seen, self.limit, self.seed, of)
+        result = evaluate(model, task, omitted=omitted, examples=examples, known=known, progress=self.progress)
+        self.finish(result, (), sample)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,8 @@ class TokenBatch:
 
     def __repr__(self) -> str:
         rows, columns = self.tokens.shape
-        size = f"{counted(rows, 'example')} of {self.task}, {counted(columns, 'token')}"
+        of = f" of {self.task}" if self.task else ""
+        size = f"{counted(rows, 'example')}{of}, {counted(columns, 'token')}"
         return line("TokenBatch", size, f"answers {some([field.name for field in self.fields])}")
 
     def _repr_html_(self) -> str:

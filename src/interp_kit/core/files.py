@@ -17,6 +17,7 @@ from typing import Any
 
 FORMER = ".former"  # ends the temporary name of a folder that is being replaced
 JSON_LIMIT = 64 * 2**20  # bytes
+NAME_BYTES = 100  # of a name, in the temporary names beside it
 DEPTH_LIMIT, COUNT_LIMIT = 100, 10**6
 _BRACKETS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[{\]}]', re.DOTALL)  # strings first: what they hold is text
 
@@ -44,8 +45,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
     aside = folder / path.name
     try:
         aside.touch()
+        mode = stat.S_IMODE(aside.stat().st_mode)
         yield aside
-        os.chmod(aside, 0o666 & ~umask())
+        os.chmod(aside, mode)  # some writers put a file of their own there, which only the owner may read
         with open(aside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(aside, path)
@@ -78,9 +80,13 @@ def check_new(paths: Iterable[Path]) -> None:
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
+    try:
+        folder, other = path.is_dir(), path.exists() and not path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise cannot_write(path, error) from error
+    if folder:
         raise cannot_write(path, IsADirectoryError("it is a folder"))
-    if path.exists() and not path.is_file():
+    if other:
         raise cannot_write(path, OSError("it is not a regular file"))
 
 
@@ -204,8 +210,9 @@ def _finite(text: str) -> float:
 
 
 def aside_prefix(path: Path) -> str:
-    """Prefix of the temporary names beside `path`: with what tells whether their writer still lives."""
-    return f".{path.name}.{_machine()}-{os.getpid()}-"
+    """Prefix of the temporary names beside `path`: with what tells whether their writer still lives. Of a long name it
+    holds the beginning, as file systems allow 255 bytes, or 143."""
+    return f".{os.fsencode(path.name)[:NAME_BYTES].decode(errors='ignore')}.{_machine()}-{os.getpid()}-"
 
 
 @cache
@@ -220,21 +227,24 @@ def _machine() -> str:
 
 def sweep(folder: Path) -> None:
     """Remove what writers on this machine left in a folder when they were killed. A former folder that one had moved
-    away returns."""
-    pattern = re.compile(rf"\.(.+)\.{_machine()}-(\d+)-\w{{8}}({re.escape(FORMER)})?")
+    away returns. What cannot be removed (another user's, or another process sweeps it just now) stays."""
+    pattern = re.compile(rf"\..+\.{_machine()}-(\d+)-\w{{8}}({re.escape(FORMER)})?", re.DOTALL)
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".")]
     for name in names:
         found = pattern.fullmatch(name)
-        if found is None or _alive(int(found[2])):
+        if found is None or _alive(int(found[1])):
             continue
-        left, home = folder / name, folder / found[1]
-        if found[3] and (left / found[1]).exists() and not home.exists():
-            os.replace(left / found[1], home)
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
+        left = folder / name
+        with contextlib.suppress(OSError):
+            if found[2]:
+                for former in left.iterdir():
+                    if not (folder / former.name).exists():
+                        os.replace(former, folder / former.name)
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:
@@ -267,10 +277,3 @@ def cannot_write(path: Path, error: OSError) -> OSError:
     reason = error.strerror if error.strerror and error.filename in (None, str(path)) else error
     message = f"cannot write {path}: {reason}"
     return OSError(message) if error.errno is None else OSError(error.errno, message)
-
-
-def umask() -> int:
-    """The permissions that new files are not given."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

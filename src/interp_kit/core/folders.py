@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from itertools import islice
@@ -17,7 +18,6 @@ from interp_kit.core.files import (
     of_the_disk,
     read_json,
     sweep,
-    umask,
     write_json,
 )
 
@@ -35,7 +35,11 @@ def check_folder(path: str | Path, kind: str) -> Path:
     """
     path = Path(path)
     real = Path(os.path.realpath(path))
-    if real.exists() and not real.is_dir():
+    try:
+        other = real.exists() and not real.is_dir()
+    except OSError as error:  # a name that is too long, a folder that may not be searched
+        raise cannot_write(path, error) from error
+    if other:
         raise cannot_write(path, NotADirectoryError("it is a file"))
     for name, kept in (("current", Path.cwd()), ("home", Path(os.path.realpath(os.path.expanduser("~"))))):
         if real == kept or real in kept.parents:
@@ -70,8 +74,9 @@ def replacing_directory(path: str | Path, kind: str) -> Iterator[Path]:
     except OSError as error:
         raise cannot_write(path, error) from error
     try:
+        mode = _mode_of_new(aside)
         yield aside
-        os.chmod(aside, 0o777 & ~umask())
+        os.chmod(aside, mode)
         files = {file.relative_to(aside).as_posix(): _sha256(file) for file in aside.rglob("*") if not file.is_dir()}
         write_json(aside / MARK, {"kind": kind, "files": files})
         if real.exists():
@@ -84,6 +89,16 @@ def replacing_directory(path: str | Path, kind: str) -> Iterator[Path]:
         raise
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _mode_of_new(folder: Path) -> int:
+    """The permissions that a new folder in `folder` is given, by the umask and by what it inherits (setgid)."""
+    new = folder / "new"
+    new.mkdir()
+    try:
+        return stat.S_IMODE(new.stat().st_mode)
+    finally:
+        new.rmdir()
 
 
 def _exchange(aside: Path, path: Path, kind: str) -> None:

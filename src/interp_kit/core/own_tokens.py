@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
@@ -92,6 +93,8 @@ def position_names(option: str, positions: Any, known: Mapping[str, Int[Tensor, 
     """
     if isinstance(positions, Mapping):
         return {key: position_names(f"{option}[{key!r}]", group, known) for key, group in positions.items()}
+    if isinstance(positions, np.ndarray | Tensor) and positions.ndim == 1:
+        positions = positions.tolist()
     if isinstance(positions, str) or not isinstance(positions, Sequence):
         return positions
     return [

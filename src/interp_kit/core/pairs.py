@@ -120,7 +120,7 @@ class PairBatch:
         return len(self.clean)
 
     def __repr__(self) -> str:
-        size = f"{counted(len(self), 'pair')} of {self.clean.task}"
+        size = counted(len(self), "pair") + (f" of {self.clean.task}" if self.clean.task else "")
         asked = f"{self.variable} -> {self.target}"
         return line(
             "PairBatch", size, asked, f"completion {self.completion}", counted(self.clean.tokens.shape[1], "token")
@@ -137,8 +137,8 @@ class PairBatch:
 
     @property
     def token_differs(self) -> Bool[Tensor, "batch pos"]:
-        """(batch, pos) True where the two texts differ."""
-        return self.clean.tokens != self.corrupt.tokens
+        """(batch, pos) True where the two texts differ; padding does not."""
+        return (self.clean.tokens != self.corrupt.tokens) & self.clean.mask
 
     def swapped(self) -> "PairBatch":
         """The same pairs with clean and corrupt exchanged: patching in the other direction."""
@@ -162,9 +162,10 @@ class PairBatch:
         )
 
     def texts(self) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-        """The tokens of both sides of each pair."""
-        sides = (map(tuple, side.tokens.tolist()) for side in (self.clean, self.corrupt))
-        return list(zip(*sides, strict=True))
+        """The tokens of both sides of each pair, without padding."""
+        length = self.clean.mask.sum(1).tolist()
+        rows = zip(self.clean.tokens.tolist(), self.corrupt.tokens.tolist(), length, strict=True)
+        return [(tuple(clean[:n]), tuple(corrupt[:n])) for clean, corrupt, n in rows]
 
     def units(self) -> np.ndarray:
         """(batch,) the number of the independent unit that each pair belongs to: pairs that share a text, or are joined

@@ -4,13 +4,14 @@ Objects are one line as `repr`, and a short table in a notebook. Work shows a tq
 """
 
 import html
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, SupportsIndex, TypeAlias
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,6 +157,17 @@ def line(name: str, *parts: object) -> str:
 def counted(n: int, what: str) -> str:
     """`1 row`, `1,024 rows`."""
     return f"{n:,} {what}" + ("" if n == 1 else "s")
+
+
+def numbered(n: SupportsIndex | str, units: str) -> str:
+    """`1 omission set`, `5 omission sets`: a number, or a span of numbers, before what is counted, given as a plural.
+    The noun ends at a comma, "of" or "that"; a verb after "that" agrees with it."""
+    if str(n) != "1":
+        return f"{n} {units}"
+    noun, rest = re.fullmatch(r"([^,]*?)((?:,| of | that ).*)?", units).groups("")  # pyright: ignore[reportOptionalMemberAccess]
+    noun = re.sub(r"(?:(?<=quiz)z|(?<=x))es$|s$", "", noun)
+    rest = re.sub(r"^ that (differ|flip|share)\b", r" that \1s", rest).replace(", all there are", ", all there is")
+    return f"{n} {noun}{rest}"
 
 
 def some(names: Sequence[str], most: int = 4) -> str:

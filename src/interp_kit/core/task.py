@@ -218,9 +218,9 @@ class AbstractTask(ABC):
         true completion, so the token of `variable` itself differs too; "clean": the clean completion, so only the
         prompt differs; "free": what `generate` writes ((batch, pos) prompts -> (batch, pos) prompts with completions),
         for both sides. limit: at most so many pairs, drawn by `seed` with about equal chances. If they use less than a
-        quarter of the texts that have a partner, no two pairs drawn share a text; more pairs do, as a draw in which
-        none did would favour texts of few partners. Intervals allow for it (`PairBatch.units`), and
-        `PairBatch.apart` leaves such pairs out.
+        quarter of the texts that have a partner, no two pairs drawn share a text, unless so many cannot be found.
+        More pairs do share texts, as a draw in which none did would favour texts of few partners. Intervals allow for
+        it (`PairBatch.units`), and `PairBatch.apart` leaves such pairs out.
 
         Raises ValueError for an unknown name and, with the counts, if no such pair exists. Warns if the variable
         itself never changes the target, so that another one must.

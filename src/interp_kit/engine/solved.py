@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.showing import caution
+from interp_kit.core.showing import caution, numbered
 from interp_kit.engine.metrics import Accuracy, AtField, ExactMatch, Metric
 
 FEW = 0.5  # of the pairs: whoever guesses between two answers solves both sides of a quarter
@@ -59,7 +59,8 @@ def said(config: Mapping[str, Any], dropped: int = 0, what: str = "both sides of
     first = f"{dropped} unsolved {unit} left out, the others" if dropped else "not filtered"
     few = f", FEWER THAN {FEW:.0%}: this says little of the task" if is_few(config) else ""
     return (
-        f"{first}: the model solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}{few}"
+        f"{first}: the model solves {what + ' ' if what else ''}{config['solved']} of"
+        f" {numbered(config['solved_of'], unit)}{few}"
     )
 
 
@@ -67,7 +68,7 @@ def caveat(config: Mapping[str, Any], what: str = "both sides of", unit: str = "
     """Sentence that a first finding begins with if the model solves few of the pairs in use; else ""."""
     if "solved" not in config or not is_few(config):
         return ""
-    of = f"{what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit}"
+    of = f"{what + ' ' if what else ''}{config['solved']} of {numbered(config['solved_of'], unit)}"
     return f"{config['model']} solves {of}, so this says little of how it does the task. "
 
 
@@ -75,6 +76,7 @@ def warn_if_few(config: Mapping[str, Any], what: str = "both sides of", unit: st
     """Warn if the model solves few of the pairs in use."""
     if is_few(config):
         caution(
-            f"{config['model']} solves {what + ' ' if what else ''}{config['solved']} of {config['solved_of']} {unit},"
+            f"{config['model']} solves {what + ' ' if what else ''}{config['solved']} of"
+            f" {numbered(config['solved_of'], unit)},"
             f" fewer than {FEW:.0%}: what is measured on them says little of how it does the task"
         )

@@ -374,3 +374,43 @@ def test_texts_read_off_one_pass_are_those_that_are_written(tiny_model: Callable
     assert completions(model, task, examples) == slow.tolist()
     own = [replace(example, tokens=tuple(row)) for example, row in zip(examples, slow.tolist(), strict=True)]
     assert completions(model, task, [*own[:16], *examples[16:]]) == slow.tolist()
+
+
+def test_baselines_of_a_sample_know_all_that_was_seen(tiny_model: Callable[..., Any], task: BooleanTask) -> None:
+    model, everything = tiny_model(0), task.enumerate()
+    omitted, seen = everything[:8], everything[8:]
+    all_of_it = evaluate(model, task, omitted=omitted, progress=False)
+    few = evaluate(model, task, omitted=omitted, examples=seen[:2], known=seen, progress=False)
+    for name in ("majority", "lookup"):
+        assert few.baseline(name, "held-out") == all_of_it.baseline(name, "held-out")
+        whole = getattr(all_of_it, name)[~all_of_it.held_out][:2]
+        assert (getattr(few, name)[~few.held_out] == whole).all()
+    alone = evaluate(model, task, examples=seen[:1], known=everything, progress=False)
+    assert alone.splits == ("seen",)
+    assert "n = 1 seen distinct input;" in alone.caption()
+    with pytest.raises(ValueError, match="known holds an omitted example; expected those seen in training"):
+        evaluate(model, task, omitted=omitted, examples=seen[:2], known=everything, progress=False)
+    with pytest.raises(ValueError, match="known holds no example"):
+        evaluate(model, task, omitted=omitted, examples=seen[:2], known=[], progress=False)
+
+
+def test_the_first_wrong_token_is_counted_among_the_texts_whose_fields_are_right(task: BooleanTask) -> None:
+    """Two places fail, a third of the texts has a wrong field: the commoner place is named, with its count."""
+    texts, examples = texts_of(task), task.enumerate()
+    for example in examples[:9]:
+        spoil(task, texts, example, "newB?", " -")
+    for example in examples[9:14]:
+        texts[example.tokens[: example.prompt_length]][-1] = task.vocabulary.index("0")
+    for example in examples[20:]:
+        spoil(task, texts, example, "newC", flipped(example, "newC"))
+    (finding,) = evaluate(reciter(task, texts), task).findings()
+    assert "at 'newB?' is the first wrong one in 9 of 14 texts whose fields are all right" in finding
+
+
+def test_a_last_token_that_is_no_end_is_not_called_one(task: BooleanTask) -> None:
+    """Examples that stop one token early end on what is no end token."""
+    short = [replace(e, tokens=(*e.tokens[:-1], task.vocabulary.index(" -"))) for e in task.enumerate()]
+    texts = {e.tokens[: e.prompt_length]: [*e.tokens[:-1], task.vocabulary.index("0")] for e in short}
+    (finding,) = evaluate(reciter(task, texts), task, examples=short).findings()
+    assert "the token ' -' at" in finding
+    assert "end token" not in finding

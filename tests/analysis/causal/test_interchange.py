@@ -392,7 +392,7 @@ def test_an_illusion_is_marked(task: BooleanTask, models: dict[str, HookedTransf
     assert (result.full == 0).all()
     assert result.off_path.tolist() == [True]
     assert result.verdict == ("off the path",)
-    assert "Of 1 cells: 1 off the path" in result.caption()
+    assert "Of 1 cell: 1 off the path" in result.caption()
 
 
 def test_a_variable_that_lies_unread_beside_the_answer_is_no_finding(beside: DASResult) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_names, check_seed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar, shortened
+from interp_kit.core.showing import PROGRESS, bar, numbered, shortened
 from interp_kit.core.stats.intervals import Estimate, mean_interval, scope
 from interp_kit.core.stats.told import HALF, out_of
 from interp_kit.engine.inputs import check_fits, unpadded
@@ -97,7 +97,7 @@ class AttentionLags(AbstractResult):
         counts = out_of(len({i for i, _ in order}), len(self.heads), "heads")
         return (
             f"Most of its attention at one distance, beyond both controls: {counts} of {self.config['model']}; the most"
-            f" {named} (n = {self.n} examples; {beside}). Whether that matters is for ablation to say.",
+            f" {named} (n = {numbered(self.n, 'examples')}; {beside}). Whether that matters is for ablation to say.",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

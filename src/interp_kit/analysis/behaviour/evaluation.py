@@ -19,7 +19,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, listed
 from interp_kit.core.example import Example
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, bar, numbered
 from interp_kit.core.stats.intervals import Estimate, of_all, scope, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.decode import complete
@@ -111,13 +111,15 @@ class EvaluationResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         n = " and ".join(f"{self.estimate(split).n} {split}" for split in self.splits)
+        inputs = "input" if len(self.exact) == 1 else "inputs"
         beside = "baselines that know the seen inputs alone: their majority by field, and a lookup table that answers"
         beside += " with the nearest (of a seen input, itself)"
         if self.splits == (GIVEN,):
             beside = "the majority answer by field. Nothing says which of them it was trained on"
         return (
-            f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n = {n}"
-            f" distinct inputs{scope(self.config)}; 95 % Wilson intervals over inputs), beside {beside}."
+            f"Exact match and accuracy by field of {self.config['model']}, completions written greedily (n ="
+            f" {n} distinct {inputs}{scope(self.config)}; 95 % Wilson intervals over inputs), beside"
+            f" {beside}."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -134,7 +136,7 @@ class EvaluationResult(AbstractResult):
             other = self.baseline(rival, split)
             name = "the majority answer" if rival == "majority" else "a lookup of the nearest seen input"
             how = "with every field right" if failing else "wholly right"
-            text = f"{self.config['model']} answers {share.short()} of {share.n} {split} inputs {how}"
+            text = f"{self.config['model']} answers {share.short()} of {numbered(share.n, f'{split} inputs')} {how}"
             if share.low > other:
                 text += f", more than {name} ({other:.2f})."
             elif share.high < other:
@@ -244,6 +246,13 @@ def _written(model: HookedModel, batch: TokenBatch, wrong: Tensor) -> list[list[
     return rows.tolist()
 
 
+def _values(task: AbstractTask, examples: Sequence[Example]) -> tuple[np.ndarray, np.ndarray]:
+    """(example, input) and (example, field) true values."""
+    names = (task.inputs, [field.name for field in task.fields])
+    inputs, truth = (np.array([[example.labels[name] for name in each] for example in examples]) for each in names)
+    return inputs, truth
+
+
 @on_model()
 def evaluate(
     model: HookedModel,
@@ -251,6 +260,7 @@ def evaluate(
     *,
     omitted: Sequence[Example] = (),
     examples: Sequence[Example] | None = None,
+    known: Sequence[Example] | None = None,
     batch_size: int = 256,
     progress: bool = PROGRESS,
 ) -> EvaluationResult:
@@ -261,6 +271,8 @@ def evaluate(
         task: Gives the inputs and the right answers.
         omitted: Examples left out of training.
         examples: Examples to evaluate, joined with `omitted`, repeats dropped. None: every input of the task.
+        known: Examples seen in training, which the baselines know, if `examples` are a sample of them. None: those
+            evaluated that are not omitted.
         batch_size: Texts per forward pass.
         progress: Whether to show a bar.
 
@@ -268,8 +280,8 @@ def evaluate(
         Exact match and accuracy per field with Wilson's interval, beside both baselines.
 
     Raises:
-        ValueError: There are no examples, none of them was seen, or the task has too many to list; and as
-            `completions` does.
+        ValueError: There are no examples, none of them was seen, an omitted one is known, or the task has too many to
+            list; and as `completions` does.
     """
     check_meeting(model, task, AbstractTask)
     check_count("batch_size", batch_size)
@@ -282,15 +294,19 @@ def evaluate(
     held_out = np.array([example.tokens in left_out for example in distinct])
     if held_out.all():
         raise ValueError(f"all {len(distinct)} examples are omitted ones: there are no seen inputs to compare with")
+    table = [example for example in distinct if example.tokens not in left_out] if known is None else known
+    if not table or any(example.tokens in left_out for example in table):
+        raise ValueError(
+            f"known holds {'an omitted example' if table else 'no example'}; expected those seen in training"
+        )
     written = completions(model, task, distinct, batch_size, progress=progress)
-    inputs = np.array([[example.labels[name] for name in task.inputs] for example in distinct])
-    truth = np.array([[example.labels[field.name] for field in task.fields] for example in distinct])
+    (inputs, truth), (seen_inputs, seen_truth) = (_values(task, chosen) for chosen in (distinct, table))
     pairs = list(zip(written, distinct, strict=True))
     exact = np.array([tuple(row) == example.tokens for row, example in pairs])
     found = np.array([list(parse_fields(task, row, example).values()) for row, example in pairs], dtype=object)
     right, failing = (found == truth).astype(bool), {}
     whole = len(distinct) == task.n_worlds
-    given = examples is not None and not omitted and not whole
+    given = examples is not None and known is None and not omitted and not whole
     for split, here in ((GIVEN if given else SEEN, ~held_out), (HELD_OUT, held_out)):
         rows = np.flatnonzero(here & right.all(1) & ~exact).tolist()
         if len(rows) > LAYOUT * here.sum():
@@ -301,8 +317,8 @@ def evaluate(
         held_out=held_out,
         exact=exact,
         right=right,
-        majority=truth == majority(truth[~held_out]),
-        lookup=truth == nearest(inputs[~held_out], truth[~held_out], inputs),
+        majority=truth == majority(seen_truth),
+        lookup=truth == nearest(seen_inputs, seen_truth, inputs),
         config={
             "analysis": "evaluate",
             "model": model_name(model),

@@ -14,7 +14,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, bar, numbered
 from interp_kit.core.stats.intervals import wilson
 from interp_kit.engine.apply import Engine
 from interp_kit.engine.decode import decode
@@ -98,7 +98,7 @@ class Generations(AbstractResult):
         """See AbstractResult."""
         return (
             f"Share of greedy completions of {self.config['model']} that are right in every token, intact and with"
-            f" parts removed (n = {self.n} distinct prompts, 95 % Wilson intervals)."
+            f" parts removed (n = {numbered(self.n, 'distinct prompts')}, 95 % Wilson intervals)."
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

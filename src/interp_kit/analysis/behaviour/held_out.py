@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.behaviour.evaluation import HELD_OUT, EvaluationResult, columns
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.reports.plotting import intervals
 
@@ -69,7 +70,7 @@ class HeldOutResult(AbstractResult):
 
     def caption(self) -> str:
         """See AbstractResult."""
-        n = ", ".join(f"{self.estimate(size).n} sets of {size}" for size in self.sizes)
+        n = ", ".join(f"{numbered(self.estimate(size).n, 'sets')} of {size}" for size in self.sizes)
         return (
             f"Exact match on inputs never trained on, by how many of the {self.total} are left out (n = {n}; 95 %"
             " intervals over omission sets, one dot a model), beside a"
@@ -81,8 +82,12 @@ class HeldOutResult(AbstractResult):
         found = []
         for size in self.sizes:
             share, other = self.estimate(size), self.estimate(size, "lookup")
-            beside = f"{share.short()} of them are answered (n = {share.n} {share.unit}), by lookup {other.short()}"
-            if share.low > other.value:
+            beside = (
+                f"{share.short()} of them are answered (n = {numbered(share.n, share.unit)}), by lookup {other.short()}"
+            )
+            if np.isnan(share.low):
+                text = "the models are not compared with a lookup of the nearest seen input, as so few have no interval"
+            elif share.low > other.value:
                 text = "the models answer more than a lookup of the nearest seen input"
             elif share.high < other.value:
                 text = "the models answer less than a lookup of the nearest seen input"

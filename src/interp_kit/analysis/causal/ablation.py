@@ -13,7 +13,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_names, check_seed, listed
 from interp_kit.core.own_tokens import row_numbers
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, shortened
+from interp_kit.core.showing import PROGRESS, numbered, shortened
 from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Mean, Resample, Zero, as_data, output
@@ -124,7 +124,8 @@ class AblationResult(AbstractResult):
         c = self.config
         return (
             f"Loss of {c['metric']} under {c['kind']} ablation of each component of {c['model']}, by field (n ="
-            f" {self.n} examples{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed, negative: the field is"
+            f" {numbered(self.n, 'examples')}{scope(c)}, {said(c, what='', unit='answers')}; 0: not needed,"
+            " negative: the field is"
             " better off without it; 95 % intervals in the table)."
         )
 
@@ -136,7 +137,7 @@ class AblationResult(AbstractResult):
         over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
         little = caveat(c, "", "answers")
         of = "" if c["metric"] == "kl" else f" of {self.baseline.mean():.2f}"
-        most = f"the {c['metric']}{over} {{}} by {lost.short()}{of} (n = {self.n} examples)"
+        most = f"the {c['metric']}{over} {{}} by {lost.short()}{of} (n = {numbered(self.n, 'examples')})"
         if (self.effect >= 0).all() and c["metric"] == "kl":
             grows = most.format("grows")
             return (

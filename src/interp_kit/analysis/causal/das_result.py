@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.causal import das_controls
 from interp_kit.analysis.causal.das_controls import CHANCE, OFF_PATH, OPEN, STANDS, VERDICTS
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import counted
+from interp_kit.core.showing import counted, numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.core.stats.told import most
 from interp_kit.engine.solved import caveat, said
@@ -130,8 +130,10 @@ class DASResult(AbstractResult):
         return (
             f"Distributed alignment search on {c['model']}: share of held-out pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when k = {c['k']} learned dimensions of {self.site}"
-            f" are swapped from the source run into the base run (mean over n = {len(self.seeds)} seeds of split and"
-            f" first basis; per seed {_span(self.held_out_pairs)} pairs of {_span(self.held_out_inputs)} inputs unused"
+            " are swapped from the source run into the base run (mean over n ="
+            f" {numbered(len(self.seeds), 'seeds')} of split and"
+            f" first basis; per seed {numbered(_span(self.held_out_pairs), 'pairs')} of"
+            f" {numbered(_span(self.held_out_inputs), 'inputs')} unused"
             f" in fitting, {said(c, 0, 'the base of')}; 95 % intervals over seeds, from four on). Mean held-out share"
             f" of controls that keep their answer: {_mean(self.kept)}. By the unedited model {_mean(self.baseline)}, a"
             f" random subspace {_mean(self.random)}, the full space {_mean(self.full)}. {self._controls()}"
@@ -147,7 +149,9 @@ class DASResult(AbstractResult):
         )
         counts = {name: self.verdict.count(name) for name in VERDICTS}
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        return f"Controls: {shares}. Of {len(self.position)} cells: {said} (dots: found, but does not stand)."
+        return (
+            f"Controls: {shares}. Of {numbered(len(self.position), 'cells')}: {said} (dots: found, but does not stand)."
+        )
 
     def findings(self) -> tuple[str, ...]:
         """See AbstractResult: how many cells stand up to their controls, and the best of them.
@@ -173,7 +177,8 @@ class DASResult(AbstractResult):
         counts = ", ".join(f"{n} {name}" for name in VERDICTS if (n := int((verdict == name).sum())))
         if not stands.any():
             return (
-                f"{few}No subspace is shown to be {c['variable']}: of {len(verdict)} cells, {counts}. At best, {does}.",
+                f"{few}No subspace is shown to be {c['variable']}: of {numbered(len(verdict), 'cells')}, {counts}."
+                f" At best, {does}.",
             )
         rivals = [self.gain(name)[best] for name in ("random", "placebo", "untrained", "arbitrary")]
         known = bool(np.isfinite(self.low[best]))
@@ -184,7 +189,8 @@ class DASResult(AbstractResult):
             head = f"S{does[1:]}"
         return (
             f"{few}{head}, beyond every control (share of pairs plus share of controls kept, less 1:"
-            f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of {len(verdict)} cells: {counts}.",
+            f" {self.gain()[best]:.2f}, controls at most {np.nanmax(rivals):.2f}). Of"
+            f" {numbered(len(verdict), 'cells')}: {counts}.",
         )
 
     def highlights(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
 from interp_kit.core.own_tokens import position_names
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, numbered
 from interp_kit.core.stats.intervals import Estimate, wilson_share
 from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.core.task import AbstractTask
@@ -99,16 +99,14 @@ class InterchangeResult(AbstractResult):
         c = self.config
         dots = f"There are no control pairs, whose {c['variable']} would be equal"
         if self.controls.any():
-            dots = (
-                f"Dots: fewer than 95 % of {_span(self.controls)} control pairs, whose {c['variable']} is equal, keep"
-            )
-            dots += " their answer"
+            of = numbered(_span(self.controls), "control pairs")
+            dots = f"Dots: fewer than 95 % of {of}, whose {c['variable']} is equal, keep their answer"
         return (
             f"Interchange accuracy on {c['model']}: share of pairs in which {c['target']} becomes what"
             f" do({c['variable']} = the source's value) makes of it when one activation is copied from the source run"
-            f" into the base run (n = {_span(self.bases)} bases with {c['sources']} sources, {_span(self.pairs)}"
-            f" distinct pairs at a site, all with {c['target']} changed by do({c['variable']});"
-            f" {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). {dots}."
+            f" into the base run (n = {numbered(_span(self.bases), 'bases')} with {numbered(c['sources'], 'sources')},"
+            f" {numbered(_span(self.pairs), 'distinct pairs')} at a site, all with {c['target']} changed by"
+            f" do({c['variable']}); {said(c, self.dropped, 'the base of')}; unedited: {self.baseline}). {dots}."
             " 95 % Wilson intervals over bases in the table."
         )
 
@@ -129,7 +127,7 @@ class InterchangeResult(AbstractResult):
         at = f"{self.site[best]}" + (f", L{layer}" if layer >= 0 else "") + (f"H{head}" if head >= 0 else "")
         at += f" at {self.position[best]}"
         share = Estimate(self.accuracy[best], self.low[best], self.high[best], int(self.bases[best]), "bases")
-        numbers = f"{share.short()} of n = {self.bases[best]} bases (unedited {self.baseline.short()})"
+        numbers = f"{share.short()} of n = {numbered(self.bases[best], 'bases')} (unedited {self.baseline.short()})"
         does = f"gives {c['target']} as do({c['variable']}) would have it in {numbers}"
         kept = Estimate(self.kept[best], self.kept_low[best], self.kept_high[best], int(self.control_bases[best]), "")
         if not shown[best]:
@@ -140,9 +138,9 @@ class InterchangeResult(AbstractResult):
             )
         keeps = f"keeps the answer in {kept.short()} of controls"
         if not most(share.low, share.value):
+            of = "of those that keep their controls, " if alone[best] else ""
             return (
-                f"{few}No site acts as {c['variable']} in most pairs: of those that keep their controls, at best"
-                f" copying {at} {does}, and {keeps}.",
+                f"{few}No site acts as {c['variable']} in most pairs: {of}at best copying {at} {does}, and {keeps}.",
             )
         if alone[best]:
             return (f"{few}{at} acts as {c['variable']}: copying it {does}, and {keeps}.",)
@@ -163,7 +161,8 @@ class InterchangeResult(AbstractResult):
             what,
             mark="moved" if what == "accuracy" else None,
             ax=ax,
-            title=f"{site}: do({self.config['variable']}) → {self.config['target']} (n = {_span(self.bases)} bases)",
+            title=f"{site}: do({self.config['variable']}) → {self.config['target']} (n ="
+            f" {numbered(_span(self.bases), 'bases')})",
             label="interchange accuracy" if what == "accuracy" else "control: answer kept",
             limits=(0.0, 1.0),
         )

@@ -12,7 +12,7 @@ from scipy import stats
 
 from interp_kit.core.config import check_choice
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import counted
+from interp_kit.core.showing import counted, numbered
 from interp_kit.core.stats.chance import holm
 from interp_kit.core.stats.intervals import Estimate, mean_estimate, mean_interval, ratio_interval, scope
 from interp_kit.reports.plotting import COLOURS, GRID, intervals, new_axes, note_bend, say_start
@@ -148,9 +148,10 @@ class LesionResult(AbstractResult):
         c = self.config
         return (
             f"Share of right answers of {c['model']} with a lesion held in training ({'; '.join(c['edits'])};"
-            f" {c['steps']} steps of {c['batch_size']} texts, learning rate {c['learning_rate']:g}), beside the"
-            f" control: the same steps without it. {self._recovery()} Bands: 95 % intervals over seeds (n = {self.n}"
-            f" examples{scope(c)}, {counted(len(self.seeds), 'seed')}; of one seed there is no interval)."
+            f" {numbered(c['steps'], 'steps')} of {numbered(c['batch_size'], 'texts')}, learning rate"
+            f" {c['learning_rate']:g}), beside the control: the same steps without it. {self._recovery()} Bands: 95 %"
+            f" intervals over seeds (n = {numbered(self.n, 'examples')}{scope(c)}, {counted(len(self.seeds), 'seed')};"
+            " of one seed there is no interval)."
         )
 
     def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
@@ -166,7 +167,7 @@ class LesionResult(AbstractResult):
     def _recovery(self) -> str:
         intact, cut = (float(self.accuracy[i, 0, 0].mean()) for i in (1, 0))
         return (
-            f"Accuracy goes from {intact:.2f} to {cut:.2f} at once; after {int(self.step[-1])} steps it is"
+            f"Accuracy goes from {intact:.2f} to {cut:.2f} at once; after {numbered(int(self.step[-1]), 'steps')} it is"
             f" {self.accuracy_of('lesion').short()} with the lesion held and {self.accuracy_of('control').short()} in"
             " the control."
         )
@@ -194,7 +195,8 @@ class LesionResult(AbstractResult):
             f"{name} by {Estimate(row.growth, row.low, row.high, len(self.seeds), 'seeds').short()}"
             for name, row in ((name, frame.loc[name]) for name in names[:NOTED])
         )
-        return f"{len(names)} of {len(self.component)} components grow beyond the control, most {listed}."
+        grow = "grows" if len(names) == 1 else "grow"
+        return f"{len(names)} of {len(self.component)} components {grow} beyond the control, most {listed}."
 
     def plot(self, ax: Axes | None = None, *, figure: Figure = "recovery") -> Axes:
         """Accuracy over steps beside the control ("recovery"), or every component's importance before, at once and
@@ -208,7 +210,7 @@ class LesionResult(AbstractResult):
     def _plot_importance(self, ax: Axes | None) -> Axes:
         series = {"before": mean_interval(self.before), "right after": mean_interval(self.at_once)}
         for arm, after in zip(ARMS, self.after, strict=True):
-            series[f"after {int(self.step[-1])} steps, {arm}"] = mean_interval(after.T, "seeds")
+            series[f"after {numbered(int(self.step[-1]), 'steps')}, {arm}"] = mean_interval(after.T, "seeds")
         return intervals(
             self.component,
             series,
@@ -229,7 +231,7 @@ def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: 
         ax.plot(step, [e.value for e in found], marker="os"[i], ms=4, color=COLOURS[i], label=label)
         low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
         ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
-    title = f"{title} (n = {accuracy.shape[1]} {unit})"
+    title = f"{title} (n = {numbered(accuracy.shape[1], unit)})"
     ax.set(title=title, xlabel="training steps after the lesion", ylabel="share of right answers")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # steps
     say_start(ax, "y")

@@ -29,7 +29,7 @@ from interp_kit.analysis.causal.routes import (
 from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, Bar, bar, counted
+from interp_kit.core.showing import PROGRESS, Bar, bar, counted, numbered
 from interp_kit.core.stats.intervals import (
     Estimate,
     clustered_mean,
@@ -141,8 +141,9 @@ class MechanismResult(AbstractResult):
         c = self.config
         return (
             f"Path patching on {c['model']}: share of {self.target}'s logit difference that comes back when its"
-            f" prediction reads one route's keys and values from the other run (n = {c['units']} independent"
-            f" {c['pair_kind']}{scope(c)}, {self.dropped} unsolved left out{self._aside()}; 95 % intervals; 0: as"
+            f" prediction reads one route's keys and values from the other run (n ="
+            f" {numbered(c['units'], 'independent ' + c['pair_kind'])}{scope(c)}, {self.dropped} unsolved left"
+            f" out{self._aside()}; 95 % intervals; 0: as"
             f" unpatched, 1: as the other run). Verdict: {self.verdict}."
         )
 
@@ -155,12 +156,12 @@ class MechanismResult(AbstractResult):
         if not self.config["units"]:
             return (
                 f"No route by which {model} uses {self.mediator} for {self.target} can be told: it solves both sides of"
-                f" 0 of {self.dropped + self.set_aside} pairs, and gets {self.target} right in a share of"
-                f" {self.solved.short()} of {self.solved.n} {self.solved.unit}.",
+                f" 0 of {numbered(self.dropped + self.set_aside, 'pairs')}, and gets {self.target} right in a share of"
+                f" {self.solved.short()} of {numbered(self.solved.n, self.solved.unit)}.",
             )
         return (
             f"{model} {said_of(self.verdict, self.mediator, self.target)}. Flipping only the token of"
-            f" {self.mediator} flips {self.target} in a share of {flips.short()} of {flips.n} {flips.unit}.",
+            f" {self.mediator} flips {self.target} in a share of {flips.short()} of {numbered(flips.n, flips.unit)}.",
         )
 
     def highlights(self) -> pd.DataFrame:

@@ -96,11 +96,12 @@ class PatchingResult(AbstractResult):
         what = (
             f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
         )
+        differ = "differs" if len(self.unit) == 1 else "differ"
         by = f", by {' or '.join(c['inputs'])}" if c["inputs"] else ""
         return (
             f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
             f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
-            f" {counted(self.unit, 'pairs')} that differ in {c['variable']}{by}, {c['completion']}"
+            f" {counted(self.unit, 'pairs')} that {differ} in {c['variable']}{by}, {c['completion']}"
             f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table"
             f"{no_interval(self.low, self.unit, self.goal - self.start)})."
         )

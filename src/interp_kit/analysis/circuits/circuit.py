@@ -12,6 +12,7 @@ from interp_kit.analysis.circuits.drawing import draw, matter
 from interp_kit.core.config import check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, none_where, ratio_interval, scope
 from interp_kit.engine.solved import caveat, said
 from interp_kit.models.circuit import LOGITS, Edge, on_the_way
@@ -154,12 +155,16 @@ class Circuit(AbstractResult):
         """See AbstractResult."""
         c = self.config
         if c.get("analysis") == "read_mib":
-            return f"{len(self)} edges of {c['model']}, with the scores of that file (no interval: it has none)."
+            return (
+                f"{numbered(len(self), 'edges')} of {c['model']}, with the scores of that file"
+                " (no interval: it has none)."
+            )
         how = {"exact": "each patched alone", "acdc": f"kept by ACDC at {c.get('threshold')}"}
         how = how.get(c["method"], f"attributed by {c['method'].upper()}")
         return (
-            f"{len(self)} edges of {c['model']}, {how}: by how much {c['metric']} {self.words[0]} where an edge carries"
-            f" {self.carried} ({c['direction']}; n = {self.n} independent pairs that differ in"
+            f"{numbered(len(self), 'edges')} of {c['model']}, {how}: by how much {c['metric']} {self.words[0]}"
+            " where an edge carries"
+            f" {self.carried} ({c['direction']}; n = {numbered(self.n, 'independent pairs that differ')} in"
             f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals in the table{none_where(self.low, self.n)})."
         )
 
@@ -183,7 +188,10 @@ class Circuit(AbstractResult):
         sign = -1 if self.score[best] < 0 else 1
         ends = (self.low[best], self.high[best]) if sign > 0 else (-self.high[best], -self.low[best])
         score = Estimate(sign * self.score[best], ends[0], ends[1], self.n, "pairs")
-        numbers = f"the {c['metric']} {self.words[int(self.score[best] < 0)]} by {score.short()} (n = {self.n} pairs)"
+        numbers = (
+            f"the {c['metric']} {self.words[int(self.score[best] < 0)]} by {score.short()} (n"
+            f" = {numbered(self.n, 'pairs')})"
+        )
         if not self.clear[best]:
             return (
                 f"{caveat(c)}No edge of {c['model']} can be told from none: at {self.edges[best]}, the largest,"

@@ -14,7 +14,7 @@ from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, counted
+from interp_kit.core.showing import PROGRESS, counted, numbered
 from interp_kit.core.stats.intervals import Estimate, none_where, ratio_interval, scope
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.graph import MEMORY, Graph
@@ -88,9 +88,10 @@ class FaithfulnessResult(AbstractResult):
         areas += "." if areas else ""
         return (
             f"Faithfulness of the best edges of {c['model']} by {method}, all others under {c['ablation']}"
-            f" ablation (1: as the whole model, 0: as with no edge; n = {self.n} independent pairs{scope(c)},"
+            " ablation (1: as the whole model, 0: as with no edge; n ="
+            f" {numbered(self.n, 'independent pairs')}{scope(c)},"
             f" {said(c)}; 95 % intervals{none_where(self.low, self.n)};"
-            f" {len(self.random)} random orders of the same edges as control).{areas}"
+            f" {numbered(len(self.random), 'random orders')} of the same edges as control).{areas}"
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -102,9 +103,10 @@ class FaithfulnessResult(AbstractResult):
             return ()
         at = int(reached[0]) if len(reached) else int(smaller[self.value[smaller].argmax()])
         share = Estimate(self.value[at], self.low[at], self.high[at], self.n, "pairs").short()
-        numbers = f"{share} of what all {self.total} do (n = {self.n} pairs)"
+        numbers = f"{share} of what all {self.total} do (n = {numbered(self.n, 'pairs')})"
+        keep = "keeps" if self.sizes[at] == 1 else "keep"
         method = METHODS.get(c["method"], c["method"].upper())
-        text = f"The best {self.sizes[at]} edges of {c['model']} by {method} keep {numbers}"
+        text = f"The best {numbered(self.sizes[at], 'edges')} of {c['model']} by {method} {keep} {numbers}"
         if not len(reached):
             text = f"No smaller set keeps {ENOUGH:.0%} of what the whole model does. {text}"
         text = caveat(c) + text

@@ -17,7 +17,7 @@ from interp_kit.analysis.circuits.edge_gradients import Part, check_gradient, re
 from interp_kit.core.config import check_choice, check_count, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, bar, numbered
 from interp_kit.core.stats.intervals import none_where, ratio_interval, scope
 from interp_kit.engine.edits import Direction
 from interp_kit.engine.graph import MEMORY, Graph
@@ -67,7 +67,8 @@ class NodeScores(AbstractResult):
         how = names.get(c["method"], "attributed by " + c["method"].replace("atp", "AtP"))
         return (
             f"Nodes of {c['model']}, {how}: by how much {c['metric']} changes where the node has the other run's value"
-            f" ({c['direction']}; the runs differ by {self.gap:.2f}; n = {self.n} independent pairs that differ in"
+            f" ({c['direction']}; the runs differ by {self.gap:.2f}; n ="
+            f" {numbered(self.n, 'independent pairs that differ')} in"
             f" {c['variable']}{scope(c)}, {said(c)}; 95 % intervals{none_where(self.low, self.n)})."
         )
 

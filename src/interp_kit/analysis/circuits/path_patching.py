@@ -13,7 +13,7 @@ from interp_kit.analysis.circuits.carried import outputs_of, patched
 from interp_kit.core.config import check_choice, check_flag
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, numbered
 from interp_kit.core.stats.intervals import Estimate, counted, no_interval, ratio_interval, scope, why_none
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.engine.edits import Direction
@@ -61,10 +61,11 @@ class PathPatchingResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        differ = "differs" if len(self.unit) == 1 else "differ"
         return (
             f"Path patching on {c['model']}: recovered {c['metric']} where single edges carry the other run's value"
-            f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that differ"
-            f" in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals"
+            f" ({c['direction']}; 0: as unpatched, 1: as the other run; n = {counted(self.unit, 'pairs')} that"
+            f" {differ} in {c['variable']}{scope(c)}, {said(c)}; 95 % intervals"
             f"{no_interval(self.low, self.unit, self.goal - self.start)})."
         )
 
@@ -74,7 +75,9 @@ class PathPatchingResult(AbstractResult):
             return ()
         c, best = self.config, int(np.nanargmax(self.recovered))
         share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
-        text = f"{self.path[best]} recovers {share} of the {c['metric']} in {c['model']} (n = {self.n} pairs)"
+        text = (
+            f"{self.path[best]} recovers {share} of the {c['metric']} in {c['model']} (n = {numbered(self.n, 'pairs')})"
+        )
         if self.low[best] <= 0:
             return (f"{caveat(c)}No path is shown to carry {c['variable']}: the best, {text}, {CHANCE}.",)
         if np.isnan(self.low[best]):

@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.core.config import check_choice, check_count, check_seed, expect
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.chance import expected_jaccard, holm, permutation_p
 from interp_kit.core.stats.told import CHANCE, LEVEL, out_of
 from interp_kit.reports.plotting import intervals
@@ -78,7 +79,8 @@ class JaccardResult(AbstractResult):
         c = self.config
         return (
             f"Jaccard index of the {c['k']} most important components of each pair of models ({self.matched} matching,"
-            f" scored on n = {c['n']} examples{self._mean_of()}), beside what {c['permutations']} random sets with as"
+            f" scored on n = {numbered(c['n'], 'examples')}{self._mean_of()}), beside what"
+            f" {numbered(c['permutations'], 'random sets')} with as"
             " many heads and MLPs of each layer share, and the exact chance level of uniformly drawn sets."
         )
 
@@ -96,7 +98,7 @@ class JaccardResult(AbstractResult):
         span = f"{self.stratified[best]:.2f} [{self.stratified_low[best]:.2f}, {self.stratified_high[best]:.2f}]"
         numbers = (
             f"a Jaccard index of {self.index[best]:.2f}, where chance within layer and kind gives {span}"
-            f" (p = {self.p[best]:.3f}, n = {self.config['n']} examples)"
+            f" (p = {self.p[best]:.3f}, n = {numbered(self.config['n'], 'examples')})"
         )
         if len(self.pair) == 1:
             shared = f"the {k} most important components of {self.pair[0]}"

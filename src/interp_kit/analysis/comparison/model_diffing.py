@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_flag
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, numbered
 from interp_kit.core.stats.intervals import mean_interval, scope
 from interp_kit.core.stats.told import CHANCE, mean_of, out_of, told
 from interp_kit.engine.edits import Edit, Set
@@ -93,7 +93,7 @@ class ModelDiffResult(AbstractResult):
         whole, clear = mean_of(self.effect[-1], "examples", self.bounds), told(parts)
         best = int(np.abs(parts.mean(1)).argmax())
         one = f"{self.component[best]} by {mean_of(parts[best], 'examples', self.bounds).short()}"
-        total = f"{whole.short()} (n = {self.n} examples)"
+        total = f"{whole.short()} (n = {numbered(self.n, 'examples')})"
         first = (
             f"All weights of {c['donor']} change the {c['metric']} of {c['receiver']} by {total}."
             if told(self.effect[-1:])[0]

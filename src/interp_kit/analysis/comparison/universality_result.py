@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.comparison.correlations import jackknife, without_each
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
@@ -119,11 +120,11 @@ class UniversalityResult(AbstractResult):
         what = "within each position" if self.config["within"] == "position" else "over all tokens"
         return (
             f"Correlation {what} of each {self.kind} with its best match in another network, matched on half of the"
-            f" texts and measured on the other (n = {self.texts} texts, {self.tokens:,} tokens;"
+            f" texts and measured on the other (n = {numbered(self.texts, 'texts')}, {self.tokens:,} tokens;"
             f" {len(self.model)} networks, {len(self.pair)} ordered pairs), beside the same after a random rotation of"
-            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here:"
-            " untrained networks can be more alike by it than trained ones. 95 % jackknife intervals over texts; those"
-            " over networks are in the table."
+            " the other network's activations (Gurnee et al. 2024), and debiased CKA, which has no baseline here."
+            " Untrained networks can be more alike than trained ones, by either. 95 % jackknife intervals over texts;"
+            " those over networks are in the table."
         )
 
     def findings(self) -> tuple[str, ...]:
@@ -135,12 +136,15 @@ class UniversalityResult(AbstractResult):
             best, rotated = (self.over_texts(i, measure)[0] for measure in ("best match", "rotated"))
             numbers = (
                 f"correlation {best:.2f} with the best match in another network, {rotated:.2f} after a random rotation"
-                f" (difference {excess.short()}, n = {self.texts} texts, {len(self.model)} networks)"
+                f" (difference {excess.short()}, n = {numbered(self.texts, 'texts')}, {len(self.model)} networks)"
             )
             if low > 0:
                 share = f"{self.universal[i].mean():.0%} are universal, above it by {UNIVERSAL} or more"
                 kinds = f"{self.kind.capitalize()}s at {hook}"
-                found.append(f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}.")
+                found.append(
+                    f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}. Networks"
+                    " that read the same inputs can be so untrained: hold it against the same of `untrained` ones."
+                )
             else:
                 found.append(f"That {self.kind}s at {hook} are alike between networks {CHANCE}: {numbers}.")
         return tuple(found)
@@ -151,6 +155,8 @@ class UniversalityResult(AbstractResult):
             measure: tuple(np.array([self.over_texts(i, measure) for i in range(len(self.hook))]).T)
             for measure in ("best match", "rotated", "one to one", "CKA")
         }  # pyright: ignore[reportAssignmentType]
-        title = f"{self.kind}s of {len(self.model)} networks, {self.config['task']} (n = {self.texts} texts)"
+        title = (
+            f"{self.kind}s of {len(self.model)} networks, {self.config['task']} (n = {numbered(self.texts, 'texts')})"
+        )
         label = "correlation of matched units; CKA"
         return intervals(self.hook, dict(series), ax=ax, title=title, x_label=label, reference={"none": 0.0})

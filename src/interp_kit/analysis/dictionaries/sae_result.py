@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.sae_training import inference_sae
 from interp_kit.core.folders import replacing_directory
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import intervals
 
@@ -110,8 +111,8 @@ class SAEResult(AbstractResult):
         train, test = self.l0["train"], self.l0["held_out"]
         return (
             f"What a {self._kind} of {len(self.frequency)} latents keeps of {self._sites}: variance, and the"
-            f" cross-entropy of the answers between mean ablation (0) and the model as it is (1), over n = {train.n}"
-            f" {train.unit} trained on and {test.n} held out (95 % intervals), beside a PCA of the"
+            f" cross-entropy of the answers between mean ablation (0) and the model as it is (1), over n ="
+            f" {numbered(train.n, train.unit)} trained on and {test.n} held out (95 % intervals), beside a PCA of the"
             f" {self.pca_rank} directions that its L0 of {train.value:.1f} amounts to."
             f" {self.distinct_vectors} distinct vectors were trained on; {self.dead.value:.0%} of the latents are dead."
             + "".join(f" Note: {note}." for note in self.notes)
@@ -133,7 +134,7 @@ class SAEResult(AbstractResult):
         return (
             f"On held-out examples the {self._kind} keeps {kept.short()} of the variance of {self._sites},"
             f" {_beside(kept, by_pca)} a PCA of {self.pca_rank} directions ({by_pca.short()}), and of {answer}"
-            f" (n = {kept.n} {kept.unit}).",
+            f" (n = {numbered(kept.n, kept.unit)}).",
             f"{self.dead.value:.0%} of its {len(self.frequency)} latents never fire.",
         )
 

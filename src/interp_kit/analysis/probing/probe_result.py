@@ -14,7 +14,7 @@ from interp_kit.analysis.probing.labels import (
 )
 from interp_kit.core.config import listed
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import counted
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.told import CHANCE, HALF
 from interp_kit.reports.plotting import heatmap
 
@@ -112,10 +112,11 @@ class ProbeResult(AbstractResult):
         else:
             controls += " (no control function fits these labels; permutations=200 compares with shuffled ones)"
         return (
-            f"{self.labels[i]}: {colour} of a probe on {c['model']} (n = {self._prefixes(values)} distinct visible"
-            f" prefixes, by position, {c['folds']}-fold, {counted(c['repeats'], 'repeat')}). The best baseline is the"
-            f" highest of chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there,"
-            " or there are too few prefixes; dotted: it already stands in the text."
+            f"{self.labels[i]}: {colour} of a probe on {c['model']} (n ="
+            f" {numbered(self._prefixes(values), 'distinct visible prefixes')}, by position, {c['folds']}-fold,"
+            f" {numbered(c['repeats'], 'repeats')}). The best baseline is the highest of"
+            f" chance, a probe on the visible tokens{controls}. Hatched: the label is not determined there, or there"
+            " are too few prefixes; dotted: it already stands in the text."
         )
 
     def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
@@ -158,7 +159,7 @@ class ProbeResult(AbstractResult):
         score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
         cells = int(np.isfinite(self.score[i][:, ~self.written[i]]).sum())
         of = f"best of the {cells} cells where it follows from the text and is not yet written, of {self.score[i].size}"
-        where = f"{self.rows[at[0]]} at {self.positions[at[1]]}, n = {self.units[at[1]]} prefixes"
+        where = f"{self.rows[at[0]]} at {self.positions[at[1]]}, n = {numbered(self.units[at[1]], 'prefixes')}"
         beside = f"{score:.2f} held out, beside {base:.2f} for the best baseline ({where}; {of})"
         beside += self._less_regularised(label, score - base > MARGIN)
         if score - base <= MARGIN:
@@ -196,7 +197,7 @@ class ProbeResult(AbstractResult):
             self.rows,
             self.positions,
             ax=ax,
-            title=f"{self.labels[i]}, {self.config['model']} (n = {self._prefixes(values)} prefixes)",
+            title=f"{self.labels[i]}, {self.config['model']} (n = {numbered(self._prefixes(values), 'prefixes')})",
             label=f"{scale}\nabove the best baseline" if excess else scale,
             signed=excess,
             limits=None if excess else (0.0, 1.0),

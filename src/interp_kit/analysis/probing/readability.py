@@ -18,6 +18,7 @@ from interp_kit.analysis.probing.labels import MEASURED
 from interp_kit.analysis.probing.probe_result import MARGIN, ProbeResult
 from interp_kit.core.config import check_names, expect, listed
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.reports.plotting import intervals
@@ -68,10 +69,18 @@ class ReadabilityResult(AbstractResult):
         """See AbstractResult."""
         n = self.score[0].n
         interval = any(np.isfinite(e.low) for e in (*self.score, *self.margin))
-        over = f"mean and 95 % interval over n = {n} seeds" if interval else f"mean over n = {n} seeds"
-        why = "" if interval else f" No interval: {n} seeds are too few for one, or do not differ."
+        over = (
+            f"mean and 95 % interval over n = {numbered(n, 'seeds')}"
+            if interval
+            else f"mean over n = {numbered(n, 'seeds')}"
+        )
+        why = (
+            ""
+            if interval
+            else f" No interval: {numbered(n, 'seeds')} {'is' if n == 1 else 'are'} too few for one, or do not differ."
+        )
         return (
-            f"Probe score at the cell chosen on {len(self.config['chosen_on'])} other seeds, {over},"
+            f"Probe score at the cell chosen on {numbered(len(self.config['chosen_on']), 'other seeds')}, {over},"
             " beside a probe on the visible raw tokens and the best baseline."
             " Verdicts: computed, above every baseline; visible, a probe on the tokens so far does as well or better."
             + why
@@ -84,7 +93,10 @@ class ReadabilityResult(AbstractResult):
         """
         found = []
         for i, (label, verdict) in enumerate(zip(self.labels, self.verdict, strict=True)):
-            where = f"{self.cell[i]}, {self.position[i]}; n = {self.score[i].n} networks that did not choose the cell"
+            where = (
+                f"{self.cell[i]}, {self.position[i]}; n ="
+                f" {numbered(self.score[i].n, 'networks')} that did not choose the cell"
+            )
             base = float(self.baseline[i])
             beside = f"{self.score[i].short()}, beside {self.baseline[i]:.2f} for the best baseline ({where})"
             if verdict == "computed":
@@ -103,7 +115,7 @@ class ReadabilityResult(AbstractResult):
         nan = np.full(len(names), np.nan)
         score = tuple(np.array([getattr(e, key) for e in self.score]) for key in ("value", "low", "high"))
         series = {"probe": score, "visible tokens": (self.raw, nan, nan), "best baseline": (self.baseline, nan, nan)}
-        title = f"Held-out probe score at the chosen cell (n = {self.score[0].n} seeds)"
+        title = f"Held-out probe score at the chosen cell (n = {numbered(self.score[0].n, 'seeds')})"
         return intervals(
             names, series, ax=ax, title=title, x_label="balanced accuracy, or R² of sums", limits=(-0.05, 1.05)
         )

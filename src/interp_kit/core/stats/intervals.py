@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import special, stats
 
+from interp_kit.core.showing import numbered
+
 FEWEST = 4  # units from which the interval of a mean covers: docs/coverage.md
 FEWEST_OF_RATIO = 5
 FEWEST_EFFECTIVE = 2  # units of equal size that lopsided ones are worth
@@ -31,7 +33,7 @@ class Estimate:
     unit: str
 
     def __str__(self) -> str:
-        return f"{self.short()} (n = {self.n} {self.unit})"
+        return f"{self.short()} (n = {numbered(self.n, self.unit)})"
 
     def short(self) -> str:
         """Value and interval, or the value alone if there is no interval."""
@@ -56,6 +58,13 @@ def wilson_share(share: float | np.floating, n: int, unit: str = "inputs") -> Es
     middle, half = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
     return Estimate(float(share), float(low) if share > 0 else 0.0, float(high) if share < 1 else 1.0, n, unit)
+
+
+def exact_share(share: float, n: float) -> tuple[float, float]:
+    """The exact 95 % interval of a proportion (Clopper & Pearson 1934); n, independent units, may be a fraction."""
+    k = share * n
+    low = float(special.betaincinv(k, n - k + 1, 0.025)) if k > 0 else 0.0
+    return low, float(special.betaincinv(k + 1, n - k, 0.975)) if k < n else 1.0
 
 
 def mean_interval(
@@ -162,7 +171,8 @@ def why_none(groups: np.ndarray, gap: np.ndarray) -> str:
     """Reason, in words, that a ratio of `ratio_interval` has no interval; groups, gap: (pair,) unit and denominator."""
     n, effective = len(np.unique(groups)), effective_number(groups)
     if n < FEWEST_OF_RATIO:
-        return f"{n} independent units are too few, {FEWEST_OF_RATIO} are needed"
+        few = "is" if n == 1 else "are"
+        return f"{numbered(n, 'independent units')} {few} too few, {FEWEST_OF_RATIO} are needed"
     if lopsided(effective, n) and effective < FEWEST_EFFECTIVE:
         return f"one of the {n} units holds most of the pairs"
     _, low, high = (float(part) for part in ratio_interval(gap, np.ones(len(gap)), groups=groups))
@@ -213,10 +223,13 @@ def clustered_mean(
 ) -> Estimate:
     """The mean over rows, with an interval over the groups that they belong to, which may differ much in size.
 
-    Student's, from each group's summed residual, with the effective number of groups (Kish 1965), less one, as degrees
-    of freedom: a mean that hangs on two groups gets the interval of two, whatever the number of rows. It covers 0.93 to
-    0.96 where a few of 5 to 36 groups hold most rows (tests/core/test_stats.py). Rows that are all at one of `bounds`
-    get the exact interval of as many independent ones as there are effective groups; others without spread get none.
+    The variance is that of each group's summed residual; a mean that hangs on two groups gets the interval of two,
+    whatever the number of rows, as the effective number of groups (Kish 1965), less one, are the degrees of freedom.
+    Shares (rows all at one of `bounds` or the other) get the exact interval of a proportion at the number of
+    independent rows that this variance stands for (Korn & Graubard 1998), which covers at least 0.95 of samples in
+    nearly every case simulated; other rows get Student's, which covers 0.93 to 0.96 of normal values, but too few of
+    skewed ones (docs/coverage.md). Shares of 0 and 1 count as many independent rows as there are effective groups.
+    Other rows without spread get no interval.
 
     Raises ValueError for no rows.
     """
@@ -235,9 +248,14 @@ def clustered_mean(
     variance = float((residual**2).sum()) / len(values) ** 2
     if len(size) < 2 or variance < 1e-24:
         return Estimate(mean, float("nan"), float("nan"), len(size), unit)
-    reach = float(stats.t.ppf(0.975, max(effective - 1, 1))) * np.sqrt(variance / (1 - 1 / effective))
-    low, high = float(np.clip(mean - reach, *bounds)), float(np.clip(mean + reach, *bounds))
-    return Estimate(mean, low, high, len(size), unit)
+    variance, student = variance / (1 - 1 / effective), float(stats.t.ppf(0.975, max(effective - 1, 1)))
+    if np.isin(values, bounds).all():
+        p, width = (mean - bounds[0]) / (bounds[1] - bounds[0]), bounds[1] - bounds[0]
+        rows = p * (1 - p) * width**2 / variance * (stats.norm.ppf(0.975) / student) ** 2
+        low, high = (bounds[0] + width * end for end in exact_share(p, min(rows, float(len(values)))))
+    else:
+        low, high = np.clip([mean - student * np.sqrt(variance), mean + student * np.sqrt(variance)], *bounds)
+    return Estimate(mean, float(low), float(high), len(size), unit)
 
 
 class Difference(NamedTuple):
@@ -312,7 +330,7 @@ def counted(groups: np.ndarray, unit: str) -> str:
     """Describe n for a caption: "16 pairs", or "8 (16 pairs, some of the same texts)"."""
     n, worth = len(np.unique(groups)), effective_number(groups)
     if n == len(groups):
-        return f"{n} {unit}"
+        return numbered(n, unit)
     unequal = f", worth {worth:.1f} units of equal size" if lopsided(worth, n) else ""
     return f"{n} ({len(groups)} {unit}, some of the same texts{unequal})"
 

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.reports.plotting import OVER_DARK, OVER_LIGHT, heatmap, new_axes
 
@@ -129,7 +130,7 @@ class AuditResult(AbstractResult):
         ax = ax or new_axes(4.2 + 0.62 * len(columns), 1.6 + 0.29 * len(order))
         heatmap(
             values, [f"{self.level[i]}: {self.method[i]}" for i in order], columns, ax=ax, limits=(CHANCE, 1.0),
-            title=f"Which methods find the true circuit? (planted: mean of n = {len(self.seeds)} bases)",
+            title=f"Which methods find the true circuit? (planted: mean of n = {numbered(len(self.seeds), 'bases')})",
             label="AUROC (colours start at chance, 0.5)",
             x_label="circuit: planted; trained to compute alike; untrained", y_label="method",
         )  # fmt: skip

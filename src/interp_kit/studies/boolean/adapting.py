@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from interp_kit.analysis.causal.lesion_result import ARMS, LesionResult, recovery
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.reports.links import Link
 from interp_kit.reports.report import Figure, Section, Table
@@ -42,7 +43,8 @@ def adapting(study: "Study") -> tuple[str, ...]:
         f"With its most important head held at its mean, a model gets {end(found, 'lesion', 0).short()} of its answers"
         f" right (intact {end(found, 'control', 0).short()}); after {found[0].config['steps']} training steps with the"
         f" head still held {end(found, 'lesion').short()}, after the same steps without a lesion"
-        f" {end(found, 'control').short()} (n = {len(found)} seeds). {_exact(found)}{_repair(found)} What grows"
+        f" {end(found, 'control').short()} (n = {numbered(len(found), 'seeds')})."
+        f" {_exact(found)}{_repair(found)} What grows"
         f" most beyond the control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on"
         " average.",
     )
@@ -101,7 +103,8 @@ def section(study: "Study", tries: tuple[Link, ...]) -> tuple[Section, ...]:
     parts = (
         Figure(
             recovery(found[0].step, curves.swapaxes(0, 1), "seeds", "Without the most important head"),
-            f"Share of answers right, all text before being right, over training steps (n = {len(found)} models,"
+            "Share of answers right, all text before being right, over training steps (n ="
+            f" {numbered(len(found), 'models')},"
             f" {found[0].n} worlds, one order of texts each; 95 % intervals over models). Control: the same steps, no"
             " lesion.",
         ),

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.routes import ROUTES
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import scope
 from interp_kit.reports.links import Link, links
 from interp_kit.reports.plotting import intervals
@@ -170,7 +171,8 @@ def _path_section(study: "Study") -> Section:
     routes = Figure(
         routes_figure(everyone),
         "Path patching by sender: newD's prediction alone reads the keys and values of one group of positions from"
-        f" the other world (n = {_span(units)} pairs of worlds that differ in D alone, A = 0, each taken both ways"
+        f" the other world (n = {numbered(_span(units), 'pairs')} of worlds that differ in D alone, A = 0, each"
+        " taken both ways"
         f"{scope(study.models[0].mechanism.config)}; 95 % intervals over pairs). 0: nothing"
         " comes back, 1: all of it. The planted models are positive controls. A model that does not solve newD, as the"
         " untrained one, has no difference that could come back: its line is empty, and it is named by no route.",
@@ -178,7 +180,7 @@ def _path_section(study: "Study") -> Section:
     conflict = Figure(
         conflict_figure(everyone),
         "Prompts that no input produces: the newB token from one input, D from the other (n ="
-        f" {_span(worlds)} inputs with A = 0, where newB decides newD, by model: those in which the"
+        f" {numbered(_span(worlds), 'inputs')} with A = 0, where newB decides newD, by model: those in which the"
         " right newD is the likelier of its two"
         " values; Wilson intervals). A model that ignores both flips in none, and so may one that never"
         " learned.",

@@ -7,6 +7,7 @@ import numpy as np
 
 from interp_kit.analysis.causal.mechanism import route_summary
 from interp_kit.analysis.causal.routes import OPPOSED, SOLVED, TOO_FEW
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate
 from interp_kit.studies.boolean.adapting import adapting
 
@@ -41,9 +42,12 @@ def solving(study: "Study") -> str:
     n, perfect = len(exact), sum(value == 1 for value in exact)
     inputs = study.models[0].evaluation.estimate().n
     if perfect == n:
+        if n == 1:
+            return f"The model answers each of the {inputs} inputs that it was trained on exactly (exact match 1.0)."
         return f"All {n} models answer each of the {inputs} inputs that they were trained on exactly (exact match 1.0)."
+    answer = "answers" if perfect == 1 else "answer"
     return (
-        f"{perfect} of {n} models answer all {inputs} inputs exactly; mean exact match"
+        f"{perfect} of {numbered(n, 'models')} {answer} all {inputs} inputs exactly; mean exact match"
         f" {mean_estimate(exact, bounds=(0.0, 1.0))}. What follows is about models that do not all solve the task."
     )
 
@@ -76,7 +80,7 @@ def readable(study: "Study") -> str:
         rest = f" Readable beyond every baseline before it is written, on seeds that did not choose the cell: {listed}."
     else:
         rest = " No other variable is readable beyond the baselines either."
-    return f"{first} (n = {n} reporting seeds).{rest}"
+    return f"{first} (n = {numbered(n, 'reporting seeds')}).{rest}"
 
 
 def path_taken(study: "Study") -> str:
@@ -111,6 +115,8 @@ def alike(study: "Study") -> str:
         first = "No seed solves newD, so there are no routes to compare."
     elif len(routes) == 1:
         first = f"The {sum(routes.values())} seeds that solve newD take the same route to it ({next(iter(routes))})."
+        if sum(routes.values()) == 1:
+            first = f"One seed alone solves newD; its route is {next(iter(routes))}."
     else:
         counted = ", ".join(f"{route} {count}" for route, count in routes.most_common())
         first = f"The seeds take {len(routes)} different routes to newD ({counted})."
@@ -145,7 +151,7 @@ def held_out(study: "Study") -> tuple[str, ...]:
         model, lookup = held_out.estimate(size), held_out.estimate(size, "lookup")
         parts.append(
             f"{model.short()} with {size} of {held_out.total} inputs left out"
-            f" (n = {model.n} omission sets; nearest-neighbour lookup {lookup.value:.2f})"
+            f" (n = {numbered(model.n, 'omission sets')}; nearest-neighbour lookup {lookup.value:.2f})"
         )
     return (
         f"On inputs never trained on, exact match is {'; '.join(parts)}. These are {len(held_out.models)} other"

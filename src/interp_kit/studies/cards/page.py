@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.core.showing import numbered
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.cards import words
@@ -88,7 +89,8 @@ def accuracy_figure(study: "Study", ax: Axes | None = None) -> Axes:
 def _accuracy(study: "Study") -> Section:
     n = next(iter(study.evaluations.values())).splits[ID].n
     caption = (
-        f"Accuracy on n = {n} deals per split and seed; mean over {len(study.seeds)} seeds with Student's 95 %"
+        f"Accuracy on n = {numbered(n, 'deals')} per split and seed; mean over {len(study.seeds)} seeds with"
+        " Student's 95 %"
         " interval, beside always giving the commonest answer."
     )
     text = (words.learnt(study), words.memorised(study), *words.central(study))
@@ -207,7 +209,8 @@ def _importance(study: "Study") -> Section:
     )  # fmt: skip
     captions = (
         f"Jaccard of the 25 most important of 512 neurons, arms of one seed, {len(study.seeds)} seeds.",
-        f"Mean ablation of every head and MLP by split (n = {first[ID].n} deals per split): what the right completion's"
+        f"Mean ablation of every head and MLP by split (n = {numbered(first[ID].n, 'deals')} per split): what"
+        " the right completion's"
         " log-probability loses.",
     )
     every = pd.concat(

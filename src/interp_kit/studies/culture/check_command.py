@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from interp_kit.core.program import ended
-from interp_kit.core.showing import PROGRESS
+from interp_kit.core.showing import PROGRESS, numbered
 
 if TYPE_CHECKING:
     from interp_kit.models.mygpt import MyGPT
@@ -248,7 +248,7 @@ def _source(made: Any, quizzes: "QuizSet") -> str:
 
 
 def _overall(result: "CultureTests", described: Sequence[dict[str, Any]]) -> str:
-    lines = [f"overall accuracy, answers {result.answers} (n = {len(result.task)} quizzes)"]
+    lines = [f"overall accuracy, answers {result.answers} (n = {numbered(len(result.task), 'quizzes')})"]
     for model, facts in zip(result.models, described, strict=True):
         found = []
         for noise in result.noise.tolist():

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.ablation import AblationResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import mean_interval
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
@@ -134,7 +135,7 @@ def _ablation_section(study: "Study") -> Section:
             Figure(
                 _by_task(m.layers, m.task_of, f"{m.name}: layers set to zero (n = {n})", "log-probability lost (nats)"),
                 f"Mean log-probability of the true answer's cells that {m.name} loses when one layer's attention or MLP"
-                f" writes nothing, by task (n = {n} distinct quizzes; intervals in the table).",
+                f" writes nothing, by task (n = {numbered(n, 'distinct quizzes')}; intervals in the table).",
             )
         )
         parts.append(
@@ -269,7 +270,8 @@ def _overlap_section(study: "Study") -> tuple[Section, ...]:
             parts=(
                 Figure(
                     intervals(names, series, title="importance of parts", x_label="log-probability lost (nats)"),
-                    f"Mean ablation of every head and MLP (n = {study.models[0].parts.n} quizzes, 95 % intervals).",
+                    f"Mean ablation of every head and MLP (n = {numbered(study.models[0].parts.n, 'quizzes')},"
+                    " 95 % intervals).",
                 ),
                 Figure(study.similarity.plot(), study.similarity.caption()),
                 Table(pd.DataFrame(study.similarity.to_frame()), "Overlap of the most important parts."),

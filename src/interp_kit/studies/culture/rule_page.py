@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.analysis.causal.ablation import AblationResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Section, Table
@@ -44,7 +45,7 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
     both = [m.rules.at_once.whole(AT_INPUT, "both") for m in study.models]
     found.append(
         f"If f_A shows two rules at once, as no world does, {_range(both)} of the answers apply both in every cell (n ="
-        f" {both[0].n} quizzes per model)."
+        f" {numbered(both[0].n, 'quizzes')} per model)."
         + " Looking up each object by itself would do so; one variable for the rule could not."
         * (min(share.low for share in both) > 0.2)
     )
@@ -120,7 +121,8 @@ def _direction_section(models: "Sequence[Examination]") -> Section:
             Figure(
                 axes,
                 f"Share of quizzes that follow the other rule when the cells of f_A before layer"
-                f" {' or '.join(map(str, layers))} are exchanged in part (n = {first.within.n} distinct quizzes,"
+                f" {' or '.join(map(str, layers))} are exchanged in part (n ="
+                f" {numbered(first.within.n, 'distinct quizzes')},"
                 " Wilson's 95 % intervals). Controls: random directions as long; random subspaces; a placebo that"
                 " writes the largest subspace's coordinates along random directions; the network untrained.",
             ),
@@ -165,7 +167,7 @@ def _at_once_section(models: "Sequence[Examination]") -> Section:
             Figure(
                 intervals(names, series, title="both rules applied", x_label="whole answers", limits=(-0.02, 1.02)),
                 "Share of quizzes answered greedily by both rules in every cell"
-                f" (n = {len(first.at_once.kind) // len(kinds)} distinct quizzes per two rules, model and"
+                f" (n = {numbered(len(first.at_once.kind) // len(kinds), 'distinct quizzes')} per two rules, model and"
                 " condition, Wilson's 95 % intervals). With f_A of the first rule alone, answers are those of that rule"
                 " (in the table).",
             ),
@@ -195,7 +197,7 @@ def _parts_section(study: "Study") -> Section:
                 _parts_figure(m.rules.parts, m.rules.by_rule, m.name),
                 "Loss of the right answer's lead (logits), at the first cell on which two rules differ, when one head"
                 f" or MLP of {m.name} gives everywhere what it gives under another rule, by the quiz's rule (n ="
-                f" {m.rules.parts.n} distinct quizzes; intervals in the table).",
+                f" {numbered(m.rules.parts.n, 'distinct quizzes')}; intervals in the table).",
             )
         )
         parts.append(Table(frame, f"{m.name}: heads and MLPs, 95 % intervals over quizzes.", folded=True))

@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, mean_estimate, wilson
 from interp_kit.reports.plotting import intervals
 
@@ -117,7 +118,8 @@ class CultureTests(AbstractResult):
         ceiling = _mean(self.ceiling)
         best = "" if np.isnan(ceiling) else f"; the best possible answers get {ceiling:.3f} of world quizzes"
         return (
-            f"Quizzes solved, every token right, answers {_how(self.answers)} (n = {n} distinct quizzes{source}; 95 %"
+            f"Quizzes solved, every token right, answers {_how(self.answers)} (n ="
+            f" {numbered(n, 'distinct quizzes')}{source}; 95 %"
             f" Wilson intervals over quizzes). Copying the third grid solves {_mean(self.copied == 1):.3f}{best}."
         )
 

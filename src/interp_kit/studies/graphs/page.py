@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from interp_kit.core.showing import numbered
 from interp_kit.reports.plotting import heatmap, intervals
 from interp_kit.reports.report import Figure, Report, Section, Table
 from interp_kit.studies.graphs import words
@@ -150,7 +151,8 @@ def _parts(study: "Study") -> Section:
         parts.append(
             Figure(
                 axes,
-                f"Mean ablation of every head and MLP of {one.model} by kind and depth (n = {first.n} questions each):"
+                f"Mean ablation of every head and MLP of {one.model} by kind and depth (n ="
+                f" {numbered(first.n, 'questions')} each):"
                 " what the right completion's log-probability loses.",
             )
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import over_seeds
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def follows(study: "Study") -> str:
     )
     return (
         f"{verdict}: with two entries of one factor swapped, {o.follows.short()} of answers are what follows from them,"
-        f" {o.keeps.short()} stay as they were (n = {o.follows.n} {o.follows.unit}); not overwritten,"
+        f" {o.keeps.short()} stay as they were (n = {numbered(o.follows.n, o.follows.unit)}); not overwritten,"
         f" {o.untouched.short()} are right."
     )
 

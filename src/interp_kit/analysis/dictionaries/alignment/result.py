@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from interp_kit.analysis.dictionaries.alignment.detectors import FEATURE, PROBE
 from interp_kit.analysis.dictionaries.alignment.use import EXCHANGED
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, scope
 from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.reports.plotting import intervals
@@ -182,7 +183,8 @@ class AlignmentResult(AbstractResult):
             text += (
                 " Moved: share of the logit difference that follows when the activations of the variable's features"
                 " (for each value the one that fires, and what a class is split over) are exchanged alone between two"
-                f" runs that differ in the variable (n = {_span(self.pairs)} independent pairs); 1 is the other run."
+                f" runs that differ in the variable (n = {numbered(_span(self.pairs), 'independent pairs')}); 1"
+                " is the other run."
                 " What tells a variable and moves nothing is not used for it there. Controls: as many random live"
                 " features, all features, and the whole site."
             )
@@ -206,7 +208,8 @@ class AlignmentResult(AbstractResult):
         scores = {name: float(self.auroc[best, j]) for j, name in enumerate(self.method) if j}
         beside = ", ".join(f"{name} {score:.2f}" for name, score in scores.items())
         numbers = (
-            f"AUROC {auroc.short()}, labels permuted {self.permuted_high[best]:.2f} (n = {auroc.n} texts; {beside})"
+            f"AUROC {auroc.short()}, labels permuted {self.permuted_high[best]:.2f} (n ="
+            f" {numbered(auroc.n, 'texts')}; {beside})"
         )
         low = auroc.value if np.isnan(auroc.low) else auroc.low
         if low <= self.permuted_high[best]:
@@ -241,7 +244,7 @@ class AlignmentResult(AbstractResult):
         best, many = int(np.where(among, own, -np.inf).argmax()), int(among.sum())
         value, low, high = (float(values[best, at]) for values in (self.moved, self.moved_low, self.moved_high))
         moves = f"{Estimate(value, low, high, 0, '').short()} of the logit difference of {self.target[best]}"
-        numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {self.pairs[best]} pairs)"
+        numbers = f"{moves} (as many random ones {random[best]:.2f}; n = {numbered(self.pairs[best], 'pairs')})"
         where = f"of {self.use_variable[best]} at {self.use_position[best]}"
         said = f"exchanging {'them' if used.any() else f'those {where}'} moves {numbers}"
         said += f", the most of {many} places {of}" if many > 1 else ""

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from interp_kit.analysis.dictionaries.alignment.detectors import encode
 from interp_kit.core.pairs import PairBatch
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, ratio_interval
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.edits import Add, Edit
@@ -90,7 +91,10 @@ def use(
     units = pairs.units()
     if not _told_apart(gap, units):
         n = len(np.unique(units))
-        return f"the logit difference is the same in both runs (by {gap.mean():.1g}, n = {n} pairs): nothing can move"
+        return (
+            f"the logit difference is the same in both runs (by {gap.mean():.1g}, n ="
+            f" {numbered(n, 'pairs')}): nothing can move"
+        )
     results: list[Mapping[str, Estimate]] = []
     for number in range(len(questions)):
         found: dict[str, Estimate] = {}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.reports.plotting import SOFT, intervals, new_axes
 from interp_kit.reports.report import Figure, Section, Table
@@ -43,7 +44,7 @@ def _steered_finding(one: Steering) -> str:
     if not shares[FEATURES].value and not (one.answers[0] == 2).any():
         return (
             f"Steered to {one.goal}, no answer follows, whatever the number of features and the factor (n ="
-            f" {one.answers.shape[-1]} quizzes): not above the control."
+            f" {numbered(one.answers.shape[-1], 'quizzes')}): not above the control."
         )
     size, factor = one.best()
     gained = p < SURE and shares[FEATURES].value > shares[RANDOM].value
@@ -89,7 +90,8 @@ def _changed(found: TransformCells) -> Section:
         ),
         (
             Figure(
-                intervals(names, series, title=f"changed cells told (n = {shares[0].n} quizzes)", x_label="AUROC",
+                intervals(names, series, title="changed cells told (n ="
+                    f" {numbered(shares[0].n, 'quizzes')})", x_label="AUROC",
                           limits=(0.4, 1.02)),
                 "Area under the ROC curve over the cells of a quiz, mean over held-out quizzes with 95 % intervals."
                 " What is seen: colours of B and of the last cell written, and whether that or the cell above is"
@@ -114,9 +116,11 @@ def _steering(one: Steering) -> Section:
         ),
         (
             Figure(
-                intervals(names, series, title=f"steered to {one.goal} (n = {n} quizzes)", x_label="answers as steered",
+                intervals(names, series, title=f"steered to {one.goal} (n ="
+                    f" {numbered(n, 'quizzes')})", x_label="answers as steered",
                           limits=(-0.02, 1.02)),
-                f"Share of answers at one cell that are as steered (n = {n} distinct quizzes, Wilson's 95 % intervals)."
+                f"Share of answers at one cell that are as steered (n = {numbered(n, 'distinct quizzes')},"
+                " Wilson's 95 % intervals)."
                 f" Length of what is added at factor 1, in mean lengths of the site, by number of features: {lengths}."
                 f" Without steering {float((one.unedited == 1).mean()):.2f} are right,"
                 f" {float((one.unedited == 2).mean()):.2f} as steered.",
@@ -132,7 +136,7 @@ def _written(study: "FeatureStudy") -> Section:
     drawn = axes.scatter(found.moments[:, 1], found.moments[:, 2], c=found.moments[:, 0], s=9, cmap="viridis")
     axes.figure.colorbar(drawn, ax=axes, label="standard deviation")
     axes.set(
-        title=f"What features add to the logits (n = {int(study.alive.sum())} live features)",
+        title=f"What features add to the logits (n = {numbered(int(study.alive.sum()), 'live features')})",
         xlabel="skewness over tokens", ylabel="kurtosis over tokens",
     )  # fmt: skip
     low, high = np.quantile(found.random_moments[:, 2], (0.025, 0.975))

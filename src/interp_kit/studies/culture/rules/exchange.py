@@ -22,6 +22,7 @@ from interp_kit.core.batch import TokenBatch
 from interp_kit.core.identity import derive_seed
 from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.result import AbstractResult
+from interp_kit.core.showing import numbered
 from interp_kit.core.stats.intervals import Estimate, wilson
 from interp_kit.engine.edits import Add, Copy, Edit, Source
 from interp_kit.engine.harvest import harvest
@@ -154,7 +155,8 @@ class RuleExchange(AbstractResult):
         return (
             f"Share of quizzes in which {self.config['model']} answers by the other rule, at the first cell on which"
             f" the two rules differ, when activations before a layer are those of the same quiz under that rule"
-            f" (n = {self.n} distinct quizzes, {len(set(self.other.tolist()))} rules, 95 % intervals in the table;"
+            f" (n = {numbered(self.n, 'distinct quizzes')}, {len(set(self.other.tolist()))} rules, 95 %"
+            " intervals in the table;"
             f" without an edit {stays:.2f} are answered by the quiz's own rule)."
         )
 
