@@ -235,6 +235,18 @@ def test_a_curve_is_annotated_where_it_bends() -> None:
     assert [text.get_text() for text in ax.texts] == ["4.00 after 4"]
 
 
+@pytest.mark.parametrize("scale", ["linear", "symlog"])
+def test_a_note_at_the_end_of_a_curve_stays_inside_of_the_frame(scale: str) -> None:
+    x = np.array([0.0, 1, 10, 50, 100, 239, 479])
+    ax = new_axes()
+    ax.plot(x, x)
+    ax.set_xscale(scale)
+    note_bend(ax, x, x, "{y:.2f} with {x:g} edges", 5)
+    figure = figure_of(ax)
+    figure.canvas.draw()
+    assert ax.texts[0].get_window_extent().x1 <= ax.get_window_extent().x1 + 1
+
+
 def test_axes_without_a_value_say_so() -> None:
     nothing, one = np.full(2, np.nan), np.array([np.nan, 0.5])
     empty = intervals(["a", "b"], {"s": (nothing, nothing, nothing)})
@@ -247,5 +259,7 @@ def test_a_title_breaks_neither_n_nor_a_name() -> None:
     assert len(title.split("\n")) > 1
     assert "(n = 32)" in title
     assert "boolean-gpt2-seed1-held" in title
+    title = heatmap(VALUES, ROWS, COLUMNS, title="resid_pre: do(P(d)) → s2.f0 (n = 451 bases)").get_title()
+    assert "(n = 451 bases)" in title.split("\n"), title
     title = heatmap(VALUES, ROWS, COLUMNS, title="attention, untrained:culture/gpt_000@594097031 (n = 32)").get_title()
     assert "untrained:culture/gpt_000@594097031" in title.split("\n"), title

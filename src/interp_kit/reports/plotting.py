@@ -6,6 +6,7 @@ stands apart from its numbers.
 """
 
 import io
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -117,7 +118,9 @@ def _wrapped(title: str, ax: "Axes") -> str:
     from textwrap import TextWrapper
 
     inches = figure_of(ax).get_figwidth() - 2.2
-    whole = title.replace("n = ", "n\u00a0=\u00a0")  # neither this nor a name is broken
+    whole = re.sub(
+        r"\(n = [^()]*\)", lambda found: found[0].replace(" ", "\u00a0"), title
+    )  # neither this nor a name is broken
     wrapper = TextWrapper(max(28, int(11 * inches)), break_on_hyphens=False, break_long_words=False)
     lines = [wrapper.wrap(part) for part in whole.split("\n")]
     return "\n".join(line for part in lines for line in part).replace("\u00a0", " ")
@@ -214,9 +217,16 @@ def note_bend(ax: "Axes", x: np.ndarray, y: np.ndarray, text: str, at: int | Non
         return
     straight = np.interp(seen[at, 0], seen[[0, -1], 0], seen[[0, -1], 1])
     above = bool(seen[at, 1] > straight)
+    said = text.format(x=x[at], y=y[at])
+    # what would reach beyond the frame gets room inside of it, on any scale
+    room = (8 + 5.5 * len(said)) * figure_of(ax).dpi / 72 / ax.bbox.width
+    stands = (seen[at, 0] - ax.bbox.x0) / ax.bbox.width
+    if stands + room > 1:
+        edge = ax.bbox.x0 + ax.bbox.width * stands / max(1 - room, 0.4)
+        ax.set_xlim(right=float(ax.transData.inverted().transform((edge, ax.bbox.y0))[0]))
     ax.scatter([x[at]], [y[at]], s=80, facecolors="none", edgecolors=SOFT)
     ax.annotate(
-        text.format(x=x[at], y=y[at]), (x[at], y[at]), xytext=(8, -12 if above else 10), textcoords="offset points",
+        said, (x[at], y[at]), xytext=(8, -12 if above else 10), textcoords="offset points",
         ha="left", va="top" if above else "bottom", fontsize=9, color=SOFT, zorder=5,
         bbox={"boxstyle": "round,pad=0.15", "facecolor": "#ffffff", "edgecolor": "none", "alpha": 0.8},
     )  # fmt: skip

@@ -180,8 +180,8 @@ def test_words_follow_the_figures(nobody: Maker, monkeypatch: pytest.MonkeyPatch
     assert deeper(good, "trace").count(", above the better baseline") == 2
     bad = study_of(nobody, monkeypatch, guess, oracle)
     assert "beats the better of both baselines at 0 of 6" in ahead(bad, "direct")
-    assert "behind at do 0" in ahead(bad, "direct")
-    assert "do 1: trace (1.00 with a trace" in against(bad)
+    assert "behind at do, depth 0" in ahead(bad, "direct")
+    assert "do at depth 1, trace ahead (1.00 with a trace" in against(bad)
     monkeypatch.setattr(overwritten, "completions", obedient)
     good.overwritten = overwritten.overwritten(nobody("trace"), n=60)
     assert follows(good).startswith("The answer follows what is written")

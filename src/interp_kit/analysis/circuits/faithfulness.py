@@ -81,12 +81,13 @@ class FaithfulnessResult(AbstractResult):
     def caption(self) -> str:
         """See AbstractResult."""
         c = self.config
+        method = METHODS.get(c["method"], c["method"].upper())
         areas = "" if np.isnan(self.cpr) else f" MIB's CPR {self.cpr:.2f}, CMD {self.cmd:.2f}"
         if areas and len(self.random):
             areas += f" (random orders {self.random_cpr.mean():.2f} and {self.random_cmd.mean():.2f})"
         areas += "." if areas else ""
         return (
-            f"Faithfulness of the best edges of {c['model']} by {c['method']}, all others under {c['ablation']}"
+            f"Faithfulness of the best edges of {c['model']} by {method}, all others under {c['ablation']}"
             " ablation (1: as the whole model, 0: as with no edge; n ="
             f" {numbered(self.n, 'independent pairs')}{scope(c)},"
             f" {said(c)}; 95 % intervals{none_where(self.low, self.n)};"

@@ -97,7 +97,7 @@ class AuditResult(AbstractResult):
                 {
                     "level": level,
                     "method": method,
-                    "AUROC": round(found.value, 3),
+                    "AUROC": found.value,
                     "95 % over circuits": "none" if np.isnan(found.low) else f"{found.low:.2f} to {found.high:.2f}",
                     **{f"{name}, trained": round(float(auroc[i].mean()), 2) for name, auroc in self.twinned().items()},
                     "worst": f"{self.auroc[i, worst].mean():.2f} ({self.circuit[worst]})",

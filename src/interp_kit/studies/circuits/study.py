@@ -151,14 +151,23 @@ def page(found: dict[str, Examined]) -> Report:
                 "edges": one.curve.total,
                 f"kept for {ENOUGH}": str(smallest(one.curve) or "all"),
                 f"kept for {ENOUGH}, mean ablation": "not run" if mean is None else str(smallest(mean) or "all"),
-                "CPR": round(one.curve.cpr, 3),
-                "random": round(float(one.curve.random_cpr.mean()), 3),
-                "CMD": round(one.curve.cmd, 3),
-                "rank correlation with exact": round(agreement(one), 3),
+                "CPR": one.curve.cpr,
+                "random": float(one.curve.random_cpr.mean()),
+                "CMD": one.curve.cmd,
+                "rank correlation with exact": agreement(one),
                 "pairs": one.curve.n,
             }
         )
-    summary = Section("All models", LIMITS, (Table(pd.DataFrame(rows), "Circuits and their faithfulness."),))
+    summary = Section(
+        "All models",
+        LIMITS,
+        (
+            Table(
+                pd.DataFrame(rows),
+                f"Edges kept for a faithfulness of {ENOUGH}, by either ablation; random: CPR of random orders.",
+            ),
+        ),
+    )
     findings = tuple(sentences(name, one)[0] for name, one in found.items())
     configs = {name: dict(one.circuit.config) for name, one in found.items()}
     return Report("Circuits of trained models", findings, (summary, *sections), configs)

@@ -56,7 +56,7 @@ def _accuracy(study: "Study") -> Section:
     n = {form: int(words.cells(e)["n"].to_numpy().sum()) for form, e in study.evaluations.items()}
     classes = {form: int(words.cells(e)["classes"].to_numpy().max()) for form, e in study.evaluations.items()}
     caption = (
-        f"Share of right answers to new questions (n = {n[words.DIRECT]} a model) on graphs of classes not seen in"
+        f"Share of right answers to new questions (n = {n[words.DIRECT]} per model) on graphs of classes not seen in"
         f" training, with 95 % intervals over up to {classes[words.DIRECT]} classes. Trained on depths 0 to 2; depth 3"
         " is new. Baselines: the mean of Y's own table rows that agree with x (always right at depth 0 of do), and the"
         " commonest answer."
@@ -90,7 +90,11 @@ def _written(study: "Study") -> Section:
         " changes, and the model goes on writing.",
         words.follows(study),
     )
-    return Section("Does the trace model use its trace?", text, (Table(pd.DataFrame(rows), "Overwritten traces"),))
+    return Section(
+        "Does the trace model use its trace?",
+        text,
+        (Table(pd.DataFrame(rows), "Traces with two entries swapped, 95 % intervals over classes."),),
+    )
 
 
 def _chain(study: "Study") -> Section:

@@ -36,8 +36,8 @@ def ahead(study: "Study", form: str) -> str:
     trained = frame[frame["depth"].isin(TRAINED)]
     beats, level = trained[trained["above_low"] > 0], trained[trained["above_high"] < 0]
     undecided = len(trained) - len(beats) - len(level)
-    names = [f"{kind} {depth}" for kind, depth in zip(level["kind"], level["depth"], strict=True)]
-    behind = f", behind at {', '.join(names)}" if names else ""
+    names = [f"{kind}, depth {depth}," for kind, depth in zip(level["kind"], level["depth"], strict=True)]
+    behind = f", behind at {' and '.join(names).rstrip(',')}" if names else ""
     between = f", undecided at {undecided}" if undecided else ""
     return (
         f"The {form} model beats the better of both baselines at {len(beats)} of {len(trained)} kinds and depths of its"
@@ -81,7 +81,8 @@ def against(study: "Study") -> str:
             direct, trace = (study.evaluations[form].accuracy("test", kind, depth) for form in (DIRECT, TRACE))
             if trace.low > direct.high or direct.low > trace.high:
                 first = TRACE if trace.low > direct.high else DIRECT
-                parts.append(f"{kind} {depth}: {first} ({trace.value:.2f} with a trace, {direct.value:.2f} without)")
+                values = f"{trace.value:.2f} with a trace, {direct.value:.2f} without"
+                parts.append(f"{kind} at depth {depth}, {first} ahead ({values})")
     if not parts:
         return "At no kind and depth do the intervals of the trace and the direct model part."
     return "Where the intervals of the two models part: " + "; ".join(parts) + "."
@@ -116,7 +117,7 @@ def carried(inside: "Inside") -> tuple[str, ...]:
         frame = clean if len(clean) else frame
         best = frame.iloc[int(np.nanargmax(frame["accuracy"]))]
         verdict = "stands alone" if best["low"] > CARRIES and best["kept"] >= KEEPS else "does not stand alone"
-        where = f"the input of layer {best['layer']}, {best['position']}"
+        where = f'the input of layer {best["layer"]} at "{best["position"]}"'
         said.append(
             f"{inside.model}, {mediator}: it {verdict} at one place of the residual stream. The best that moves at most"
             f" {1 - KEEPS:.0%} of controls is {where}: {best['accuracy']:.2f}"
@@ -174,8 +175,8 @@ def arms_said(study: "Study") -> str:
         gains = []
         for of in ("depths 0 to 2", "depth 3"):
             low, high = row[f"low, {of}"], row[f"high, {of}"]
-            bracket = "" if np.isnan(low) else f" [{low:+.3f}, {high:+.3f}]"
-            gains.append(f"{row[f'gain, {of}']:+.3f}{bracket} at {of}")
+            bracket = "" if np.isnan(low) else f" [{low:+z.3f}, {high:+z.3f}]"
+            gains.append(f"{row[f'gain, {of}']:+z.3f}{bracket} at {of}")
         parts.append(f"{row['objective']} {', '.join(gains)}")
     n = int(frame["seeds"].to_numpy().min())
     seeds = "one seed, so no interval" if n == 1 else f"{n} seeds"
@@ -188,7 +189,7 @@ def findings(study: "Study") -> tuple[str, ...]:
         *(ahead(study, form) for form in study.evaluations),
         against(study),
         follows(study),
-        *carried(study.inside[DIRECT])[:2],
+        *(said for form in (TRACE, DIRECT) if form in study.inside for said in carried(study.inside[form])[:2]),
         *(deeper(study, form) for form in study.evaluations),
         arms_said(study),
         "One network of each form: what holds of these two may not hold of others trained from another seed.",

@@ -147,7 +147,7 @@ class AlignmentResult(AbstractResult):
         rows, verdict = [], self.verdict
         for i, (variable, value, position) in enumerate(zip(self.variable, self.value, self.position, strict=True)):
             at = used.get((variable, position))
-            scores = {name: round(float(self.auroc[i, j]), 3) for j, name in enumerate(self.method)}
+            scores = {name: float(self.auroc[i, j]) for j, name in enumerate(self.method)}
             moved = {} if at is None else dict(zip(self.exchanged, self.moved[at].round(2).tolist(), strict=True))
             rows.append(
                 {
@@ -155,7 +155,7 @@ class AlignmentResult(AbstractResult):
                     "position": position,
                     "feature": int(self.chosen[i, 0]),
                     **scores,
-                    "permuted, 95 %": round(float(self.permuted_high[i]), 3),
+                    "permuted, 95 %": float(self.permuted_high[i]),
                     "needed": int(self.needed[i]),
                     "missed": round(float(self.missed[i]), 2),
                     "absorbed": round(float(self.absorbed[i]), 2),
