@@ -98,6 +98,9 @@ def test_caption_figures_table_and_files_agree(trained: SimpleNamespace, tmp_pat
     frame = result.to_frame()
     last = frame[(frame["measure"] == "accuracy") & (frame["state"] == "lesion") & (frame["step"] == 2)]
     assert last["value"].mean() == pytest.approx(result.accuracy_of("lesion").value)
+    first = result.accuracy_of("lesion", 0)  # of one model, however many seeds follow
+    assert (first.value, first.n) == (result.accuracy[0, 0, 0].mean(), 1)
+    assert np.isnan([first.low, *frame[(frame["measure"] == "accuracy") & (frame["step"] == 0)]["high"]]).all()
     assert result.accuracy_of("lesion").short() in result.caption()
     assert "n = 4 examples, 2 seeds;" in result.caption()
     assert all(finding not in result.caption() for finding in result.findings()[1:])

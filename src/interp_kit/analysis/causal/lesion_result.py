@@ -62,9 +62,10 @@ class LesionResult(AbstractResult):
         return self.before.shape[-1]
 
     def accuracy_of(self, arm: str, time: int = -1) -> Estimate:
-        """Share of right answers of an arm, over seeds, at one of the times; by default the last."""
+        """Share of right answers of an arm, over seeds, at one of the times; by default the last. Before any step it
+        has no interval: all seeds begin as the one model."""
         check_choice("arm", arm, ARMS)
-        return mean_estimate(self.accuracy[ARMS.index(arm), :, time].mean(-1), "seeds", (0.0, 1.0))
+        return self._over_seeds(self.accuracy[ARMS.index(arm), :, time].mean(-1), time)
 
     @property
     def repair(self) -> Estimate:
@@ -110,7 +111,7 @@ class LesionResult(AbstractResult):
         for i, arm in enumerate(ARMS):
             for t, step in enumerate(self.step.tolist()):
                 for j, field in enumerate(self.fields):
-                    add("accuracy", arm, field, step, mean_estimate(self.accuracy[i, :, t, j], "seeds", (0.0, 1.0)))
+                    add("accuracy", arm, field, step, self._over_seeds(self.accuracy[i, :, t, j], t))
         for name, effect in (("total effect", self.total), ("direct effect", self.direct)):
             add(name, "at once", "lesion", 0, self._over_examples(effect.mean(0)))
         add("repaired", "at once", "lesion", 0, self.repair)
@@ -151,7 +152,7 @@ class LesionResult(AbstractResult):
             f" {numbered(c['steps'], 'steps')} of {numbered(c['batch_size'], 'texts')}, learning rate"
             f" {c['learning_rate']:g}), beside the control: the same steps without it. {self._recovery()} Bands: 95 %"
             f" intervals over seeds (n = {numbered(self.n, 'examples')}{scope(c)}, {counted(len(self.seeds), 'seed')};"
-            " of one seed there is no interval)."
+            " of one seed, or of the one model before training, there is none)."
         )
 
     def figures(self) -> tuple[tuple[dict[str, Any], str], ...]:
@@ -205,7 +206,8 @@ class LesionResult(AbstractResult):
         return self._plot_recovery(ax) if figure == "recovery" else self._plot_importance(ax)
 
     def _plot_recovery(self, ax: Axes | None) -> Axes:
-        return recovery(self.step, self.accuracy.mean(-1), "seeds", f"Recovery, {self.config['model']}", ax)
+        title, accuracy = f"Recovery, {self.config['model']}", self.accuracy.mean(-1)
+        return recovery(self.step, accuracy, "seeds", title, ax, apart_from=int((self.step == 0).sum()))
 
     def _plot_importance(self, ax: Axes | None) -> Axes:
         series = {"before": mean_interval(self.before), "right after": mean_interval(self.at_once)}
@@ -222,15 +224,24 @@ class LesionResult(AbstractResult):
     def _over_examples(self, values: np.ndarray) -> Estimate:
         return mean_estimate(values, "examples")
 
+    def _over_seeds(self, shares: np.ndarray, time: int) -> Estimate:
+        """shares: (seed,) at one of the times."""
+        return mean_estimate(shares if self.step[time] else shares[:1], "seeds", (0.0, 1.0))
 
-def recovery(step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: Axes | None = None) -> Axes:
-    """Accuracy (arm, unit, time) over steps, the mean with its 95 % interval over units."""
+
+def recovery(
+    step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: Axes | None = None, *, apart_from: int = 0
+) -> Axes:
+    """Accuracy (arm, unit, time) over steps, the mean with its 95 % interval over units.
+
+    apart_from: The first time at which units may differ. Before it they are one model, which has no interval.
+    """
     ax = ax or new_axes()
     for i, label in enumerate(("lesion held", "control: no lesion")):
         found = [mean_estimate(values, unit, (0.0, 1.0)) for values in accuracy[i].T]
         ax.plot(step, [e.value for e in found], marker="os"[i], ms=4, color=COLOURS[i], label=label)
-        low, high = ([getattr(e, end) for e in found] for end in ("low", "high"))
-        ax.fill_between(step, low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
+        low, high = ([getattr(e, end) for e in found[apart_from:]] for end in ("low", "high"))
+        ax.fill_between(step[apart_from:], low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
     title = f"{title} (n = {numbered(accuracy.shape[1], unit)})"
     ax.set(title=title, xlabel="training steps after the lesion", ylabel="share of right answers")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))  # steps

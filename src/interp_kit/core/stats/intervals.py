@@ -252,7 +252,7 @@ def clustered_mean(
     if np.isin(values, bounds).all():
         p, width = (mean - bounds[0]) / (bounds[1] - bounds[0]), bounds[1] - bounds[0]
         rows = p * (1 - p) * width**2 / variance * (stats.norm.ppf(0.975) / student) ** 2
-        low, high = (bounds[0] + width * end for end in exact_share(p, min(rows, float(len(values)))))
+        low, high = (bounds[0] + width * end for end in exact_share(p, float(min(rows, len(values)))))
     else:
         low, high = np.clip([mean - student * np.sqrt(variance), mean + student * np.sqrt(variance)], *bounds)
     return Estimate(mean, float(low), float(high), len(size), unit)
