@@ -157,7 +157,7 @@ def test_the_most_is_of_the_places_that_are_compared() -> None:
     moved[:, kinds.index("random features")] = [np.nan, 0.0, 0.0]
     moved[:, kinds.index("site")] = 1
     made = replace(found, moved=moved, moved_low=moved - 0.05, moved_high=moved + 0.05)
-    assert made.verdict == ("used",) * 3
+    assert made.verdict == ("not shown", "used", "used"), "what has no control is not shown"
     assert "moves 0.40" in made.findings()[-1]
     assert "the most of 2 places where this is shown beside random ones" in made.findings()[-1]
 

@@ -95,7 +95,8 @@ class AlignmentResult(AbstractResult):
 
         "site not read" if exchanging the whole site moves nothing, its interval holding 0: what features move is then
         what their decoders leak into directions that are read, and no sign of use. "used" if the site is read and the
-        features move more than NOTHING, with their whole interval, and more than random ones. Else "not shown".
+        features move more than NOTHING, with their whole interval, and more than as many random ones. Else "not shown",
+        also where there are not as many other features.
         """
         kinds = {name: self.exchanged.index(name) for name in ("features", "random features", "site")}
         found = []
@@ -107,7 +108,7 @@ class AlignmentResult(AbstractResult):
             if unread:
                 found.append(NOT_READ)
             else:
-                shown = n >= FEWEST_OF_RATIO and end > max(NOTHING, float(np.nan_to_num(value[random])))
+                shown = n >= FEWEST_OF_RATIO and np.isfinite(value[random]) and end > max(NOTHING, value[random])
                 found.append(USED if shown else NOT_SHOWN)
         return tuple(found)
 
