@@ -105,8 +105,11 @@ def test_the_page_holds_every_section_with_captions(small: Study, folder: Path, 
         assert section.title in written
     for name in ("gpt_000", "gpt_001", "gpt_000 untrained"):
         assert name in written
-    assert any("gpt_001 solves" in sentence for sentence in report.findings)
-    assert sum("the rule" in sentence or "two rules" in sentence for sentence in report.findings) == 4
+    assert report.findings[0].startswith("2 models solve ")
+    assert any(
+        "In gpt_000, gpt_001 the cells of f_A carry the rule alone before no layer." in s for s in report.findings
+    )
+    assert sum("the rule" in sentence or "two rules" in sentence for sentence in report.findings) == 3
     same = small.similarity
     assert same is not None
     overlap = f"overlap by {same.index[0]:.2f} (Jaccard index, {same.matched} matching, 1 pairs of models)"

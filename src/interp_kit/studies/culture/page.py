@@ -49,15 +49,7 @@ def page(scores: CultureTests, study: "Study", curve: Sequence[Point] = ()) -> R
 
 def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
     """The sentences on top, each drawn from the figures below it."""
-    found = []
-    for model in scores.models:
-        clean, noisy = (scores.accuracy(model, level) for level in scores.noise.tolist()[:2])
-        rows = {task: scores.accuracy(model, float(scores.noise[0]), task=task).value for task in scores.tasks}
-        best, worst = max(rows, key=lambda t: rows[t]), min(rows, key=lambda t: rows[t])
-        found.append(
-            f"{model} solves {clean} without noise and {noisy} with it; best at {best} ({rows[best]:.2f}), worst at"
-            f" {worst} ({rows[worst]:.2f})."
-        )
+    found = [_solved(scores)]
     heads = "; ".join(f"in {m.name} {', '.join(same_cell_heads(m)) or 'none'}" for m in study.models)
     found.append(f"Heads that look mostly at the same cell of an earlier grid: {heads}.")
     found += rule_findings(study)
@@ -69,6 +61,27 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
             f" {len(same.pair)} pairs, each by itself."
         )
     return tuple(found)
+
+
+def _solved(scores: CultureTests) -> str:
+    """What the models solve, as one sentence."""
+    clean, noisy = ([scores.accuracy(model, level) for model in scores.models] for level in scores.noise.tolist()[:2])
+    rows = {
+        task: np.array([scores.accuracy(model, float(scores.noise[0]), task=task).value for model in scores.models])
+        for task in scores.tasks
+    }
+    best, worst = max(rows, key=lambda t: rows[t].min()), min(rows, key=lambda t: rows[t].min())
+    ends = f"best at {best} ({_span(rows[best])}), worst at {worst} ({_span(rows[worst])})"
+    if len(scores.models) == 1:
+        return f"{scores.models[0]} solves {clean[0]} without noise and {noisy[0]} with it; {ends}."
+    levels = (
+        f"{_span(np.array([one.value for one in found]))} (lowest {min(found, key=lambda one: one.value).short()})"
+        for found in (clean, noisy)
+    )
+    return (
+        f"{len(scores.models)} models solve {' of quizzes without noise and '.join(levels)} with it"
+        f" (n = {clean[0].n} each); {ends}."
+    )
 
 
 def _span(values: np.ndarray) -> str:

@@ -25,23 +25,7 @@ CELLS_OF = "f_A cells"
 
 def rule_findings(study: "Study") -> tuple[str, ...]:
     """The sentences on rules, each drawn from the figures of the sections below."""
-    found = []
-    for m in study.models:
-        r = m.rules
-        whole = r.places.share(r.places.at(WHOLE, CELLS_OF, r.layer)) if r.layer else None
-        markers = r.places.share(r.places.at(WHOLE, "markers", max(r.layer, 1)))
-        moved, random = (
-            max((r.within.share(i) for i, what in enumerate(r.within.what) if what.startswith(kind)), key=_value)
-            for kind in ("constant", "random direction")
-        )
-        if whole is None:
-            found.append(f"{m.name}: before no layer do the cells of f_A carry the rule alone.")
-            continue
-        found.append(
-            f"{m.name}: the rule stands in the cells of f_A up to layer {r.layer}. Exchanged there, {whole} of the"
-            f" answers follow the other rule, exchanged at the three markers {markers}; moved by a constant direction"
-            f" for each pair of rules, {moved} at best (by a random one as long, {random.value:.2f})."
-        )
+    found = [*_places_findings(study.models)]
     both = [m.rules.at_once.whole(AT_INPUT, "both") for m in study.models]
     found.append(
         f"If f_A shows two rules at once, as no world does, {_range(both)} of the answers apply both in every cell (n ="
@@ -58,6 +42,38 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
             " itself."
         )
     return tuple(found)
+
+
+def _places_findings(models: "Sequence[Examination]") -> tuple[str, ...]:
+    """Where the rule stands, and if a direction moves it, in all models at once."""
+    without = [m.name for m in models if not m.rules.layer]
+    none = (f"In {', '.join(without)} the cells of f_A carry the rule alone before no layer.",) if without else ()
+    if not (having := [m for m in models if m.rules.layer]):
+        return none
+    up_to: dict[int, list[str]] = {}
+    for m in having:
+        up_to.setdefault(m.rules.layer, []).append(m.name)
+    whole, markers = (
+        [m.rules.places.share(m.rules.places.at(WHOLE, place, m.rules.layer)) for m in having]
+        for place in (CELLS_OF, "markers")
+    )
+    moved, random = (
+        [
+            max((m.rules.within.share(i) for i, w in enumerate(m.rules.within.what) if w.startswith(kind)), key=_value)
+            for m in having
+        ]
+        for kind in ("constant", "random direction")
+    )
+    where = " and ".join(f"{layer} in {', '.join(names)}" for layer, names in up_to.items())
+    least, most = min(whole, key=_value), max(moved, key=_value)
+    return (
+        f"The rule stands in the cells of f_A up to layer {where}. Exchanged there, {_range(whole)} of the answers"
+        f" follow the other rule (lowest {least.short()}, n = {least.n} quizzes per model); exchanged at the three"
+        f" markers, {_range(markers)} do (highest {max(markers, key=_value).short()}).",
+        f"Moved by a constant direction for each two rules, {_range(moved)} of the answers follow at best (highest"
+        f" {most.short()}), by a random one as long {_range(random)}.",
+        *none,
+    )
 
 
 def _value(share: Estimate) -> float:
