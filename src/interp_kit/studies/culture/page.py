@@ -64,7 +64,7 @@ def findings(scores: CultureTests, study: "Study") -> tuple[str, ...]:
 
 
 def _solved(scores: CultureTests) -> str:
-    """What the models solve, as one sentence."""
+    """Sentence on what the models solve."""
     clean, noisy = ([scores.accuracy(model, level) for model in scores.models] for level in scores.noise.tolist()[:2])
     rows = {
         task: np.array([scores.accuracy(model, float(scores.noise[0]), task=task).value for model in scores.models])

@@ -45,7 +45,7 @@ def rule_findings(study: "Study") -> tuple[str, ...]:
 
 
 def _places_findings(models: "Sequence[Examination]") -> tuple[str, ...]:
-    """Where the rule stands, and if a direction moves it, in all models at once."""
+    """Sentences on where the rule stands, and if a direction moves it, in all models at once."""
     without = [m.name for m in models if not m.rules.layer]
     none = (f"In {', '.join(without)} the cells of f_A carry the rule alone before no layer.",) if without else ()
     if not (having := [m for m in models if m.rules.layer]):
