@@ -168,6 +168,7 @@ def test_every_option_of_a_culture_run_arrives(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["repot"], "there is no command 'repot'; did you mean 'report'? expected one of generate, "),
         (["load", "no-such-model"], "unknown checkpoint 'no-such-model'"),
         (["test", "boolean-direct", "--task", "nonsense"], "--task is 'nonsense'"),
         (["patch", "boolean-direct", "--variable", "newX"], "no variable 'newX'"),

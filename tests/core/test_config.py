@@ -47,6 +47,7 @@ def test_many_names_are_families_and_the_nearest() -> None:
     names = [f"f_{grid}[{i},{j}]" for grid in "AB" for i in range(10) for j in range(10)] + ["direction"]
     assert listed(names, "f_B[3;7]") == ("201, the nearest being f_B[3,7]: f_A[0..9,0..9], f_B[0..9,0..9], direction")
     assert listed(names) == "201: f_A[0..9,0..9], f_B[0..9,0..9], direction"
+    assert listed(f"gpt_{i:03d}" for i in range(101)) == "101: gpt_000..100"
     assert listed(["A", "A,", "B"]) == "A, 'A,', B"
     apart = [f"{'abcdefghij'[i % 10]}{'klmnop'[i // 10]}_name" for i in range(60)]
     assert listed(apart).startswith("60: ak_name, bk_name")

@@ -23,7 +23,9 @@ def test_options_reach_the_task() -> None:
 
 
 def test_unknown_task_lists_those_there_are() -> None:
-    with pytest.raises(ValueError, match=f"task is 'bolean'; expected one of {', '.join(TASKS)}, or an address"):
+    with pytest.raises(ValueError, match=f"task is 'zz'; expected one of {', '.join(TASKS)}, or an address"):
+        task("zz")
+    with pytest.raises(ValueError, match=r"task is 'bolean'; did you mean 'boolean'\? expected one of boolean, "):
         task("bolean")
 
 

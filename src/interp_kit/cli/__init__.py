@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
@@ -57,6 +58,9 @@ Command = (
 )
 
 
+COMMANDS = tuple(one.__metadata__[0].name for one in get_args(Command))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The program. Exit status 1 with one clear line if the input is at fault."""
     if (sys.argv[1:] if argv is None else list(argv)) == ["--version"]:
@@ -66,5 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> Any:
-    """The command with its options. Raises ValueError for an option that a config refuses."""
+    """The command with its options. Raises ValueError for a command that is none, and for an option that a config
+    refuses."""
+    first = next(iter(sys.argv[1:] if argv is None else argv), "-")
+    if not first.startswith("-") and first not in COMMANDS:
+        near = get_close_matches(first, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"there is no command {first!r}; {hint}expected one of {', '.join(COMMANDS)}")
     return tyro.cli(Command, args=argv, prog="interp-kit", description=__doc__)  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -230,6 +230,7 @@ def _family(names: list[str]) -> str:
     """Names that differ in numbers, as one: the least and the largest of each number."""
     if len(names) == 1:
         return _quoted(names[0])
-    spans = [(min(column), max(column)) for column in zip(*(map(int, DIGITS.findall(n)) for n in names), strict=True)]
-    ends = iter([str(low) if low == high else f"{low}..{high}" for low, high in spans])
+    columns = zip(*(DIGITS.findall(name) for name in names), strict=True)
+    spans = [(min(column, key=int), max(column, key=int)) for column in columns]  # as written: 000..004
+    ends = iter([low if int(low) == int(high) else f"{low}..{high}" for low, high in spans])
     return _quoted(DIGITS.sub(lambda _: next(ends), names[0]))

@@ -2,6 +2,7 @@
 installed packages. `find` resolves every name that a function or command takes."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from interp_kit.core.config import expect
@@ -101,8 +102,10 @@ def find(name: str, option: str = "task") -> type[AbstractTask]:
             )
         return found
     if name not in known:
+        near = get_close_matches(name, known, n=1)
         raise ValueError(
-            f"{option} is {name!r}; expected one of {', '.join(names())}, or an address such as my_file.py:MyTask"
+            f"{option} is {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}expected one of"
+            f" {', '.join(names())}, or an address such as my_file.py:MyTask"
         )
     return known[name]
 

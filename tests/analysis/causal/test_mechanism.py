@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 
 from interp_kit.analysis.causal.mechanism import MechanismResult, mechanism, route_summary
 from interp_kit.analysis.causal.patching import patch_senders
-from interp_kit.analysis.causal.routes import FEWEST, ROUTES, TOO_FEW, positions_by_route, verdict_of
+from interp_kit.analysis.causal.routes import FEWEST, ROUTES, TOO_FEW, flips, positions_by_route, verdict_of
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.models.convert import untrained
 from interp_kit.models.planted import planted_boolean, planted_equations
@@ -329,3 +329,13 @@ def test_tables_figures_and_files(found: dict[tuple[str, int], MechanismResult],
         else:
             assert other == value
     assert loaded.to_frame().equals(frame)
+
+
+def test_flips_of_worlds_that_stand_in_several_pairs_count_each_once(task: BooleanTask) -> None:
+    """Of sum2 a world has several other answers, so newA's token is flipped in 56 pairs of 32 worlds."""
+    found = flips(planted_boolean(task, "direct"), task.conflict_pairs("newA", "sum2"))
+    assert (found.n, found.unit) == (32, "independent units of 56 pairs, all there are")
+    cause = flips(planted_boolean(task, "direct"), task.pairs("newA", "sum2", completion="clean"))
+    assert (cause.n, cause.unit) == (28, "independent units of 56 pairs, all there are")
+    single = flips(planted_boolean(task, "direct"), task.conflict_pairs("newB", "newD"))
+    assert (single.n, single.unit) == (16, "worlds, all there are")

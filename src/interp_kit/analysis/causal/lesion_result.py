@@ -232,7 +232,7 @@ class LesionResult(AbstractResult):
 def recovery(
     step: np.ndarray, accuracy: np.ndarray, unit: str, title: str, ax: Axes | None = None, *, apart_from: int = 0
 ) -> Axes:
-    """Accuracy (arm, unit, time) over steps, the mean with its 95 % interval over units.
+    """Accuracy (arm, unit, time) over steps, the mean with its 95 % interval over units, where they differ.
 
     apart_from: The first time at which units may differ. Before it they are one model, which has no interval.
     """
@@ -240,7 +240,8 @@ def recovery(
     for i, label in enumerate(("lesion held", "control: no lesion")):
         found = [mean_estimate(values, unit, (0.0, 1.0)) for values in accuracy[i].T]
         ax.plot(step, [e.value for e in found], marker="os"[i], ms=4, color=COLOURS[i], label=label)
-        low, high = ([getattr(e, end) for e in found[apart_from:]] for end in ("low", "high"))
+        alike = np.ptp(accuracy[i], 0)[apart_from:] == 0  # an exact interval of equal values would look like a fall
+        low, high = (np.where(alike, np.nan, [getattr(e, end) for e in found[apart_from:]]) for end in ("low", "high"))
         ax.fill_between(step[apart_from:], low, high, color=COLOURS[i], alpha=0.2, linewidth=0)
     title = f"{title} (n = {numbered(accuracy.shape[1], unit)})"
     ax.set(title=title, xlabel="training steps after the lesion", ylabel="share of right answers")

@@ -4,7 +4,7 @@ import numpy as np
 
 from interp_kit.core.config import listed
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, of_all, wilson
+from interp_kit.core.stats.intervals import FEWEST_OF_RATIO, Estimate, clustered_mean, of_all, wilson
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.metrics import logit_difference
 from interp_kit.engine.sweep import sweep
@@ -95,14 +95,15 @@ def positions_by_route(pairs: PairBatch, mediator: str, target: str) -> dict[str
 
 
 def flips(model: HookedModel, pairs: PairBatch) -> Estimate:
-    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean."""
+    """Share of pairs whose answer moves from the clean to the corrupt one, among pairs answered rightly when clean. Its
+    interval is over worlds where each stands in one pair, else over the independent units of pairs."""
     metric = logit_difference(pairs)
     before, after = (sweep(model, side, [], metric).baseline[0] for side in (pairs.clean, pairs.corrupt))
     right = before > 0
-    n = int(right.sum())
-    unit = of_all("worlds", pairs.whole and n == len(pairs))
-    return (
-        wilson(int((after[right] < 0).sum()), n, unit)
-        if n
-        else Estimate(float("nan"), float("nan"), float("nan"), 0, unit)
-    )
+    n, whole = int(right.sum()), pairs.whole and bool(right.all())
+    if not n:
+        return Estimate(float("nan"), float("nan"), float("nan"), 0, "worlds")
+    moved, group = after[right] < 0, pairs.units()[right]
+    if len(np.unique(group)) == n:
+        return wilson(int(moved.sum()), n, of_all("worlds", whole))
+    return clustered_mean(moved, group, of_all(f"independent units of {n} pairs", whole), (0.0, 1.0))

@@ -37,28 +37,28 @@ def adapting(study: "Study") -> tuple[str, ...]:
     found = lesions(study)
     if not found:
         return ()
+    intact = end(found, "control", 0)
+    before = f"{intact.value:.2f} in each" if _alike(found) else intact.short()
+    return (
+        f"With its most important head held at its mean, a model gets {end(found, 'lesion', 0).short()} of its answers"
+        f" right (intact {before}); after {found[0].config['steps']} training steps with the head still held"
+        f" {end(found, 'lesion').short()}, after the same steps without a lesion {end(found, 'control').short()} (n ="
+        f" {numbered(len(found), 'seeds')}). {_repair(found)}",
+    )
+
+
+def _grown(found: list[LesionResult]) -> str:
     names, grown = growth(found)
     kind, many = Counter("an MLP" if name.endswith("MLP") else "a head" for name in names).most_common(1)[0]
     return (
-        f"With its most important head held at its mean, a model gets {end(found, 'lesion', 0).short()} of its answers"
-        f" right (intact {end(found, 'control', 0).short()}); after {found[0].config['steps']} training steps with the"
-        f" head still held {end(found, 'lesion').short()}, after the same steps without a lesion"
-        f" {end(found, 'control').short()} (n = {numbered(len(found), 'seeds')})."
-        f" {_exact(found)}{_repair(found)} What grows"
-        f" most beyond the control is {kind} in {many} of {len(found)} models, by {mean_estimate(grown).short()} on"
-        " average.",
+        f"The component whose importance grows most with the head held, beyond the control, is {kind} in {many} of"
+        f" {numbered(len(found), 'models')}; it grows by {mean_estimate(grown).short()} of logit difference on average."
     )
 
 
-def _exact(found: list[LesionResult]) -> str:
-    """Sentence that says why a perfect share has the wider interval; "" if it has none."""
-    intact = end(found, "control", 0)
-    if intact.value < 1 or np.isnan(intact.low):
-        return ""
-    return (
-        f"Equal values have no spread, so the interval of {intact.value:.2f} is that of {intact.n} right of {intact.n}"
-        " (Clopper and Pearson), which is wide. "
-    )
+def _alike(found: list[LesionResult]) -> bool:
+    """True if the intact models are all right equally often."""
+    return len({r.accuracy_of("control", 0).value for r in found}) == 1
 
 
 def _repair(found: list[LesionResult]) -> str:
@@ -66,8 +66,9 @@ def _repair(found: list[LesionResult]) -> str:
     repairing = sum(r.repair.low > 0 for r in found)
     where = f"in {repairing} of {len(found)} models" if repairing else "in none of the models"
     return (
-        f"At once the logit difference falls by {mean_estimate(total).short()}, of which the head's direct effect is"
-        f" {mean_estimate(direct).short()}; later components make part of that good {where}."
+        f"Untrained, the right answer's lead (logit difference) falls by {mean_estimate(total).short()};"
+        f" {mean_estimate(direct).short()} of it is the head's direct effect, of which later components make a part"
+        f" good {where}."
     )
 
 
@@ -94,6 +95,7 @@ def section(study: "Study", tries: tuple[Link, ...]) -> tuple[Section, ...]:
     curves = np.stack([r.accuracy.mean((1, 3)) for r in found])  # (model, arm, time)
     text = (
         *adapting(study),
+        _grown(found),
         "Each model's most important head (by mean ablation) is held at the mean that it had in the intact model, at"
         f" each position, while a copy of the model is trained on for {found[0].config['steps']} steps of"
         f" {found[0].config['batch_size']} texts. Another copy is trained on the same texts without a lesion, as"
@@ -104,11 +106,10 @@ def section(study: "Study", tries: tuple[Link, ...]) -> tuple[Section, ...]:
         Figure(
             recovery(found[0].step, curves.swapaxes(0, 1), "seeds", "Without the most important head"),
             "Share of answers right, all text before being right, over training steps (n ="
-            f" {numbered(len(found), 'models')},"
-            f" {found[0].n} worlds, one order of texts each; 95 % intervals over models). Control: the same steps, no"
-            " lesion.",
+            f" {numbered(len(found), 'models')}, {found[0].n} worlds, one order of texts each; bands: 95 % intervals"
+            " over models, none where all agree). Control: the same steps, no lesion.",
         ),
-        Figure(found[0].plot(figure="importance"), f"{found[0].config['model']}: {found[0].caption()}"),
+        Figure(found[0].plot(figure="importance"), f"{found[0].config['model']}: {found[0].figures()[1][1]}"),
         Table(table(found), "By model: accuracy before, at once and after; effects of the head; what grew most."),
     )
     return (Section("How the models adapt to a lesion", text, parts, tries),)
