@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(argv: Sequence[str] | None) -> Any:
-    """The command with its options. Raises ValueError for a command that is none, and for an option that a config
+    """The command with its options. Raises ValueError for an unknown command, and for an option that a config
     refuses."""
     first = next(iter(sys.argv[1:] if argv is None else argv), "-")
     if not first.startswith("-") and first not in COMMANDS:
