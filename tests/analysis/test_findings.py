@@ -216,7 +216,7 @@ def attention(planted: bool) -> AbstractResult:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (ablation, ["needs L0H4 most", "of 6.00 (n = 32", "1 of 20 components"]),
+        (ablation, ["m needs L0H4 most under mean ablation", "of 6.00 (n = 32", "1 of 20 components of m"]),
         (diff, ["L0H4 by", "1 of 19 parts"]),
         (attribution, ["L0H4 adds", "n = 32", "1 of 20 components"]),
         (lens, ["Y? from L0 on", "n = 32"]),
@@ -229,7 +229,7 @@ def attention(planted: bool) -> AbstractResult:
         (edges, ["L0H0 → logits", "falls by 2.00 [1.50, 2.50]", "n = 8", "1 of 3 edges"]),
         (faithful, ["5 edges", "0.95 [0.90, 1.00]", "random edges 0.10", "n = 8"]),
         (overlap, ["more alike than chance", "0.90", "p = 0.001", "n = 16"]),
-        (universal, ["Neurons at mlp_post are more alike", "0.90", "difference 0.40", "n = 40"]),
+        (universal, ["Neurons at mlp_post are more alike", "0.90", "difference 0.40", "n = 40", "2 networks: a, b)"]),
         (aligned, ["Feature 7 tells X = 1", "0.98 [0.88, 1.00]", "n = 40", "moves 0.70 [0.50, 0.90]", "n = 8"]),
         (autoencoder, ["0.95 [0.93, 0.97]", "more than a PCA of 8", "n = 8", "25%"]),
         (evaluation, ["0.94 [0.80, 0.98]", "more than the majority", "32 seen"]),
