@@ -311,6 +311,25 @@ def test_a_share_without_an_interval_says_why() -> None:
         assert "no interval, as 3 independent units are too few, 5 are needed" in said
 
 
+def test_the_label_that_is_read_best_is_said_first() -> None:
+    """nothing: not measured; flat: as the baselines; shuffled: above them, and shuffled labels reach more; part, whole:
+    read, the one 0.20 and the other 0.08 above its baseline, which is most of what there is above that."""
+    best = {"nothing": np.nan, "flat": 0.52, "shuffled": 0.75, "part": 0.7, "whole": 0.98}
+    base = {"whole": 0.9}
+    shape = (len(best), 1, 1)
+    made = of(
+        ProbeResult, labels=tuple(best), rows=("L0",), positions=("c",), numeric=(),
+        score=np.array(list(best.values())).reshape(shape), untrained=np.full(shape, 0.5),
+        raw=np.array([[base.get(name, 0.5)] for name in best]), control_high=np.full(shape, np.nan),
+        null_high=np.array([0.6, 0.6, 0.8, 0.6, 0.6]).reshape(shape), chance=np.full(len(best), 0.5),
+        status=np.array([[2], [0], [0], [0], [0]]), written=np.zeros((len(best), 1), dtype=bool), units=np.array([32]),
+    )  # fmt: skip
+    found = made.findings()
+    assert [text.split()[0] for text in found] == ["whole", "part", "shuffled", "flat", "nothing", "Each"]
+    verdicts = ["can be read:", "can be read in part:", "cannot be told", "cannot be told", "cannot be probed:"]
+    assert all(f" {verdict}" in text for text, verdict in zip(found[:-1], verdicts, strict=True)), found
+
+
 @pytest.mark.parametrize(("score", "again"), [(0.52, (0.8, 0.5)), (0.98, (0.6, 0.9))])
 def test_a_verdict_that_hangs_on_the_regularisation_says_so(score: float, again: tuple[float, float]) -> None:
     made = probes(True)
