@@ -13,7 +13,7 @@ from interp_kit.analysis.behaviour.held_out import HeldOutResult
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.analysis.causal.das_result import DASResult
 from interp_kit.analysis.causal.interchange import InterchangeResult
-from interp_kit.analysis.causal.patching import PatchingResult
+from interp_kit.analysis.causal.patching_result import PatchingResult
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.analysis.circuits.direct_attribution import LensResult, LogitAttributionResult
 from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult
@@ -328,6 +328,43 @@ def test_the_label_that_is_read_best_is_said_first() -> None:
     assert [text.split()[0] for text in found] == ["whole", "part", "shuffled", "flat", "nothing", "Each"]
     verdicts = ["can be read:", "can be read in part:", "cannot be told", "cannot be told", "cannot be probed:"]
     assert all(f" {verdict}" in text for text, verdict in zip(found[:-1], verdicts, strict=True)), found
+
+
+def patched(positions: str, values: list[list[float]], site: str = "resid_pre", **config: Any) -> str:
+    """The finding of a patching of two or more layers, of these values by layer and position."""
+    value = np.array(values)
+    at = np.tile(list(positions), len(value))
+    layers = np.repeat(np.arange(len(value)), len(positions))
+    made = of(
+        PatchingResult, config, site=(site,) * len(at), layer=layers, head=np.full(len(at), -1), position=tuple(at),
+        recovered=value.ravel(), low=value.ravel() - 0.3, high=value.ravel() + 0.3, unit=np.arange(8),
+    )  # fmt: skip
+    (said,) = made.findings()
+    return said
+
+
+def test_a_patch_that_could_not_fail_is_followed_by_the_best_of_the_others() -> None:
+    """The token that differs has everything at the first layer, and the position that is read has it at the last."""
+    given = {"differ": ("a",), "predict": ("=",)}
+    values = [[1.0, 0.0, 0.0], [0.1, 0.7, 0.2], [0.0, 0.4, 0.9]]
+    said = patched("ab=", values, **given)
+    assert "resid_pre at a, layer 0 loses 1.00" in said
+    assert said.endswith(
+        " Apart from the tokens that differ (a) and the residual stream at =, the most of 3 places is resid_pre at b,"
+        " layer 1: 0.70 [0.40, 1.00]."
+    ), said
+    # nowhere else is it surely above 0: the first layer at which it has come to where it is read
+    none = [[1.0, 0.0, 0.0], [0.1, 0.2, 0.85], [0.0, 0.1, 0.9]]
+    said = patched("ab=", none, **given)
+    assert said.endswith(" Where logits are read, resid_pre at =, layer 1 is the first with more than half: 0.85"
+                         " [0.55, 1.15]."), said  # fmt: skip
+    # neither: one sentence
+    assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).count("n = 8).") == 1
+    assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).endswith("(n = 8).")
+    # the best one is a finding of itself, or it is not known what differs
+    assert patched("ab=", [[0.1, 0.9, 0.0]], **given).endswith("(n = 8).")
+    assert patched("ab=", values).endswith("(n = 8).")
+    assert patched("ab=", [[0.1, 0.2, 0.9]], "z", **given).endswith("(n = 8).")
 
 
 @pytest.mark.parametrize(("score", "again"), [(0.52, (0.8, 0.5)), (0.98, (0.6, 0.9))])
