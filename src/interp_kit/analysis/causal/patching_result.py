@@ -12,7 +12,7 @@ from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import numbered, some
 from interp_kit.core.stats.intervals import Estimate, counted, no_interval, scope, why_none
-from interp_kit.core.stats.told import CHANCE, HALF
+from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.engine.solved import caveat, said
 from interp_kit.reports.plotting import intervals
 
@@ -99,8 +99,10 @@ class PatchingResult(AbstractResult):
             return (f"{caveat(c)}That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
         none = np.isnan(self.low[best])
         without = f"; no interval, as {why_none(self.unit, self.goal - self.start)}" if none else ""
-        most = f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}{without})."
-        return (caveat(c) + most + self._elsewhere(best),)
+        said_most = (
+            f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}{without})."
+        )
+        return (caveat(c) + said_most + self._elsewhere(best),)
 
     def _place(self, i: int) -> str:
         layer = f", layer {self.layer[i]}" if self.layer[i] >= 0 else ""
@@ -113,7 +115,7 @@ class PatchingResult(AbstractResult):
     def _elsewhere(self, best: int) -> str:
         """A sentence for a best edit that could not fail to recover much: at a token that differs, or in the residual
         stream at the position whose logits are read. It names the best of all other edits, if its interval is above 0;
-        else the first layer whose residual stream at the position read has more than HALF, by its interval."""
+        else the first layer whose residual stream at the position read has more than half (`told.most`)."""
         differ, predict = self.config.get("differ", ()), self.config.get("predict", ())
         at, residual = np.array(self.position), np.isin(self.site, RESIDUAL)
         differs, reads = np.isin(at, differ), np.isin(at, predict) & residual
@@ -121,15 +123,15 @@ class PatchingResult(AbstractResult):
             return ""
         left = np.flatnonzero(~(differs | reads) & (self.low > 0))
         if len(left):
-            most = int(left[self.recovered[left].argmax()])
+            top = int(left[self.recovered[left].argmax()])
             apart = [f"the tokens that differ ({some(differ)})"] if differs.any() else []
             apart += [f"the residual stream at {some(predict)}"] if reads.any() else []
             others = numbered(int((~(differs | reads)).sum()), "places")
-            where = f"{self._place(most)}: {self._share(most)}"
+            where = f"{self._place(top)}: {self._share(top)}"
             return f" Apart from {' and '.join(apart)}, the most of {others} is {where}."
-        there = np.flatnonzero(reads & ~differs & (self.low > HALF))
-        if len(there):
-            first = min(there.tolist(), key=lambda i: (self.layer[i], RESIDUAL.index(self.site[i])))
+        there = [i for i in np.flatnonzero(reads & ~differs).tolist() if most(self.low[i], self.recovered[i])]
+        if there:
+            first = min(there, key=lambda i: (self.layer[i], RESIDUAL.index(self.site[i])))
             return (
                 f" Where logits are read, {self._place(first)} is the first with more than half: {self._share(first)}."
             )
