@@ -208,7 +208,10 @@ def test_pairs_sweeps_and_harvests(task: ik.BooleanTask, tiny_model: Callable[..
     swept = ik.sweep(model, batch, edits, ik.accuracy("newD"))
     assert checked(swept) == f"SweepValues(2 edits, 1 metric, {len(batch)} examples, see .values, .to_frame())"
     frame = swept.to_frame()
-    assert frame[["edit", "metric", "n"]].values.tolist() == [[0, 0, 32], [1, 0, 32]]
+    assert frame[["edit", "metric", "n"]].values.tolist() == [
+        [0, "accuracy of newD", 32],
+        [1, "accuracy of newD", 32],
+    ]
     np.testing.assert_allclose(frame["mean"], swept.values.mean(-1)[:, 0])
     np.testing.assert_allclose(frame["unedited"], swept.baseline.mean())
     other = ik.sweep(model, batch, edits, ik.logit_difference("newD")).to_frame()

@@ -16,7 +16,7 @@ from torch import Tensor
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, expect
 from interp_kit.core.showing import PROGRESS, ROWS, bar, counted, line, preview
-from interp_kit.core.stats.intervals import mean_interval
+from interp_kit.core.stats.intervals import mean_estimate, mean_interval
 from interp_kit.engine.apply import NOT_FINITE, Engine
 from interp_kit.engine.edit_checks import check_edits
 from interp_kit.engine.edits import Edit, as_group
@@ -46,7 +46,8 @@ class SweepValues:
 
     values: (edit, metric, batch) under each edit; baseline: (metric, batch) unedited; by_hooks: how many edits ran
     through TransformerLens hooks, and why ("" where none did); other: (metric, row) unedited, on the other batch that
-    was asked for, if any; unedited, unedited_other: (metric, row) of what the unedited runs alone were asked for."""
+    was asked for, if any; unedited, unedited_other: (metric, row) of what the unedited runs alone were asked for;
+    metrics: what was measured."""
 
     values: np.ndarray
     baseline: np.ndarray
@@ -55,6 +56,7 @@ class SweepValues:
     other: np.ndarray | None = None
     unedited: np.ndarray | None = None
     unedited_other: np.ndarray | None = None
+    metrics: tuple[Metric, ...] = ()
 
     def __repr__(self) -> str:
         sizes = zip(self.values.shape, ("edit", "metric", "example"), strict=True)
@@ -66,28 +68,42 @@ class SweepValues:
         )
 
     def to_frame(self) -> "pd.DataFrame":
-        """One row per edit and metric: their numbers as they were given, the mean under the edit and that of the
-        unedited run with 95 % intervals over examples, n examples."""
+        """One row per edit and metric: the edit's number as it was given, the metric's name, the mean under the edit
+        and that of the unedited run with 95 % intervals over examples, n examples."""
         import pandas as pd
 
-        edited, before = mean_interval(self.values, "examples"), mean_interval(self.baseline, "examples")
+        edited = [self._mean(j, self.values[:, j]) for j in range(len(self.baseline))]
+        before = [self._mean(j, self.baseline[j][None]) for j in range(len(self.baseline))]
         rows = [
-            (i, j, *(float(part[i, j]) for part in edited), *(float(part[j]) for part in before), self.values.shape[2])
-            for i, j in np.ndindex(*self.values.shape[:2])
+            (i, name, *(float(part[i]) for part in edited[j]), *(float(part[0]) for part in before[j]))
+            for i in range(len(self.values))
+            for j, name in enumerate(self._names())
         ]
-        columns = ["edit", "metric", "mean", "low", "high", "unedited", "unedited_low", "unedited_high", "n"]
-        return pd.DataFrame(rows, columns=columns)
+        columns = ["edit", "metric", "mean", "low", "high", "unedited", "unedited_low", "unedited_high"]
+        return pd.DataFrame(rows, columns=columns).assign(n=self.values.shape[2])
+
+    def _names(self) -> list[str]:
+        return [metric.name for metric in self.metrics] or [str(j) for j in range(len(self.baseline))]
+
+    def _mean(self, number: int, values: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Mean, low, high (edit,) of values (edit, batch) of one metric; of shares the exact interval, where there is
+        one."""
+        bounds = self.metrics[number].bounds if self.metrics else (-np.inf, np.inf)
+        if bounds == (0.0, 1.0) and np.isfinite(values).all():
+            found = [mean_estimate(row, "examples", bounds) for row in values]
+            return tuple(np.array([[e.value, e.low, e.high] for e in found]).reshape(-1, 3).T)
+        return mean_interval(values, "examples", bounds)
 
     def _repr_html_(self) -> str:
-        edits, metrics = (range(n) for n in self.values.shape[:2])
+        edits, names = range(len(self.values)), self._names()
         rows = [
-            (i, j, float(self.values[i, j].mean()), float(self.baseline[j].mean()), self.values.shape[2])
+            (i, name, float(self.values[i, j].mean()), float(self.baseline[j].mean()), self.values.shape[2])
             for i in edits[:ROWS]
-            for j in metrics
+            for j, name in enumerate(names)
         ]
         columns = ("edit", "metric", "mean", "unedited", "n")
         shown = {name: [row[k] for row in rows] for k, name in enumerate(columns)}
-        return preview(repr(self), shown, len(edits) * len(metrics))
+        return preview(repr(self), shown, len(edits) * len(names))
 
 
 @on_model(causal=False)
@@ -175,7 +191,7 @@ def sweep(
         if other is not None:
             beside, more = _unedited(model, other, metrics, hidden, suffix, unedited_other)
         own = _alone(model, batch, unedited, parts, before)
-    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside, own, more)
+    return SweepValues(values.numpy(), baseline.numpy(), int(hooked.sum()), why, beside, own, more, tuple(metrics))
 
 
 def _parts(numbers: list[int]) -> Iterator[list[int]]:

@@ -314,7 +314,8 @@ def load(
         description=description,
     )
     attach(model, provenance=origin)
-    logger.info("{}: {}", name, model.conversion)
+    given = ", ".join(f"{key}={value!r}" for key, value in (config or {}).items())
+    logger.info("{}: {}{}", name, model.conversion, f"; read with {given}, which no weight can confirm" * bool(given))
     return model
 
 

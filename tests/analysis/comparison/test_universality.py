@@ -2,6 +2,7 @@
 and against one that shares nothing; CKA and jackknife against their definitions."""
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -213,3 +214,13 @@ def test_what_cannot_be_compared_says_so(
 ) -> None:
     with pytest.raises(ValueError, match=said):
         given(ik.planted("boolean-latent"), batch)
+
+
+def test_networks_with_the_same_weights_are_named(task: ik.BooleanTask) -> None:
+    model, batch = ik.planted("boolean-direct"), task.batch(task.enumerate())
+    options: dict[str, Any] = {"site": "mlp_post.0", "tokens": 64, "rotations": 1, "progress": False}
+    with pytest.warns(UserWarning, match=r"untrained:boolean-direct@0@0 and .* have the same weights"):
+        ik.universality([ik.untrained(model), ik.untrained(model)], batch, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ik.universality([ik.untrained(model, seed=1), ik.untrained(model, seed=2)], batch, **options)

@@ -12,6 +12,7 @@ from typing import get_args
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Int
 
 from interp_kit.analysis.comparison.correlations import (
@@ -30,7 +31,7 @@ from interp_kit.analysis.dictionaries.sae import SAEResult
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_count, check_flag, check_seed, expect
 from interp_kit.core.identity import derive_seed
-from interp_kit.core.showing import PROGRESS, bar
+from interp_kit.core.showing import PROGRESS, bar, caution
 from interp_kit.engine.sites import hook_name, layers_of
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
@@ -54,8 +55,8 @@ def universality(
 
     A rotation does not control for learning, and CKA has no baseline here. Networks that never learned can be more
     alike than trained ones by both, as they read the same inputs: features of five untrained boolean networks are 0.17
-    above the rotation, those of the trained ones 0.09. So compare with `untrained` models, for `saes` with autoencoders
-    of these.
+    above the rotation, those of the trained ones 0.09. So compare with `untrained` models, each of another `seed`, for
+    `saes` with autoencoders of these. Warns if two networks have the same weights.
 
     Args:
         models: Two networks or more, of one task and shape.
@@ -216,11 +217,26 @@ def _checked(
                 " networks; expected one per network, all of one site"
             )
         return sorted(sites)
+    for at, model in enumerate(models):
+        for other in models[:at]:
+            if _equal(model, other):
+                caution(
+                    f"{model_name(other)} and {model_name(model)} have the same weights, so they are alike by"
+                    " construction; networks of other starts are, for example, untrained(model, seed=1) and seed=2"
+                )
     found = {tuple(layers_of(model, site)[1]) for model in models}
     if len(found) != 1:
         raise ValueError(f"site {site!r} has {' or '.join(str(len(one)) for one in sorted(found))} layers: not shared")
     key = layers_of(models[0], site)[0]
     return [hook_name(key, layer) for layer in found.pop()]
+
+
+def _equal(model: HookedModel, other: HookedModel) -> bool:
+    ours, theirs = dict(model.named_parameters()), dict(other.named_parameters())
+    return ours.keys() == theirs.keys() and all(
+        one.shape == theirs[name].shape and torch.equal(one.to(theirs[name].device), theirs[name])
+        for name, one in ours.items()
+    )
 
 
 @dataclass(frozen=True, eq=False)

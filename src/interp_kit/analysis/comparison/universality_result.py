@@ -144,7 +144,8 @@ class UniversalityResult(AbstractResult):
                 kinds = f"{self.kind.capitalize()}s at {hook}"
                 found.append(
                     f"{kinds} are more alike between networks than a rotation makes them: {numbers}; {share}. Networks"
-                    " that read the same inputs can be so untrained: hold it against the same of `untrained` ones."
+                    " that read the same inputs can be so untrained: hold it against the same of `untrained` ones, each"
+                    " of another seed."
                 )
             else:
                 found.append(f"That {self.kind}s at {hook} are alike between networks {CHANCE}: {numbers}.")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from scipy import special, stats
@@ -112,7 +112,8 @@ def ratio_interval(
         denominator: (n,).
         groups: (n,) which independent unit each pair belongs to. Pairs of one unit are summed first. Where a few units
             hold most pairs (`lopsided`), each unit's sum is compared with what its size gives, and Student's t has the
-            effective number of units, less one, as degrees of freedom, as in `clustered_mean`.
+            effective number of units, less one, as degrees of freedom, as in `clustered_mean`. So it is, with the wider
+            of both critical values, where sums of other unequal units have no bounded interval.
 
     Returns:
         ratio, low, high: (...). low and high are nan for fewer than FEWEST_OF_RATIO units, for an effective number of
@@ -141,19 +142,41 @@ def ratio_interval(
     scale = np.abs(numerator).max(-1) + of_ratio * np.abs(denominator).max()
     rounding = np.asarray((EXACT if exact else SHARE) * scale)
     below, above, spread = _reach(numerator - ratio[..., None] * denominator, rounding)
-    if size is not None and effective is not None and lopsided(effective, n):
-        if effective < FEWEST_EFFECTIVE:
-            return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
-        part = size / size.mean()
-        reach = stats.t.ppf(0.975, effective - 1) / np.sqrt(n - n / effective) * np.sqrt((n - 1) / n)
-        below, above = np.full_like(ratio, -reach), np.full_like(ratio, reach)
+    if size is None or effective is None:
+        low, high = _ratio_ends(numerator, denominator, ratio, np.ones(n), (below, above))
     else:
-        part = np.ones(n)
-    rest, around = numerator - (total * ratio)[..., None] * part, denominator - total * part
-    squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
-    low, high = (_fieller(np.asarray(total * ratio), float(total), squares, reach) for reach in (above, below))
+        student = stats.t.ppf(0.975, max(effective - 1, 1)) / np.sqrt(n - n / effective) * np.sqrt((n - 1) / n)
+        if lopsided(effective, n):
+            if effective < FEWEST_EFFECTIVE:
+                return ratio, np.full_like(ratio, np.nan), np.full_like(ratio, np.nan)
+            below, above = np.full_like(ratio, -student), np.full_like(ratio, student)
+            low, high = _ratio_ends(numerator, denominator, ratio, size / size.mean(), (below, above))
+        else:
+            low, high = _ratio_ends(numerator, denominator, ratio, np.ones(n), (below, above))
+            # sums of unequal units spread by their sizes alone, so that with skew some ends would lie at infinity
+            wide = np.asarray(np.minimum(below, -student)), np.asarray(np.maximum(above, student))
+            sized = _ratio_ends(numerator, denominator, ratio, size / size.mean(), wide)
+            unbounded = ~(np.isfinite(low) & np.isfinite(high))
+            low, high = (np.where(unbounded, other, end) for end, other in zip((low, high), sized, strict=True))
     known = np.isfinite(low) & np.isfinite(high) & np.isfinite(spread)
     return ratio, np.where(known, low, np.nan), np.where(known, high, np.nan)
+
+
+def _ratio_ends(
+    numerator: np.ndarray,
+    denominator: np.ndarray,
+    ratio: np.ndarray,
+    part: np.ndarray,
+    reach: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Low and high (...) by Fieller, nan where there is none. part: (n,) of the mean that each unit has by its size;
+    reach: below and above, in standard deviations of a unit."""
+    total, n = denominator.mean(), len(denominator)
+    rest, around = numerator - (total * ratio)[..., None] * part, denominator - total * part
+    squares = [np.asarray((a * b).sum(-1) / (n - 1)) for a, b in ((rest, rest), (rest, around), (around, around))]
+    below, above = reach
+    low, high = (_fieller(np.asarray(total * ratio), float(total), squares, far) for far in (above, below))
+    return low, high
 
 
 def effective_number(groups: np.ndarray) -> float:
@@ -178,7 +201,7 @@ def why_none(groups: np.ndarray, gap: np.ndarray) -> str:
     _, low, high = (float(part) for part in ratio_interval(gap, np.ones(len(gap)), groups=groups))
     if low <= 0 <= high:
         return "the gap that it is a share of cannot be told from 0"
-    return "all units give the same share"
+    return "all units give the same share, or shares too skewed to have a bounded one"
 
 
 def no_interval(low: np.ndarray, groups: np.ndarray, gap: np.ndarray) -> str:
@@ -193,7 +216,11 @@ def none_where(low: np.ndarray, n: int) -> str:
     have one. low: lower ends, nan where there is none; n: independent units."""
     if not np.isnan(low).any():
         return ""
-    return f", {FEWEST_OF_RATIO} units or more needed" if n < FEWEST_OF_RATIO else ", none where all units agree"
+    return (
+        f", {FEWEST_OF_RATIO} units or more needed"
+        if n < FEWEST_OF_RATIO
+        else ", none where all units agree, or are too skewed"
+    )
 
 
 def mean_estimate(
@@ -210,10 +237,8 @@ def mean_estimate(
         raise ValueError(f"a mean needs at least one finite value a unit, got {values!r}")
     n = len(values)
     if bounds == (0.0, 1.0) and n >= FEWEST and (np.isin(values, bounds).all() or not np.ptp(values)):
-        right = float(values.mean()) * n
-        low = special.betaincinv(right, n - right + 1, 0.025) if right else 0.0
-        high = special.betaincinv(right + 1, n - right, 0.975) if right < n else 1.0
-        return Estimate(right / n, float(low), float(high), n, unit)
+        share = float(values.mean())
+        return Estimate(share, *exact_share(share, float(n)), n, unit)
     mean, low, high = (float(part) for part in mean_interval(values, unit))
     return Estimate(mean, float(np.maximum(low, bounds[0])), float(np.minimum(high, bounds[1])), n, unit)
 
@@ -256,32 +281,6 @@ def clustered_mean(
     else:
         low, high = np.clip([mean - student * np.sqrt(variance), mean + student * np.sqrt(variance)], *bounds)
     return Estimate(mean, float(low), float(high), len(size), unit)
-
-
-class Difference(NamedTuple):
-    """Mean over seeds with Student's 95 % interval, which for three seeds is wide: t = 4.30."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.value:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval leaves out 0, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
-
-
-def over_seeds(values: np.ndarray) -> Difference:
-    """The mean of one value per seed; nan bounds for fewer than three seeds."""
-    values, n = np.asarray(values, dtype=float), len(values)
-    if n < 3:
-        return Difference(float(values.mean()), float("nan"), float("nan"), n)
-    reach = stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / np.sqrt(n)
-    return Difference(float(values.mean()), float(values.mean() - reach), float(values.mean() + reach), n)
 
 
 def _rounding(values: np.ndarray) -> float:

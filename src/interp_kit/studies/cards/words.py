@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from interp_kit.core.stats.intervals import Difference, over_seeds
+from interp_kit.core.stats.seeds import Difference, over_seeds
 
 if TYPE_CHECKING:
     from interp_kit.studies.cards.study import Study

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from interp_kit.core.showing import numbered
-from interp_kit.core.stats.intervals import over_seeds
+from interp_kit.core.stats.seeds import over_seeds
 
 if TYPE_CHECKING:
     from interp_kit.studies.graphs.accuracy import GraphsEvaluation
