@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import numbered, some
 from interp_kit.core.stats.intervals import Estimate, counted, no_interval, scope, why_none
 from interp_kit.core.stats.told import CHANCE, most
 from interp_kit.engine.solved import caveat, said
 from interp_kit.reports.plotting import intervals
+from interp_kit.reports.site_heatmap import site_map
 
 RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 
