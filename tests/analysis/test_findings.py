@@ -13,7 +13,7 @@ from interp_kit.analysis.behaviour.held_out import HeldOutResult
 from interp_kit.analysis.causal.ablation import AblationResult
 from interp_kit.analysis.causal.das_result import DASResult
 from interp_kit.analysis.causal.interchange import InterchangeResult
-from interp_kit.analysis.causal.patching import PatchingResult
+from interp_kit.analysis.causal.patching_result import PatchingResult
 from interp_kit.analysis.circuits.circuit import Circuit
 from interp_kit.analysis.circuits.direct_attribution import LensResult, LogitAttributionResult
 from interp_kit.analysis.circuits.faithfulness import FaithfulnessResult
@@ -216,7 +216,7 @@ def attention(planted: bool) -> AbstractResult:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (ablation, ["needs L0H4 most", "of 6.00 (n = 32", "1 of 20 components"]),
+        (ablation, ["m needs L0H4 most under mean ablation", "of 6.00 (n = 32", "1 of 20 components of m"]),
         (diff, ["L0H4 by", "1 of 19 parts"]),
         (attribution, ["L0H4 adds", "n = 32", "1 of 20 components"]),
         (lens, ["Y? from L0 on", "n = 32"]),
@@ -229,7 +229,7 @@ def attention(planted: bool) -> AbstractResult:
         (edges, ["L0H0 → logits", "falls by 2.00 [1.50, 2.50]", "n = 8", "1 of 3 edges"]),
         (faithful, ["5 edges", "0.95 [0.90, 1.00]", "random edges 0.10", "n = 8"]),
         (overlap, ["more alike than chance", "0.90", "p = 0.001", "n = 16"]),
-        (universal, ["Neurons at mlp_post are more alike", "0.90", "difference 0.40", "n = 40"]),
+        (universal, ["Neurons at mlp_post are more alike", "0.90", "difference 0.40", "n = 40", "2 networks: a, b)"]),
         (aligned, ["Feature 7 tells X = 1", "0.98 [0.88, 1.00]", "n = 40", "moves 0.70 [0.50, 0.90]", "n = 8"]),
         (autoencoder, ["0.95 [0.93, 0.97]", "more than a PCA of 8", "n = 8", "25%"]),
         (evaluation, ["0.94 [0.80, 0.98]", "more than the majority", "32 seen"]),
@@ -309,6 +309,62 @@ def test_a_share_without_an_interval_says_why() -> None:
         assert "no interval, as all units give the same share, or" in weaker(make(True), low=nan, high=nan, **apart)
         said = weaker(make(True), low=nan, high=nan, unit=np.arange(3), **few)
         assert "no interval, as 3 independent units are too few, 5 are needed" in said
+
+
+def test_the_label_that_is_read_best_is_said_first() -> None:
+    """nothing: not measured; flat: as the baselines; shuffled: above them, and shuffled labels reach more; part, whole:
+    read, the one 0.20 and the other 0.08 above its baseline, which is most of what there is above that."""
+    best = {"nothing": np.nan, "flat": 0.52, "shuffled": 0.75, "part": 0.7, "whole": 0.98}
+    base = {"whole": 0.9}
+    shape = (len(best), 1, 1)
+    made = of(
+        ProbeResult, labels=tuple(best), rows=("L0",), positions=("c",), numeric=(),
+        score=np.array(list(best.values())).reshape(shape), untrained=np.full(shape, 0.5),
+        raw=np.array([[base.get(name, 0.5)] for name in best]), control_high=np.full(shape, np.nan),
+        null_high=np.array([0.6, 0.6, 0.8, 0.6, 0.6]).reshape(shape), chance=np.full(len(best), 0.5),
+        status=np.array([[2], [0], [0], [0], [0]]), written=np.zeros((len(best), 1), dtype=bool), units=np.array([32]),
+    )  # fmt: skip
+    found = made.findings()
+    assert [text.split()[0] for text in found] == ["whole", "part", "shuffled", "flat", "nothing", "Each"]
+    verdicts = ["can be read:", "can be read in part:", "cannot be told", "cannot be told", "cannot be probed:"]
+    assert all(f" {verdict}" in text for text, verdict in zip(found[:-1], verdicts, strict=True)), found
+
+
+def patched(positions: str, values: list[list[float]], site: str = "resid_pre", **config: Any) -> str:
+    """The finding of a patching of two or more layers, of these values by layer and position."""
+    value = np.array(values)
+    at = np.tile(list(positions), len(value))
+    layers = np.repeat(np.arange(len(value)), len(positions))
+    made = of(
+        PatchingResult, config, site=(site,) * len(at), layer=layers, head=np.full(len(at), -1), position=tuple(at),
+        recovered=value.ravel(), low=value.ravel() - 0.3, high=value.ravel() + 0.3, unit=np.arange(8),
+    )  # fmt: skip
+    (said,) = made.findings()
+    return said
+
+
+def test_a_patch_that_could_not_fail_is_followed_by_the_best_of_the_others() -> None:
+    """The token that differs has everything at the first layer, and the position that is read has it at the last."""
+    given = {"differ": ("a",), "predict": ("=",)}
+    values = [[1.0, 0.0, 0.0], [0.1, 0.7, 0.2], [0.0, 0.4, 0.9]]
+    said = patched("ab=", values, **given)
+    assert "resid_pre at a, layer 0 loses 1.00" in said
+    assert said.endswith(
+        " Apart from the tokens that differ (a) and the residual stream at =, the most of 3 places is resid_pre at b,"
+        " layer 1: 0.70 [0.40, 1.00]."
+    ), said
+    # nowhere else is it surely above 0: the first layer at which it has come to where it is read
+    none = [[1.0, 0.0, 0.0], [0.1, 0.2, 0.85], [0.0, 0.1, 0.9]]
+    said = patched("ab=", none, **given)
+    assert said.endswith(" Where logits are read, resid_pre at =, layer 1 is the first with more than half: 0.85"
+                         " [0.55, 1.15]."), said  # fmt: skip
+    # neither: one sentence
+    assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).count("n = 8).") == 1
+    assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).endswith("(n = 8).")
+    # the best one is a finding of itself, or it is not known what differs
+    assert patched("ab=", [[0.1, 0.9, 0.0]], **given).endswith("(n = 8).")
+    assert patched("ab=", values).endswith("(n = 8).")
+    assert patched("ab=", [[0.1, 0.2, 0.9]], "z", **given).endswith("(n = 8).")
 
 
 @pytest.mark.parametrize(("score", "again"), [(0.52, (0.8, 0.5)), (0.98, (0.6, 0.9))])

@@ -262,8 +262,8 @@ def test_headings_are_distinct_and_the_contents_lead_to_them(results: list[Abstr
     assert headings[0] == f"probe ({model}), 1 of 2"
     assert headings[1] == f"patch: newB → newD ({model})"
     assert [heading for heading in headings if heading.startswith("ablate")] == [
-        f"ablate ({model}), 1 of 2",
-        f"ablate ({model}), 2 of 2",
+        f"ablate ({model}), mean",
+        f"ablate ({model}), zero",
     ]
     assert headings[-1] == f"probe ({model}), 2 of 2"
     assert len(set(headings)) == len(headings) == 6
@@ -272,6 +272,34 @@ def test_headings_are_distinct_and_the_contents_lead_to_them(results: list[Abstr
         attrs["id"] for tag, attrs in page.tags if tag == "section" and attrs
     ]
     assert all(page.text.count(heading) == 2 for heading in headings)
+
+
+def test_results_of_one_analysis_are_told_apart_by_what_differs_between_them(
+    task: Any, tiny_model: Any, tmp_path: Path
+) -> None:
+    batch = task.batch(task.enumerate())
+    made = [
+        ik.ablate(tiny_model(0), batch, kind="mean", fields=["newA"]),
+        ik.ablate(tiny_model(0), batch, kind="mean", fields=["newB"], metric=ik.accuracy),
+        ik.ablate(tiny_model(0), batch, kind="zero", fields=["newA"]),
+        ik.ablate(tiny_model(0), batch, kind="zero", fields=["newA"]),
+        *(ik.patch(tiny_model(0), task.pairs("newB", "newD"), sites=site, by="all") for site in ("z", "resid_pre")),
+        *(tally("x", models=list("abcdef"[i:])) for i in (0, 1)),
+    ]
+    report(made, tmp_path / "r.html")
+    headings = re.findall(r"^## (.*)$", (tmp_path / "r.md").read_text(encoding="utf-8"), flags=re.M)[:-2]
+    model = made[0].config["model"]
+    logit, right = made[0].config["metric"], made[1].config["metric"]
+    assert headings == [
+        f"ablate ({model}), mean, fields newA, metric {logit}",
+        f"ablate ({model}), mean, fields newB, metric {right}",
+        f"ablate ({model}), zero, fields newA, metric {logit}, 1 of 2",
+        f"ablate ({model}), zero, fields newA, metric {logit}, 2 of 2",
+        f"patch: newB → newD ({model}), z",
+        f"patch: newB → newD ({model}), resid_pre",
+        "tally, a, b, c, d and 2 more",
+        "tally, b, c, d, e and 1 more",
+    ]
 
 
 def test_a_page_opens_with_its_introduction_and_what_was_found(results: list[AbstractResult], tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ _DEFINED_IN = {
     "MechanismResult": "interp_kit.analysis.causal.mechanism",
     "ModelDiffResult": "interp_kit.analysis.comparison.model_diffing",
     "NodeScores": "interp_kit.analysis.circuits.node_scores",
-    "PatchingResult": "interp_kit.analysis.causal.patching",
+    "PatchingResult": "interp_kit.analysis.causal.patching_result",
     "PathPatchingResult": "interp_kit.analysis.circuits.path_patching",
     "ProbeResult": "interp_kit.analysis.probing.probe_result",
     "ProgramsResult": "interp_kit.studies.audit.programs.result",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
 
 TOLERANCE = 1e-4
+SPREAD = 0.02  # standard deviation of GPT-2's first weights
 ACTIVATIONS = {
     "gelu_new": "gelu_new",
     "gelu": "gelu",
@@ -298,8 +299,12 @@ def _compare(model: "HookedTransformer", tokens: Tensor, logits: Iterable[Tensor
 @torch.inference_mode(False)
 def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     """The same architecture and class with fresh random weights, the control of every analysis: normal of standard
-    deviation cfg.initializer_range (0.02 where none is set), biases 0, LayerNorm weights 1. A MyGPT is drawn as its
-    original is; its sinusoidal positions, padding and missing final LayerNorm stay."""
+    deviation cfg.initializer_range, biases 0, LayerNorm weights 1. A MyGPT is drawn as its original is; its sinusoidal
+    positions, padding and missing final LayerNorm stay.
+
+    A Hugging Face config names its initializer_range. Weights in a file do not show it: it is what a config in the file
+    or beside it says, or `load(..., config={"initializer_range": 0.05})`, else GPT-2's 0.02. A HookedTransformer that
+    names none, in memory or in a file of TransformerLens, has TransformerLens's 0.8 / sqrt(d_model)."""
     cfg = copy.deepcopy(model.cfg)
     sae = any(kind.__name__ == "HookedSAETransformer" for kind in type(model).__mro__)
     mygpt = getattr(model, "mygpt", None)
@@ -310,7 +315,7 @@ def untrained(model: HookedModel, seed: int = 0) -> "HookedTransformer":
     if isinstance(getattr(model, "ln_final", None), nn.Identity):
         _without_final_norm(fresh)
     generator = torch.Generator().manual_seed(seed)
-    std = cfg.initializer_range if cfg.initializer_range > 0 else 0.02
+    std = cfg.initializer_range if cfg.initializer_range > 0 else SPREAD
     with torch.no_grad():
         for name, parameter in fresh.named_parameters():
             kind = name.rsplit(".", 1)[-1].removeprefix("_")  # grouped keys and values begin with a line

@@ -47,7 +47,12 @@ def planted(name: str, seed: int = 0) -> "HookedTransformer":
 
 
 def untrained(model: "HookedTransformer", seed: int = 0) -> "HookedTransformer":
-    """The same architecture with fresh random weights, for the same task: the control of every analysis."""
+    """The same architecture with fresh random weights, for the same task: the control of every analysis.
+
+    Weights are normal of standard deviation `model.cfg.initializer_range`, biases 0. A file of bare weights does not
+    say it: 0.02 is taken then, and `load(..., config={"initializer_range": 0.05})` names another. A HookedTransformer
+    that names none has TransformerLens's 0.8 / sqrt(d_model). MyGPTs are drawn as their original is.
+    """
     check_model(model)
     check_seed(seed)
     control, origin = fresh(model, seed), provenance(model)

@@ -16,7 +16,7 @@ from interp_kit.core.config import expect
 from interp_kit.core.files import cannot_write, check_writable, is_signed, signed, write_text
 from interp_kit.core.folders import check_folder, replacing_directory
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import cell, html_table
+from interp_kit.core.showing import cell, html_table, shortened, some
 from interp_kit.reports.links import Link, links, model_of
 from interp_kit.reports.plotting import figure_of, png
 from interp_kit.reports.svg import SCALE, svg, variables
@@ -30,6 +30,12 @@ KIND = "set of figures"
 SIGNATURE = "[interp_kit]: # ({})"  # a Markdown link that nothing uses
 TEMPLATES = Path(__file__).parent / "templates"
 TRY = "Try it in the playground:"
+# Of results with the same heading, each of these that differs is added to it; the PLAIN ones without their name.
+PLAIN = ("model", "models", "kind", "site", "hook")
+TOLD_APART = (
+    *PLAIN, "task", "labels", "fields", "variable", "target", "receiver", "metric", "method", "direction", "completion",
+    "within", "permutations", "folds", "seed",
+)  # fmt: skip
 PACKAGES = ("interp-kit", "torch", "transformer-lens", "transformers", "sae-lens", "scikit-learn", "numpy")
 
 
@@ -237,7 +243,7 @@ def report(
         raise ValueError("a report needs at least one result")
     page_path(path)
     runs, sections = None if playground is None else model_of(playground), []
-    for result, heading in zip(results, _distinct([result.heading() for result in results]), strict=True):
+    for result, heading in zip(results, _headings(results), strict=True):
         table = Table(result.to_frame(), f"{result.made_by()}: every figure", folded=True)
         tries = () if playground is None else links(result, playground, path, runs)
         said = result.findings() if len(results) > 1 else ()
@@ -251,14 +257,36 @@ def report(
     return Report(title, first, tuple(sections), configs, intro).write(path)
 
 
-def _distinct(headings: Sequence[str]) -> list[str]:
-    """The headings, those that occur more than once with their number."""
+def _headings(results: Sequence[AbstractResult]) -> list[str]:
+    """A heading per result. Equal ones get what tells the results apart (of TOLD_APART), and if that is the same too,
+    their number."""
+    headings = [result.heading() for result in results]
+    alike: dict[str, list[int]] = {}
+    for i, heading in enumerate(headings):
+        alike.setdefault(heading, []).append(i)
+    for group in alike.values():
+        for name in TOLD_APART:
+            said = [_said(results[i], name) for i in group]
+            if len(set(said)) > 1:
+                for i, words in zip(group, said, strict=True):
+                    headings[i] += f", {words}" if words else ""
     many, seen = Counter(headings), Counter[str]()
     numbered = []
     for heading in headings:
         seen[heading] += 1
         numbered.append(f"{heading}, {seen[heading]} of {many[heading]}" if many[heading] > 1 else heading)
     return numbered
+
+
+def _said(result: AbstractResult, name: str) -> str:
+    """A value of the config, or else of the result itself, in words that tell it from another; "" if there is none."""
+    value = result.config.get(name)
+    value = getattr(result, name, None) if value in (None, "", (), []) else value
+    if isinstance(value, (list, tuple)):
+        value = some(list(dict.fromkeys(map(str, value))))
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or value == "":
+        return ""
+    return str(value) if name in PLAIN else f"{name.replace('_', ' ')} {shortened(str(value))}"
 
 
 def versions() -> dict[str, str]:

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens import HookedTransformer, patching
 
-from interp_kit.analysis.causal.patching import PatchingResult, patch, patch_senders
+from interp_kit.analysis.causal.patching import patch, patch_senders
+from interp_kit.analysis.causal.patching_result import PatchingResult
 from interp_kit.core.pairs import PairBatch, make_pairs
 from interp_kit.core.result import AbstractResult
 from interp_kit.core.stats.intervals import ratio_interval
@@ -471,3 +472,28 @@ def test_findings_say_first_that_a_model_solves_few_pairs(task: BooleanTask) -> 
     with pytest.warns(UserWarning, match="solves both sides of 0 of 16"):
         found = patch(model, pairs).findings()
     assert found[0].startswith(f"{model_name(model)} solves both sides of 0 of 16 pairs, so this says")
+
+
+def test_what_differs_and_where_logits_are_read_is_known_by_position(
+    tiny_model: MakeModel, task: BooleanTask, ragged: PairBatch
+) -> None:
+    model, pairs = tiny_model(0), task.pairs("newB", target="newD")
+    found = patch(model, pairs, progress=False)
+    differ = [
+        name
+        for name, index in pairs.corrupt.positions.items()
+        if any(
+            pairs.clean.tokens[row, at] != pairs.corrupt.tokens[row, at]
+            for row, at in enumerate(index.tolist())
+            if at >= 0
+        )
+    ]
+    at = pairs.corrupt.field("newD").predict
+    assert list(found.config["differ"]) == [name for name in differ if name in found.position]
+    assert 0 < len(differ) < len(set(found.position))
+    assert at in found.config["predict"]
+    assert all(torch.equal(pairs.corrupt.positions[n], pairs.corrupt.positions[at]) for n in found.config["predict"])
+    names = [name for name in dict.fromkeys(found.position) if name not in (*differ, at)]
+    groups = {"both": [differ[0], names[0]], "rest": names[:2]}
+    assert patch(model, pairs, positions=groups, progress=False).config["differ"] == ("both",)
+    assert "differ" not in patch(model, pairs, by="all", progress=False).config

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import networkx
 import numpy as np
@@ -24,6 +24,7 @@ from interp_kit.analysis.circuits.drawing import GREY, NEGATIVE, POSITIVE, draw
 from interp_kit.analysis.circuits.edge_gradients import COMPLETE, FIRST
 from interp_kit.analysis.circuits.edge_scores import score_edges
 from interp_kit.analysis.circuits.faithfulness import SMALL, areas
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.pairs import PairBatch
 from interp_kit.core.task import AbstractTask
 from interp_kit.engine.graph import Graph
@@ -470,6 +471,17 @@ def test_direct_attribution_of_a_field(latent: HookedTransformer, task: BooleanT
         ik.direct_logit_attribution(latent, batch)
     with pytest.raises(ValueError, match="not a logit difference"):
         ik.direct_logit_attribution(latent, batch, metric=ik.kl("newA"))
+
+
+@pytest.mark.parametrize("analysis", [ik.direct_logit_attribution, ik.logit_lens])
+def test_the_only_field_of_a_batch_need_not_be_named(latent: HookedTransformer, analysis: Callable[..., Any]) -> None:
+    tokens = torch.arange(24).reshape(6, 4) % latent.cfg.d_vocab
+    batch = TokenBatch.from_tokens(tokens, answer=[0, 1, 2, 0, 1, 2])
+    found, named = analysis(latent, batch), analysis(latent, batch, "answer")
+    np.testing.assert_array_equal(found.values, named.values)
+    assert found.config == named.config
+    with pytest.raises(ValueError, match="which field"):
+        analysis(latent, TokenBatch.from_tokens(tokens))
 
 
 def test_only_what_matters_is_coloured() -> None:

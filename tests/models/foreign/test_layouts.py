@@ -178,3 +178,21 @@ def test_every_missing_extra_and_misshapen_tensor_is_named(layouts: Layouts, tmp
 def test_each_layout_is_recognised_by_one_reader(layouts: Layouts) -> None:
     for make in layouts.values():
         assert sum(reader.recognises(make().state) for reader in readers()) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untrained_has_the_scale_of_the_same_network_whatever_holds_it(
+    layouts: Layouts, tmp_path: Path, name: str
+) -> None:
+    """GPT-2's, which Hugging Face has by default too, if nothing says another; what the file or the caller names."""
+    made = layouts[name]()
+    path, given = tmp_path / "a.pt", options(made, name)
+    torch.save(made.state, path)
+    assert ik.untrained(ik.load(path, config=given)).W_E.std() == pytest.approx(0.02, rel=0.25)
+    named = ik.load(path, config={**given, "initializer_range": 0.05})
+    assert ik.untrained(named).W_E.std() == pytest.approx(0.05, rel=0.25)
+    (tmp_path / "a.json").write_text(json.dumps({"initializer_range": 0.3}))
+    assert ik.untrained(ik.load(path, config=given)).W_E.std() == pytest.approx(0.3, rel=0.25)
+    for wrong, said in ((0, "is 0, expected more"), (True, "is True, expected a"), (-1.0, "expected a finite number")):
+        with pytest.raises(ValueError, match=f"initializer_range {said}|{said}"):
+            ik.load(path, config={**given, "initializer_range": wrong})

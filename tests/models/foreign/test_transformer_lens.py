@@ -152,3 +152,21 @@ def test_a_shell_names_what_shapes_do_not_say(
         assert message in capsys.readouterr().err
     assert main(["load", path, "--config", f"act_fn={model.cfg.act_fn}", "n_heads=2"]) == 0
     assert "conversion: nothing to convert" in capsys.readouterr().out
+
+
+def test_untrained_has_the_scale_that_a_file_of_transformer_lens_names(
+    tiny_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    """No gain of another distribution, which the file has under the same name."""
+    model, path = tiny_model(initializer_range=0.3), tmp_path / "a.pt"
+    torch.save(model.state_dict(), path)
+    own = 0.8 / model.cfg.d_model**0.5
+    named = {"act_fn": model.cfg.act_fn}
+    assert ik.load(path, config=named).cfg.initializer_range == pytest.approx(own)
+    for stored, expected in (
+        ({"initializer_range": 0.3}, 0.3),
+        ({"initializer_range": -1.0}, own),
+        ({"initializer_range": 1.0, "init_mode": "xavier_normal"}, own),
+    ):
+        (tmp_path / "a.json").write_text(json.dumps(stored))
+        assert ik.load(path, config=named).cfg.initializer_range == pytest.approx(expected)

@@ -135,24 +135,25 @@ class AblationResult(AbstractResult):
         clear, best = told(by_example), int(by_example.mean(1).argmax())
         lost = mean_of(by_example[best], "examples", self.bounds)
         over = f" (mean of {', '.join(self.fields)})" if len(self.fields) > 1 else f" of {', '.join(self.fields)}"
-        little = caveat(c, "", "answers")
+        little, under = caveat(c, "", "answers"), f"under {c['kind']} ablation"
         of = "" if c["metric"] == "kl" else f" of {self.baseline.mean():.2f}"
         most = f"the {c['metric']}{over} {{}} by {lost.short()}{of} (n = {numbered(self.n, 'examples')})"
         if (self.effect >= 0).all() and c["metric"] == "kl":
             grows = most.format("grows")
             return (
-                f"{little}{c['model']} needs {self.component[best]} most: without it {grows}. KL is never below 0.",
+                f"{little}{c['model']} needs {self.component[best]} most {under}: without it {grows}. KL is never below"
+                " 0.",
             )
         if not clear[best] or lost.value <= 0:
             falls = most.format("falls")
             return (
-                f"{little}That {c['model']} needs any component {CHANCE}: without {self.component[best]},"
+                f"{little}That {c['model']} needs any component {under} {CHANCE}: without {self.component[best]},"
                 f" {falls} at most.",
             )
         counts = out_of(int((clear & (by_example.mean(1) > 0)).sum()), len(self.component), "components")
         return (
-            f"{little}{c['model']} needs {self.component[best]} most: without it {most.format('falls')}.",
-            f"Needed at all, beyond chance: {counts} (Holm's correction for their number).",
+            f"{little}{c['model']} needs {self.component[best]} most {under}: without it {most.format('falls')}.",
+            f"Needed at all {under}, beyond chance: {counts} of {c['model']} (Holm's correction for their number).",
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -15,7 +15,6 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from interp_kit.analysis.causal.counterfactual import Chosen, check_places, interchanges
-from interp_kit.analysis.causal.site_heatmap import site_map
 from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_count, check_flag, check_seed
 from interp_kit.core.example import Example
@@ -31,6 +30,7 @@ from interp_kit.engine.sweep import sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
+from interp_kit.reports.site_heatmap import site_map
 
 ALL = "all"
 KEPT = 0.95  # share of controls that a site which holds the variable alone must keep

@@ -4,29 +4,26 @@ al. 2023).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, get_args
+from dataclasses import replace
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
+import torch
 
-from interp_kit.analysis.causal.site_heatmap import site_map
+from interp_kit.analysis.causal.patching_result import PatchingResult
+from interp_kit.core.batch import TokenBatch
 from interp_kit.core.config import check_choice, check_flag, check_names, one_or_more
 from interp_kit.core.own_tokens import position_names
 from interp_kit.core.pairs import PairBatch
-from interp_kit.core.result import AbstractResult
 from interp_kit.core.showing import PROGRESS
-from interp_kit.core.stats.intervals import Estimate, counted, no_interval, ratio_interval, scope, why_none
-from interp_kit.core.stats.told import CHANCE
+from interp_kit.core.stats.intervals import ratio_interval
 from interp_kit.engine.edits import Copy, CopyAttended, Direction, Edit, check_by, everywhere, grouped
 from interp_kit.engine.metrics import Metric, logit_difference
-from interp_kit.engine.solved import caveat, counted_solved, said, solving, warn_if_few
+from interp_kit.engine.solved import counted_solved, solving, warn_if_few
 from interp_kit.engine.sweep import sweep
 from interp_kit.models.hold import on_model
 from interp_kit.models.hooked_model import HookedModel, model_name
 from interp_kit.models.meeting import check_meeting
-from interp_kit.reports.plotting import intervals
 
 ALL = "all"
 MetricOf = Callable[[PairBatch], Metric]
@@ -39,104 +36,6 @@ class Place(NamedTuple):
     layer: int | None = None
     head: int | None = None
     position: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchingResult(AbstractResult):
-    """Recovered metric by site: one entry per edit.
-
-    site, layer, head (-1: none or all), position ("all", or a name) say where; all of length n_edits.
-    recovered: (n_edits,) ratio of means, 0 = the run patched into, 1 = the run patched from; low, high: 95 %
-    interval over units of pairs; values: (n_edits, pairs) the metric; start, goal: (pairs,) that of the two unpatched
-    runs; unit: (pairs,) which independent unit each belongs to (PairBatch.units), all that share a text being one;
-    dropped: pairs left out because the model does not solve both sides (config["solved"] says of how many it does);
-    sender patching has sender positions instead.
-    """
-
-    leading: ClassVar[str] = "recovered"
-    site: tuple[str, ...]
-    layer: np.ndarray
-    head: np.ndarray
-    position: tuple[str, ...]
-    recovered: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    values: np.ndarray
-    start: np.ndarray
-    goal: np.ndarray
-    unit: np.ndarray
-    dropped: int
-    config: Mapping[str, Any]
-
-    @property
-    def n(self) -> int:
-        """Independent units of pairs behind every figure."""
-        return len(np.unique(self.unit))
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per edit: where, recovered with interval, mean metric, n units of pairs."""
-        return pd.DataFrame(
-            {
-                "site": self.site,
-                "layer": self.layer,
-                "head": self.head,
-                "position": self.position,
-                "recovered": self.recovered,
-                "low": self.low,
-                "high": self.high,
-                "metric": self.values.mean(1),
-                "n": self.n,
-            }
-        )
-
-    def caption(self) -> str:
-        """See AbstractResult."""
-        c = self.config
-        sides = ("clean", "corrupt") if c["direction"] == "denoise" else ("corrupt", "clean")
-        what = (
-            f"{c['receiver']} reads keys and values of one position" if "receiver" in c else "one activation is copied"
-        )
-        differ = "differs" if len(self.unit) == 1 else "differ"
-        by = f", by {' or '.join(c['inputs'])}" if c["inputs"] else ""
-        return (
-            f"{'Recovered' if sides[0] == 'clean' else 'Lost'} share of the {c['metric']} when {what} from the"
-            f" {sides[0]} run into the {sides[1]} run of {c['model']} (0: as unpatched, 1: as the other run; n ="
-            f" {counted(self.unit, 'pairs')} that {differ} in {c['variable']}{by}, {c['completion']}"
-            f" completions{scope(c)}, {said(c, self.dropped)}; 95 % intervals in the table"
-            f"{no_interval(self.low, self.unit, self.goal - self.start)})."
-        )
-
-    def findings(self) -> tuple[str, ...]:
-        """See AbstractResult."""
-        if np.isnan(self.recovered).all():
-            return ()
-        c, best = self.config, int(np.nanargmax(self.recovered))
-        where = f"Copying {self.site[best]} at {self.position[best]}"
-        where += f", layer {self.layer[best]}" if self.layer[best] >= 0 else ""
-        where += f", head {self.head[best]}" if self.head[best] >= 0 else ""
-        if self.site[best] == "senders":
-            where = f"Reading {self.position[best]} from the other run"
-        share = Estimate(self.recovered[best], self.low[best], self.high[best], self.n, "pairs").short()
-        does = "recovers" if c["direction"] == "denoise" else "loses"
-        if self.low[best] <= 0:
-            what = f"{where} {does} {share} of the {c['metric']}, the most of all (n = {self.n})"
-            return (f"{caveat(c)}That a site of {c['model']} carries {c['variable']} {CHANCE}: {what}.",)
-        none = np.isnan(self.low[best])
-        without = f"; no interval, as {why_none(self.unit, self.goal - self.start)}" if none else ""
-        most = f"{where} {does} {share} of the {c['metric']} in {c['model']}, the most of all (n = {self.n}{without})."
-        return (caveat(c) + most,)
-
-    def plot(self, ax: Axes | None = None, site: str | None = None) -> Axes:
-        """Layers (or heads) by position, for one site, by default the first; senders as points with intervals."""
-        site = site or self.site[0]
-        title = (
-            f"{site}: {self.config['variable']} → {self.config['target']} ({self.config['direction']}, n = {self.n})"
-        )
-        label = "recovered" if self.config["direction"] == "denoise" else "lost to the corrupt run"
-        if site == "senders":
-            series = {label: (self.recovered, self.low, self.high)}
-            return intervals(self.position, series, ax=ax, title=title, x_label=label)
-        return site_map(self.to_frame(), site, "recovered", ax=ax, title=title, label=label, signed=True)
 
 
 @on_model(causal=False)
@@ -196,7 +95,8 @@ def patch(
         [mark] if mark.position is None else [replace(mark, position=name) for name in groups[str(mark.position)]]
         for mark in marks
     ]
-    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress)
+    given = {} if by == "all" else _given(pairs, into, groups, metric)
+    result = _swept(model, pairs, marks, edits, metric, direction, dropped, only_solved, progress, **given)
     warn_if_few(result.config)
     return result
 
@@ -278,6 +178,20 @@ def _used(
     if len(kept) == 0:
         raise ValueError(f"the model solves both sides of none of the {len(pairs)} pairs")
     return pairs.take(kept.tolist()), len(pairs) - len(kept)
+
+
+def _given(
+    pairs: PairBatch, into: TokenBatch, groups: Mapping[str, Sequence[str]], metric: MetricOf
+) -> dict[str, tuple[str, ...]]:
+    """Positions that carry what differs by construction: those whose token differs in any pair, and those whose logits
+    are read."""
+    rows, reads = torch.arange(len(into), device=into.tokens.device), metric(pairs).reads(into)
+    differ, predict = [], []
+    for group, names in groups.items():
+        index = torch.stack([into.position(name) for name in names], 1)
+        differ += [group] if bool(pairs.token_differs[rows[:, None], index].any()) else []
+        predict += [group] if bool((index[:, :, None] == reads[:, None].to(index.device)).any()) else []
+    return {"differ": tuple(differ), "predict": tuple(predict)}
 
 
 def _swept(

@@ -170,8 +170,8 @@ def direct_logit_attribution(
     """The logit difference of a field's answer (of pairs: clean minus corrupt answer, on the clean side) as a sum over
     nodes of what each one's output adds to it, the scale of a final LayerNorm held fixed.
 
-    target: name of the field, of a TokenBatch. Raises ValueError for another metric than a logit difference at one
-    position; Unsupported where the model has something that `Graph` does not compute.
+    target: name of the field, of a TokenBatch; None if it has a single one. Raises ValueError for another metric than
+    a logit difference at one position; Unsupported where the model has something that `Graph` does not compute.
     """
     check_meeting(model, batch, TokenBatch, PairBatch)
     side, measured, units = _measured(batch, target, metric)
@@ -214,7 +214,7 @@ def logit_lens(
 ) -> LensResult:
     """The metric of a field's answer, by default its logit difference, from logits that the final norm and the
     unembedding give of the residual stream after every block, at named positions (default: where the field is
-    predicted).
+    predicted). target: as for `direct_logit_attribution`.
 
     Raises ValueError for a metric over the whole completion, and an unknown position; Unsupported as above.
     """
@@ -264,6 +264,8 @@ def _measured(
     side, units = batch.clean if isinstance(batch, PairBatch) else batch, batch.units()
     if metric is not None:
         expect("metric", metric, Metric, "as interp_kit.logit_difference(pairs) gives")
+    if metric is None and target is None and not isinstance(batch, PairBatch) and len(side.fields) == 1:
+        target = side.fields[0].name
     named = metric.field if metric is not None else batch.target if isinstance(batch, PairBatch) else target
     if target not in (None, named):
         raise ValueError(f"target is {target!r}, and {named!r} is what the metric or the pairs name")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from interp_kit.analysis.comparison.correlations import jackknife, without_each
 from interp_kit.core.result import AbstractResult
-from interp_kit.core.showing import numbered
+from interp_kit.core.showing import numbered, some
 from interp_kit.core.stats.intervals import Estimate
 from interp_kit.core.stats.told import CHANCE
 from interp_kit.reports.plotting import intervals
@@ -136,7 +136,8 @@ class UniversalityResult(AbstractResult):
             best, rotated = (self.over_texts(i, measure)[0] for measure in ("best match", "rotated"))
             numbers = (
                 f"correlation {best:.2f} with the best match in another network, {rotated:.2f} after a random rotation"
-                f" (difference {excess.short()}, n = {numbered(self.texts, 'texts')}, {len(self.model)} networks)"
+                f" (difference {excess.short()}, n = {numbered(self.texts, 'texts')}; {len(self.model)} networks:"
+                f" {some(self.model)})"
             )
             if low > 0:
                 share = f"{self.universal[i].mean():.0%} are universal, above it by {UNIVERSAL} or more"

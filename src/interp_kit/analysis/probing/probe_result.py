@@ -137,18 +137,30 @@ class ProbeResult(AbstractResult):
         return int(row), int(position)
 
     def findings(self) -> tuple[str, ...]:
-        """See AbstractResult: per label the cell that exceeds the baselines most, and whether that says anything.
+        """See AbstractResult: per label the cell that exceeds the baselines most, and whether that says anything. What
+        can be read comes first, the strongest before all; then what cannot be told; last what cannot be probed.
 
         A label "can be read" if its score is more than half of the way from the best baseline to 1, and "can be read in
         part" if it exceeds the baseline by more than MARGIN.
         """
-        found = [self._finding(i, label) for i, label in enumerate(self.labels)]
+        order = sorted(range(len(self.labels)), key=self._rank)  # stable: equal ones in the order of the labels
+        found = [self._finding(i, self.labels[i]) for i in order]
         if any("best of the" in text for text in found):
             found.append(
                 "Each is the best of many cells of one network, so it has no interval here: readability() chooses the"
                 " cell on some networks and reports it on others."
             )
         return tuple(found)
+
+    def _rank(self, i: int) -> tuple[int, float]:
+        """Place of a label among the findings: by its verdict, then by how much of the way from the best baseline to 1
+        its score is."""
+        at = self._best(i)
+        if at is None:
+            return 2, 0.0
+        score, base, null = (float(values[i][at]) for values in (self.score, self.baseline(), self.null_high))
+        read = score - base > MARGIN and not score <= null  # null is nan if it was not asked for
+        return int(not read), -(score - base) / max(1 - base, MARGIN)
 
     def _finding(self, i: int, label: str) -> str:
         at = self._best(i)

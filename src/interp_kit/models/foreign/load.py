@@ -1,6 +1,7 @@
 """A file of another library's weights as a HookedTransformer: unwrapped, read by the layout's reader, checked."""
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
-from interp_kit.models.convert import NOT_CONVERTED, built, compared, hooked_transformer
+from interp_kit.models.convert import NOT_CONVERTED, SPREAD, built, compared, hooked_transformer
 from interp_kit.models.foreign import layouts
 from interp_kit.models.foreign.containers import read_content, unwrap
 from interp_kit.models.foreign.reader import File, Found, Reader, check_given, named_as, shown
@@ -81,7 +82,7 @@ def load_file(
             reader.name,
             said,
         )
-    model = _build(path, found, fold, dtype, device)
+    model = _build(path, found, _spread(file, own=found.forward is None), fold, dtype, device)
     attach(
         model,
         conversion=NOT_CONVERTED if found.forward is None else compared(model, found.forward, folded=fold),
@@ -90,9 +91,22 @@ def load_file(
     return model
 
 
+def _spread(file: File, *, own: bool) -> dict[str, float]:
+    """Config of the standard deviation that `untrained` draws weights with: what the caller or the file names, or that
+    of GPT-2. For TransformerLens's `own` files its default, and no gain of another distribution."""
+    said = file.given.get("initializer_range")
+    if said is None and not (own and file.stored.get("init_mode", "gpt2") != "gpt2"):
+        said = file.stored.get("initializer_range")
+    if isinstance(said, bool) or not isinstance(said, float | int) or not 0 < said < math.inf:
+        return {} if own else {"initializer_range": SPREAD}
+    return {"initializer_range": float(said)}
+
+
 @torch.inference_mode(False)
-def _build(path: Path, found: Found, fold: bool, dtype: torch.dtype, device: str) -> "HookedTransformer":
-    options = {**found.config, "init_weights": False, "default_prepend_bos": False, "dtype": dtype}
+def _build(
+    path: Path, found: Found, spread: Mapping[str, float], fold: bool, dtype: torch.dtype, device: str
+) -> "HookedTransformer":
+    options = {**found.config, **spread, "init_weights": False, "default_prepend_bos": False, "dtype": dtype}
     try:
         with torch.device("meta"):  # Shapes alone: a config may ask for more than fits.
             expected = hooked_transformer(**options, device="meta")

@@ -28,6 +28,7 @@ OPTIONS: dict[str, type | tuple[type, ...]] = {
     "rotary_dim": int,
     "rotary_adjacent_pairs": bool,
     "final_norm": bool,
+    "initializer_range": (float, int),
 }
 
 
@@ -179,6 +180,8 @@ def check_given(given: Mapping[str, Any]) -> None:
             raise ValueError(f"config: {name} is {value!r}, expected {_kind(kinds)}")
         if isinstance(value, float | int) and not (math.isfinite(value) and value >= 0):
             raise ValueError(f"config: {name} is {value!r}, expected a finite number from 0")
+    if given.get("initializer_range", 1) == 0:
+        raise ValueError("config: initializer_range is 0, expected more; it is the standard deviation of first weights")
     if not 1 <= given.get("n_ctx", 1) <= LONGEST:
         raise ValueError(f"config: n_ctx is {given['n_ctx']}, expected 1 to {LONGEST:,}")
 
