@@ -228,3 +228,18 @@ def test_inputs_left_out_of_training_are_counted_apart(tmp_path: Path) -> None:
     assert main(["test", "boolean-gpt2-omit8-set0", "--json", str(tmp_path / "t.json")]) == 0
     exact = {row["split"]: row["n"] for row in rows(tmp_path / "t.json") if row["field"] == "exact match"}
     assert exact == {"seen": 24, "held-out": 8}
+
+
+def test_a_study_prints_its_first_findings_and_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "circuits.html"
+    found = ["- One.", f"- Two {'words ' * 100}.", "- Three.", "- Four."]
+    page.with_suffix(".md").write_text("\n".join(["# Title", "", *found, "", "## Section"]))
+    monkeypatch.setattr("interp_kit.studies.circuits.study.main", lambda out, **_: out)
+    assert main(["circuits", "--out", str(page)]) == 0
+    first, second, third, last = capsys.readouterr().out.splitlines()
+    assert (first, third, last) == ("- One.", "- Three.", str(page))
+    assert second.startswith("- Two words")
+    assert second.endswith("words …")
+    assert len(second) <= 400

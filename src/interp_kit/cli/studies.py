@@ -11,6 +11,16 @@ from interp_kit.core.showing import PROGRESS
 
 Page = Annotated[Path, tyro.conf.arg(help="the page")]
 Jobs = Annotated[int | None, tyro.conf.arg(help="processes; default: one a core, at most four")]
+TOLD, LONGEST = 3, 400  # findings that a terminal shows, and characters of one
+
+
+def _tell(page: Path) -> None:
+    """Print the first findings of a page, and its address on the last line."""
+    text = page.with_suffix(".md")  # a shard of the audit has none
+    lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+    for line in [line for line in lines if line.startswith("- ")][:TOLD]:
+        print(line if len(line) <= LONGEST else f"{line[: LONGEST - 2].rsplit(' ', 1)[0]} …")
+    print(page)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,7 @@ class Report:
     def execute(self) -> None:
         from interp_kit.studies.boolean.command import main as run
 
-        print(run(self.out, playground=self.playground, jobs=self.jobs, progress=self.progress))
+        _tell(run(self.out, playground=self.playground, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +56,7 @@ class CultureReport:
     def execute(self) -> None:
         from interp_kit.studies.culture.command import main as run
 
-        print(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
+        _tell(run(self.out, self.ids, self.checkpoint_dir, tests=self.tests, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +83,7 @@ class Audit:
 
         given = {"programs": self.programs, "trained": self.trained, "seed": self.seed}
         shards = {"shard": self.shard, "merge": self.merge}
-        print(run(self.out, **given, **shards, jobs=self.jobs, progress=self.progress))
+        _tell(run(self.out, **given, **shards, jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +97,7 @@ class Circuits:
     def execute(self) -> None:
         from interp_kit.studies.circuits.study import main as run
 
-        print(run(self.out, jobs=self.jobs, progress=self.progress))
+        _tell(run(self.out, jobs=self.jobs, progress=self.progress))
 
 
 # name on the command line -> the module that runs the study
@@ -110,7 +120,7 @@ class Study:
         from importlib import import_module
 
         run = import_module(f"interp_kit.studies.{STUDIES[self.family]}").main
-        print(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
+        _tell(run(self.out or Path("reports") / f"{self.family}.html", jobs=self.jobs, progress=self.progress))
 
 
 @dataclass(frozen=True, kw_only=True)
