@@ -30,6 +30,9 @@ def main() -> None:
     for path in sorted(FOLDER.glob("*.ipynb")):
         notebook = execute(path)
         if options.write:
+            for cell in notebook.cells:
+                if cell.get("id") == "colab-install":  # which does nothing here
+                    cell.execution_count = None
             aside = path.with_suffix(".tmp")
             nbformat.write(notebook, aside)
             aside.replace(path)
