@@ -352,8 +352,11 @@ def test_a_bar_is_drawn_before_its_first_step_if_that_takes_long(bars: Bars, mon
 
 @pytest.mark.parametrize("watched", [True, False])
 def test_a_bar_in_a_file_is_written_now_and_then(monkeypatch: pytest.MonkeyPatch, watched: bool) -> None:
-    written = io.StringIO()
-    written.isatty = lambda: watched  # type: ignore[method-assign]
+    class Written(io.StringIO):
+        def isatty(self) -> bool:
+            return watched
+
+    written = Written()
     monkeypatch.setattr("interp_kit.core.showing.SECONDS", 0.0)
     with redirect_stderr(written), bar(20, "steps", True) as shown:
         for _ in range(20):

@@ -66,6 +66,7 @@ def test_training_around_a_lesion_recovers_and_says_who_took_over(task: ik.Boole
     at = result.fields.index("newB")
     assert result.accuracy[1, :, :, at].min() == 1.0
     assert result.accuracy[0, :, 0, at].max() <= 0.75, "a guess of 16, where rounding decides between equal logits"
+    assert np.abs(result.difference[0, :, 0, at]).max() < 1e-5 < 1 < result.difference[1, :, 0, at].min()
     assert result.accuracy[0, :, -1, at].mean() > 0.8
     assert np.array_equal(result.after[0][:, result.component.index("L1H1")], np.zeros(4))  # it is still held
     frame = result.takeover.set_index("component")
