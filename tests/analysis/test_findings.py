@@ -358,6 +358,8 @@ def test_a_patch_that_could_not_fail_is_followed_by_the_best_of_the_others() -> 
     said = patched("ab=", none, **given)
     assert said.endswith(" Where logits are read, resid_pre at =, layer 1 is the first with more than half: 0.85"
                          " [0.55, 1.15]."), said  # fmt: skip
+    tiny = [[1.0, 0.0, 0.0], [0.1, 0.34, 0.85], [0.0, 0.1, 0.9]]  # 0.04 at least: above 0, and too little to name
+    assert "Where logits are read" in patched("ab=", tiny, **given)
     # neither: one sentence
     assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).count("n = 8).") == 1
     assert patched("ab=", [[1.0, 0.0, 0.0], [0.9, 0.1, 0.7]], **given).endswith("(n = 8).")

@@ -69,7 +69,8 @@ class SweepValues:
 
     def to_frame(self) -> "pd.DataFrame":
         """One row per edit and metric: the edit's number as it was given, the metric's name, the mean under the edit
-        and that of the unedited run with 95 % intervals over examples, n examples."""
+        and that of the unedited run with 95 % intervals over examples, n examples. A text that the batch
+        repeats counts each time. Without edits there is no row: see `.baseline`."""
         import pandas as pd
 
         edited = [self._mean(j, self.values[:, j]) for j in range(len(self.baseline))]

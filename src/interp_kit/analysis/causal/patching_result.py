@@ -17,6 +17,7 @@ from interp_kit.reports.plotting import intervals
 from interp_kit.reports.site_heatmap import site_map
 
 RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
+NOTICED = 0.05  # recovered share below which a finding names no edit beside the best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +115,14 @@ class PatchingResult(AbstractResult):
 
     def _elsewhere(self, best: int) -> str:
         """A sentence for a best edit that could not fail to recover much: at a token that differs, or in the residual
-        stream at the position whose logits are read. It names the best of all other edits, if its interval is above 0;
-        else the first layer whose residual stream at the position read has more than half (`told.most`)."""
+        stream at the position whose logits are read. It names the best of all other edits, if its interval is above
+        NOTICED; else the first layer whose residual stream at the position read has more than half (`told.most`)."""
         differ, predict = self.config.get("differ", ()), self.config.get("predict", ())
         at, residual = np.array(self.position), np.isin(self.site, RESIDUAL)
         differs, reads = np.isin(at, differ), np.isin(at, predict) & residual
         if not (differs | reads)[best]:
             return ""
-        left = np.flatnonzero(~(differs | reads) & (self.low > 0))
+        left = np.flatnonzero(~(differs | reads) & (self.low > NOTICED))
         if len(left):
             top = int(left[self.recovered[left].argmax()])
             apart = [f"the tokens that differ ({some(differ)})"] if differs.any() else []
