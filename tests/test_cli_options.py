@@ -192,7 +192,7 @@ def record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[list[st
         "mechanism": SimpleNamespace(verdict="", config={"units": 8}),
         "omitted_examples": (), "splits": {}, "write_splits": [],
         "read_split": [], "generate": [], "merge": [], "write_verl": [], "load_quizzes": ([], []),
-        "write_playground": Path(), "align_features": SimpleNamespace(summary=DataFrame),
+        "main": Path("page.html"), "write_playground": Path(), "align_features": SimpleNamespace(summary=DataFrame),
     }  # fmt: skip
     for module in WORK:  # all, before the first is changed: they import from each other
         import_module(module)
